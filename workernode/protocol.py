@@ -1,0 +1,145 @@
+"""What crosses the border between the supervisor and a worker process. Everything that does is in this file.
+
+Each is a small frozen dataclass, so that it pickles without surprises. This leaf imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+
+class Decision(Enum):
+    """What becomes of the message (spec 4)."""
+
+    ACK = "ack"  # the broker may forget it
+    NAK = "nak"  # the broker hands it out again, to whoever is free
+    DEAD_LETTER = "dead_letter"  # it goes to the dead-letter topic, then it is acked
+
+
+class Visible(IntEnum):
+    """How much of an answer may have left for the client. A worker keeps one such byte per slot in shared memory, and
+    sets it *before* the bytes leave, so that it tells the truth whenever the worker is killed.
+    """
+
+    NOTHING = 0  # nothing has left: the task can be run again
+    BEGUN = 1  # a chunk of a stream has left, or is about to: running it again would repeat text
+    ENDING = 2  # the frame that ends the stream is leaving: nothing may follow it
+    ENDED = 3  # the gateway has the whole answer
+
+
+class Kind(Enum):
+    """What an upstream fault says about the node and about asking again. The taxonomy is workernode/errors.py."""
+
+    CLIENT = "client"  # the request itself is refused: its client is told, nobody else is concerned
+    PASSING = "passing"  # asking again, here or elsewhere, may help
+    RATE_LIMIT = "rate_limit"  # 429: too many requests or tokens a minute
+    RAMP = "ramp"  # 429 slow_down: the rate grows too fast
+    QUOTA = "quota"  # 429: money or quota used up; a person must act
+    KEY = "key"  # 401, 403: the key is refused; a person must act
+    MODEL = "model"  # upstream does not know the node's own model; a person must act
+    BROKEN = "broken"  # the answer failed after a part of it was relayed
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A task that is not to be run but told: the error that its client gets, and what then becomes of the message."""
+
+    status: str  # the outcome's status: "expired", "gave_up", "worker_died", ...
+    decision: Decision
+    error: dict[str, object]  # an OpenAI error body: {"error": {"message", "type", "param", "code"}}
+    http_status: int  # the HTTP status that goes with such an error
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One delivery of a task, handed to a worker."""
+
+    number: int  # unique in this run of the node
+    slot: int  # which byte of the worker's shared memory tells how much has left
+    payload: bytes  # the message as it came
+    published: float  # seconds since the epoch: when the gateway published it
+    received: float  # seconds since the epoch: when this node took it
+    received_at: float  # the same on the monotonic clock
+    deadline: float  # monotonic: after it nobody waits for the answer
+    redeliveries: int  # how often it was handed out before
+    verdict: Verdict | None = None  # tell the client this instead of asking upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """For all workers: ask upstream nothing before this moment (a rate limit is the whole node's, spec 5)."""
+
+    until: float  # monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """For a worker: nothing more comes; leave when what is under way has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From a worker: it takes jobs."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSeen:
+    """From a worker, the moment it is seen: what upstream's headers say of its limits (spec 5)."""
+
+    at: float  # monotonic
+    kind: Kind | None  # RATE_LIMIT, RAMP or QUOTA of a 429; None: an answer that carried figures
+    retry_after: float | None = None  # seconds to leave upstream alone
+    limit_requests: int | None = None
+    remaining_requests: int | None = None
+    limit_tokens: int | None = None
+    remaining_tokens: int | None = None
+    unknown_formats: int = 0  # figures that were there and could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a person needs to know of an upstream fault: no secret in it."""
+
+    kind: Kind
+    http_status: int  # 0: no answer came
+    code: str  # upstream's error.code or error.type; "" without
+    message: str  # one sentence, cut to a bearable length
+    retry_after: float | None = None  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How long the parts of one delivery took, in seconds; None: it did not come to that."""
+
+    queue: float | None = None  # published to received
+    waiting: float | None = None  # received to first asking upstream
+    first_token: float | None = None  # asking upstream to its first chunk
+    upstream: float | None = None  # asking upstream to its last byte
+    answer: float | None = None  # upstream's last byte to the gateway having it all
+    total: float | None = None  # received to decided
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one delivery of a task ended, as a worker tells it to the supervisor."""
+
+    number: int
+    request_id: str  # "" where the message could not be read
+    decision: Decision
+    status: str  # a row of spec 4: "answered", "refused", "expired", "malformed", ...
+    record: bytes  # the billing record (spec 6), JSON
+    trouble: Trouble | None = None  # the upstream fault, if one decided it
+    reached_upstream: bool = False  # upstream answered this task well: what restores an unfit node
+    reason: str = ""  # why it is dead-lettered or given up
+    attempts: int = 0  # times upstream was asked
+    stream: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    stages: Stages = field(default_factory=Stages)
+
+
+ToWorker = Job | Hold | Stop
+FromWorker = Ready | LimitSeen | Outcome
