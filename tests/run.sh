@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Sets everything up on a fresh machine, then checks style, walls, types and runs the tests.
+# Arguments go to pytest: tests/run.sh tests/unit -k sse
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+STEPS=6
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/workernode"
+VENV=.venv
+EXTRAS=local,kubernetes,dev
+
+step() { printf '[%s/%s] %s\n' "$1" "$STEPS" "$2"; }
+
+fail() { # what happened, then what to do, a line each
+    printf 'tests/run.sh: %s\n' "$@" >&2
+    exit 1
+}
+
+find_python() { # the first Python that is new enough
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python 3.10 or newer on PATH." \
+        "Install it: apt install python3 python3-venv | dnf install python3.12 | brew install python"
+}
+
+make_venv() {
+    local python
+    if "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
+        return
+    fi
+    python="$(find_python)"
+    "$python" -m venv --clear "$VENV" ||
+        fail "$python could not make the virtual environment $VENV." \
+            "On Debian and Ubuntu: apt install python3-venv. Otherwise see the message above."
+}
+
+install_packages() { # again only when what is to be installed has changed
+    local stamp="$VENV/.tests-stamp" wanted
+    wanted="$EXTRAS $(cat setup.cfg pyproject.toml | cksum)"
+    if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
+        echo "      nothing changed since the last time"
+        return
+    fi
+    "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check -e ".[$EXTRAS]" ||
+        fail "pip could not install the packages; its message is above." \
+            "Mostly the network or the package index: check them, then run this again (it goes on where it stopped)."
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+shell_scripts() { find . -path ./.venv -prune -o -path ./.run -prune -o -name '*.sh' -print && echo .ci/run; }
+
+check_style() {
+    ruff check . || fail "ruff found faults (above). Many mend themselves: $VENV/bin/ruff check --fix ."
+    # shellcheck disable=SC2046  # our scripts have no spaces in their names
+    shellcheck $(shell_scripts) || fail "shellcheck found faults in the shell scripts (above)."
+    lint-imports --cache-dir "$CACHE/import-linter" >"$CACHE/lint-imports.log" 2>&1 ||
+        { cat "$CACHE/lint-imports.log"; fail "an import goes through a wall of docs/architecture.md (above)."; }
+}
+
+mkdir -p "$CACHE"
+export MYPY_CACHE_DIR="$CACHE/mypy" RUFF_CACHE_DIR="$CACHE/ruff" HYPOTHESIS_STORAGE_DIRECTORY="$CACHE/hypothesis"
+
+step 1 "Python and the virtual environment $VENV"
+make_venv
+PATH="$PWD/$VENV/bin:$PATH"
+step 2 "packages into $VENV (about 600 MB the first time)"
+install_packages
+step 3 "Apache Pulsar (245 MB the first time)"
+python -m devstack.broker fetch || fail "there is no broker to test with; what to do is said above."
+step 4 "style and walls: ruff, shellcheck, lint-imports"
+check_style
+step 5 "types: mypy"
+mypy || fail "mypy found faults (above)."
+step 6 "tests: pytest"
+exec python -m pytest -o cache_dir="$CACHE/pytest" "$@"
