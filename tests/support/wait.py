@@ -1,0 +1,41 @@
+"""Waiting for a thing with a deadline, never for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# Polls start this close together and end this far apart (seconds): quick for what is nearly there, cheap for what is not.
+SHORTEST, LONGEST = 0.005, 0.1
+
+
+def until(condition: Callable[[], T], timeout: float, what: str) -> T:
+    """The first truthy value of `condition`, polled.
+
+    An AssertionError that the condition raises counts as "not yet"; any other exception passes through.
+
+    Args:
+        timeout: seconds; a bound for a broken run, generous, never a guess of how long the thing takes.
+        what: the thing waited for, in words, for the failure.
+
+    Raises:
+        AssertionError: the deadline passed; names `what` and the last value seen.
+    """
+    deadline = time.monotonic() + timeout
+    pause = SHORTEST
+    while True:
+        last: object
+        try:
+            last = value = condition()
+            if value:
+                return value
+        except AssertionError as error:
+            last = error
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise AssertionError(f"no {what} within {timeout:g} s; last seen: {last!r}")
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.5, LONGEST)
