@@ -122,12 +122,13 @@ def _read_text(text: str) -> str:
 
 
 def _read_words(text: str) -> str:
+    _read_text(text)
     try:
-        empty = not shlex.split(_read_text(text))
+        words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"cannot be split into words ({error})") from None
-    if empty:
-        raise ValueError("holds no word")
+    if not words[0]:
+        raise ValueError("begins with an empty word")
     return text
 
 

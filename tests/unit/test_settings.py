@@ -1,0 +1,281 @@
+"""The environment becomes Settings, or every fault is told at once (spec 2)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from workernode.settings import VARIABLES, Settings, SettingsError, chat_address, describe, load, read_environment
+
+REMOTE = {
+    "NODE_TYPE": "remote",
+    "MODEL_NAME": "gpt-4o",
+    "API_URL": "https://api.example.com",
+    "API_KEY": "sk-canary-0123456789",
+    "PULSAR_URL": "pulsar://broker:6650",
+}
+LOCAL = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://broker:6650"}
+
+
+def faults(environ: dict[str, str]) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(environ)
+    return caught.value.faults
+
+
+def test_the_least_that_a_remote_node_needs_gives_the_defaults_of_the_spec() -> None:
+    got = load(REMOTE)
+    assert (got.max_process_num, got.res_topic_name, got.debug, got.log_format) == (128, "res-topic", False, None)
+    assert (got.aimodel_name, got.aimodel_namespace, got.upstream_model, got.pulsar_token) == ("", "default", "", "")
+    assert (got.task_timeout, got.connect_timeout, got.read_timeout, got.drain_timeout) == (300, 5, 120, 30)
+    assert (got.max_redeliveries, got.nak_delay, got.status_addr) == (3, 1, ("127.0.0.1", 9464))
+    assert (got.local_command, got.local_port) == ("./local.sh", 0)
+    assert (got.cpu_high, got.memory_high, got.sample_interval, got.reply_hosts) == (95, 90, 1, ())
+    assert (got.topic, got.subscription) == ("model-gpt-4o", "model-gpt-4o-subscription")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        pytest.param("NODE_TYPE", "api", "remote", id="older-name-of-remote"),
+        pytest.param("NODE_TYPE", "Remote", "remote", id="capitals"),
+        pytest.param("MODEL_NAME", "llama3.1:8b-q4_K", "llama3.1:8b-q4_K", id="model-with-a-tag"),
+        pytest.param("API_KEY", "sk-1\n", "sk-1", id="newline-after-the-key"),
+        pytest.param("PULSAR_TOKEN", " eyJ.a-b_c\r\n", "eyJ.a-b_c", id="space-around-the-token"),
+        pytest.param("PULSAR_URL", "PULSAR+SSL://a:6651,b", "pulsar+ssl://a:6651,b", id="several-brokers"),
+        pytest.param("PULSAR_URL", "pulsar://a:6650/", "pulsar://a:6650", id="slash-after-the-broker"),
+        pytest.param("RES_TOPIC_NAME", "persistent://t/n/bills", "persistent://t/n/bills", id="whole-topic-name"),
+        pytest.param("DEBUG", "TRUE", True, id="debug-in-capitals"),
+        pytest.param("LOG_FORMAT", "text", "text", id="log-format"),
+        pytest.param("READ_TIMEOUT", ".5", 0.5, id="fraction"),
+        pytest.param("TASK_TIMEOUT", "3e2", 300.0, id="exponent"),
+        pytest.param("STATUS_ADDR", "OFF", None, id="no-status-server"),
+        pytest.param("STATUS_ADDR", "[::]:80", ("::", 80), id="ipv6"),
+        pytest.param("STATUS_ADDR", "localhost:0", ("localhost", 0), id="any-port"),
+        pytest.param("REPLY_HOSTS", "*.Example.com, 10.0.0.? ::1", ("*.example.com", "10.0.0.?", "::1"), id="hosts"),
+        pytest.param("UPSTREAM_MODEL", "meta/llama-3 70B", "meta/llama-3 70B", id="upstream-model-with-a-slash"),
+        pytest.param("LOCAL_PORT", "abc", 0, id="a-remote-node-does-not-read-local-variables"),
+    ],
+)
+def test_a_right_value_is_read(name: str, text: str, value: object) -> None:
+    assert getattr(load({**REMOTE, name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wrong"),
+    [
+        pytest.param("NODE_TYPE", "gpu", "is 'gpu'; right is `remote` or `local`", id="node-type"),
+        pytest.param("MODEL_NAME", "meta/llama", "holds a slash", id="model-with-a-slash"),
+        pytest.param("MODEL_NAME", "a b", "is 'a b'", id="model-with-a-space"),
+        pytest.param("MODEL_NAME", "a\r\nb", r"is 'a\r\nb'", id="model-with-a-line-end"),
+        pytest.param("MODEL_NAME", "m" * 201, "has 201 characters", id="model-too-long"),
+        pytest.param("MODEL_NAME", "m-partition-3", "partitioned topic", id="model-like-a-partition"),
+        pytest.param("API_URL", "api.example.com", "starts with none of http://, https://", id="url-without-scheme"),
+        pytest.param("API_URL", "ftp://api.example.com", "starts with none of", id="url-of-another-scheme"),
+        pytest.param("API_URL", "https:api.example.com", "starts with none of", id="url-without-slashes"),
+        pytest.param("API_URL", "https://u:p4ss@api.example.com", "holds credentials", id="url-with-credentials"),
+        pytest.param("API_URL", "https://api.example.com:99999", "a port that cannot be read", id="url-port-too-high"),
+        pytest.param("API_URL", "https://api.example.com:0", "a port that cannot be read", id="url-port-0"),
+        pytest.param("API_URL", "https:///v1", "a host or a port that cannot be read", id="url-without-host"),
+        pytest.param("API_URL", "https://[::1/v1", "a host or a port that cannot be read", id="url-open-bracket"),
+        pytest.param("API_URL", "https://a\\b/v1", "a host or a port that cannot be read", id="url-backslash"),
+        pytest.param("API_URL", "https://api.example.com/\tv1", "holds a space, a line end", id="url-with-a-tab"),
+        pytest.param("API_URL", "https://api.example.com/#v1", "holds a '#'", id="url-with-a-fragment"),
+        pytest.param("API_URL", "https://api.example.com/v1/models", "another service", id="url-of-another-service"),
+        pytest.param("API_KEY", "sk-1\r\nX: y", "holds a space, a line end", id="line-end-inside-the-key"),
+        pytest.param("API_KEY", "Bearer sk-1", "holds a space", id="key-with-bearer"),
+        pytest.param("API_KEY", '"sk-1"', "stands in quotes", id="key-in-quotes"),
+        pytest.param("API_KEY", "sk-ключ", "a letter outside ASCII", id="key-outside-ascii"),
+        pytest.param("PULSAR_TOKEN", "a\x00b", "a control character", id="nul-in-the-token"),
+        pytest.param("PULSAR_TOKEN", "x" * 16385, "has 16385 characters", id="token-too-long"),
+        pytest.param("MAX_PROCESS_NUM", "abc", "is 'abc', not a whole number", id="count-abc"),
+        pytest.param("MAX_PROCESS_NUM", "-1", "is -1, out of range; right is a whole number from 1", id="count-neg"),
+        pytest.param("MAX_PROCESS_NUM", "0", "is 0, out of range", id="count-zero"),
+        pytest.param("MAX_PROCESS_NUM", "NaN", "is 'NaN', not a whole number", id="count-nan"),
+        pytest.param("MAX_PROCESS_NUM", "1e9", "is '1e9', not a whole number", id="count-1e9"),
+        pytest.param("MAX_PROCESS_NUM", "1_0", "is '1_0', not a whole number", id="count-underscore"),
+        pytest.param("MAX_PROCESS_NUM", "１２", "not a whole number", id="count-of-other-digits"),
+        pytest.param("MAX_PROCESS_NUM", "9" * 5000, "is a text of 5000 characters", id="count-of-5000-digits"),
+        pytest.param("TASK_TIMEOUT", "abc", "is 'abc', not a number", id="seconds-abc"),
+        pytest.param("TASK_TIMEOUT", "-1", "is '-1', out of range; right is a number from 1 to 86400 sec", id="neg"),
+        pytest.param("TASK_TIMEOUT", "NaN", "is 'NaN', not a number", id="seconds-nan"),
+        pytest.param("TASK_TIMEOUT", "inf", "is 'inf', not a number", id="seconds-inf"),
+        pytest.param("TASK_TIMEOUT", "1e9", "is '1e9', out of range", id="seconds-1e9"),
+        pytest.param("TASK_TIMEOUT", "1e999", "is '1e999', out of range", id="seconds-infinite-after-all"),
+        pytest.param("CPU_HIGH", "101", "is '101', out of range", id="percent"),
+        pytest.param("DEBUG", "maybe", "is 'maybe'; right is `true` or `false`", id="debug"),
+        pytest.param("LOG_FORMAT", "xml", "is 'xml'", id="log-format"),
+        pytest.param("PULSAR_URL", "http://broker:8080", "starts with neither pulsar://", id="broker-over-http"),
+        pytest.param("PULSAR_URL", "pulsar://u:p4ss@broker", "holds credentials", id="broker-with-credentials"),
+        pytest.param("PULSAR_URL", "pulsar://a:6650,", "a host or a port", id="broker-after-the-comma-missing"),
+        pytest.param("PULSAR_URL", "pulsar://a:b", "a host or a port", id="broker-port"),
+        pytest.param("PULSAR_URL", "pulsar://[::1]:6650", "a host or a port", id="broker-ipv6"),
+        pytest.param("RES_TOPIC_NAME", "a/b", "is 'a/b'", id="half-a-topic-name"),
+        pytest.param("RES_TOPIC_NAME", "non-persistent://a/b/c", "is 'non-persistent://a/b/c'", id="not-kept"),
+        pytest.param("AIMODEL_NAME", "My_Model", "is 'My_Model'", id="not-a-kubernetes-name"),
+        pytest.param("STATUS_ADDR", "9464", "is '9464'; right is host:port", id="port-alone"),
+        pytest.param("STATUS_ADDR", "::1:80", "is '::1:80'", id="ipv6-without-brackets"),
+        pytest.param("STATUS_ADDR", "a:65536", "is 'a:65536'", id="status-port-too-high"),
+        pytest.param("REPLY_HOSTS", "http://gw", "holds 'http://gw'", id="reply-host-with-scheme"),
+        pytest.param("REPLY_HOSTS", "gw:8081", "holds 'gw:8081'", id="reply-host-with-port"),
+        pytest.param("UPSTREAM_MODEL", "a\nb", "holds a control character", id="upstream-model-with-a-line-end"),
+        pytest.param("UPSTREAM_MODEL", "\udcff", "bytes that are not UTF-8", id="upstream-model-not-utf-8"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_variable_and_what_is_right(name: str, text: str, wrong: str) -> None:
+    (told,) = faults({**REMOTE, name: text})
+    assert told.startswith(f"{name} ")
+    assert wrong in told
+    assert told.endswith(VARIABLES[name].form.right)
+
+
+@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("text", ["", " \n"], ids=["empty", "blank"])
+def test_what_is_required_and_empty_is_told_as_not_set(name: str, text: str) -> None:
+    assert any(told.startswith(f"{name} is not set; right is ") for told in faults({**REMOTE, name: text}))
+
+
+def test_every_fault_is_told_in_one_go_a_line_each() -> None:
+    told = faults({"NODE_TYPE": "remote", "MODEL_NAME": "a/b", "DEBUG": "x", "NAK_DELAY": "a\n\nb", "STATUS_ADDR": "y"})
+    names = [line.split(" ")[0] for line in told]
+    assert names == ["MODEL_NAME", "API_URL", "API_KEY", "PULSAR_URL", "DEBUG", "NAK_DELAY", "STATUS_ADDR"]
+    assert str(SettingsError(told)).splitlines() == list(told)
+
+
+def test_a_wrong_node_type_claims_nothing_of_what_only_one_type_needs() -> None:
+    told = faults({**LOCAL, "NODE_TYPE": "gpu"})
+    assert [line.split(" ")[0] for line in told] == ["NODE_TYPE"]
+
+
+def test_a_local_node_needs_no_upstream_and_reads_none() -> None:
+    got = load({**LOCAL, "API_URL": "not an address", "API_KEY": "sk 1", "LOCAL_PARALLEL": "8", "LOCAL_PORT": ""})
+    assert (got.api_url, got.api_key, got.local_parallel, got.local_port) == ("", "", 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wrong"),
+    [
+        pytest.param("LOCAL_PORT", "65536", "is 65536, out of range", id="port"),
+        pytest.param("LOCAL_COMMAND", "'./local.sh", "cannot be split into words", id="open-quote"),
+        pytest.param("LOCAL_COMMAND", "'' x", "begins with an empty word", id="no-command"),
+        pytest.param("LOCAL_EXTRA_ARGS", "a\x00b", "holds a control character", id="nul"),
+        pytest.param("LLAMAFILE_URL", "https://u:p@host/x", "holds credentials", id="download-with-credentials"),
+        pytest.param("LLAMAFILE_SHA256", "abc", "is 'abc'; right is 64 hexadecimal digits", id="checksum"),
+    ],
+)
+def test_a_local_node_checks_its_own_variables(name: str, text: str, wrong: str) -> None:
+    (told,) = faults({**LOCAL, name: text})
+    assert wrong in told
+
+
+@pytest.mark.parametrize(
+    ("given_url", "address"),
+    [
+        ("https://api.openai.com", "https://api.openai.com/v1/chat/completions"),
+        ("https://api.openai.com/", "https://api.openai.com/v1/chat/completions"),
+        ("https://api.openai.com/v1", "https://api.openai.com/v1/chat/completions"),
+        ("https://api.openai.com/v1//", "https://api.openai.com/v1/chat/completions"),
+        ("https://api.openai.com/v1/chat/completions", "https://api.openai.com/v1/chat/completions"),
+        ("https://api.openai.com/v1/chat/completions/", "https://api.openai.com/v1/chat/completions"),
+        ("HTTP://127.0.0.1:8080", "http://127.0.0.1:8080/v1/chat/completions"),
+        ("http://[::1]:8080/v1", "http://[::1]:8080/v1/chat/completions"),
+        ("http://model_server", "http://model_server/v1/chat/completions"),
+        ("https://host/api/v3", "https://host/api/v3/chat/completions"),
+        ("https://host/openrouter/api", "https://host/openrouter/api/v1/chat/completions"),
+        ("https://host/v1beta/openai/", "https://host/v1beta/openai/chat/completions"),
+        ("https://host/v1/projects/p/endpoints/openapi", "https://host/v1/projects/p/endpoints/openapi/chat/completions"),
+        ("https://host/openai/deployments/g?api-version=1", "https://host/openai/deployments/g/chat/completions?api-version=1"),
+        ("https://host/chat/completions?a=b&c", "https://host/chat/completions?a=b&c"),
+        ("https://host?a=b", "https://host/v1/chat/completions?a=b"),
+    ],
+)
+def test_api_url_in_any_form_becomes_the_chat_completions_address(given_url: str, address: str) -> None:
+    assert chat_address(given_url) == address
+    assert chat_address(address) == address
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "ceiling", "workers"),
+    [
+        pytest.param("", 1, "128", 2, id="one-cpu"),
+        pytest.param("", 3, "128", 3, id="one-a-cpu"),
+        pytest.param("", 64, "128", 4, id="four-at-most"),
+        pytest.param("", 64, "1", 1, id="never-more-than-slots"),
+        pytest.param("9", 1, "128", 9, id="as-asked"),
+        pytest.param("9", 1, "5", 5, id="as-asked-but-a-slot-each"),
+    ],
+)
+def test_worker_processes_go_by_the_cpus(
+    asked: str, cpus: int, ceiling: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    assert load({**REMOTE, "WORKER_PROCESSES": asked, "MAX_PROCESS_NUM": ceiling}).worker_processes == workers
+
+
+def test_repr_masks_the_secrets_and_a_query_string() -> None:
+    got = load({**REMOTE, "PULSAR_TOKEN": "eyJcanary", "API_URL": "https://h/v1?api-key=canary-3&api-version=7"})
+    assert "canary" not in repr(got)
+    assert "api_key='***', " in repr(got)
+    assert "pulsar_token='***', " in repr(got)
+    assert got.secrets == (REMOTE["API_KEY"], "eyJcanary", "canary-3")
+    assert "pulsar_token=''" in repr(load(REMOTE))
+
+
+def test_settings_cross_a_process_border_unchanged() -> None:
+    assert pickle.loads(pickle.dumps(load(REMOTE))) == load(REMOTE)  # noqa: S301 (our own bytes)
+
+
+def test_the_table_has_a_row_for_every_field_and_its_defaults_are_right() -> None:
+    table = describe()
+    assert [name for name, _, _ in table] == [name.upper() for name in Settings.__slots__]
+    assert ("MAX_PROCESS_NUM", "128") in [row[:2] for row in table]
+    assert ("API_KEY", "required for remote") in [row[:2] for row in table]
+    for variable in VARIABLES.values():
+        if variable.default is not None:
+            variable.form.read(variable.default)
+
+
+def test_the_env_file_fills_only_what_is_missing(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text('\ufeffNODE_TYPE=local\nAPI_KEY="a${HOME}$b"\nMODEL_NAME=\nPULSAR_URL=from-file\nDEBUG\n')
+    got = read_environment({"NODE_TYPE": "", "PULSAR_URL": "from-environment", "HOME": "/h", "EMPTY": ""}, env)
+    assert got == {"NODE_TYPE": "local", "API_KEY": "a${HOME}$b", "PULSAR_URL": "from-environment", "HOME": "/h"}
+
+
+def test_no_env_file_is_no_fault(tmp_path: Path) -> None:
+    assert read_environment({"A": "b"}, tmp_path / ".env") == {"A": "b"}
+
+
+def test_an_env_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"API_KEY=\xff\xfe")
+    with pytest.raises(SettingsError, match=r"\.env cannot be read \(it is not UTF-8\)"):
+        read_environment({}, tmp_path / ".env")
+
+
+CANARY = "Zq7-canary-Zq7"
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(VARIABLES)), st.text() | st.just(CANARY) | st.just(f"x {CANARY}")),
+    st.sampled_from(["API_KEY", "PULSAR_TOKEN"]),
+)
+@example({"MODEL_NAME": CANARY, "MAX_PROCESS_NUM": CANARY, "API_URL": f"http://{CANARY}@h"}, "API_KEY")
+@example({"REPLY_HOSTS": f"{CANARY}:1", "STATUS_ADDR": CANARY}, "PULSAR_TOKEN")
+def test_whatever_is_set_no_fault_shows_a_secret_and_each_is_one_line(environ: dict[str, str], where: str) -> None:
+    told = faults({**environ, "NODE_TYPE": "remote", "DEBUG": "no boolean", where: CANARY})
+    assert CANARY.lower() not in "\n".join(told).lower()
+    assert all(line.isprintable() for line in told)
+
+
+@given(st.text() | st.from_regex(r"https?://[a-z\[\]:@/?#.\\0-9]*", fullmatch=True))
+def test_any_text_is_an_address_or_is_refused(text: str) -> None:
+    try:
+        address = chat_address(text)
+    except ValueError:
+        return
+    assert chat_address(address) == address
