@@ -68,9 +68,23 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """For all workers: ask upstream nothing before this moment (a rate limit is the whole node's, spec 5)."""
+    """For all workers: ask upstream nothing before this moment (a rate limit is the whole node's, spec 5).
+
+    A call that waited for it starts at a random moment of the `spread` after it, so that they do not all come at once.
+    """
 
     until: float  # monotonic
+    spread: float = 0.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """For all workers, before the first job and whenever it changes: whom to ask. A local model's port and key are new
+    with each start of it.
+    """
+
+    url: str  # the whole address of chat completions
+    key: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +103,16 @@ class Ready:
 class LimitSeen:
     """From a worker, the moment it is seen: what upstream's headers say of its limits (spec 5)."""
 
-    at: float  # monotonic
+    at: float  # monotonic: when the answer's headers came
     kind: Kind | None  # RATE_LIMIT, RAMP or QUOTA of a 429; None: an answer that carried figures
+    asked: float | None = None  # monotonic: when the call was sent, which is what the figures count; None: unknown
     retry_after: float | None = None  # seconds to leave upstream alone
-    limit_requests: int | None = None
+    limit_requests: int | None = None  # the most that `remaining` can be
     remaining_requests: int | None = None
+    reset_requests: float | None = None  # seconds until `remaining` is at the limit again; no time to wait
     limit_tokens: int | None = None
     remaining_tokens: int | None = None
+    reset_tokens: float | None = None  # seconds
     unknown_formats: int = 0  # figures that were there and could not be read
 
 
@@ -141,5 +158,5 @@ class Outcome:
     stages: Stages = field(default_factory=Stages)
 
 
-ToWorker = Job | Hold | Stop
+ToWorker = Job | Hold | Target | Stop
 FromWorker = Ready | LimitSeen | Outcome
