@@ -1,0 +1,155 @@
+"""Why a model server left, in words that say what to do. Pure: an exit code and the last lines in, a sentence out."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIGURATION = "ConfigurationError"  # the reasons of spec 1.3
+GENERAL = "GeneralError"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a person is told: the reason of the report (spec 1.3), what happened and what to do."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One known way to fail, found by its signal, its exit code, or a pattern in the last lines."""
+
+    reason: str
+    said: str  # a regular expression over the last lines; "" for none
+    advice: str
+    codes: tuple[int, ...] = ()  # the code alone tells; negative: the signal
+
+
+def by_signal(number: signal.Signals) -> tuple[int, int]:
+    """The codes that mean a death by this signal: the child's own, and a shell's that waited for it."""
+    return (-number, 128 + number)
+
+
+# The first that fits wins, so that what the server says stands before what its code alone would mean.
+CAUSES = (
+    Cause(
+        CONFIGURATION,
+        r"address already in use|couldn't bind (http )?(server|to)|failed to bind|bind\(\) failed",
+        "its port is taken: stop the program that holds it, or set LOCAL_PORT to a free one (0 or unset: it is chosen)",
+    ),
+    Cause(
+        GENERAL,
+        r"failed to allocate|unable to allocate|out of memory|cannot allocate memory|bad_alloc|ErrorOutOfDeviceMemory"
+        r"|failed to fit params|cudaMalloc failed",
+        "it ran out of memory: give the node more, or take a smaller model or quantisation, "
+        "or lower LOCAL_CTX and LOCAL_PARALLEL",
+    ),
+    Cause(
+        CONFIGURATION,
+        r"illegal instruction|cpu does not support|requires (an? )?(cpu|x86.*) with|(lacks|missing|no|without) avx",
+        "this processor lacks an instruction set that it needs (AVX): use a build for older processors, "
+        "or another machine",
+        by_signal(signal.SIGILL),
+    ),
+    Cause(
+        CONFIGURATION,
+        r"exec format error|cannot execute binary file|bad cpu type in executable",
+        "the program is for another processor or system: take a llamafile or a server built for this machine",
+    ),
+    Cause(
+        CONFIGURATION,
+        r"invalid magic|invalid gguf|failed to load model|error loading model|unknown model architecture|"
+        r"failed to open gguf|not a gguf|model is corrupted|not within the file bounds",
+        "the model file cannot be loaded: check that LLAMAFILE (or what LLAMAFILE_URL brings) is whole and is a model "
+        "that this version knows; download it anew and set LLAMAFILE_SHA256",
+    ),
+    Cause(
+        CONFIGURATION,
+        r"checksum|sha256",
+        "what was downloaded is not what LLAMAFILE_SHA256 says: correct one of LLAMAFILE_URL and LLAMAFILE_SHA256",
+    ),
+    Cause(
+        GENERAL,
+        r"no space left on device|disk quota exceeded",
+        "the disk is full: free some space where the model is kept",
+    ),
+    Cause(
+        CONFIGURATION,
+        r"permission denied",
+        "it may not be executed: chmod +x the file that LOCAL_COMMAND or LLAMAFILE names, "
+        "and check that its disk is not mounted noexec",
+        (126,),
+    ),
+    Cause(
+        CONFIGURATION,
+        r"invalid argument: -|unknown argument|unrecognized (option|argument)|error while handling argument",
+        "it does not know one of its arguments: correct LOCAL_EXTRA_ARGS, or take a newer build",
+    ),
+    Cause(
+        CONFIGURATION,
+        "",
+        "the program was not found: check the paths in LOCAL_COMMAND and LLAMAFILE",
+        (127,),
+    ),
+    Cause(
+        GENERAL,
+        "",
+        "it was killed, mostly by the system because memory ran out: give the node more, or take a smaller model, "
+        "or lower LOCAL_CTX and LOCAL_PARALLEL",
+        by_signal(signal.SIGKILL),
+    ),
+    Cause(
+        GENERAL,
+        "",
+        "it crashed: update the server or try another build; its last lines are in the log (event model_output)",
+        (*by_signal(signal.SIGSEGV), *by_signal(signal.SIGBUS), *by_signal(signal.SIGABRT), *by_signal(signal.SIGFPE)),
+    ),
+)
+
+LAST_WORDS = 300  # characters of its last line that a report quotes
+
+
+def diagnose(code: int, tail: Sequence[str]) -> Diagnosis:
+    """Why a server that left with this return code and these last lines did so.
+
+    Args:
+        code: as subprocess has it; negative: the signal.
+        tail: the last lines that it wrote, oldest first.
+    """
+    text = "\n".join(tail)
+    for cause in CAUSES:
+        if code in cause.codes or (cause.said and re.search(cause.said, text, re.IGNORECASE)):
+            return told(cause.reason, left(code), cause.advice, last_words(tail, cause.said) if code >= 0 else "")
+    advice = "read its last lines in the log (event model_output); they mostly name the fault"
+    return told(GENERAL, left(code), advice, last_words(tail, ""))
+
+
+def told(reason: str, what: str, advice: str, quoted: str = "") -> Diagnosis:
+    """The diagnosis in one form: what happened, what to do, what it said."""
+    return Diagnosis(reason, f"The local model server {what}: {advice}." + (f" It said: {quoted}" if quoted else ""))
+
+
+def left(code: int) -> str:
+    """How it left, in words."""
+    if code < 0:
+        return f"was ended by {signal_name(-code)}"
+    return f"left with exit code {code}"
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def last_words(tail: Sequence[str], said: str) -> str:
+    """The line that gave it away, else the last one."""
+    telling = [line for line in tail if said and re.search(said, line, re.IGNORECASE)]
+    lines = telling or list(tail)
+    return lines[-1].strip()[:LAST_WORDS] if lines else ""
