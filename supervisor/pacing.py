@@ -1,0 +1,317 @@
+"""How fast upstream may be asked, so that its limits are seldom hit: figures and refusals in, calls a second out. Pure.
+
+Two laws, and the slower one counts:
+
+- `Level` follows a budget that upstream's headers tell of. While much of it is left nothing is paced; below that the
+  rate is what upstream refills, times (share left / HALF) squared. All nodes that share a key see the same share and so
+  come to the same rate, without knowing of each other; the budget settles near its half, far from empty.
+- `Learned` knows only that a call was refused. Between two refusals the budget was used up twice, so that what was
+  accepted between them is exactly what upstream refills for this node.
+
+`Pacer` puts them together and counts what may be asked now. `Ceiling` is the cap on calls at once after refusals.
+Every `now` is monotonic seconds and never goes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from workernode.protocol import Kind, LimitSeen
+
+# Above this share of a budget nothing is paced: a person who asks now and then should never feel the pacing.
+FREE_ABOVE = 0.75
+# The share at which one node alone asks as fast as upstream refills. Far from empty, because figures come late (with
+# the answer) and other nodes' calls are seen later still.
+HALF = 0.5
+# Seconds over which other users' calls are averaged from what is missing in the figures. Shorter follows noise.
+OTHERS_OVER = 3.0
+# Figures older than this say nothing any more.
+STALE_AFTER = 60.0  # seconds
+MOST_REMEMBERED = 10_000  # calls on their way: more than any node has
+# Weight of what was known against the newest answer, when the refill is measured: about the last ten answers count.
+MEMORY = 0.9
+
+# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in a
+# quarter of a second, and a refusal (known within milliseconds) finds few calls behind it.
+RAMP_START = 200.0
+RAMP_GAIN = 7.0
+# After so many calls without a refusal nothing is paced.
+RAMP_CALLS = 1000
+# After the first refusal, calls a second start from what a minute's budget spent so far would give, and double in this
+# time until the second refusal gives the measure.
+DOUBLING = 1.0  # seconds
+# After a measure the rate starts just below it and creeps: little at first, so that refusals are rare (one in 200 calls
+# or so), and more the longer none comes, so that a raised limit is found.
+BELOW = 0.95
+CREEP = 250.0  # seconds in which the rate would double if it went on as it starts
+LEAP = 60.0  # seconds after which the rate grows faster and faster
+# A measure over a shorter time or fewer calls than this is noise.
+SHORTEST_MEASURE = 2.0  # seconds
+FEWEST_MEASURED = 3
+SLOWEST = 0.05  # calls a second: slower than this and no news would come
+# slow_down: OpenAI asks big users to grow no faster than 50 % in 15 minutes.
+RAMP_CUT = 0.8
+RAMP_GROWTH = 0.5 / 900  # of the rate, a second
+
+# Calls that may be asked at once after a pause of the loop: this long of the rate.
+BURST = 0.1  # seconds
+# What a time-out of the loop may be at most while pacing: the rate changes as figures age.
+LOOK_AGAIN = 0.25  # seconds
+UNPACED = 1 << 30  # room without end
+# Those that were refused ask again over a time in which upstream gives back what they need, but not over a longer one.
+LONGEST_SPREAD = 10.0  # seconds
+TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
+
+CUT = 0.8  # of the cap, once an episode
+FAST_UNTIL = 0.9  # of the cap at which the limit was met: up to there one step a success, then one step a round
+
+
+class Level:
+    """One budget of upstream's, requests or tokens, as its headers told last and as it must be by now."""
+
+    def __init__(self) -> None:
+        self.cost = 1.0  # what one call uses
+        self.size = 0.0  # the most that can be left; 0: no figure came yet
+        self._sent: deque[float] = deque(maxlen=MOST_REMEMBERED)  # calls asked since the newest figure's call
+        self._left = 0.0  # at the moment of the newest figure
+        self._asked = -math.inf  # that moment: when the call that brought it was sent
+        self._others = 0.0  # a second, used by others
+        self._used, self._time = 0.0, 0.0  # what is missing and how long its refill takes, as weighted sums
+
+    def sent(self, now: float) -> None:
+        """A call is asked. Counted before any figure came, too: the first one will be older than the last call."""
+        self._sent.append(now)
+
+    def seen(self, asked: float, limit: int | None, remaining: int, reset: float | None) -> None:
+        """Take in an answer's figures.
+
+        Args:
+            asked: monotonic, when its call was sent; figures of an earlier call than the newest are left out.
+            limit, remaining, reset: as in LimitSeen.
+        """
+        if asked < self._asked:
+            return
+        spent = 0.0
+        while self._sent and self._sent[0] <= asked:
+            self._sent.popleft()
+            spent += self.cost
+        # Azure has no limit: the most that was ever seen must do. The call itself has been counted already.
+        size = float(limit) if limit else max(self.size, remaining + 1.0)
+        if self.size and size == self.size:
+            self._learn_others(asked, remaining, spent)
+        elif limit:
+            self._used = self._time = self._others = 0.0
+        self.size = size
+        self._left, self._asked = min(float(remaining), size), asked
+        missing = size - remaining
+        if reset is not None and missing > 0:
+            # Both are rounded down or up by whole numbers, whole seconds too; their middle is the fair guess.
+            slack = 0.5 if reset == int(reset) else 0.0
+            self._used = self._used * MEMORY + max(missing - 0.5, 0.5)
+            self._time = self._time * MEMORY + reset + slack
+
+    @property
+    def refill(self) -> float:
+        """What upstream gives back a second. Without any reset: the limits' names say a minute."""
+        return self._used / self._time if self._time > 0 else self.size / 60
+
+    def fresh(self, now: float) -> bool:
+        """Whether its figures still say something."""
+        return self.size > 0 and now - self._asked < STALE_AFTER
+
+    def share(self, now: float) -> float:
+        """Return what must be left now, 0 to 1 of the whole."""
+        age = max(0.0, now - self._asked)
+        refilled = min(self.size, self._left + self.refill * age)
+        left = refilled - len(self._sent) * self.cost - self._others * min(age, 2 * OTHERS_OVER)
+        return min(max(left / self.size, 0.0), 1.0)
+
+    def rate(self, now: float) -> float:
+        """Return the calls a second that the budget bears, infinite while much is left."""
+        share = self.share(now)
+        return math.inf if share >= FREE_ABOVE else self.refill / self.cost * (share / HALF) ** 2
+
+    def _learn_others(self, asked: float, remaining: int, spent: float) -> None:
+        """What is missing and was neither spent here nor given back, others have used."""
+        time = asked - self._asked
+        expected = min(self.size, self._left + self.refill * time) - spent
+        gap = expected - remaining
+        self._others = min(max(self._others + (gap - self._others * time) / (time + OTHERS_OVER), 0.0), self.refill)
+
+
+class Learned:
+    """The rate that refusals alone teach."""
+
+    def __init__(self) -> None:
+        self.calls = 0  # asked since the last refusal, or since the start
+        self._lately, self._lately_at = 0.0, 0.0  # calls of about the last minute
+        self._empty_at: float | None = None  # the last refusal: the budget was used up
+        self._refused = 0  # calls refused then; their tasks ask again, which is not counted as a new call
+        self._measured: tuple[float, float, int] | None = None  # seconds, calls: what the newest measure rests on
+        self._base, self._since = 0.0, 0.0  # calls a second at that moment
+        self._law = "ramp"  # ramp, double, creep, slow
+
+    @property
+    def met(self) -> bool:
+        """Whether a refusal taught a rate that still paces."""
+        return self._law != "ramp"
+
+    def sent(self, now: float) -> None:
+        """A call is asked."""
+        self.calls += 1
+        self._lately = self._lately * math.exp((self._lately_at - now) / 60) + 1
+        self._lately_at = now
+
+    def rate(self, now: float) -> float:
+        """Return calls a second."""
+        time = max(0.0, now - self._since)
+        if self._law == "ramp":
+            return math.inf if self.calls >= RAMP_CALLS else RAMP_START + RAMP_GAIN * self.calls
+        if self._law == "double":
+            return self._base * 2 ** min(time / DOUBLING, 60)
+        if self._law == "slow":
+            return self._base * (1 + RAMP_GROWTH * time)
+        return self._base * (BELOW + time / CREEP + (time / LEAP) ** 3)
+
+    def refused(self, now: float, resumes: float, first: bool) -> None:
+        """A call was refused.
+
+        Args:
+            resumes: when calls go on.
+            first: whether it is the first of its episode; the others had been on their way.
+        """
+        if not first:
+            self._refused += 1
+            if self._measured is not None:
+                self._settle(now, resumes)
+            return
+        before = self.rate(now)
+        if self._empty_at is None:
+            self._law, self._base = "double", max(self._lately / 60, SLOWEST)
+            self._measured = None
+        else:
+            self._measured = (now - self._empty_at, before, self.calls + self._refused)
+        self._refused = 1
+        self._empty_at, self.calls = now, 0
+        self._settle(now, resumes)
+
+    def slow_down(self, now: float, resumes: float) -> None:
+        """Upstream says that the rate grew too fast: cut it, and let it grow as slowly as upstream asks."""
+        before = min(self.rate(now), max(self._lately / 60, SLOWEST) * 2)
+        self._law, self._base, self._since = "slow", max(before * RAMP_CUT, SLOWEST), resumes
+
+    def _settle(self, now: float, resumes: float) -> None:
+        """Set the rate by the newest measure, if there is one."""
+        self._since = resumes
+        if self._measured is None:
+            return
+        seconds, before, calls = self._measured
+        accepted = calls - self._refused
+        if seconds >= SHORTEST_MEASURE and accepted >= FEWEST_MEASURED:
+            self._base = accepted / seconds
+        else:
+            self._base = before * 0.7
+        self._base = max(self._base, SLOWEST)
+        self._law = "creep"
+
+
+class Pacer:
+    """How many calls may be asked now. Owned by Fitness."""
+
+    def __init__(self) -> None:
+        self._requests, self._tokens, self._learned = Level(), Level(), Learned()
+        self._credit, self._credit_at = 1.0, -math.inf
+        self._waiting = 0  # calls of this episode that were refused and will be asked again
+
+    def seen(self, seen: LimitSeen) -> None:
+        """Take in an answer's figures."""
+        asked = seen.at if seen.asked is None else seen.asked
+        if seen.remaining_requests is not None:
+            self._requests.seen(asked, seen.limit_requests, seen.remaining_requests, seen.reset_requests)
+        if seen.remaining_tokens is not None:
+            self._tokens.seen(asked, seen.limit_tokens, seen.remaining_tokens, seen.reset_tokens)
+
+    def used(self, tokens: int) -> None:
+        """A call used so many tokens, by upstream's count: what the next one is taken to cost."""
+        if tokens > 0:
+            self._tokens.cost += (tokens - self._tokens.cost) * TOKENS_WEIGHT
+
+    def sent(self, now: float) -> None:
+        """A task is handed out, and asks at once."""
+        self._requests.sent(now)
+        self._tokens.sent(now)
+        self._learned.sent(now)
+        self._credit -= 1
+
+    def refused(self, now: float, seen: LimitSeen, resumes: float, first: bool) -> float:
+        """A call was refused by a limit.
+
+        Args:
+            resumes: when calls go on.
+            first: whether it is the first of its episode; the others had been on their way.
+
+        Returns:
+            The seconds after `resumes` over which those that were refused should ask again.
+        """
+        explained = any(left is not None and left < 1 for left in (seen.remaining_requests, seen.remaining_tokens))
+        if seen.kind is Kind.RAMP:
+            self._learned.slow_down(now, resumes)
+        elif not explained:
+            self._learned.refused(now, resumes, first)
+        self._waiting = 1 if first else self._waiting + 1
+        self._credit, self._credit_at = min(self._credit, 0.0) - 1, resumes
+        return min(self._waiting / self._base_rate(resumes), LONGEST_SPREAD)
+
+    def rate(self, now: float) -> float:
+        """Return the calls a second that may be asked now, infinite where nothing paces."""
+        known = [level.rate(now) for level in (self._requests, self._tokens) if level.fresh(now)]
+        if known and not self._learned.met:
+            return min(known)
+        return min([*known, self._learned.rate(now)])
+
+    def room(self, now: float) -> int:
+        """Return how many calls may be asked at once, now."""
+        rate = self.rate(now)
+        if math.isinf(rate):
+            self._credit, self._credit_at = max(self._credit, 1.0), now
+            return UNPACED
+        if now > self._credit_at:
+            earned = rate * min(now - self._credit_at, LOOK_AGAIN)
+            self._credit = min(self._credit + earned, max(1.0, rate * BURST))
+            self._credit_at = now
+        return max(0, int(self._credit + 1e-9))
+
+    def again_at(self, now: float) -> float:
+        """Return when `room` should be asked again, if it is 0 now."""
+        rate = self.rate(now)
+        wait = (1 - self._credit) / rate if rate > 0 else LOOK_AGAIN
+        return max(now, self._credit_at) + min(max(wait, 0.0), LOOK_AGAIN)
+
+    def _base_rate(self, now: float) -> float:
+        """What upstream gives back, as far as it is known: the pace of those who ask again."""
+        known = [level.refill / level.cost for level in (self._requests, self._tokens) if level.fresh(now)]
+        return max(min([*known, self._learned.rate(now)]), SLOWEST)
+
+
+class Ceiling:
+    """The cap on calls at once, as refusals leave it: one cut an episode, up again by successes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = float(most)
+        self._cap = self._met = self._most
+
+    @property
+    def cap(self) -> int:
+        """From 1 to the most."""
+        return max(1, int(self._cap))
+
+    def cut(self) -> None:
+        """An episode began."""
+        self._met = self._cap
+        self._cap = max(1.0, self._cap * CUT)
+
+    def grow(self) -> None:
+        """A call that was asked after the episode succeeded."""
+        step = 1.0 if self._cap < self._met * FAST_UNTIL else 1.0 / self._cap
+        self._cap = min(self._most, self._cap + step)
