@@ -84,7 +84,7 @@ class Frame:
     taken: bool = False
 
 
-@dataclass
+@dataclass(repr=False)
 class Answer:
     """Everything that came for one id. Moments are Unix seconds."""
 
@@ -93,7 +93,7 @@ class Answer:
     posts: list[Post] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     finished_at: float | None = None  # POST taken, or end frame taken
-    done: threading.Event = field(default_factory=threading.Event, repr=False)
+    done: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, timeout: float = 10) -> Answer:
         """Wait for the POST or the end frame; gives this answer."""
@@ -158,7 +158,8 @@ class Answer:
     @property
     def late_posts(self) -> list[Post]:
         """POSTs that came after the client had its answer."""
-        return [one for one in self.posts if self.finished_at is not None and not one.taken and one.at > self.finished_at]
+        finished = self.finished_at
+        return [one for one in self.posts if finished is not None and not one.taken and one.at > finished]
 
     @property
     def faults(self) -> list[str]:
@@ -175,8 +176,13 @@ class Answer:
         return [f"{self.id}: {one}" for one in wrong]
 
     def describe(self) -> str:
+        """What came, in a line."""
+        known = "registered" if self.registered_at is not None else "not registered"
         posts = [f"{one.status}{' taken' if one.taken else ''}" for one in self.posts]
-        return f"registered: {self.registered_at is not None}, posts: {posts}, frames: {len(self.frames)}, ends: {self.ends}"
+        return f"{known}, POSTs: {posts}, frames: {len(self.frames)}, ends: {self.ends}"
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.id}: {self.describe()}>"
 
 
 @dataclass(slots=True)
@@ -253,7 +259,7 @@ class FakeGateway(Server):
         self.post(forget)
 
     def behave(self, id: str = ANY, **how: Any) -> None:
-        """From now on treat this id (or all that have no manners of their own) so: fields of `Manners`. Nothing: well."""
+        """From now on treat this id (or all without manners of their own) so: fields of `Manners`. Nothing: well."""
         if unknown := set(how) - FIELDS:
             raise ValueError(f"no such manners: {', '.join(sorted(unknown))}")
 

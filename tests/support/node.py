@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -143,8 +144,9 @@ class Node:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the node still runs after {timeout:g} s\n{self.tail()}") from None
+        orphans = self.processes_left()  # hold the log's pipe open: its end never comes
         for reader in self._readers:
-            reader.join(2)  # to the end of the log; an orphan may hold the pipe longer
+            reader.join(0.1 if orphans else 5)
         return code
 
     @property
@@ -157,11 +159,15 @@ class Node:
         if self.running:
             self.process.kill()
         self.process.wait(10)
-        for _ in range(3):  # a child may have been born while its siblings were killed
-            left = self.processes_left()
+
+        def nobody_left() -> bool:
+            left = self.processes_left()  # anew each time: a child may have been born while its siblings were killed
             for process in left:
                 _kill(process)
-            psutil.wait_procs(left, 5)
+            assert not left, left
+            return True
+
+        until(nobody_left, 10, "end of all processes")
         for reader in self._readers:
             reader.join(2)
         for stream in (self.process.stdout, self.process.stderr):
@@ -307,10 +313,8 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _kill(process: psutil.Process) -> None:
-    try:
+    with contextlib.suppress(psutil.Error):
         process.kill()
-    except psutil.Error:
-        pass
 
 
 def _is_worker(process: psutil.Process) -> bool:

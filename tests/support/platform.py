@@ -5,19 +5,20 @@ Each test has a model name of its own, and a topic for records of its own, so th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pulsar
 import requests
 
 from tests.support.gateway import Answer, FakeGateway
-from tests.support.wait import until
+from tests.support.wait import until, until_equal
 
-NAMESPACE = "persistent://public/default"
+T = TypeVar("T")
 
 
 class Broker(Protocol):
@@ -171,7 +172,7 @@ class Platform:
         return stats
 
     def backlog(self) -> int:
-        """Messages not acknowledged, whether or not a node has them: what autoscaling reads. -1: no subscription yet."""
+        """Messages not acknowledged, at a node or waiting: what autoscaling reads. -1: no subscription yet."""
         return int(self.subscription_stats().get("msgBacklog", -1))
 
     def unacked(self) -> int:
@@ -185,11 +186,11 @@ class Platform:
 
     def wait_backlog(self, count: int = 0, timeout: float = 20) -> None:
         """Wait until the backlog is this."""
-        until(lambda: self.backlog() == count or self._not(self.backlog()), timeout, f"backlog of {count} on {self.topic}")
+        until_equal(_patiently(self.backlog), count, timeout, f"backlog of {count} on {self.topic}")
 
     def wait_unacked(self, count: int, timeout: float = 20) -> None:
         """Wait until so many messages are handed out and not acknowledged."""
-        until(lambda: self.unacked() == count or self._not(self.unacked()), timeout, f"{count} unacknowledged")
+        until_equal(_patiently(self.unacked), count, timeout, f"{count} unacknowledged on {self.topic}")
 
     # What a node leaves behind.
 
@@ -208,17 +209,14 @@ class Platform:
         return record
 
     def wait_records(
-        self, wanted: Any = lambda record: True, count: int = 1, timeout: float = 20, what: str = "records"
+        self,
+        wanted: Callable[[dict[str, Any]], bool] = lambda record: True,
+        count: int = 1,
+        timeout: float = 20,
+        what: str = "records",
     ) -> list[dict[str, Any]]:
         """The records that a function accepts, once there are so many."""
-        found: list[dict[str, Any]] = []
-
-        def enough() -> bool:
-            found[:] = [one for one in self.records() if wanted(one)]
-            return len(found) >= count or self._not(len(found))
-
-        until(enough, timeout, f"{count} {what}")
-        return found
+        return _at_least(count, lambda: [one for one in self.records() if wanted(one)], timeout, what)
 
     def dead_letters(self) -> list[DeadLetter]:
         """Every dead letter published up to this moment, in order."""
@@ -228,12 +226,7 @@ class Platform:
 
     def wait_dead_letters(self, count: int = 1, timeout: float = 20) -> list[DeadLetter]:
         """The dead letters, once there are so many."""
-        until(
-            lambda: len(self.dead_letters()) >= count or self._not(len(self._dead_letters)),
-            timeout,
-            f"{count} dead letters",
-        )
-        return self._dead_letters[:]
+        return _at_least(count, self.dead_letters, timeout, "dead letters")
 
     def dead_letter_subscriptions(self) -> list[str]:
         """The durable subscriptions of the dead-letter topic, without which the broker would not keep it."""
@@ -245,18 +238,19 @@ class Platform:
         wanted = list(self.asked if ids is None else ids)
         self.gateway.wait_all(wanted, timeout)
         self.wait_backlog(0, timeout)
-        until(
-            lambda: not (missing := set(wanted) - {one.get("request_id") for one in self.records()})
-            or self._not(f"{len(missing)} without a record"),
-            timeout,
-            "record for every id",
-        )
+
+        def without_record() -> int:
+            return len(set(wanted) - {one.get("request_id") for one in self.records()})
+
+        until_equal(_patiently(without_record), 0, timeout, "record for every id; ids without one")
 
     def close(self) -> None:
-        """Delete the topics, and let go of the broker. A broker that is gone does not matter."""
+        """Let go of the broker, and delete the topics. A broker that is gone does not matter."""
         for reader in self._readers.values():
             _quietly(reader.close)
         _quietly(self._producer.close)
+        for topic in {self.topic, *self._readers}:
+            _quietly(lambda: self.admin("DELETE", f"persistent/public/default/{topic}?force=true"))  # noqa: B023
         if self._own_client:
             _quietly(self._client.close)
 
@@ -271,14 +265,30 @@ class Platform:
             messages.append(reader.read_next(5000))
         return messages
 
-    @staticmethod
-    def _not(seen: Any) -> Any:
-        """Not yet, with what was seen for the failure's words."""
-        raise AssertionError(seen)
+
+def _patiently(read: Callable[[], T]) -> Callable[[], T]:
+    """The same, with a broker that does not answer at the moment counting as "not yet"."""
+
+    def reading() -> T:
+        try:
+            return read()
+        except (requests.RequestException, pulsar.PulsarException) as error:
+            raise AssertionError(f"{type(error).__name__}: {error}") from None
+
+    return reading
 
 
-def _quietly(close: Any) -> None:
-    try:
+def _at_least(count: int, read: Callable[[], list[T]], timeout: float, what: str) -> list[T]:
+    """What `read` gives, once it has so many."""
+
+    def enough() -> list[T]:
+        found = _patiently(read)()
+        assert len(found) >= count, f"{len(found)} {what}"
+        return found
+
+    return until(enough, timeout, f"{count} {what}")
+
+
+def _quietly(close: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):  # the broker may have been killed by the test: nothing is left to release
         close()
-    except Exception:  # noqa: S110 - the broker may have been killed by the test; there is nothing left to release
-        pass

@@ -1,7 +1,7 @@
 """An OpenAI-compatible upstream that answers, or misbehaves, on cue.
 
-What it does to one chat request is a `Directive`: from `script`, else from the request itself (the last message's content
-may be `lab:{json}`), else `mode`. It writes down what it was asked and what it sent.
+What it does to one chat request is a `Directive`: from `script`, else from the request itself (the last message's
+content may be `lab:{json}`), else `mode`. It writes down what it was asked and what it sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Directive:
     latency_ms: float = 0
     hang_ms: float = 0  # accept, say nothing for so long
     gate: str = ""  # the answer waits until the test opens the gate of this name
-    gate_chunks: str = ""  # each content chunk, and the end, waits for a release of its own; the first (role) chunk is free
+    gate_chunks: str = ""  # each content chunk, and the end, waits for a release of its own; the role chunk is free
     chunk_ms: float = 0  # pause after each content chunk
     drip_ms: float = 0  # the body leaves byte by byte, so far apart
     # An error instead of an answer.
@@ -45,7 +45,7 @@ class Directive:
     # What the answer is.
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
-    raw: str | bytes | list[str | bytes] | None = None  # this body as is; a list leaves piece by piece, `chunk_ms` apart
+    raw: str | bytes | list[str | bytes] | None = None  # this body as is; a list leaves in pieces, `chunk_ms` apart
     chunks: int = 5
     size: int = 0  # characters of content in a plain answer, or in each chunk
     echo: bool = False  # the content of a plain answer is the request's body
@@ -79,12 +79,13 @@ class Directive:
     then_close: bool = False  # whole answer, then FIN, without having said so: a kept connection gone stale
 
 
-FAULTS = frozenset(
-    "hang_ms drip_ms status html redirect_to raw big_mb gzip_bomb_mb deep nan invalid_utf8 error_mid reset close cut_after "
-    "truncated wrong_length gate gate_chunks no_finish content_type".split()
+FAULTS = (
+    *("hang_ms", "drip_ms", "status", "html", "redirect_to", "raw", "content_type", "big_mb", "gzip_bomb_mb", "deep"),
+    *("nan", "invalid_utf8", "error_mid", "no_finish", "reset", "close", "cut_after", "truncated", "wrong_length"),
 )
 FIELDS = frozenset(one.name for one in dataclasses.fields(Directive))
 PLAIN = Directive()
+REFUSAL = Directive(err_type="requests", err_code="rate_limit_exceeded", err_msg="Rate limit reached for requests")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -116,7 +117,7 @@ class Exchange:
     request: Request
     key: str = ""
     status: int = 0  # 0: no head was sent
-    sent: list[tuple[float, str]] = field(default_factory=list)  # each event's data, as it left; a plain answer's body is one
+    sent: list[tuple[float, str]] = field(default_factory=list)  # each event's data as it left; a plain body is one
     answered_at: float | None = None
     left_at: float | None = None  # when the client's leaving in the middle was noticed
 
@@ -310,9 +311,10 @@ class FakeUpstream(Server):
         self.wait_until(lambda: self.cancelled >= count, timeout, f"{count} cancelled")
 
     def summary(self) -> str:
+        gates = {name: len(gate.waiting) for name, gate in list(self._gates.items())}
         return (
-            f"upstream: {self.total} requests, {self.inflight} in flight (peak {self.peak}), {self.cancelled} cancelled, "
-            f"{super().summary()}, waiting at gates: { {name: len(gate.waiting) for name, gate in self._gates.items()} }"
+            f"upstream: {self.total} requests, {self.inflight} in flight (peak {self.peak}), {self.cancelled} "
+            f"cancelled, {super().summary()}, at gates: {gates}"
         )
 
     # The answers.
@@ -360,9 +362,8 @@ class FakeUpstream(Server):
         if self.rate_limit:
             passes, headers = self.rate_limit.take(exchange.headers.get("authorization", ""))
             if not passes:
-                refusal = Directive(err_type="requests", err_code="rate_limit_exceeded", err_msg="Rate limit reached for requests")
                 exchange.status = 429
-                await _whole(connection, 429, error_of(refusal), headers)
+                await _whole(connection, 429, error_of(REFUSAL), headers)
                 return
         if directive.fail_times and self._counts[directive.key] > directive.fail_times:
             directive = healed(directive)
@@ -388,7 +389,12 @@ class _Answer:
     """One answer on its way."""
 
     def __init__(
-        self, upstream: FakeUpstream, connection: Connection, exchange: Exchange, directive: Directive, headers: dict[str, str]
+        self,
+        upstream: FakeUpstream,
+        connection: Connection,
+        exchange: Exchange,
+        directive: Directive,
+        headers: dict[str, str],
     ) -> None:
         self.upstream = upstream
         self.connection = connection
@@ -536,7 +542,9 @@ class _Answer:
         count = self.directive.chunks
         return {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}
 
-    def _chunk(self, delta: dict[str, str] | None, finish: str | None = None, usage: dict[str, int] | None = None) -> str:
+    def _chunk(
+        self, delta: dict[str, str] | None, finish: str | None = None, usage: dict[str, int] | None = None
+    ) -> str:
         chunk = {
             "id": "chatcmpl-lab",
             "object": "chat.completion.chunk",
@@ -608,7 +616,8 @@ class _Answer:
 def error_of(directive: Directive) -> bytes:
     """OpenAI's error body, as the directive words it."""
     message = directive.err_msg or f"lab error {directive.status}"
-    return _encoded({"error": {"message": message, "type": directive.err_type, "param": None, "code": directive.err_code}})
+    error = {"message": message, "type": directive.err_type, "param": None, "code": directive.err_code}
+    return _encoded({"error": error})
 
 
 def _encoded(value: Any) -> bytes:

@@ -8,8 +8,19 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Polls start this close together and end this far apart (seconds): quick for what is nearly there, cheap for what is not.
+# Polls start this close together and end this far apart, in seconds: quick for what is nearly there, cheap otherwise.
 SHORTEST, LONGEST = 0.005, 0.1
+
+
+def until_equal(read: Callable[[], T], wanted: T, timeout: float, what: str) -> None:
+    """Wait until a figure is what it should be. The rest as for `until`."""
+
+    def reached() -> bool:
+        seen = read()
+        assert seen == wanted, seen
+        return True
+
+    until(reached, timeout, what)
 
 
 def until(condition: Callable[[], T], timeout: float, what: str) -> T:
