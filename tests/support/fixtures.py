@@ -10,6 +10,7 @@ import pytest
 from tests.support.gateway import FakeGateway
 from tests.support.node import Node
 from tests.support.platform import Broker, Platform
+from tests.support.tls import server_context
 from tests.support.upstream import FakeUpstream
 
 API_KEY = "sk-canary-5b1f0c7e9d"  # what the node is given unless a test says otherwise; must never be seen anywhere
@@ -20,6 +21,16 @@ def upstream() -> Iterator[FakeUpstream]:
     """A fake upstream of this test's own."""
     fake = FakeUpstream()
     yield fake
+    fake.close()
+    assert not fake.mistakes, fake.mistakes
+
+
+@pytest.fixture
+def tls_upstream(tmp_path: Path) -> Iterator[tuple[FakeUpstream, Path]]:
+    """A fake upstream behind a certificate that nobody trusts, and the authority file for who is to trust it."""
+    context, authority = server_context(tmp_path)
+    fake = FakeUpstream(context)
+    yield fake, authority
     fake.close()
     assert not fake.mistakes, fake.mistakes
 

@@ -254,7 +254,7 @@ class FakeGateway(Server):
 
         def forget() -> None:
             for one in ids:
-                self._answer(one).registered_at = None
+                self.answer(one).registered_at = None
 
         self.post(forget)
 
@@ -272,7 +272,7 @@ class FakeGateway(Server):
 
     # What a test reads.
 
-    def answer_of(self, id: str) -> Answer:
+    def answer(self, id: str) -> Answer:
         """Everything that came, or will come, for this id."""
         return self._answers.setdefault(id, Answer(id))
 
@@ -283,7 +283,7 @@ class FakeGateway(Server):
 
     def wait_all(self, ids: Iterable[str], timeout: float = 30) -> list[Answer]:
         """Wait until every id has its answer; gives the answers in the order of the ids."""
-        wanted = [self.answer_of(one) for one in ids]
+        wanted = [self.answer(one) for one in ids]
         deadline = time.monotonic() + timeout
         for answer in wanted:
             if not answer.done.wait(max(0, deadline - time.monotonic())):
@@ -296,17 +296,17 @@ class FakeGateway(Server):
 
     def faults(self, ids: Iterable[str] | None = None) -> list[str]:
         """What is wrong with the answers of these ids (default: all), in words; empty if each came exactly once."""
-        return [fault for one in (ids or [one.id for one in self.answers]) for fault in self.answer_of(one).faults]
+        return [fault for one in (ids or [one.id for one in self.answers]) for fault in self.answer(one).faults]
 
     def wait_for_frames(self, id: str, count: int, timeout: float = 10) -> list[Frame]:
         """Wait until so many frames have come for the id, taken or not; gives them."""
-        answer = self.answer_of(id)
+        answer = self.answer(id)
         self.wait_until(lambda: len(answer.frames) >= count, timeout, f"{count} frames for {id}")
         return answer.frames[:]
 
     def wait_for_posts(self, id: str, count: int, timeout: float = 10) -> list[Post]:
         """Wait until so many POSTs have come for the id, taken or not; gives them."""
-        answer = self.answer_of(id)
+        answer = self.answer(id)
         self.wait_until(lambda: len(answer.posts) >= count, timeout, f"{count} POSTs for {id}")
         return answer.posts[:]
 
@@ -319,7 +319,7 @@ class FakeGateway(Server):
 
     # What happens.
 
-    async def answer(self, connection: Connection, request: Request) -> None:
+    async def serve(self, connection: Connection, request: Request) -> None:
         path = request.path.partition("?")[0]
         if path == "/res" and request.method == "POST":
             await self._post(connection, request)
@@ -337,7 +337,7 @@ class FakeGateway(Server):
             return
         id = words["request_id"]
         post = Post(id, request.at, request.body, words.get("data"), request.headers, connection.number)
-        answer = self.answer_of(id)
+        answer = self.answer(id)
         answer.posts.append(post)
         self.posts.append(post)
         self.notify()
@@ -437,7 +437,7 @@ class FakeGateway(Server):
             self.rubbish.append(message)
             return
         id, end = words["request_id"], words.get("end") is True
-        answer, manners = self.answer_of(id), self._manners_of(id, "frame")
+        answer, manners = self.answer(id), self._manners_of(id, "frame")
         if id not in link.ids:
             link.ids.append(id)
             link.slow_read_ms, link.no_pong = manners.slow_read_ms, manners.no_pong
@@ -480,11 +480,8 @@ class FakeGateway(Server):
 
     def _register(self, ids: Iterable[str]) -> None:
         for one in ids:
-            self._answer(one).registered_at = time.time()
+            self.answer(one).registered_at = time.time()
         self.notify()
-
-    def _answer(self, id: str) -> Answer:
-        return self.answer_of(id)
 
     def _manners_of(self, id: str, what: str) -> Manners:
         key = id if id in self._manners else ANY

@@ -136,7 +136,7 @@ class Platform:
         """Publish any bytes on the model's topic. Registers nothing."""
         self._producer.send(payload, properties=properties or None)
 
-    def answer(
+    def ask_and_wait(
         self,
         ask: str | Mapping[str, Any] | list[dict[str, Any]] = "hello",
         stream: bool = False,
@@ -144,7 +144,7 @@ class Platform:
         **chat: Any,
     ) -> Answer:
         """Ask, and wait for the answer."""
-        return self.gateway.answer_of(self.ask(ask, stream, **chat)).wait(timeout)
+        return self.gateway.answer(self.ask(ask, stream, **chat)).wait(timeout)
 
     def _register(self, id: str) -> None:
         if self.register_delay:

@@ -319,7 +319,7 @@ class FakeUpstream(Server):
 
     # The answers.
 
-    async def answer(self, connection: Connection, request: Request) -> None:
+    async def serve(self, connection: Connection, request: Request) -> None:
         path = request.path.partition("?")[0]
         if request.method == "POST" and path.endswith("/chat/completions"):
             await self._chat(connection, Exchange(request))
@@ -477,11 +477,11 @@ class _Answer:
             await self._write(b"".join(pieces)[: d.cut_after])
             self.connection.reset()
             return
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            if number:
+                await self.connection.pause(d.chunk_ms / 1000)
             self.exchange.sent.append((time.time(), piece.decode("utf-8", "replace") if len(piece) < 1 << 20 else ""))
             await self._write(piece)
-            if d.chunk_ms:
-                await self.connection.pause(d.chunk_ms / 1000)
         self._end()
 
     # Streams.
@@ -595,8 +595,8 @@ class _Answer:
             return
         await self.connection.send(self._framed(b""))
         for number in range(len(data)):
-            await self.connection.send(self._framed(data[number : number + 1]))
             await self.connection.pause(self.directive.drip_ms / 1000)
+            await self.connection.send(self._framed(data[number : number + 1]))
 
     def _framed(self, data: bytes) -> bytes:
         head, self.head = self.head, b""

@@ -173,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _serve(self, request: Request) -> None:
         try:
-            await self.server.answer(self, request)
+            await self.server.serve(self, request)
         except ClientLeft:
             pass
         except Exception as error:  # a fault of the fake itself must not look like a fault of the node
@@ -206,7 +206,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class Server:
-    """Listens on a free port of 127.0.0.1; a subclass answers in `answer`.
+    """Listens on a free port of 127.0.0.1; a subclass answers in `serve`.
 
     State changes happen in the loop's thread; `changed` is notified at each, for tests to wait on.
     """
@@ -226,7 +226,7 @@ class Server:
         self._thread.start()
         self.up()
 
-    async def answer(self, connection: Connection, request: Request) -> None:
+    async def serve(self, connection: Connection, request: Request) -> None:
         raise NotImplementedError
 
     @property

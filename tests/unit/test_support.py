@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -412,6 +413,24 @@ def test_down_refuses_and_up_is_back_on_the_same_port(upstream: FakeUpstream) ->
     assert whole(upstream)[0] == 200
 
 
+def test_tls_upstream_is_trusted_only_with_its_authority(tls_upstream: tuple[FakeUpstream, Path]) -> None:
+    upstream, authority = tls_upstream
+
+    def ask(context: ssl.SSLContext) -> int:
+        with closing(
+            http.client.HTTPSConnection("127.0.0.1", upstream.port, timeout=TIMEOUT, context=context)
+        ) as connection:
+            return begin(connection).status
+
+    strict = ssl.create_default_context(cafile=str(authority))
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+    assert ask(strict) == 200
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(ssl.create_default_context())
+    assert upstream.api_url.startswith("https://")
+    assert upstream.total == 1
+
+
 # Gateway.
 
 
@@ -428,7 +447,7 @@ def frame(id: str, data: object = None, end: bool = False) -> str:
 def test_a_post_for_a_known_id_is_taken_once(gateway: FakeGateway) -> None:
     gateway.register("a")
     assert post(gateway, "a", {"choices": [{"message": {"content": "hi"}}]}) == 200
-    answer = gateway.answer_of("a").wait()
+    answer = gateway.answer("a").wait()
     assert answer.text == "hi"
     assert answer.faults == []
     assert post(gateway, "a", 2) == 404
@@ -452,8 +471,8 @@ def test_error_and_raw_data_of_an_answer(gateway: FakeGateway) -> None:
     with client(gateway.port) as connection:
         connection.request("POST", "/res", '{"request_id": "a", "data":  {"error": {"code": 1.50}} }')
         connection.getresponse().read()
-    assert gateway.answer_of("a").error == {"code": 1.5}
-    assert gateway.answer_of("a").raw_chunks == ['{"error": {"code": 1.50}}']
+    assert gateway.answer("a").error == {"code": 1.5}
+    assert gateway.answer("a").raw_chunks == ['{"error": {"code": 1.50}}']
     assert raw_data('{"data":[1, 2],"request_id":"x"}') == "[1, 2]"
 
 
@@ -474,17 +493,17 @@ def test_frames_end_and_what_comes_after(gateway: FakeGateway) -> None:
         for number in range(3):
             link.send(frame("a", number))
         link.send(frame("a", end=True))
-        gateway.answer_of("a").wait()
-        assert gateway.answer_of("a").faults == []
+        gateway.answer("a").wait()
+        assert gateway.answer("a").faults == []
         link.send(frame("a", 9))
         link.send("no JSON")
         assert link.ping().wait(TIMEOUT)
-        answer = gateway.answer_of("a")
+        answer = gateway.answer("a")
         assert answer.chunks == [0, 1, 2]
         assert answer.ends == 1
         assert [one.data for one in answer.after_end] == [9]
         assert answer.faults == ["a: 1 frames after the end"]
-        assert gateway.answer_of("unknown").dropped[0].data == 1
+        assert gateway.answer("unknown").dropped[0].data == 1
         assert gateway.unknown == ["unknown"]
         assert gateway.rubbish == [b"no JSON"]
     (socket_,) = gateway.sockets
@@ -492,7 +511,7 @@ def test_frames_end_and_what_comes_after(gateway: FakeGateway) -> None:
     assert socket_.ids == ["unknown", "a"]
     until(lambda: socket_.closed_at, TIMEOUT, "closed connection")
     assert socket_.close_code == 1000
-    assert gateway.answer_of("a").connections == [socket_.connection.number]
+    assert gateway.answer("a").connections == [socket_.connection.number]
     assert "sec-websocket-key" in socket_.headers
 
 
@@ -503,7 +522,7 @@ def test_frames_before_registration_are_dropped_without_a_word(gateway: FakeGate
         gateway.register("a")
         link.send(frame("a", 2))
         link.send(frame("a", end=True))
-        answer = gateway.answer_of("a").wait()
+        answer = gateway.answer("a").wait()
     assert answer.chunks == [2]
     assert answer.faults == ["a: 1 frames before it was registered"]
 
@@ -512,7 +531,7 @@ def test_a_message_in_several_frames_is_one(gateway: FakeGateway) -> None:
     gateway.register("a")
     with connect(gateway.ws_url) as link:
         link.send(iter([frame("a", "wörd", end=True)[:20], frame("a", "wörd", end=True)[20:]]))
-        assert gateway.answer_of("a").wait().data == "wörd"
+        assert gateway.answer("a").wait().data == "wörd"
 
 
 def test_missing_answers_are_named(gateway: FakeGateway) -> None:
@@ -532,7 +551,7 @@ def test_posts_refused_on_cue_so_many_times(gateway: FakeGateway, manners: dict[
     gateway.behave("a", **manners, times=2)
     assert [post(gateway, "a") for _ in range(3)] == [status, status, 200]
     assert post(gateway, "b") == 200
-    assert gateway.answer_of("a").faults == []
+    assert gateway.answer("a").faults == []
 
 
 def test_manners_for_all_and_back_to_good_ones(gateway: FakeGateway) -> None:
@@ -555,11 +574,11 @@ def test_posts_that_hang_or_are_reset(gateway: FakeGateway) -> None:
         with client(gateway.port) as connection:
             connection.request("POST", "/res", json.dumps({"request_id": id, "data": 1}))
             gateway.wait_for_posts(id, 1)
-            until(lambda id=id: id == "a" or gateway.answer_of(id).done.is_set(), TIMEOUT, "taken")
+            until(lambda id=id: id == "a" or gateway.answer(id).done.is_set(), TIMEOUT, "taken")
     for id in ("b", "c"):
         with pytest.raises(ConnectionResetError):
             post(gateway, id)
-    assert [gateway.answer_of(id).done.is_set() for id in "abcd"] == [False, False, True, True]
+    assert [gateway.answer(id).done.is_set() for id in "abcd"] == [False, False, True, True]
 
 
 def test_upgrade_refused_redirected_and_hanging(gateway: FakeGateway) -> None:
@@ -595,8 +614,8 @@ def test_connection_ends_after_so_many_frames(gateway: FakeGateway, manners: dic
         with pytest.raises(websockets.exceptions.ConnectionClosed):
             link.recv(TIMEOUT)
         assert link.close_code == code
-    assert gateway.answer_of("a").chunks == [1, 2]
-    assert not gateway.answer_of("a").done.is_set()
+    assert gateway.answer("a").chunks == [1, 2]
+    assert not gateway.answer("a").done.is_set()
 
 
 def test_connection_cut_at_the_first_frame_loses_it(gateway: FakeGateway) -> None:
@@ -604,7 +623,7 @@ def test_connection_cut_at_the_first_frame_loses_it(gateway: FakeGateway) -> Non
         link.send(frame("a", 1))
         with pytest.raises(websockets.exceptions.ConnectionClosed):
             link.recv(TIMEOUT)
-    assert gateway.answer_of("a").chunks == []
+    assert gateway.answer("a").chunks == []
 
 
 def test_blocked_reader_gives_no_pong_and_fills_up(gateway: FakeGateway) -> None:
@@ -616,7 +635,7 @@ def test_blocked_reader_gives_no_pong_and_fills_up(gateway: FakeGateway) -> None
         with pytest.raises(websockets.exceptions.ConnectionClosed):  # its send blocks in the kernel
             link.send(frame("a", "x" * (64 << 20)))
         assert not pong.is_set()
-    assert gateway.answer_of("a").chunks == [1]
+    assert gateway.answer("a").chunks == [1]
 
 
 def test_reader_without_pongs_reads_on(gateway: FakeGateway) -> None:
@@ -625,9 +644,9 @@ def test_reader_without_pongs_reads_on(gateway: FakeGateway) -> None:
         pong = link.ping()
         link.send(frame("a", 2))
         link.send(frame("a", end=True))
-        gateway.answer_of("a").wait()
+        gateway.answer("a").wait()
         assert not pong.is_set()
-    assert gateway.answer_of("a").chunks == [1, 2]
+    assert gateway.answer("a").chunks == [1, 2]
 
 
 def test_slow_reader_gets_all_in_the_end(gateway: FakeGateway) -> None:
@@ -635,7 +654,7 @@ def test_slow_reader_gets_all_in_the_end(gateway: FakeGateway) -> None:
         for number in range(20):
             link.send(frame("a", f"{number:05}" * 200))
         link.send(frame("a", end=True))
-        assert len(gateway.answer_of("a").wait().chunks) == 20
+        assert len(gateway.answer("a").wait().chunks) == 20
 
 
 def test_connection_closed_by_the_gateway_after_the_end(gateway: FakeGateway) -> None:
@@ -644,7 +663,7 @@ def test_connection_closed_by_the_gateway_after_the_end(gateway: FakeGateway) ->
         link.send(frame("a", end=True))
         with pytest.raises(websockets.exceptions.ConnectionClosedOK):
             link.recv(TIMEOUT)
-    assert gateway.answer_of("a").faults == []
+    assert gateway.answer("a").faults == []
 
 
 def test_gateway_down_and_up_again(gateway: FakeGateway) -> None:
