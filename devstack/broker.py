@@ -250,7 +250,7 @@ def holder_of(port: int) -> str:
     """Who listens on a port, as words: the pid and the program, where the system tells."""
     try:
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port
+            listens = connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[-1:] == (port,)
             if listens and connection.pid:
                 return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     except psutil.Error:

@@ -1,0 +1,23 @@
+"""The broker of the session. What else tests share is in tests/support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from devstack.broker import Broker, free_port
+from devstack.distribution import find_or_get
+
+pytest_plugins = ["tests.support.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Pulsar of this session's own. For all tests: do not kill it, use names of your own in it.
+
+    Without a Pulsar, or a Java for it, the run fails and says what to do; it never skips.
+    """
+    run_dir = tmp_path_factory.mktemp("broker")
+    with Broker(find_or_get(), run_dir, port=free_port(), admin_port=free_port()) as one:
+        yield one

@@ -1,0 +1,108 @@
+"""The development broker on the real Pulsar: it starts, is killed, comes back with its messages, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pulsar
+import pytest
+import requests
+
+from devstack.broker import Broker, free_port
+from devstack.distribution import find_or_get
+from tests.support.wait import until
+
+TIMEOUT = 60
+# A second Pulsar starts beside the session's in here, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(240)
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[pulsar.Client]:
+    client = pulsar.Client(url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def subscribe(client: pulsar.Client, topic: str) -> pulsar.Consumer:
+    return client.subscribe(
+        topic, "all", pulsar.ConsumerType.Shared, initial_position=pulsar.InitialPosition.Earliest
+    )
+
+
+def take(consumer: pulsar.Consumer, count: int) -> set[bytes]:
+    """So many messages, acknowledged."""
+    seen: set[bytes] = set()
+    while len(seen) < count:
+        message = consumer.receive(TIMEOUT * 1000)
+        consumer.acknowledge(message)
+        seen.add(message.data())
+    return seen
+
+
+def test_messages_survive_a_kill_and_a_second_broker_is_a_world_of_its_own(broker: Broker, tmp_path: Path) -> None:
+    published = {f"message {number}".encode() for number in range(1000)}
+    second = Broker(find_or_get(), tmp_path, port=free_port(), admin_port=free_port())
+    with second:
+        with client_of(second.url) as client:
+            subscribe(client, "survivors")
+            producer = client.create_producer("survivors")
+            for content in published:
+                producer.send_async(content, lambda *_: None)
+            producer.flush()
+            killed = second.pid
+            second.kill()
+        assert not second.is_alive()
+        second.start()
+        second.wait_ready()
+        assert second.pid != killed
+        with client_of(second.url) as client:
+            assert take(subscribe(client, "survivors"), len(published)) == published
+        topics = requests.get(f"{broker.admin_url}/admin/v2/persistent/public/default", timeout=TIMEOUT).json()
+        assert not [topic for topic in topics if "survivors" in topic]
+
+
+def start_command(folder: Path) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-m", "devstack.broker", "run", "--dir", str(folder),
+        "--port", str(free_port()), "--admin-port", str(free_port()),
+    ]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+def test_the_command_says_when_it_is_ready_and_takes_the_broker_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    with start_command(tmp_path) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline().startswith("ready pulsar://127.0.0.1:")
+        [jvm] = psutil.Process(command.pid).children()
+        assert jvm.name() == "java"
+        os.kill(command.pid, number)
+        assert command.wait(TIMEOUT) == (0 if number is signal.SIGTERM else -signal.SIGKILL)
+    until(lambda: is_gone(jvm), TIMEOUT, "the broker goes with the command that ran it")
+
+
+def test_the_command_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
+    inner = [sys.executable, "-m", "devstack.broker", "run", "--dir", str(tmp_path)]
+    inner += ["--port", str(free_port()), "--admin-port", str(free_port())]
+    script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", script, *inner], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().startswith("ready ")
+        family = psutil.Process(parent.pid).children(recursive=True)
+        assert [process.name() for process in family if process.name() == "java"]
+        parent.kill()
+    until(lambda: all(is_gone(process) for process in family), TIMEOUT, "command and broker go with their parent")
