@@ -21,6 +21,7 @@ def upstream() -> Iterator[FakeUpstream]:
     """A fake upstream of this test's own."""
     fake = FakeUpstream()
     yield fake
+    print(fake.summary())  # pytest shows it, as all that is printed here, where the test failed
     fake.close()
     assert not fake.mistakes, fake.mistakes
 
@@ -40,6 +41,7 @@ def gateway() -> Iterator[FakeGateway]:
     """A fake gateway of this test's own."""
     fake = FakeGateway()
     yield fake
+    print(fake.summary())  # pytest shows it, as all that is printed here, where the test failed
     fake.close()
     assert not fake.mistakes, fake.mistakes
 
@@ -78,5 +80,5 @@ def node(platform: Platform, upstream: FakeUpstream, tmp_path: Path) -> Iterator
 
     yield start
     for one in nodes:
-        print(one.tail())  # pytest shows it where the test failed
+        print(one.tail())
         one.close()

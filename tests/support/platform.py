@@ -58,6 +58,8 @@ class Platform:
         self.res_topic = f"res-{self.model}"
         self.dead_letter_topic = f"{self.topic}-{self.subscription}-DLQ"
         self.asked: list[str] = []  # ids of all tasks published by `ask` and `ask_many`
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy has no business between us and 127.0.0.1
         self._own_client = client is None
         self._client = client or pulsar.Client(broker.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
         self._producer = self._client.create_producer(self.topic, batching_enabled=False, block_if_queue_full=True)
@@ -156,7 +158,7 @@ class Platform:
 
     def admin(self, method: str, path: str, **arguments: Any) -> requests.Response:
         """A call of the broker's admin API, path below /admin/v2/; raises for a refusal."""
-        answer = requests.request(method, f"{self.broker.admin_url}/admin/v2/{path}", timeout=10, **arguments)
+        answer = self._http.request(method, f"{self.broker.admin_url}/admin/v2/{path}", timeout=10, **arguments)
         answer.raise_for_status()
         return answer
 
@@ -251,6 +253,7 @@ class Platform:
         _quietly(self._producer.close)
         for topic in {self.topic, *self._readers}:
             _quietly(lambda: self.admin("DELETE", f"persistent/public/default/{topic}?force=true"))  # noqa: B023
+        self._http.close()
         if self._own_client:
             _quietly(self._client.close)
 
