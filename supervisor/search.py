@@ -1,0 +1,155 @@
+"""Where most tokens per second are: measures a level, goes to the next, rests at the best. Pure; clocks are arguments.
+
+It measures only while tasks wait because of the cap: with fewer tasks their number decides, not the cap. Once it rests
+it looks again when the rate departs for good (another load, another user of the machine) and when readings are old.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervisor.gain import Reading, Usual, Window, best_level, hurts, next_level, scaled
+
+CPU_SMOOTHING = 0.3  # weight of the newest sample
+CPU_MARGIN = 10.0  # points below CPU_HIGH at which it counts as free again
+SETTLE_S = 2.0  # after a change: new prompts are worked on first and hold tokens up
+NOBODY_WAITS_S = 10.0  # so long too few tasks to measure with: a level that was being tried is left for the best known
+REST_S = 60.0  # between two changes once the best was found: fewer than two a minute
+FRESH_S = 900.0  # a reading counts so long; then its level is tried again: twenty seconds in fifteen minutes
+SEARCH_PAUSE_S = 120.0  # between two searches that a departed rate starts
+HURTS_AFTER = 3  # samples after which a level that hurts and gains nothing is left
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at the node."""
+
+    at: float  # monotonic, seconds
+    cpu_percent: float
+    memory_percent: float
+    in_flight: int
+    full_house: bool  # since the last sample tasks waited because of the cap
+    tokens_per_s: float | None  # over the time since the last sample; None: nobody counts
+    first_token_s: float | None = None  # the typical wait of the first tokens that came since; None: none came
+    # Tokens are counted so long after they were made: a request's duration where only whole answers are counted.
+    lag_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where the cap should be."""
+
+    level: int
+    code: str  # for a metric
+    reason: str  # in words
+
+
+class Search:
+    """The search for the best level. The owner goes where it is told, and calls `moved` whenever the cap has moved."""
+
+    def __init__(self, cpu_high: float) -> None:
+        self._cpu_high, self._cpu, self._give_way = cpu_high, 0.0, False
+        self._table: dict[int, Reading] = {}
+        self._window = Window()
+        self._settled_since: float | None = None
+        self._missed_since: float | None = None
+        self._moved_at = self._searched_at = float("-inf")
+        self._usual: Usual | None = None  # while it rests
+        self._left: int | None = None  # the level from which it gave way to another user of the machine
+
+    def moved(self, at: float) -> None:
+        """The cap is elsewhere now."""
+        self._moved_at = at
+        self._settled_since = self._missed_since = None
+        self._window = Window()
+
+    def observe(self, sample: Sample, level: int, highest: int) -> Wanted | None:
+        """Take a sample in.
+
+        Args:
+            level: where the cap is.
+            highest: how far it may climb now.
+
+        Returns:
+            Where it should go; None: stay.
+        """
+        self._note_cpu(sample.cpu_percent)
+        if sample.tokens_per_s is None or sample.in_flight > level:  # more in flight: those of a higher level still end
+            self._settled_since = self._missed_since = None
+            return None
+        if not sample.full_house:
+            return self._nobody_waits(sample.at, level)
+        self._missed_since = None
+        self._settled_since = sample.at if self._settled_since is None else self._settled_since
+        if sample.at - self._settled_since < max(SETTLE_S, sample.lag_s):
+            return None
+        self._window.add(sample.at, sample.tokens_per_s, sample.first_token_s)
+        if not self._window.whole(sample.at, sample.lag_s) and not self._in_vain(sample.at):
+            return None
+        reading, self._window = self._window.reading(sample.at), Window()
+        return self._measured(reading, level, highest) if reading.rate > 0 else None
+
+    def _measured(self, reading: Reading, level: int, highest: int) -> Wanted | None:
+        departed = self._watch(reading, level) if self._usual else 0
+        self._table[level] = reading
+        self._table = {each: known for each, known in self._table.items() if reading.at - known.at < FRESH_S}
+        if departed > 0 and self._left:
+            target, code, self._left = min(self._left, highest), "climb", None
+        else:
+            target, code = next_level(self._table, highest, self._give_way)
+        if target == level:
+            self._usual = self._usual or Usual(reading.rate)
+            return None
+        if self._usual and not departed and reading.at - self._moved_at < REST_S:
+            return None
+        self._usual = Usual(self._table[target].rate) if code == "best" else None
+        return Wanted(target, code, self._words(target, code, level))
+
+    def _watch(self, reading: Reading, level: int) -> int:
+        """At rest: keep the table's shape, and forget what a departed rate may have changed. Returns the departure."""
+        known = self._table.get(level)
+        if known:
+            self._table = scaled(self._table, reading.rate / known.rate)
+        departed = self._usual.departs(reading.rate) if self._usual else 0
+        giving_back = departed > 0 and self._left is not None
+        if not departed or (reading.at - self._searched_at < SEARCH_PAUSE_S and not giving_back):
+            return 0
+        self._searched_at = reading.at
+        if departed < 0:
+            self._left = max(self._left or 0, level)
+        self._table = {each: old for each, old in self._table.items() if (level - each) * departed > 0}
+        return departed
+
+    def _nobody_waits(self, at: float, level: int) -> Wanted | None:
+        self._settled_since = None
+        self._missed_since = at if self._missed_since is None else self._missed_since
+        if at - self._missed_since < NOBODY_WAITS_S:
+            return None
+        self._window = Window()
+        if self._usual or not self._table:
+            return None
+        best = best_level(self._table, self._give_way)
+        self._usual = Usual(self._table[best].rate)
+        return Wanted(best, "best", f"too few tasks to try {level}") if best != level else None
+
+    def _note_cpu(self, percent: float) -> None:
+        self._cpu = percent if not self._cpu else self._cpu + CPU_SMOOTHING * (percent - self._cpu)
+        full_above = self._cpu_high - (CPU_MARGIN if self._give_way else 0.0)
+        self._give_way = self._cpu > full_above
+
+    def _in_vain(self, at: float) -> bool:
+        """Whether the level that is being tried makes clients wait and gains nothing."""
+        if self._usual or not self._table or len(self._window.rates) < HURTS_AFTER:
+            return False
+        now, best = self._window.reading(at), self._table[best_level(self._table, self._give_way)]
+        return now.rate <= best.rate and hurts(now, best)
+
+    def _words(self, target: int, code: str, level: int) -> str:
+        gives = f"{level} in flight give {self._table[level].rate:.0f} tokens a second"
+        if code == "climb":
+            return f"{gives}: trying whether {target} give more"
+        if code == "between":
+            return f"{gives}, and others as much: trying {target}, between them"
+        if code == "fewer":
+            return f"the CPU is full and {gives}: trying whether {target} give as much"
+        return f"{gives}, {target} gave {self._table[target].rate:.0f}"
