@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pulsar
 
@@ -55,7 +56,7 @@ def test_ids_are_registered_after_publishing(platform: Platform, gateway: FakeGa
     for delay in (0, 0.01):
         platform.register_delay = delay
         soon = platform.ask()
-        until(lambda id=soon: gateway.answer(id).registered_at, TIMEOUT, "registered id")
+        until(partial(getattr, gateway.answer(soon), "registered_at"), TIMEOUT, "registered id")
     assert gateway.answer(never).registered_at is None
     assert gateway.answer(late).registered_at is None
 
