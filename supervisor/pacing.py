@@ -26,16 +26,25 @@ FREE_ABOVE = 0.75
 HALF = 0.5
 # Seconds over which other users' calls are averaged from what is missing in the figures. Shorter follows noise.
 OTHERS_OVER = 3.0
+# Others are taken to go on as they did for so much longer than figures are late; after that no news is good news, or a
+# node that others once kept from asking would never ask again.
+OTHERS_AHEAD = 0.5  # seconds
+LATE_WEIGHT = 0.1  # of the newest answer in how late figures are
 # Figures older than this say nothing any more.
 STALE_AFTER = 60.0  # seconds
 MOST_REMEMBERED = 10_000  # calls on their way: more than any node has
 # Weight of what was known against the newest answer, when the refill is measured: about the last ten answers count.
 MEMORY = 0.9
 
-# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in a
-# quarter of a second, and a refusal (known within milliseconds) finds few calls behind it.
-RAMP_START = 200.0
-RAMP_GAIN = 7.0
+# Two resets in whole seconds that are nearer to each other say nearly nothing.
+SURE_RESET = 2.0  # seconds
+BALANCE_OVER = 2.0  # seconds
+TOP_FOR = 600.0  # seconds that a figure stands for the most there can be: a limit may have been lowered
+
+# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in 0.4 s,
+# and a refusal (known within milliseconds) finds few calls behind it.
+RAMP_START = 120.0
+RAMP_GAIN = 4.0
 # After so many calls without a refusal nothing is paced.
 RAMP_CALLS = 1000
 # After the first refusal, calls a second start from what a minute's budget spent so far would give, and double in this
@@ -45,21 +54,27 @@ DOUBLING = 1.0  # seconds
 # or so), and more the longer none comes, so that a raised limit is found.
 BELOW = 0.95
 CREEP = 250.0  # seconds in which the rate would double if it went on as it starts
-LEAP = 60.0  # seconds after which the rate grows faster and faster
-# A measure over a shorter time or fewer calls than this is noise.
+LEAP = 50.0  # seconds after which the rate grows faster and faster
+# A measure takes so long if it can, since a short one is noise; one over a shorter time or fewer calls than the least
+# is none, and the rate is cut by a share.
+LONG_MEASURE = 5.0  # seconds
 SHORTEST_MEASURE = 2.0  # seconds
 FEWEST_MEASURED = 3
+UNMEASURED_CUT = 0.7
+MOMENTS = 16  # remembered; they come seconds apart
 SLOWEST = 0.05  # calls a second: slower than this and no news would come
 # slow_down: OpenAI asks big users to grow no faster than 50 % in 15 minutes.
 RAMP_CUT = 0.8
 RAMP_GROWTH = 0.5 / 900  # of the rate, a second
 
 # Calls that may be asked at once after a pause of the loop: this long of the rate.
-BURST = 0.1  # seconds
+BURST = 0.02  # seconds
 # What a time-out of the loop may be at most while pacing: the rate changes as figures age.
 LOOK_AGAIN = 0.25  # seconds
 UNPACED = 1 << 30  # room without end
-# Those that were refused ask again over a time in which upstream gives back what they need, but not over a longer one.
+# Those that were refused ask again over a time in which upstream gives back so many times what they need (other nodes'
+# calls were refused as well), but not over a longer one.
+SPREAD = 2.0
 LONGEST_SPREAD = 10.0  # seconds
 TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
 
@@ -77,44 +92,49 @@ class Level:
         self._left = 0.0  # at the moment of the newest figure
         self._asked = -math.inf  # that moment: when the call that brought it was sent
         self._others = 0.0  # a second, used by others
+        self._late = 0.0  # seconds by which figures are late
         self._used, self._time = 0.0, 0.0  # what is missing and how long its refill takes, as weighted sums
+        self._least = 0.0  # a second, given back at least: what was used here while the budget did not fall
+        self._balance = (-math.inf, 0.0)  # when the balance over BALANCE_OVER began, and what was left then
+        self._spent = 0.0  # since then
+        self._top: tuple[int, float | None] = (-1, None)  # the most that was left, with its reset
+        self._top_at = 0.0
 
     def sent(self, now: float) -> None:
         """A call is asked. Counted before any figure came, too: the first one will be older than the last call."""
         self._sent.append(now)
 
-    def seen(self, asked: float, limit: int | None, remaining: int, reset: float | None) -> None:
+    def seen(self, at: float, asked: float, limit: int | None, remaining: int, reset: float | None) -> None:
         """Take in an answer's figures.
 
         Args:
-            asked: monotonic, when its call was sent; figures of an earlier call than the newest are left out.
+            at: monotonic, when they came.
+            asked: monotonic, when their call was sent; figures of an earlier call than the newest are left out.
             limit, remaining, reset: as in LimitSeen.
         """
+        size = float(limit) if limit else self._learn_size(asked, remaining, reset)
+        if limit and size != self.size:
+            self._used = self._time = self._others = self._least = 0.0
+        self.size = size
         if asked < self._asked:
             return
         spent = 0.0
         while self._sent and self._sent[0] <= asked:
             self._sent.popleft()
             spent += self.cost
-        # Azure has no limit: the most that was ever seen must do. The call itself has been counted already.
-        size = float(limit) if limit else max(self.size, remaining + 1.0)
-        if self.size and size == self.size:
+        if math.isfinite(self._asked):
             self._learn_others(asked, remaining, spent)
-        elif limit:
-            self._used = self._time = self._others = 0.0
-        self.size = size
         self._left, self._asked = min(float(remaining), size), asked
-        missing = size - remaining
-        if reset is not None and missing > 0:
-            # Both are rounded down or up by whole numbers, whole seconds too; their middle is the fair guess.
-            slack = 0.5 if reset == int(reset) else 0.0
-            self._used = self._used * MEMORY + max(missing - 0.5, 0.5)
-            self._time = self._time * MEMORY + reset + slack
+        self._late += (at - asked - self._late) * LATE_WEIGHT
+        self._learn_balance(spent)
+        if limit and reset is not None and remaining < limit:
+            # `remaining` is rounded down, and so are whole seconds: their middle is the fair guess.
+            self._measure(limit - remaining - 0.5, reset + _rounding(reset))
 
     @property
     def refill(self) -> float:
-        """What upstream gives back a second. Without any reset: the limits' names say a minute."""
-        return self._used / self._time if self._time > 0 else self.size / 60
+        """What upstream gives back a second. Without any measure: the limits' names say a minute."""
+        return max(self._used / self._time if self._time > 0 else self.size / 60, self._least)
 
     def fresh(self, now: float) -> bool:
         """Whether its figures still say something."""
@@ -124,13 +144,42 @@ class Level:
         """Return what must be left now, 0 to 1 of the whole."""
         age = max(0.0, now - self._asked)
         refilled = min(self.size, self._left + self.refill * age)
-        left = refilled - len(self._sent) * self.cost - self._others * min(age, 2 * OTHERS_OVER)
+        left = refilled - len(self._sent) * self.cost - self._others * min(age, self._late + OTHERS_AHEAD)
         return min(max(left / self.size, 0.0), 1.0)
 
     def rate(self, now: float) -> float:
         """Return the calls a second that the budget bears, infinite while much is left."""
         share = self.share(now)
         return math.inf if share >= FREE_ABOVE else self.refill / self.cost * (share / HALF) ** 2
+
+    def _measure(self, missing: float, seconds: float) -> None:
+        """So much takes so long to be given back."""
+        self._used = self._used * MEMORY + missing
+        self._time = self._time * MEMORY + seconds
+
+    def _learn_size(self, asked: float, remaining: int, reset: float | None) -> float:
+        """Without a limit (Azure): the most that was left, and what was still missing then.
+
+        Two figures with resets far apart measure the refill: what lies between them takes what lies between the resets.
+        """
+        if remaining > self._top[0] or asked - self._top_at > TOP_FOR:
+            self._top, self._top_at = (remaining, reset), asked
+        most, then = self._top
+        if then is None or reset is None:
+            return most + 1.0  # the call itself
+        if reset - then >= SURE_RESET:
+            self._measure(most - remaining, reset - then)
+        return most + max(1.0, self.refill * (then + _rounding(then)) if self._time else 0.0)
+
+    def _learn_balance(self, spent: float) -> None:
+        """What was used here while the budget did not fall has been given back."""
+        self._spent += spent
+        began, left = self._balance
+        time = self._asked - began
+        if time >= BALANCE_OVER:
+            if math.isfinite(time):
+                self._least = max(self._least * MEMORY, (self._spent + self._left - left) / time)
+            self._balance, self._spent = (self._asked, self._left), 0.0
 
     def _learn_others(self, asked: float, remaining: int, spent: float) -> None:
         """What is missing and was neither spent here nor given back, others have used."""
@@ -140,26 +189,31 @@ class Level:
         self._others = min(max(self._others + (gap - self._others * time) / (time + OTHERS_OVER), 0.0), self.refill)
 
 
+def _rounding(reset: float) -> float:
+    """What is missing, on average, from a reset in whole seconds."""
+    return 0.5 if reset == int(reset) else 0.0
+
+
 class Learned:
     """The rate that refusals alone teach."""
 
     def __init__(self) -> None:
-        self.calls = 0  # asked since the last refusal, or since the start
+        self._calls = 0  # asked since the start; the second try of one that was refused is no new call
         self._lately, self._lately_at = 0.0, 0.0  # calls of about the last minute
-        self._empty_at: float | None = None  # the last refusal: the budget was used up
-        self._refused = 0  # calls refused then; their tasks ask again, which is not counted as a new call
-        self._measured: tuple[float, float, int] | None = None  # seconds, calls: what the newest measure rests on
-        self._base, self._since = 0.0, 0.0  # calls a second at that moment
+        # Moments at which the budget was used up, each with the calls that had been accepted until then.
+        self._empty: deque[tuple[float, int]] = deque(maxlen=MOMENTS)
+        self._before = 0.0  # calls a second when the newest of them came
         self._law = "ramp"  # ramp, double, creep, slow
+        self._base, self._since = 0.0, 0.0  # calls a second at that moment
 
     @property
     def met(self) -> bool:
-        """Whether a refusal taught a rate that still paces."""
+        """Whether a refusal taught a rate."""
         return self._law != "ramp"
 
     def sent(self, now: float) -> None:
         """A call is asked."""
-        self.calls += 1
+        self._calls += 1
         self._lately = self._lately * math.exp((self._lately_at - now) / 60) + 1
         self._lately_at = now
 
@@ -167,7 +221,7 @@ class Learned:
         """Return calls a second."""
         time = max(0.0, now - self._since)
         if self._law == "ramp":
-            return math.inf if self.calls >= RAMP_CALLS else RAMP_START + RAMP_GAIN * self.calls
+            return math.inf if self._calls >= RAMP_CALLS else RAMP_START + RAMP_GAIN * self._calls
         if self._law == "double":
             return self._base * 2 ** min(time / DOUBLING, 60)
         if self._law == "slow":
@@ -181,39 +235,32 @@ class Learned:
             resumes: when calls go on.
             first: whether it is the first of its episode; the others had been on their way.
         """
-        if not first:
-            self._refused += 1
-            if self._measured is not None:
-                self._settle(now, resumes)
-            return
-        before = self.rate(now)
-        if self._empty_at is None:
-            self._law, self._base = "double", max(self._lately / 60, SLOWEST)
-            self._measured = None
+        if first or not self._empty:
+            self._before = self.rate(now)
+            self._empty.append((now, self._calls - 1))
         else:
-            self._measured = (now - self._empty_at, before, self.calls + self._refused)
-        self._refused = 1
-        self._empty_at, self.calls = now, 0
-        self._settle(now, resumes)
+            at, accepted = self._empty[-1]
+            self._empty[-1] = (at, accepted - 1)
+        self._since = resumes
+        if self._law == "ramp" or len(self._empty) == 1:
+            self._law, self._base = "double", max(self._lately / 60, SLOWEST)
+        else:
+            self._law, self._base = "creep", max(self._measured(), SLOWEST)
 
     def slow_down(self, now: float, resumes: float) -> None:
         """Upstream says that the rate grew too fast: cut it, and let it grow as slowly as upstream asks."""
-        before = min(self.rate(now), max(self._lately / 60, SLOWEST) * 2)
-        self._law, self._base, self._since = "slow", max(before * RAMP_CUT, SLOWEST), resumes
+        lately = max(self._lately / 60, SLOWEST)
+        self._law, self._base, self._since = "slow", max(min(self.rate(now), 2 * lately) * RAMP_CUT, SLOWEST), resumes
 
-    def _settle(self, now: float, resumes: float) -> None:
-        """Set the rate by the newest measure, if there is one."""
-        self._since = resumes
-        if self._measured is None:
-            return
-        seconds, before, calls = self._measured
-        accepted = calls - self._refused
-        if seconds >= SHORTEST_MEASURE and accepted >= FEWEST_MEASURED:
-            self._base = accepted / seconds
-        else:
-            self._base = before * 0.7
-        self._base = max(self._base, SLOWEST)
-        self._law = "creep"
+    def _measured(self) -> float:
+        """What was accepted between the newest moment and one a measure's length before it, a second."""
+        end, accepted = self._empty[-1]
+        began, then = next(
+            (moment for moment in reversed(self._empty) if end - moment[0] >= LONG_MEASURE), self._empty[0]
+        )
+        if end - began >= SHORTEST_MEASURE and accepted - then >= FEWEST_MEASURED:
+            return (accepted - then) / (end - began)
+        return self._before * UNMEASURED_CUT
 
 
 class Pacer:
@@ -228,9 +275,9 @@ class Pacer:
         """Take in an answer's figures."""
         asked = seen.at if seen.asked is None else seen.asked
         if seen.remaining_requests is not None:
-            self._requests.seen(asked, seen.limit_requests, seen.remaining_requests, seen.reset_requests)
+            self._requests.seen(seen.at, asked, seen.limit_requests, seen.remaining_requests, seen.reset_requests)
         if seen.remaining_tokens is not None:
-            self._tokens.seen(asked, seen.limit_tokens, seen.remaining_tokens, seen.reset_tokens)
+            self._tokens.seen(seen.at, asked, seen.limit_tokens, seen.remaining_tokens, seen.reset_tokens)
 
     def used(self, tokens: int) -> None:
         """A call used so many tokens, by upstream's count: what the next one is taken to cost."""
@@ -261,7 +308,7 @@ class Pacer:
             self._learned.refused(now, resumes, first)
         self._waiting = 1 if first else self._waiting + 1
         self._credit, self._credit_at = min(self._credit, 0.0) - 1, resumes
-        return min(self._waiting / self._base_rate(resumes), LONGEST_SPREAD)
+        return min(SPREAD * self._waiting / self._base_rate(resumes), LONGEST_SPREAD)
 
     def rate(self, now: float) -> float:
         """Return the calls a second that may be asked now, infinite where nothing paces."""
