@@ -1,0 +1,172 @@
+"""One TCP or TLS connection whose every wait has an end.
+
+A blocking read that honours three things at once: a deadline (one moment on the monotonic clock), the longest silence,
+and a second connection that must be looked after meanwhile (the client's, while upstream is silent). http.client reads
+through `reader()`; the WebSocket of the way back uses `receive` and `send`. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import socket
+import ssl
+import time
+from typing import Protocol
+
+# A read ahead of this many bytes holds several small chunks of a stream, which can then leave in one write.
+READ_AHEAD = 65536
+
+
+class Watch(Protocol):
+    """Somebody else's connection, looked after while a Wire waits."""
+
+    due: float  # monotonic: when `tick` wants to be called
+
+    def fileno(self) -> int:
+        """The file descriptor to watch; -1 for none now."""
+
+    def readable(self) -> None:
+        """Something arrived there. What it raises ends the wait."""
+
+    def tick(self) -> None:
+        """Its time has come. What it raises ends the wait."""
+
+
+class Wire:
+    """A connected socket. Owned by one thread at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._poll = select.poll()
+        self.deadline = float("inf")  # monotonic; after it every wait ends in TimeoutError
+        self.silence = float("inf")  # seconds: the longest wait for the next byte
+        self.watch: Watch | None = None
+        self.patient = True  # False: a read that would wait returns None at once
+
+    @classmethod
+    def connect(cls, secure: bool, host: str, port: int, timeout: float, tls: ssl.SSLContext | None) -> Wire:
+        """Return a connection to the place, TLS verified where it is secure.
+
+        Args:
+            timeout: seconds for each of the host's addresses, and for the TLS handshake.
+
+        Raises:
+            OSError: not resolved, refused, timed out, certificate not valid.
+        """
+        sock = socket.create_connection((host, port), timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if secure:
+                assert tls is not None
+                sock = tls.wrap_socket(sock, server_hostname=host)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    def reader(self) -> io.BufferedReader:
+        """Return a buffered reader. Closing it leaves the connection open."""
+        return io.BufferedReader(_Reader(self), READ_AHEAD)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def receive_into(self, buffer: memoryview | bytearray) -> int | None:
+        """Read what is there, waiting for it: the bytes read, 0 at the end, None if it is not `patient` and nothing is
+        there.
+
+        Raises:
+            TimeoutError: the deadline or the longest silence is over.
+            OSError: the connection broke.
+        """
+        quiet_at = None
+        while True:
+            try:
+                return self._sock.recv_into(buffer)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                wanted = select.POLLIN
+            except ssl.SSLWantWriteError:
+                wanted = select.POLLOUT
+            if not self.patient:
+                return None
+            if quiet_at is None:
+                quiet_at = time.monotonic() + self.silence
+            self._wait(wanted, quiet_at)
+
+    def receive(self) -> bytes | None:
+        """The same as new bytes: b"" at the end, None if it is not `patient` and nothing is there."""
+        buffer = bytearray(16384)
+        size = self.receive_into(buffer)
+        return None if size is None else bytes(buffer[:size])
+
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it, waiting until the deadline where the other side is slow to read.
+
+        Raises:
+            TimeoutError: the deadline is over.
+            OSError: the connection broke.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+                continue
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                wanted = select.POLLOUT
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            self._wait(wanted, float("inf"))
+
+    def stale(self) -> bool:
+        """True if a connection that was kept cannot be used again: it was closed, or bytes came that nobody asked
+        for.
+        """
+        self._poll.register(self._fd, select.POLLIN)
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Close it; twice is legal."""
+        self._sock.close()
+
+    def _wait(self, wanted: int, quiet_at: float) -> None:
+        """Wait until the connection is ready, looking after `watch` meanwhile."""
+        watch = self.watch
+        self._poll.register(self._fd, wanted)
+        watched = watch.fileno() if watch else -1
+        if watched >= 0:
+            self._poll.register(watched, select.POLLIN)
+        try:
+            while True:
+                now = time.monotonic()
+                end = min(self.deadline, quiet_at)
+                if now >= end:
+                    raise TimeoutError("no time is left" if end == self.deadline else f"silent for {self.silence:g} s")
+                if watch and now >= watch.due:
+                    watch.tick()
+                until = min(end, watch.due) if watch else end
+                milliseconds = None if until == float("inf") else max(0, until - now) * 1000 + 1
+                ready = self._poll.poll(milliseconds)
+                if watch and any(fd == watched for fd, _ in ready):
+                    watch.readable()
+                if any(fd == self._fd for fd, _ in ready):
+                    return
+        finally:
+            if watched >= 0:
+                self._poll.unregister(watched)
+
+
+class _Reader(io.RawIOBase):
+    """A Wire as io.BufferedReader wants it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        return self._wire.receive_into(buffer)
