@@ -1,0 +1,339 @@
+"""One delivery of a task, from its bytes to its Outcome. Reads like the table of spec 4, top to bottom.
+
+Every way through ends in `_Attempt.end`, which makes the record; nothing escapes as an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from workernode import record
+from workernode.body import UnsendableBody, for_upstream, wants_usage
+from workernode.errors import ClientGone, UpstreamFault, hide, malformed_error, timeout_error
+from workernode.protocol import Decision, Job, Kind, Outcome, Stages, Trouble, Verdict, Visible
+from workernode.reply import Delivery, Gateways, StreamReply
+from workernode.settings import Settings
+from workernode.task import Endpoint, MalformedTask, Task, parse
+from workernode.upstream import Asked, Question, Upstream
+
+log = logging.getLogger(__name__)
+
+# What a kind of fault is called in the outcome of a task that goes back to the broker.
+SENT_BACK = {
+    Kind.PASSING: "upstream_trouble",
+    Kind.RATE_LIMIT: "rate_limited",
+    Kind.RAMP: "rate_limited",
+    Kind.QUOTA: "quota_used_up",
+    Kind.KEY: "key_refused",
+    Kind.MODEL: "model_unknown",
+}
+# How the way to the gateway ended → the outcome's status, where upstream had answered.
+DELIVERED = {
+    Delivery.TAKEN: "answered",
+    Delivery.GONE: "client_gone",
+    Delivery.UNCONFIRMED: "unconfirmed",
+    Delivery.UNREACHABLE: "gateway_unreachable",
+    Delivery.REFUSED: "gateway_refused",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What an attempt works with; shared by the threads of a worker."""
+
+    settings: Settings
+    upstream: Upstream
+    gateways: Gateways
+    node: record.Node
+
+
+def run(job: Job, shop: Shop, visible: Callable[[Visible], None]) -> Outcome:
+    """Run the task and return how it ended.
+
+    Args:
+        visible: told what may have left for the client, before it leaves.
+    """
+    attempt = _Attempt(job, shop, visible)
+    try:
+        task = parse(job.payload, shop.settings.reply_hosts)
+    except MalformedTask as fault:
+        return attempt.malformed(fault)
+    attempt.task = task
+    try:
+        if job.verdict is not None:
+            return attempt.tell(job.verdict)
+        if time.monotonic() >= job.deadline:
+            return attempt.expired()
+        return attempt.stream(task) if task.stream else attempt.plain(task)
+    except Exception as exc:  # the edge: a fault of ours must still yield a decision
+        log.exception("attempt_failed", extra={"request_id": task.request_id})
+        return attempt.failed(
+            UpstreamFault(Kind.PASSING, f"The node itself failed ({type(exc).__name__}).", code="internal_error"), None
+        )
+
+
+class _Attempt:
+    """What is known of this delivery so far. Owned by one thread."""
+
+    def __init__(self, job: Job, shop: Shop, visible: Callable[[Visible], None]) -> None:
+        self._job = job
+        self._shop = shop
+        self._visible = visible
+        self.task: Task | None = None
+        self._asked = Asked()
+        self._answered_at: float | None = None
+        self._answering_since: float | None = None
+
+    # --- the rows of spec 4 ---
+
+    def plain(self, task: Task) -> Outcome:
+        """stream=false: ask, and POST the answer."""
+        try:
+            raw = self._shop.upstream.complete(self._question(task), self._asked)
+        except UnsendableBody as exc:
+            return self.malformed(MalformedTask(str(exc), task.request_id, task.endpoint, False))
+        except UpstreamFault as fault:
+            return self.failed(fault, None)
+        self._answering_since = time.monotonic()
+        delivery = self._shop.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
+        return self._delivered(delivery)
+
+    def stream(self, task: Task) -> Outcome:
+        """stream=true: ask, and pass each chunk on as it comes."""
+        reply = self._reply(task.endpoint, task.request_id)
+        relay = None
+        try:
+            question = self._question(task)
+            relay = self._shop.upstream.stream(question, self._asked, reply, reply.connect)
+            for batch in relay.batches():
+                chunks = [chunk.raw for chunk in batch if question.with_usage or not chunk.bare_usage]
+                if chunks:
+                    reply.send(chunks)
+            self._answering_since = self._asked.done_at
+            delivery = reply.end()
+        except UnsendableBody as exc:
+            return self.malformed(MalformedTask(str(exc), task.request_id, task.endpoint, True))
+        except ClientGone as gone:
+            if relay is not None:
+                relay.abort()
+            reply.abort()
+            return self.end(Decision.ACK, "client_gone", end_reason=str(gone))
+        except UpstreamFault as fault:
+            if relay is not None:
+                relay.abort()
+            return self.failed(fault, reply)
+        relay.finish()
+        return self._delivered(delivery)
+
+    def expired(self) -> Outcome:
+        """Older than TASK_TIMEOUT: no upstream call, an error is offered to whoever may still wait."""
+        error = timeout_error(self._shop.settings.task_timeout)
+        return self.tell(Verdict("expired", Decision.ACK, error, 0))
+
+    def tell(self, verdict: Verdict) -> Outcome:
+        """The supervisor has decided: the client gets the error."""
+        assert self.task is not None
+        self._offer(self.task.endpoint, self.task.request_id, self.task.stream, verdict.error, None)
+        return self.end(verdict.decision, verdict.status, error=verdict.error, end_reason=verdict.status)
+
+    def malformed(self, fault: MalformedTask) -> Outcome:
+        """Not a task: dead-lettered, and its client told where that can be."""
+        error = malformed_error(fault.reason)
+        if fault.request_id and fault.endpoint:
+            self._offer(fault.endpoint, fault.request_id, fault.stream, error, None)
+        return self.end(
+            Decision.DEAD_LETTER, "malformed", error=error, reason=fault.reason, request_id=fault.request_id
+        )
+
+    def failed(self, fault: UpstreamFault, reply: StreamReply | None) -> Outcome:
+        """Upstream gave no answer that can be passed on (or only a part of one)."""
+        task, job = self.task, self._job
+        assert task is not None
+        error = hide(fault.body, self._shop.settings.api_key)
+        if fault.kind is Kind.BROKEN:
+            decision, status = Decision.ACK, "broken"
+        elif fault.kind is Kind.CLIENT:
+            decision, status = Decision.ACK, "refused"
+        elif job.redeliveries >= self._shop.settings.max_redeliveries:
+            decision, status = Decision.ACK, "gave_up"
+        elif time.monotonic() + self._shop.settings.nak_delay >= job.deadline:
+            decision, status = Decision.ACK, "expired"
+            error = timeout_error(self._shop.settings.task_timeout)
+        else:
+            if reply is not None:
+                reply.release()
+            return self.end(Decision.NAK, SENT_BACK[fault.kind], error=error, fault=fault)
+        self._offer(task.endpoint, task.request_id, task.stream, error, reply)
+        return self.end(decision, status, error=error, fault=fault)
+
+    def _delivered(self, delivery: Delivery) -> Outcome:
+        if delivery is Delivery.TAKEN:
+            self._answered_at = time.monotonic()
+            self._visible(Visible.ENDED)
+        return self.end(Decision.ACK, DELIVERED[delivery], well=True)
+
+    # --- the parts ---
+
+    def _question(self, task: Task) -> Question:
+        settings = self._shop.settings
+        model = settings.upstream_model or None
+        body = for_upstream(task.data, stream=task.stream, model=model)
+        bare = for_upstream(task.data, stream=True, model=model, ask_usage=False) if task.stream else None
+        asked_for = task.data.get("model")
+        own = model is not None or asked_for is None or asked_for == settings.model_name
+        return Question(body, bare, task.request_id, self._job.deadline, own, wants_usage(task.data))
+
+    def _reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
+        return self._shop.gateways.stream(
+            endpoint, request_id, self._job.received_at, self._job.deadline, self._visible
+        )
+
+    def _offer(
+        self, endpoint: Endpoint, request_id: str, stream: bool, error: dict[str, Any], reply: StreamReply | None
+    ) -> None:
+        """Give the client an error instead of an answer, if it still waits."""
+        self._answering_since = time.monotonic()
+        raw = json.dumps(error, separators=(",", ":")).encode()
+        if stream:
+            reply = reply or self._reply(endpoint, request_id)
+            try:
+                delivery = reply.end(raw)
+            except ClientGone:
+                reply.abort()
+                return
+        else:
+            delivery = self._shop.gateways.post(endpoint, request_id, raw, self._job.deadline)
+        if delivery is Delivery.TAKEN:
+            self._answered_at = time.monotonic()
+
+    def end(
+        self,
+        decision: Decision,
+        status: str,
+        *,
+        error: dict[str, Any] | None = None,
+        fault: UpstreamFault | None = None,
+        well: bool = False,
+        reason: str = "",
+        request_id: str = "",
+        end_reason: str | None = None,
+    ) -> Outcome:
+        """The one place where an outcome is made, and its record."""
+        task, asked = self.task, self._asked
+        request_id = task.request_id if task else request_id
+        usage, source = _usage(asked)
+        stages = self._stages()
+        return Outcome(
+            number=self._job.number,
+            request_id=request_id,
+            decision=decision,
+            status=status,
+            record=record.encode(
+                self._record(request_id, decision, status, usage, source, stages, error, fault, end_reason)
+            ),
+            trouble=_trouble(fault, self._shop.settings.api_key),
+            reached_upstream=well,
+            reason=reason,
+            attempts=asked.attempts,
+            stream=task.stream if task else False,
+            prompt_tokens=_figure(usage, "prompt_tokens"),
+            completion_tokens=_figure(usage, "completion_tokens"),
+            stages=stages,
+        )
+
+    def _record(
+        self,
+        request_id: str,
+        decision: Decision,
+        status: str,
+        usage: dict[str, Any] | None,
+        source: str,
+        stages: Stages,
+        error: dict[str, Any] | None,
+        fault: UpstreamFault | None,
+        end_reason: str | None,
+    ) -> record.Record:
+        task, job, asked, settings = self.task, self._job, self._asked, self._shop.settings
+        data = task.data if task else {}
+        model = data.get("model")
+        return record.Record(
+            request_id=request_id,
+            delivery=job.number,
+            node=self._shop.node,
+            status=status,
+            decision=decision,
+            model=model if isinstance(model, str) else settings.model_name,
+            upstream_model=asked.model or settings.upstream_model or None,
+            ai_model_name=settings.aimodel_name or None,
+            ai_model_namespace=settings.aimodel_namespace,
+            usage=usage,
+            usage_source=source,
+            client=record.client_of(task.headers, data) if task else record.Client(),
+            request=record.request_of(data, stream=task.stream, size=len(job.payload))
+            if task
+            else record.Request(bytes=len(job.payload)),
+            times=self._times(),
+            stages=stages,
+            attempts=asked.attempts,
+            redeliveries=job.redeliveries,
+            end_reason=end_reason or asked.finish_reason or (fault.code if fault else status),
+            http_status=(fault.http_status if fault else asked.http_status) or None,
+            error=record.error_of(error, upstream_status=fault.http_status if fault else 0),
+        )
+
+    def _times(self) -> record.Times:
+        job, asked = self._job, self._asked
+
+        def wall(moment: float | None) -> float | None:
+            return None if moment is None else job.received + (moment - job.received_at)
+
+        return record.Times(
+            job.published,
+            job.received,
+            wall(asked.sent_at),
+            wall(asked.first_at),
+            wall(asked.done_at),
+            wall(self._answered_at),
+        )
+
+    def _stages(self) -> Stages:
+        job, asked, now = self._job, self._asked, time.monotonic()
+        return Stages(
+            queue=max(0.0, job.received - job.published),
+            waiting=_between(job.received_at, asked.first_sent_at),
+            first_token=_between(asked.sent_at, asked.first_at),
+            upstream=_between(asked.sent_at, asked.done_at),
+            answer=_between(self._answering_since, self._answered_at),
+            total=now - job.received_at,
+        )
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else max(0.0, end - start)
+
+
+def _usage(asked: Asked) -> tuple[dict[str, Any] | None, str]:
+    """What is billed, and where the figures come from (spec 6)."""
+    if asked.usage is not None:
+        return asked.usage, "upstream"
+    if asked.text_chunks:
+        return {"completion_tokens": asked.text_chunks}, "counted"
+    return None, "none"
+
+
+def _figure(usage: dict[str, Any] | None, name: str) -> int:
+    value = (usage or {}).get(name)
+    return value if isinstance(value, int) and 0 <= value < 10**9 else 0
+
+
+def _trouble(fault: UpstreamFault | None, key: str | None) -> Trouble | None:
+    if fault is None:
+        return None
+    trouble = fault.trouble()
+    message = record.mask_keys(trouble.message.replace(key, "***") if key else trouble.message)
+    return Trouble(trouble.kind, trouble.http_status, trouble.code, message, trouble.retry_after)

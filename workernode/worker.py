@@ -1,0 +1,166 @@
+"""A worker process: its queue in, a thread for each slot, its pipe out.
+
+The main thread reads the queue and hands each job to the thread of its slot; that thread runs the attempt and writes
+the outcome to the pipe, whole. The supervisor sees through shared memory what it could not learn by asking: how much
+of each answer has left (one byte a slot), and that the process still moves (the beat).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from workernode import attempt, logs
+from workernode.protocol import FromWorker, Hold, Job, Ready, Stop, Target, Visible
+from workernode.record import Node
+from workernode.reply import Gateways
+from workernode.settings import Settings
+from workernode.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY = 1.0  # seconds
+# Threads here hold the interpreter for some 100 µs at a time; the default of 5 ms would let one that works through a
+# long body delay every first token behind it.
+SWITCH_INTERVAL = 0.001  # seconds
+THREAD_STACK = 512 * 1024  # bytes; deep JSON is refused long before, and 256 slots must not ask for 2 GB of addresses
+LENGTH = struct.Struct("!I")  # before each message on the pipe out: the bytes that follow
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a worker process is started with."""
+
+    settings: Settings
+    node: Node
+    inbox: Connection  # ToWorker, pickled, one a message
+    outbox: Connection  # FromWorker, pickled, each behind its LENGTH
+    visible: MutableSequence[int]  # shared memory: a Visible for each slot
+    beat: Any  # shared memory: monotonic time of the last sign of life
+
+
+class Outbox:
+    """The pipe out. Any thread may write; each message goes whole."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._fd = connection.fileno()
+        self._lock = threading.Lock()
+
+    def put(self, message: FromWorker) -> None:
+        """Write the message; waits while the supervisor is slow to read."""
+        body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        data = memoryview(LENGTH.pack(len(body)) + body)
+        with self._lock:
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+
+class Unpacker:
+    """The other end of an Outbox: pieces of the pipe in, messages out. It never waits for the rest of one."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, piece: bytes) -> list[FromWorker]:
+        """Return the messages that are whole with this piece."""
+        buffer = self._buffer
+        buffer += piece
+        messages: list[FromWorker] = []
+        start = 0
+        while len(buffer) - start >= LENGTH.size:
+            end = start + LENGTH.size + LENGTH.unpack_from(buffer, start)[0]
+            if end > len(buffer):
+                break
+            messages.append(pickle.loads(memoryview(buffer)[start + LENGTH.size : end]))  # noqa: S301  # our own process
+            start = end
+        del buffer[:start]
+        return messages
+
+
+def main(birth: Birth) -> None:
+    """Serve until told to stop, or until the supervisor is gone."""
+    # A terminal sends SIGINT, and systemd SIGTERM, to the whole group; when to stop is the supervisor's decision alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    threading.stack_size(THREAD_STACK)
+    gc.freeze()  # what was imported stays: never walked through again, and its pages stay shared with the other workers
+    settings = birth.settings
+    logs.setup(settings, worker=birth.node.worker)
+    threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
+    threading.Thread(target=_beat, args=(birth.beat,), name="beat", daemon=True).start()
+    outbox = Outbox(birth.outbox)
+    upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
+    shop = attempt.Shop(settings, upstream, Gateways(settings.connect_timeout), birth.node)
+    slots = [_Slot(number, shop, outbox, birth.visible) for number in range(len(birth.visible))]
+    outbox.put(Ready(os.getpid()))
+    while True:
+        try:
+            message = birth.inbox.recv()
+        except EOFError:
+            return
+        match message:
+            case Job():
+                slots[message.slot].hand(message)
+            case Hold():
+                upstream.hold(message.until)
+            case Target():
+                upstream.aim(message)
+            case Stop():
+                return
+
+
+class _Slot:
+    """One slot and its thread, which is started when it is first needed."""
+
+    def __init__(self, number: int, shop: attempt.Shop, outbox: Outbox, visible: MutableSequence[int]) -> None:
+        self._number = number
+        self._shop = shop
+        self._outbox = outbox
+        self._shared = visible
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def hand(self, job: Job) -> None:
+        """Run the job next."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=f"slot-{self._number}", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def _serve(self) -> None:
+        visible: Callable[[Visible], None] = self._show
+        while True:
+            self._outbox.put(attempt.run(self._jobs.get(), self._shop, visible))
+
+    def _show(self, state: Visible) -> None:
+        self._shared[self._number] = state
+
+
+def _leave_with_parent() -> None:
+    """Die when the supervisor does: an orphan would serve, and spend money, for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _beat(shared: Any) -> None:
+    while True:
+        shared.value = time.monotonic()
+        time.sleep(BEAT_EVERY)
