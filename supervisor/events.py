@@ -1,0 +1,52 @@
+"""What other threads tell the one that owns the supervisor's state. A leaf: standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+MessageKey: TypeAlias = tuple[
+    int, int, int, int
+]  # ledger, entry, partition, batch index: the broker's name for a message
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message was taken from the broker."""
+
+    message: Any  # the library's own object: an ack by a rebuilt id can be lost in batches
+    key: MessageKey
+    payload: bytes
+    published: float  # seconds since the epoch, by the publisher's clock
+    received: float  # seconds since the epoch
+    received_at: float  # monotonic
+    redeliveries: int  # as the broker counts
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record or dead letter is safely with the broker, or not."""
+
+    number: int  # whose: the job's
+    fault: str  # "" when stored; else why not, in the library's word
+    dead_letter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUp:
+    """Messages can be taken, records stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerDown:
+    """An attempt to connect failed, or the connection is of no use any more."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Something that belongs to another room has changed; the owner should look (`tick`)."""
+
+
+Event: TypeAlias = Received | Stored | BrokerUp | BrokerDown | Poke

@@ -1,0 +1,136 @@
+"""Which task is where, and what was answered lately. Pure bookkeeping: no clock, no broker, no process of its own.
+
+The promise it keeps: a message is in exactly one place, from the moment it is taken until the broker may forget it or
+has it back; and one that was answered is never run again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from supervisor.events import MessageKey, Received
+from workernode.protocol import Decision, Outcome, Verdict
+
+REMEMBERED = 20_000  # answered tasks; older ones are past TASK_TIMEOUT at any rate one node reaches
+
+
+class Place(Enum):
+    """Where a delivery is."""
+
+    PARKED = "parked"  # taken, not yet handed to a worker
+    RUNNING = "running"  # at a worker
+    RECORDING = "recording"  # decided; its record (or its dead letter) is on the way to the broker
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One message taken from the broker, until it is decided and recorded."""
+
+    number: int
+    received: Received
+    place: Place = Place.PARKED
+    request_id: str = ""
+    worker: int | None = None  # which handle has it
+    slot: int = -1
+    handed_at: float = 0.0  # monotonic
+    is_probe: bool = False
+    verdict: Verdict | None = None  # it is not to be run but told
+    outcome: Outcome | None = None
+    waits_for: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
+    store_tries: int = 0
+
+
+class Ledger:
+    """All deliveries at this node, by number and by the broker's name for the message."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._by_number: dict[int, Delivery] = {}
+        self._by_key: dict[MessageKey, Delivery] = {}
+        self._open_ids: set[str] = set()
+        self._answered: OrderedDict[MessageKey, str] = OrderedDict()
+        self._answered_ids: OrderedDict[str, MessageKey] = OrderedDict()
+        self._naks: OrderedDict[MessageKey, int] = OrderedDict()
+        self._deaths: OrderedDict[MessageKey, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Messages that are not acked: what counts against the cap."""
+        return len(self._by_number)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(list(self._by_number.values()))
+
+    def get(self, number: int) -> Delivery | None:
+        """The delivery with that number, if it is still open."""
+        return self._by_number.get(number)
+
+    def running(self) -> int:
+        """Deliveries at workers."""
+        return sum(1 for delivery in self._by_number.values() if delivery.place is Place.RUNNING)
+
+    def holds(self, received: Received) -> bool:
+        """True if the message is here already: the broker handed it out again."""
+        return received.key in self._by_key
+
+    def open(self, received: Received, request_id: str) -> Delivery:
+        """Enter a message that is not here yet, and return its delivery."""
+        delivery = Delivery(self._next, received, request_id=request_id)
+        self._next += 1
+        self._by_number[delivery.number] = delivery
+        self._by_key[received.key] = delivery
+        if request_id:
+            self._open_ids.add(request_id)
+        return delivery
+
+    def was_answered(self, received: Received, request_id: str = "") -> bool:
+        """True if this node has answered the message, or another message with the same request."""
+        return received.key in self._answered or (bool(request_id) and request_id in self._answered_ids)
+
+    def is_open(self, request_id: str) -> bool:
+        """True if a message with the same request is at this node."""
+        return request_id in self._open_ids
+
+    def redeliveries(self, received: Received) -> int:
+        """How often the message was handed out before: by the broker's count and our own memory, whichever is
+        higher.
+        """
+        return max(received.redeliveries, self._naks.get(received.key, 0))
+
+    def deaths(self, key: MessageKey) -> int:
+        """How many workers died with this message in hand."""
+        return self._deaths.get(key, 0)
+
+    def died_with(self, delivery: Delivery) -> int:
+        """A worker died with it: return how many have now."""
+        return _count(self._deaths, delivery.received.key)
+
+    def close(self, delivery: Delivery) -> None:
+        """It is decided, recorded, and acked or nak'd: it is not at this node any more."""
+        del self._by_number[delivery.number]
+        del self._by_key[delivery.received.key]
+        self._open_ids.discard(delivery.request_id)
+        key = delivery.received.key
+        if delivery.outcome is not None and delivery.outcome.decision is Decision.NAK:
+            _count(self._naks, key)
+            return
+        self._naks.pop(key, None)
+        self._deaths.pop(key, None)
+        _remember(self._answered, key, delivery.request_id)
+        if delivery.request_id:
+            _remember(self._answered_ids, delivery.request_id, key)
+
+
+def _remember(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > REMEMBERED:
+        table.popitem(last=False)
+
+
+def _count(table: OrderedDict[MessageKey, int], key: MessageKey) -> int:
+    count = table.get(key, 0) + 1
+    _remember(table, key, count)
+    return count
