@@ -35,7 +35,8 @@ _FIGURES = (
 _NAMES = ("reasoning_effort", "service_tier")
 
 # Where upstream judges the request itself its words may quote it (vLLM repeats the whole input), and a record must not.
-QUOTING_STATUSES = (400, 413, 415, 422)
+# An error inside a 200 may be of this kind as well.
+QUOTING_STATUSES = (200, 400, 413, 415, 422)
 
 
 @dataclass(frozen=True, slots=True)
