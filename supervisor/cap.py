@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from supervisor.search import Sample, Search, Wanted
 
 SHARE = 0.7  # what is left of the cap when memory is short
-LOWER_PAUSE_S = 5.0  # before it is lowered again: requests must have had time to end
+LOWER_PAUSE_S = 5.0  # before it is lowered again; besides, what is above the lowered cap must have ended
 ROOM = 0.95  # of MEMORY_HIGH: memory must have come down so far before the cap climbs, else it would swing
 CALM_S = 4.0  # and for so long
 CLIMB_PAUSE_S = 3.0  # between two doublings on the way back: from 1 to 128 in 25 s
-RELAPSE_S = 120.0  # short again so soon after a climb: the climb was the cause, and the next one waits twice as long
+# Short again so soon after a climb: the climb was the cause. The next one waits twice as long and goes half as far.
+RELAPSE_S = 120.0
 LONGEST_CALM_S = 600.0
 
 
@@ -38,6 +39,7 @@ CODES = {
     "climb": "tries whether more gain",
     "between": "two levels give the same: tries one between them",
     "fewer": "the CPU is full: tries whether fewer give as much",
+    "check": "measures again where the search began",
     "best": "the best that was found",
 }
 
@@ -102,16 +104,18 @@ class MemoryBrake:
         return self._climb(sample, level)
 
     def _lower(self, sample: Sample, level: int) -> Wanted | None:
-        if sample.at - self._lowered_at < LOWER_PAUSE_S or level == 1:
+        draining = sample.in_flight > level
+        if sample.at - self._lowered_at < LOWER_PAUSE_S or draining or level == 1:
             return None
-        caused = sample.at - self._raised_at < RELAPSE_S
-        if caused:
+        lower = max(1, int(SHARE * (sample.in_flight or level)))
+        if sample.at - self._raised_at < RELAPSE_S:  # the climb was the cause
+            self._home = (lower + level) // 2
             self._calm_s = min(2 * self._calm_s, LONGEST_CALM_S)
         elif sample.at - self._lowered_at > LONGEST_CALM_S:
             self._calm_s = CALM_S
         self._lowered_at, self._raised_at = sample.at, float("-inf")
         reason = f"memory {sample.memory_percent:.0f} % is above MEMORY_HIGH {self._high:g} %"
-        return Wanted(max(1, int(level * SHARE)), "memory", reason)
+        return Wanted(lower, "memory", reason)
 
     def _climb(self, sample: Sample, level: int) -> Wanted | None:
         home = self._home or level

@@ -21,7 +21,8 @@ SHORTEST_S, LONGEST_S = 4.0, 15.0
 FEWEST = 5
 WELL_ENOUGH = 0.04  # standard error, as a share of the mean
 
-DEPARTED = 0.3  # a rate that is so far off, twice in a row, is another load or another machine
+DEPARTED = 0.3  # a rate that is so far off, several times in a row, is another load or another machine
+RISES, FALLS = 2, 4  # windows in a row: what was taken is given back soon, what is there is not given up soon
 FOLLOWING = 0.3  # weight of a new rate that is not
 
 
@@ -32,6 +33,7 @@ class Reading:
     at: float  # monotonic, when measured
     rate: float  # tokens per second
     first_token_s: float | None  # how long a request waits for its first token; None: none came
+    cpu_full: bool  # while it was measured
 
 
 Table = Mapping[int, Reading]  # by level
@@ -58,10 +60,10 @@ class Window:
             return False
         return at - self.began >= LONGEST_S + lag_s or self._error() <= WELL_ENOUGH * self._mean()
 
-    def reading(self, at: float) -> Reading:
+    def reading(self, at: float, cpu_full: bool) -> Reading:
         """What was measured: the mean rate, the median wait."""
         waits = sorted(self.waits)
-        return Reading(at, self._mean(), waits[len(waits) // 2] if waits else None)
+        return Reading(at, self._mean(), waits[len(waits) // 2] if waits else None, cpu_full)
 
     def _mean(self) -> float:
         return sum(self.rates) / len(self.rates)
@@ -72,13 +74,12 @@ class Window:
         return math.sqrt(sum((rate - mean) ** 2 for rate in self.rates) / (count - 1) / count)
 
 
-def next_level(table: Table, ceiling: int, give_way: bool) -> tuple[int, str]:
+def next_level(table: Table, ceiling: int) -> tuple[int, str]:
     """The level to go to.
 
     Args:
         table: what is known, of one level at least.
         ceiling: the highest level that may be tried.
-        give_way: the CPU is full, so that slots which gain nothing are better left.
 
     Returns:
         The level, with "climb" (try more), "between" (two levels give the same: try one between), "fewer" (try fewer),
@@ -91,15 +92,20 @@ def next_level(table: Table, ceiling: int, give_way: bool) -> tuple[int, str]:
         return above, "climb"
     if bottom < between and not any(bottom < level < top for level in table):
         return between, "between"
-    if give_way and below and not any(below <= level < bottom for level in table):
+    if table[bottom].cpu_full and below and not any(below <= level < bottom for level in table):
         return below, "fewer"
-    return best_level(table, give_way), "best"
+    return best_level(table), "best"
 
 
-def best_level(table: Table, give_way: bool) -> int:
-    """The known best: of the levels that give most the highest, but the lowest if the CPU or the clients suffer."""
+def best_level(table: Table) -> int:
+    """The known best: of the levels that give most the highest that fills no CPU and hurts nobody, else the lowest."""
     bottom, top = plateau(table, SAME)
-    return bottom if give_way or hurts(table[top], table[bottom]) else top
+    fine = [
+        level
+        for level, reading in table.items()
+        if bottom < level <= top and not reading.cpu_full and not hurts(reading, table[bottom])
+    ]
+    return max(fine, default=bottom)
 
 
 def plateau(table: Table, less: float) -> tuple[int, int]:
@@ -126,15 +132,18 @@ class Usual:
     """The rate at the level that is kept, and whether it departs from that for good."""
 
     rate: float
-    _last: int = 0
+    _run: int = 0  # windows in a row that were far off: positive above, negative below
 
     def departs(self, rate: float) -> int:
-        """1 (up) or -1 (down) when this rate and the one before are far off on the same side, else 0."""
-        side = 1 if rate > self.rate * (1 + DEPARTED) else -1 if rate < self.rate * (1 - DEPARTED) else 0
-        if side and side == self._last:
-            self.rate, self._last = rate, 0
-            return side
-        if not side:
+        """1 (up) or -1 (down) when the last windows, this one included, were far off on the same side; else 0."""
+        if rate > self.rate * (1 + DEPARTED):
+            self._run = max(self._run, 0) + 1
+        elif rate < self.rate * (1 - DEPARTED):
+            self._run = min(self._run, 0) - 1
+        else:
+            self._run = 0
             self.rate += FOLLOWING * (rate - self.rate)
-        self._last = side
-        return 0
+        if -FALLS < self._run < RISES:
+            return 0
+        side, self.rate, self._run = (1 if self._run > 0 else -1), rate, 0
+        return side

@@ -17,6 +17,10 @@ NOBODY_WAITS_S = 10.0  # so long too few tasks to measure with: a level that was
 REST_S = 60.0  # between two changes once the best was found: fewer than two a minute
 FRESH_S = 900.0  # a reading counts so long; then its level is tried again: twenty seconds in fifteen minutes
 SEARCH_PAUSE_S = 120.0  # between two searches that a departed rate starts
+# The first search has the machine as it starts; a lower level that it found is checked against the start later, as a
+# check costs as much as the search. Later searches began because something changed, and are checked at once.
+FIRST_CHECK_S = 300.0
+HOPELESS = 0.5  # a level that gave less of the best rate than this is not checked: overload lasts long and is no chance
 HURTS_AFTER = 3  # samples after which a level that hurts and gains nothing is left
 
 
@@ -48,14 +52,15 @@ class Search:
     """The search for the best level. The owner goes where it is told, and calls `moved` whenever the cap has moved."""
 
     def __init__(self, cpu_high: float) -> None:
-        self._cpu_high, self._cpu, self._give_way = cpu_high, 0.0, False
+        self._cpu_high, self._cpu, self._cpu_full = cpu_high, 0.0, False
         self._table: dict[int, Reading] = {}
         self._window = Window()
         self._settled_since: float | None = None
         self._missed_since: float | None = None
         self._moved_at = self._searched_at = float("-inf")
         self._usual: Usual | None = None  # while it rests
-        self._left: int | None = None  # the level from which it gave way to another user of the machine
+        self._origin: int | None = None  # where the search began, as long as the best is below it
+        self._check_at = float("-inf")  # when the origin is to be measured again
 
     def moved(self, at: float) -> None:
         """The cap is elsewhere now."""
@@ -84,39 +89,66 @@ class Search:
         if sample.at - self._settled_since < max(SETTLE_S, sample.lag_s):
             return None
         self._window.add(sample.at, sample.tokens_per_s, sample.first_token_s)
-        if not self._window.whole(sample.at, sample.lag_s) and not self._in_vain(sample.at):
+        reading = self._window.reading(sample.at, self._cpu_full)
+        if not self._window.whole(sample.at, sample.lag_s) and not self._in_vain(reading):
             return None
-        reading, self._window = self._window.reading(sample.at), Window()
+        self._window = Window()
         return self._measured(reading, level, highest) if reading.rate > 0 else None
 
     def _measured(self, reading: Reading, level: int, highest: int) -> Wanted | None:
-        departed = self._watch(reading, level) if self._usual else 0
+        if not self._table:  # the first search: nothing is known yet to check it against
+            self._origin, self._check_at = level, reading.at + FIRST_CHECK_S
+        departed = self._watch(reading, level)
         self._table[level] = reading
         self._table = {each: known for each, known in self._table.items() if reading.at - known.at < FRESH_S}
-        if departed > 0 and self._left:
-            target, code, self._left = min(self._left, highest), "climb", None
-        else:
-            target, code = next_level(self._table, highest, self._give_way)
+        target, code = self._target(reading.at, level, highest, departed)
         if target == level:
-            self._usual = self._usual or Usual(reading.rate)
+            self._rest(level)
             return None
         if self._usual and not departed and reading.at - self._moved_at < REST_S:
             return None
-        self._usual = Usual(self._table[target].rate) if code == "best" else None
-        return Wanted(target, code, self._words(target, code, level))
+        words = self._words(target, code, level)
+        if code == "best":
+            self._rest(target)
+        elif self._usual:
+            self._usual = None
+            if code != "check":
+                self._origin, self._check_at = max(level, self._origin or 0), reading.at
+        return Wanted(target, code, words)
+
+    def _target(self, at: float, level: int, highest: int, departed: int) -> tuple[int, str]:
+        """The level to go to, and the code."""
+        origin = min(self._origin or level, highest)
+        if departed > 0 and origin > level:  # what it gave way to is gone
+            return origin, "climb"
+        target, code = next_level(self._table, highest)
+        if code == "best" and target < origin != level and at >= self._check_at and self._worth_a_check(origin, target):
+            # Load and machine may have changed while it searched: the level where it began is measured once more.
+            self._check_at = float("inf")
+            return origin, "check"
+        return target, code
+
+    def _worth_a_check(self, origin: int, best: int) -> bool:
+        known = self._table.get(origin)
+        return known is None or known.rate > HOPELESS * self._table[best].rate
+
+    def _rest(self, level: int) -> None:
+        """Nothing is left to try."""
+        self._usual = self._usual or Usual(self._table[level].rate)
+        if self._origin is not None and level >= self._origin:
+            self._origin = None
 
     def _watch(self, reading: Reading, level: int) -> int:
         """At rest: keep the table's shape, and forget what a departed rate may have changed. Returns the departure."""
         known = self._table.get(level)
-        if known:
-            self._table = scaled(self._table, reading.rate / known.rate)
-        departed = self._usual.departs(reading.rate) if self._usual else 0
-        giving_back = departed > 0 and self._left is not None
+        if self._usual is None or known is None:
+            return 0
+        self._table = scaled(self._table, reading.rate / known.rate)
+        departed = self._usual.departs(reading.rate)
+        giving_back = departed > 0 and self._origin is not None
         if not departed or (reading.at - self._searched_at < SEARCH_PAUSE_S and not giving_back):
             return 0
         self._searched_at = reading.at
-        if departed < 0:
-            self._left = max(self._left or 0, level)
         self._table = {each: old for each, old in self._table.items() if (level - each) * departed > 0}
         return departed
 
@@ -128,20 +160,19 @@ class Search:
         self._window = Window()
         if self._usual or not self._table:
             return None
-        best = best_level(self._table, self._give_way)
-        self._usual = Usual(self._table[best].rate)
+        best = best_level(self._table)
+        self._rest(best)
         return Wanted(best, "best", f"too few tasks to try {level}") if best != level else None
 
     def _note_cpu(self, percent: float) -> None:
         self._cpu = percent if not self._cpu else self._cpu + CPU_SMOOTHING * (percent - self._cpu)
-        full_above = self._cpu_high - (CPU_MARGIN if self._give_way else 0.0)
-        self._give_way = self._cpu > full_above
+        self._cpu_full = self._cpu > self._cpu_high - (CPU_MARGIN if self._cpu_full else 0.0)
 
-    def _in_vain(self, at: float) -> bool:
+    def _in_vain(self, now: Reading) -> bool:
         """Whether the level that is being tried makes clients wait and gains nothing."""
         if self._usual or not self._table or len(self._window.rates) < HURTS_AFTER:
             return False
-        now, best = self._window.reading(at), self._table[best_level(self._table, self._give_way)]
+        best = self._table[best_level(self._table)]
         return now.rate <= best.rate and hurts(now, best)
 
     def _words(self, target: int, code: str, level: int) -> str:
@@ -152,4 +183,6 @@ class Search:
             return f"{gives}, and others as much: trying {target}, between them"
         if code == "fewer":
             return f"the CPU is full and {gives}: trying whether {target} give as much"
+        if code == "check":
+            return f"{gives}: measuring {target} again, where the search began"
         return f"{gives}, {target} gave {self._table[target].rate:.0f}"
