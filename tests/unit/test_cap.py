@@ -6,7 +6,7 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -225,7 +225,7 @@ def test_a_remote_node_gives_way_when_its_own_cpu_is_full() -> None:
 def test_first_tokens_that_take_far_longer_keep_it_low_where_the_rate_is_the_same() -> None:
     values = []
     for wait_s in (0.1, 1.0):  # for each request in flight
-        machine = Machine({1: 30.0, 2: 60.0, 4: 62.0, 8: 62.0}, cpu=lambda in_flight: 50.0, prefill_s=0.1)
+        machine = Machine({1: 30.0, 2: 65.0, 4: 63.0, 8: 62.0}, cpu=lambda in_flight: 50.0, prefill_s=0.1)
         machine.wait_s = lambda in_flight, wait_s=wait_s: wait_s * in_flight  # type: ignore[misc]
         cap = Cap(8, 2, cpu_high=95, memory_high=90)
         machine.run(cap, 300)
@@ -331,26 +331,27 @@ def test_memory_near_its_limit_keeps_it_from_climbing() -> None:
     ceiling=st.integers(1, 300),
     start=st.integers(1, 300),
     samples=st.lists(
-        st.tuples(
-            st.floats(0.05, 60),
-            st.floats(0, 100),
-            st.floats(0, 100),
-            st.integers(0, 400),
-            st.booleans(),
-            st.none() | st.floats(0, 1e5),
-            st.none() | st.floats(0, 300),
-            st.floats(0, 300),
+        st.builds(
+            Sample,
+            at=st.floats(0.05, 60),  # since the one before
+            cpu_percent=st.floats(0, 100),
+            memory_percent=st.floats(0, 100),
+            in_flight=st.integers(0, 400),
+            full_house=st.booleans(),
+            tokens_per_s=st.none() | st.floats(0, 1e5),
+            first_token_s=st.none() | st.floats(0, 300),
+            lag_s=st.floats(0, 300),
         ),
         max_size=200,
     ),
 )
 def test_whatever_comes_it_stays_between_one_and_the_ceiling(
-    ceiling: int, start: int, samples: Sequence[tuple[float, float, float, int, bool, float, float, float]]
+    ceiling: int, start: int, samples: Sequence[Sample]
 ) -> None:
     cap, at = Cap(ceiling, start, cpu_high=95, memory_high=90), 0.0
-    for pause, *rest in samples:
-        at += pause
-        before, change = cap.value, cap.observe(Sample(at, *rest))
+    for sample in samples:
+        at += sample.at
+        before, change = cap.value, cap.observe(replace(sample, at=at))
         assert 1 <= cap.value <= ceiling
         assert (change is None) == (cap.value == before)
         if change:
