@@ -88,7 +88,7 @@ def memory_v2(folder: Path) -> Memory | None:
         return None
     cache = pairs(folder / "memory.stat")
     used = int((folder / "memory.current").read_text())
-    return Memory(int(limit), max(0, used - cache["active_file"] - cache["inactive_file"]))
+    return Memory(max(1, int(limit)), max(0, used - cache["active_file"] - cache["inactive_file"]))
 
 
 def memory_v1(folder: Path) -> Memory | None:
@@ -97,7 +97,7 @@ def memory_v1(folder: Path) -> Memory | None:
         return None
     cache = pairs(folder / "memory.stat")
     used = int((folder / "memory.usage_in_bytes").read_text())
-    return Memory(limit, max(0, used - cache["total_active_file"] - cache["total_inactive_file"]))
+    return Memory(max(1, limit), max(0, used - cache["total_active_file"] - cache["total_inactive_file"]))
 
 
 def quota_v2(folder: Path) -> CpuClock | None:
