@@ -89,7 +89,7 @@ def read_chunk(raw: bytes) -> Chunk:
     """
     value = read_json(raw)
     if b"\n" in raw or b"\r" in raw:  # a newline inside `data` breaks the client's event stream (spec 1.2)
-        raw = json.dumps(value, separators=_COMPACT).encode("ascii")
+        raw = _dump(value)
     error = value.get("error")
     if error:
         return Chunk(raw, error=error if isinstance(error, dict) else {"message": str(error)})
@@ -115,20 +115,19 @@ def chunks_from_completion(answer: dict[str, Any], with_usage: bool) -> list[Chu
     Args:
         answer: a `chat.completion` object.
         with_usage: the client asked for a usage chunk.
+
+    Raises:
+        ValueError: it holds a number that has no JSON form.
     """
     shell = {key: value for key, value in answer.items() if key not in ("object", "choices", "usage")}
     shell["object"] = "chat.completion.chunk"
     usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else None
     bodies = []
-    choices = answer.get("choices")
-    for place, choice in enumerate(choices if isinstance(choices, list) else ()):
-        if not isinstance(choice, dict):
-            continue
+    for place, choice in enumerate(_objects(answer.get("choices"))):
         message = choice.get("message")
         delta = dict(message) if isinstance(message, dict) else {}
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list):  # in a stream each call carries its place
-            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls) if isinstance(call, dict)]
+        if delta.get("tool_calls"):  # in a stream each call carries its place
+            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(_objects(delta["tool_calls"]))]
         index = choice.get("index", place)
         said = {"index": index, "delta": delta, "finish_reason": None}
         if "logprobs" in choice:
@@ -151,7 +150,7 @@ def completion_from_chunks(raws: Iterable[bytes]) -> bytes:
         raws: each a `chat.completion.chunk`, in order.
 
     Raises:
-        ValueError: one of them is not a JSON object, or there is none.
+        ValueError: one of them is not a JSON object, or there is none, or a number in them has no JSON form.
     """
     answer: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
@@ -162,9 +161,8 @@ def completion_from_chunks(raws: Iterable[bytes]) -> bytes:
             if key not in ("choices", "usage", "object") and (key not in answer or answer[key] is None):
                 answer[key] = value
         usage = chunk.get("usage") or usage
-        for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict):
-                _add_choice(choices, choice)
+        for choice in _objects(chunk.get("choices")):
+            _add_choice(choices, choice)
     if not answer and not choices:
         raise ValueError("it is an event stream without a chunk")
     answer["object"] = "chat.completion"
@@ -194,7 +192,7 @@ def _add(whole: dict[str, Any], delta: dict[str, Any]) -> None:
     for key, value in delta.items():
         there = whole.get(key)
         if key == "tool_calls" and isinstance(value, list):
-            _add_calls(whole.setdefault("tool_calls", []), value)
+            whole[key] = _add_calls(_objects(there), _objects(value))
         elif key == "role" or there is None:
             whole[key] = value
         elif type(there) is type(value) and isinstance(value, (str, list)):
@@ -205,10 +203,8 @@ def _add(whole: dict[str, Any], delta: dict[str, Any]) -> None:
             whole[key] = value
 
 
-def _add_calls(calls: list[dict[str, Any]], parts: list[Any]) -> None:
+def _add_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for part in parts:
-        if not isinstance(part, dict):
-            continue
         place = part.get("index")
         place = place if isinstance(place, int) and 0 <= place <= len(calls) else len(calls)
         if place == len(calls):
@@ -217,13 +213,25 @@ def _add_calls(calls: list[dict[str, Any]], parts: list[Any]) -> None:
         call = calls[place]
         function = part.get("function")
         if isinstance(function, dict):
-            _add(call.setdefault("function", {}), function)
+            there = call.get("function")
+            call["function"] = there if isinstance(there, dict) else {}
+            _add(call["function"], function)
         for key in ("id", "type"):
-            call[key] = call.get(key) or part.get(key)
+            if part.get(key) and not call.get(key):
+                call[key] = part[key]
+    return calls
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The objects in a list; none in anything else."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _dump(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, separators=_COMPACT).encode("ascii")
+    try:
+        return json.dumps(value, separators=_COMPACT, allow_nan=False).encode("ascii")
+    except ValueError:
+        raise ValueError("it holds a number that is too large") from None
 
 
 def _refuse_constant(name: str) -> None:
