@@ -17,6 +17,7 @@ import requests
 
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
+from tests.support.tokens import token_conf, token_for
 from tests.support.wait import until
 
 TIMEOUT = 60
@@ -106,3 +107,17 @@ def test_the_command_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
         assert [process.name() for process in family if process.name() == "java"]
         parent.kill()
     until(lambda: all(is_gone(process) for process in family), TIMEOUT, "command and broker go with their parent")
+
+
+def test_a_broker_that_asks_for_tokens_is_ready_for_who_has_one(tmp_path: Path) -> None:
+    secret = os.urandom(32)
+    token = token_for("admin", secret)
+    strict = Broker(
+        find_or_get(), tmp_path, port=free_port(), admin_port=free_port(), conf=token_conf(secret), token=token
+    )
+    with strict:
+        topics = f"{strict.admin_url}/admin/v2/persistent/public/default"
+        assert requests.get(topics, timeout=TIMEOUT).status_code == 401
+        client = pulsar.Client(strict.url, authentication=pulsar.AuthenticationToken(token))
+        client.create_producer("for-members-only").send(b"let in")
+        client.close()
