@@ -320,7 +320,10 @@ def test_choices_of_a_wrong_type_are_none(choices: object) -> None:
 # --- whatever upstream sends ---
 
 NAMES = st.sampled_from(
-    "id model error usage choices index delta message role content tool_calls function name arguments".split()
+    [
+        *("id", "model", "error", "usage", "choices", "index", "delta", "message", "role", "content"),
+        *("tool_calls", "function", "name", "arguments", "finish_reason", "logprobs", "object"),
+    ]
 )
 STRANGE = st.dictionaries(
     NAMES,
