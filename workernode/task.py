@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 MAX_ID = 256  # characters; the gateway's are uuids of 36
 SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}  # scheme → over TLS?
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+\]")
+# Labels of 1 to 63 characters: for others name resolution raises UnicodeError instead of OSError.
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
 _TARGET = re.compile(r"[!-~]*")  # what may stand in a request line: printable ASCII without a space
 
 

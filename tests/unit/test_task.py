@@ -1,0 +1,322 @@
+"""A message's bytes become a Task or a MalformedTask that says why, and never anything else (spec 1.1, 7)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from workernode.task import Endpoint, MalformedTask, Task, envelope_id, parse, read_endpoint
+
+TASK: dict[str, Any] = {
+    "request_id": "id-1",
+    "stream": False,
+    "endpoint": "http://gw:8080/res",
+    "data": {"model": "m", "messages": [{"role": "user", "content": "hällo"}]},
+    "metadata": {"headers": {"User-Agent": ["curl"]}},
+}
+
+
+def message(**changes: Any) -> bytes:
+    """The task above with changes; `...` leaves a member out."""
+    whole = {name: value for name, value in {**TASK, **changes}.items() if value is not ...}
+    return json.dumps(whole, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+# --- what is a task ---
+
+
+def test_a_task_as_the_platform_writes_it() -> None:
+    assert parse(message()) == Task(
+        "id-1", False, Endpoint(False, "gw", 8080, "/res"), TASK["data"], {"User-Agent": ["curl"]}
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"metadata": ...}, id="no_metadata"),
+        pytest.param({"metadata": None}, id="metadata_null"),
+        pytest.param({"metadata": {}}, id="metadata_without_headers"),
+        pytest.param({"metadata": {"headers": None}}, id="headers_null"),
+        pytest.param({"metadata": [1]}, id="metadata_of_a_wrong_type"),
+        pytest.param({"metadata": {"headers": "x"}}, id="headers_of_a_wrong_type"),
+    ],
+)
+def test_metadata_may_be_missing(changes: dict[str, Any]) -> None:
+    assert parse(message(**changes)).headers == {}
+
+
+@pytest.mark.parametrize("said", [True, False, None, "yes"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_tasks_stream_rules_over_the_bodys(stream: bool, said: object) -> None:
+    assert parse(message(stream=stream, data={"stream": said})).stream is stream
+
+
+def test_the_clients_body_is_untouched() -> None:
+    data = {"x": [1, 2.5, None, {"y": "\u2028"}], "unknown": True, "stream": "maybe", "model": 7}
+    assert parse(message(data=data, further="member")).data == data
+
+
+# --- what is none ---
+
+BAD_BYTES = {
+    "empty": (b"", "not JSON"),
+    "text": (b"hello", "not JSON"),
+    "half": (message()[:-1], "not JSON"),
+    "binary": (b"\x00\xff\xfe", "not UTF-8"),
+    "utf16": (message().decode().encode("utf-16"), "not UTF-8"),
+    "byte_order_mark": (b"\xef\xbb\xbf" + message(), "not JSON"),
+    "nan": (message(data={"temperature": float("nan")}), "not JSON: NaN"),
+    "infinity": (message(data={"temperature": float("inf")}), "not JSON: Infinity"),
+    "a_number_of_5000_digits": (message().replace(b'"m"', b"1" * 5000), "not JSON"),
+    "nested_100000_deep": (message().replace(b'"m"', b"[" * 100_000 + b"]" * 100_000), "JSON nested too deep"),
+    "null": (b"null", "not a JSON object but null"),
+    "list": (b"[]", "not a JSON object but a list"),
+    "string": (b'"x"', "not a JSON object but a string"),
+    "number": (b"1.5", "not a JSON object but a number"),
+    "boolean": (b"true", "not a JSON object but a boolean"),
+}
+
+
+@pytest.mark.parametrize(("payload", "reason"), BAD_BYTES.values(), ids=BAD_BYTES.keys())
+def test_bytes_that_are_no_task(payload: bytes, reason: str) -> None:
+    with pytest.raises(MalformedTask) as caught:
+        parse(payload)
+    assert caught.value.reason.startswith(reason)
+    assert (caught.value.request_id, caught.value.endpoint) == ("", None)
+
+
+BAD_MEMBERS = {
+    "no_id": ({"request_id": ...}, "request_id must be"),
+    "id_null": ({"request_id": None}, "request_id must be"),
+    "id_empty": ({"request_id": ""}, "request_id must be"),
+    "id_number": ({"request_id": 5}, "request_id must be"),
+    "id_too_long": ({"request_id": "x" * 257}, "request_id must be"),
+    "id_with_a_line_end": ({"request_id": "a\r\nb"}, "request_id must be"),
+    "id_with_a_lone_surrogate": ({"request_id": "\ud800"}, "request_id must be"),
+    "no_stream": ({"stream": ...}, "stream must be true or false, not null or missing"),
+    "stream_as_text": ({"stream": "yes"}, "stream must be true or false, not a string"),
+    "stream_as_number": ({"stream": 1}, "stream must be true or false, not a number"),
+    "no_data": ({"data": ...}, "data must be the chat request, an object, not null or missing"),
+    "data_as_list": ({"data": []}, "data must be the chat request, an object, not a list"),
+    "data_as_text": ({"data": "{}"}, "data must be the chat request, an object, not a string"),
+    "no_endpoint": ({"endpoint": ...}, "endpoint must be an address, not null or missing"),
+    "endpoint_as_object": ({"endpoint": {}}, "endpoint must be an address, not an object"),
+    "endpoint_of_another_kind": ({"endpoint": "file:///etc/passwd"}, "endpoint must begin with"),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), BAD_MEMBERS.values(), ids=BAD_MEMBERS.keys())
+def test_members_that_make_it_no_task(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MalformedTask) as caught:
+        parse(json.dumps({k: v for k, v in {**TASK, **changes}.items() if v is not ...}).encode())
+    assert caught.value.reason.startswith(reason)
+    assert caught.value.request_id == ("" if "request_id" in changes else "id-1")
+    assert (caught.value.endpoint is None) is ("endpoint" in changes)
+
+
+def test_all_that_is_wrong_is_told() -> None:
+    with pytest.raises(MalformedTask) as caught:
+        parse(b"{}")
+    for name in ("request_id", "stream", "data", "endpoint"):
+        assert name in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "stream"),
+    [("ws://gw/res/ws", True), ("http://gw/res/ws/", True), ("http://gw/res", False), (None, False)],
+)
+def test_where_stream_is_missing_the_gateways_door_tells_how_it_waits(endpoint: str | None, stream: bool) -> None:
+    with pytest.raises(MalformedTask) as caught:
+        parse(message(stream=..., endpoint=endpoint))
+    assert caught.value.stream is stream
+
+
+# --- where answers go ---
+
+ENDPOINTS = {
+    "http": ("http://gw:8080/res", Endpoint(False, "gw", 8080, "/res")),
+    "ws": ("ws://gw:8080/res/ws", Endpoint(False, "gw", 8080, "/res/ws")),
+    "https": ("https://gw/res", Endpoint(True, "gw", 443, "/res")),
+    "wss": ("wss://gw/res/ws", Endpoint(True, "gw", 443, "/res/ws")),
+    "upper_case": ("HTTP://GW.Example:80/Res", Endpoint(False, "gw.example", 80, "/Res")),
+    "no_path": ("http://gw", Endpoint(False, "gw", 80, "/")),
+    "query": ("http://gw/res?a=1&b=%20", Endpoint(False, "gw", 80, "/res?a=1&b=%20")),
+    "fragment_is_not_sent": ("http://gw/res#top", Endpoint(False, "gw", 80, "/res")),
+    "ip_address": ("http://10.0.0.7:81/res", Endpoint(False, "10.0.0.7", 81, "/res")),
+    "ipv6_address": ("http://[fd00::1]:81/res", Endpoint(False, "fd00::1", 81, "/res")),
+    "underscore": ("http://main_api/res", Endpoint(False, "main_api", 80, "/res")),
+    "root_dot": ("http://gw.local./res", Endpoint(False, "gw.local.", 80, "/res")),
+}
+
+
+@pytest.mark.parametrize(("address", "endpoint"), ENDPOINTS.values(), ids=ENDPOINTS.keys())
+def test_an_endpoint_is_read(address: str, endpoint: Endpoint) -> None:
+    assert read_endpoint(address) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("address", "authority"),
+    [
+        ("http://gw/", "gw"),
+        ("http://gw:80/", "gw"),
+        ("https://gw:80/", "gw:80"),
+        ("https://gw:443/", "gw"),
+        ("http://[fd00::1]:81/", "[fd00::1]:81"),
+        ("https://[fd00::1]/", "[fd00::1]"),
+    ],
+)
+def test_the_host_header_of_an_endpoint(address: str, authority: str) -> None:
+    assert read_endpoint(address).authority == authority
+
+
+NO_ENDPOINTS = {
+    "file": "file:///etc/passwd",
+    "gopher": "gopher://gw/res",
+    "ftp": "ftp://gw/res",
+    "unix_path": "/var/run/docker.sock",
+    "http_unix": "http+unix://%2Fvar%2Frun/res",
+    "scheme_missing": "//gw/res",
+    "host_missing": "http:///res",
+    "host_and_port_missing": "http://:8080/res",
+    "only_a_scheme": "http:",
+    "empty": "",
+    "space": "http://gw /res",
+    "space_before": " http://gw/res",
+    "tab": "http://gw\t/res",
+    "line_end": "http://gw/res\r\nX-Evil: 1",
+    "line_end_in_the_host": "http://gw\r\nX-Evil: 1/res",
+    "nul": "http://gw/\x00",
+    "backslash": "http://gw\\@evil/res",
+    "letters_outside_ascii": "http://gẅ/res",
+    "credentials": "http://user:secret@gw/res",
+    "only_a_user": "http://169.254.169.254@gw/res",
+    "port_0": "http://gw:0/res",
+    "port_65536": "http://gw:65536/res",
+    "port_of_letters": "http://gw:http/res",
+    "port_empty": "http://gw:/res",
+    "brackets_not_closed": "http://[::1/res",
+    "brackets_around_a_name": "http://[gw]/res",
+    "zone_of_an_address": "http://[fe80::1%25eth0]/res",
+    "percent_in_the_host": "http://g%77/res",
+    "two_dots_in_the_host": "http://gw..local/res",
+    "label_too_long": f"http://{'a' * 64}.local/res",
+    "host_too_long": f"http://{'.'.join(['a' * 60] * 5)}/res",
+    "host_that_begins_with_a_dot": "http://.gw/res",
+    "host_that_begins_with_a_hyphen": "http://-gw/res",
+}
+
+
+@pytest.mark.parametrize("address", NO_ENDPOINTS.values(), ids=NO_ENDPOINTS.keys())
+def test_no_answer_goes_to_such_an_address(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^endpoint") as caught:
+        read_endpoint(address)
+    assert "secret" not in str(caught.value), "the address is repeated"
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("http://gw.uplion.svc/res", True),
+        ("http://GW.Uplion.svc/res", True),
+        ("http://10.1.2.3/res", True),
+        ("http://main-api/res", True),
+        ("http://gw.uplion.svc.evil.com/res", False),
+        ("http://evil.com/gw.uplion.svc", False),
+        ("http://10.2.0.1/res", False),
+        ("http://[::1]/res", False),
+    ],
+)
+def test_reply_hosts_bound_where_answers_go(address: str, allowed: bool) -> None:
+    hosts = ("*.uplion.svc", "10.1.*", "Main-API")
+    if allowed:
+        assert read_endpoint(address, hosts)
+        return
+    with pytest.raises(ValueError, match="REPLY_HOSTS"):
+        read_endpoint(address, hosts)
+
+
+def test_a_task_for_a_host_that_is_not_allowed_is_no_task() -> None:
+    with pytest.raises(MalformedTask, match="REPLY_HOSTS") as caught:
+        parse(message(), ("elsewhere",))
+    assert caught.value.endpoint is None, "its client would be told, which is what REPLY_HOSTS forbids"
+
+
+# --- the id alone ---
+
+
+@pytest.mark.parametrize(
+    ("payload", "id"),
+    [
+        (message(), "id-1"),
+        (message(stream=5, data=None), "id-1"),
+        (message(request_id=7), ""),
+        (message(request_id="x" * 257), ""),
+        (message(request_id="a\nb"), ""),
+        (b"[]", ""),
+        (b"rubbish \xff", ""),
+        (b"[" * 100_000, ""),
+        (b'{"request_id": ' + b"1" * 5000 + b"}", ""),
+    ],
+    ids=["task", "the_rest_is_wrong", "number", "too_long", "line_end", "list", "rubbish", "deep", "long_number"],
+)
+def test_the_id_is_read_without_judging_the_rest(payload: bytes, id: str) -> None:
+    assert envelope_id(payload) == id
+
+
+# --- whatever comes ---
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional={
+        "request_id": VALUE | st.just("id"),
+        "stream": VALUE | st.booleans(),
+        "endpoint": VALUE | st.text(alphabet="htps:/w[]@%.-0a?#\\ \n\u00e9").map(lambda rest: "http://" + rest),
+        "data": VALUE | st.just({}),
+        "metadata": VALUE | st.just({"headers": {}}),
+    },
+)
+
+
+@given(st.binary(max_size=300) | NEARLY.map(lambda value: json.dumps(value).encode()))
+@example(message())
+@example(b'{"endpoint":"http://[x]/"}')
+@example(b'{"endpoint":"http://[::ffff:1.2.3.4.5]/"}')
+def test_any_bytes_are_a_task_or_malformed(payload: bytes) -> None:
+    id = envelope_id(payload)
+    try:
+        task = parse(payload)
+    except MalformedTask as caught:
+        fault = caught
+    else:
+        assert task.request_id == id
+        return
+    assert fault.reason
+    assert fault.reason.isprintable()
+    assert fault.endpoint is None or isinstance(fault.endpoint, Endpoint)
+    assert fault.request_id in ("", id)
+
+
+@given(st.text(max_size=40) | st.text(alphabet="htps:/w[]@%.-0a?#&=", max_size=30).map(lambda rest: "http://" + rest))
+def test_any_endpoint_can_be_put_into_a_request_or_is_refused(address: str) -> None:
+    try:
+        endpoint = read_endpoint(address)
+    except ValueError:
+        return
+    assert endpoint.host.isascii()
+    assert endpoint.host.encode("idna"), "name resolution would raise something else than OSError"
+    assert 0 < endpoint.port < 65536
+    assert endpoint.target.startswith("/")
+    for text in (endpoint.authority, endpoint.target):
+        assert text.isascii()
+        assert text.isprintable()
+        assert " " not in text
