@@ -1,9 +1,11 @@
-"""What other threads tell the one that owns the supervisor's state. A leaf: standard library only."""
+"""What other threads tell the one that owns the supervisor's state. A leaf, but for workernode/protocol.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from workernode.protocol import Trouble
 
 MessageKey: TypeAlias = tuple[
     int, int, int, int
@@ -45,8 +47,15 @@ class BrokerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """The look at upstream at the start found what a person must mend."""
+
+    trouble: Trouble
+
+
+@dataclass(frozen=True, slots=True)
 class Poke:
     """Something that belongs to another room has changed; the owner should look (`tick`)."""
 
 
-Event: TypeAlias = Received | Stored | BrokerUp | BrokerDown | Poke
+Event: TypeAlias = Received | Stored | BrokerUp | BrokerDown | Found | Poke

@@ -1,6 +1,6 @@
-"""The postmaster: start → serve → drain → stop, and what becomes of every message in between.
+"""The postmaster: start → serve → drain → leave. The one thread that owns the supervisor's state.
 
-One thread, the process's main one, owns all state here; the others only post events. It decides, and has the counter
+It waits for workers, broker, child, signals and the clock at once, and has the desk (desk.py), the counter
 (broker.py), the workshop (pool.py) and the child (llamafile.py) act; no call here waits for any of them.
 """
 
@@ -14,26 +14,33 @@ import signal
 import socket
 import time
 import uuid
-from collections import deque
 from enum import Enum
 from types import FrameType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from supervisor import standin
+from supervisor import firstlook, standin
 from supervisor.broker import Broker
-from supervisor.events import BrokerDown, BrokerUp, Event, Poke, Received, Stored
-from supervisor.ledger import Delivery, Ledger, Place
-from supervisor.pool import Died, Handle, Pool
+from supervisor.desk import Desk
+from supervisor.events import BrokerDown, BrokerUp, Event, Found, Poke, Received, Stored
+from supervisor.fitness import Admission, Begin, End, Fitness, Intake
+from supervisor.fitness import State as Fit
+from supervisor.ledger import Delivery
+from supervisor.pool import CRASHES_TO_REPORT, Handle, Pool
+from supervisor.report import Reporter
 from supervisor.status import Status
+from supervisor.throttle import Throttle
+from supervisor.words import Words
 from workernode import __version__, record
-from workernode.errors import broken_error, openai_error
-from workernode.protocol import Decision, FromWorker, Job, LimitSeen, Outcome, Ready, Target, Verdict, Visible
+from workernode.protocol import FromWorker, LimitSeen, Outcome, Ready, Target
 from workernode.settings import Settings
-from workernode.task import envelope_id
+
+if TYPE_CHECKING:
+    from supervisor.llamafile import Llamafile
 
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # seconds between looks at the workers, the broker and the clock
-STORE_RETRY = 1.0  # seconds before a record that could not be stored is sent again
 WORKERS_LEAVE = 2.0  # seconds that idle workers get to leave
 REPORT_AFTER = 60.0  # seconds of an outage after which it is more than something that passes
 
@@ -41,9 +48,10 @@ REPORT_AFTER = 60.0  # seconds of an outage after which it is more than somethin
 class State(Enum):
     """Where the node is in its life."""
 
-    STARTING = "starting"  # not everything it needs is there
+    STARTING = "starting"  # not everything that it needs is there
     SERVING = "serving"  # takes messages, or would if it may
     DRAINING = "draining"  # takes none; what is in flight is finished
+    LEAVING = "leaving"  # nothing is in flight; the local model is asked to leave
     STOPPED = "stopped"  # nothing is left
 
 
@@ -51,10 +59,8 @@ MOVES = {
     (State.STARTING, "ready"): State.SERVING,
     (State.STARTING, "drain"): State.DRAINING,
     (State.SERVING, "drain"): State.DRAINING,
-    (State.DRAINING, "ready"): State.DRAINING,
-    (State.SERVING, "ready"): State.SERVING,
-    (State.DRAINING, "drain"): State.DRAINING,
-    (State.DRAINING, "done"): State.STOPPED,
+    (State.DRAINING, "empty"): State.LEAVING,
+    (State.LEAVING, "alone"): State.STOPPED,
 }  # a pair that is not here is a bug, and says so
 
 
@@ -72,7 +78,6 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._state = State.STARTING
-        self._since = time.time()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -80,19 +85,24 @@ class Node:
         self._signals: list[int] = []
         self._forced = False
         self._drain_until = float("inf")
+        self._next_look = self._next_sample = 0.0
         host = socket.gethostname()
         self._identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
-        self._ledger = Ledger()
-        self._parked: deque[Delivery] = deque()
-        self._resend: list[tuple[float, int]] = []
+        self._status = Status(settings.status_addr) if settings.status_addr else None
+        self._shown: object = None
         self._pool = Pool(settings, self._identity, self._selector)
         self._broker = Broker(settings, self.post)
         self._broker_up = False
         self._broker_fault = "not connected yet"
         self._broker_since = time.monotonic()
-        self._next_look = 0.0
-        self._shown: object = None
-        self._status = Status(settings.status_addr) if settings.status_addr else None
+        self._desk = Desk(settings, self._identity, self._broker, self._pool, self)
+        self._throttle = Throttle(settings)
+        self._fitness = Fitness(settings.max_process_num, _words(settings))
+        self._hold = self._fitness.hold
+        self._reporter = Reporter(settings)
+        self._reported: set[str] = set()
+        self._child: Llamafile | None = None
+        self._child_ready = settings.node_type == "remote"
 
     # --- the loop ---
 
@@ -120,21 +130,23 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        log.info(
-            "starting",
-            extra={
-                "event": "starting",
-                "version": __version__,
-                "node": self._identity.id,
-                "workers": self._settings.worker_processes,
-                "slots": self._settings.max_process_num,
-            },
-        )
+        settings = self._settings
+        about = {"version": __version__, "node": self._identity.id, "workers": settings.worker_processes}
+        log.info("starting", extra={"event": "starting", **about, "slots": settings.max_process_num})
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
-        if self._settings.node_type == "remote":
-            assert self._settings.api_url is not None
-            self._pool.aim(Target(self._settings.api_url, self._settings.api_key))
+        if settings.node_type == "remote":
+            self._pool.aim(Target(settings.api_url, settings.api_key))
+            firstlook.start(settings, lambda trouble: self.post(Found(trouble)))
+        else:
+            self._start_child()
+
+    def _start_child(self) -> None:
+        from supervisor.llamafile import Llamafile  # a remote node carries none of it
+
+        self._child = Llamafile(self._settings, lambda: self.post(Poke()))
+        self._pool.aim(Target(self._child.base_url, self._child.api_key))
+        self._child.start(time.monotonic())
 
     def _turn(self) -> None:
         """Wait for whatever comes first, and deal with all that has come."""
@@ -153,240 +165,124 @@ class Node:
         now = time.monotonic()
         if self._signals:
             self._heed_signals(now)
-        self._broker.burst(now)
-        while self._resend and self._resend[0][0] <= now:
-            self._record(self._resend.pop(0)[1])
+        if self._child is not None:
+            self._look_at_child(now)
         if now >= min(self._next_look, self._pool.next_check()):
             self._look(now)
-        self._dispatch_parked()
-        self._set_intake()
-        if self._state is State.DRAINING:
-            self._drained(now)
+        if now >= self._next_sample:
+            self._next_sample = now + self._settings.sample_interval
+            self._throttle.sample(self._desk.running, self._pool.said())
+        self._heed_fitness()
+        self._broker.burst(now)
+        self._desk.retry_records(now)
+        self._desk.hand_over()
+        self._set_intake(now)
+        self._drain(now)
         self._show()
 
     def _patience(self) -> float:
         """Seconds until something is due."""
-        due = min(self._next_look, self._broker.next_burst(), self._pool.next_check(), self._drain_until)
-        if self._resend:
-            due = min(due, self._resend[0][0])
-        return max(0.0, due - time.monotonic())
+        now = time.monotonic()
+        due = min(
+            self._next_look, self._next_sample, self._broker.next_burst(), self._pool.next_check(),
+            self._desk.next_retry(), self._drain_until,
+        )  # fmt: skip
+        for wakeup in (self._fitness.next_wakeup(now), self._child.next_wakeup() if self._child else None):
+            due = due if wakeup is None else min(due, wakeup)
+        return max(0.0, due - now)
 
     def _take_in(self, event: Event) -> None:
         match event:
             case Received():
-                self._received(event)
+                self._broker.seen()
+                self._desk.receive(event)
             case Stored():
-                self._stored(event)
+                self._desk.stored(event)
             case BrokerUp():
                 self._set_broker(True, "")
-                self._move_when_ready()
             case BrokerDown():
                 self._set_broker(False, event.why)
+            case Found():
+                self._fitness.found(time.monotonic(), event.trouble)
             case Poke():
-                pass
+                pass  # it only wakes the loop
 
     def _hear(self, message: FromWorker) -> None:
         """What a worker says."""
         match message:
             case Outcome():
-                self._decided(message)
+                self._desk.decided(message)
+            case LimitSeen():
+                self._fitness.limit_seen(time.monotonic(), message)
             case Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
-                self._move_when_ready()
-            case LimitSeen():
-                pass
 
-    # --- one message ---
+    # --- what the desk asks and tells (desk.Hooks) ---
 
-    def _received(self, received: Received) -> None:
-        self._broker.seen()
-        request_id = envelope_id(received.payload)
-        if self._ledger.was_answered(received, request_id):
-            log.info("delivered again after it was answered", extra={"event": "duplicate", "request_id": request_id})
-            self._broker.ack(received.message)
+    def admit(self, now: float, age: float) -> Admission:
+        """May a task be run? Fitness decides."""
+        return self._fitness.admit(now, age)
+
+    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A delivery was decided: what it says of upstream."""
+        self._throttle.answered(outcome)
+        if outcome.completion_tokens and self._child is not None:
+            self._child.progress(time.monotonic())
+        if delivery.handed_at and delivery.verdict is None:
+            self._fitness.ended(
+                time.monotonic(), delivery.handed_at, outcome.trouble, reached_upstream=outcome.reached_upstream,
+                was_probe=delivery.is_probe, tokens=outcome.prompt_tokens + outcome.completion_tokens,
+            )  # fmt: skip
+
+    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
+        """The message has left this node."""
+
+    # --- how much to take ---
+
+    def _set_intake(self, now: float) -> None:
+        """Take no more from the broker than there is room for (spec 3, last point)."""
+        if self._state is State.STARTING and self._is_ready():
+            self._move("ready")
+        gate = self._fitness.gate(now)
+        if self._state is not State.SERVING or not self._child_ready or gate.intake is Intake.HOLD:
+            self._broker.allow(0)
             return
-        if self._ledger.holds(received):
-            return  # after a lost connection the broker hands the same message out again; one ack covers both
-        if request_id and self._ledger.is_open(request_id):
-            self._broker.nak(
-                received.message, self._settings.nak_delay
-            )  # published twice: it comes back when the first is done
-            return
-        self._dispatch(self._ledger.open(received, request_id))
+        cap = min(self._throttle.cap, self._fitness.cap)
+        if gate.intake is Intake.ONE_AT_A_TIME:
+            cap = 1
+        room = cap - len(self._desk)
+        if room <= 0:
+            self._throttle.was_full()
+        self._broker.allow(min(room, gate.room, self._pool.room() - self._desk.parked))
 
-    def _dispatch(self, delivery: Delivery) -> None:
-        """Hand it to a worker, or park it until one has room."""
-        place = self._pool.hand(self._job(delivery))
-        if place is None:
-            delivery.place = Place.PARKED
-            self._parked.append(delivery)
-            return
-        delivery.worker, delivery.slot = place
-        delivery.place = Place.RUNNING
+    def _heed_fitness(self) -> None:
+        """Pass on what the node's fitness says: holds to the workers, changes to the log, troubles to people."""
+        if self._fitness.hold != self._hold:
+            self._hold = self._fitness.hold
+            self._pool.tell(self._hold)
+        for change in self._fitness.changes():
+            log.warning("%s: %s", change.state.value, change.text, extra={"event": f"node_{change.state.value}"})
+        for report in self._fitness.reports():
+            match report:
+                case Begin():
+                    self._reporter.begin(report.key, report.reason, report.message)
+                case End():
+                    self._reporter.end(report.key)
 
-    def _job(self, delivery: Delivery) -> Job:
-        received = delivery.received
-        return Job(
-            number=delivery.number,
-            slot=-1,
-            payload=received.payload,
-            published=received.published,
-            received=received.received,
-            received_at=received.received_at,
-            deadline=self._deadline(received),
-            redeliveries=self._ledger.redeliveries(received),
-            verdict=delivery.verdict,
-        )
-
-    def _deadline(self, received: Received) -> float:
-        """Monotonic moment after which nobody waits. A publisher whose clock is ahead gains nothing by it."""
-        age = max(0.0, received.received - received.published)
-        return received.received_at + self._settings.task_timeout - age
-
-    def _dispatch_parked(self) -> None:
-        while self._parked and self._pool.room():
-            self._dispatch(self._parked.popleft())
-
-    def _decided(self, outcome: Outcome) -> None:
-        """A worker is done with a job."""
-        delivery = self._ledger.get(outcome.number)
-        if delivery is None or delivery.worker is None:
-            return
-        self._pool.free(delivery.worker, delivery.slot)
-        self._settle(delivery, outcome)
-
-    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The decision stands: have it recorded, then carried out."""
-        delivery.outcome = outcome
-        delivery.place = Place.RECORDING
-        delivery.waits_for = {"record", "letter"} if outcome.decision is Decision.DEAD_LETTER else {"record"}
-        level = logging.INFO if outcome.status == "answered" else logging.WARNING
-        log.log(level, "task %s", outcome.status, extra=_told(outcome, delivery))
-        self._record(delivery.number)
-
-    def _record(self, number: int) -> None:
-        """Send what has to be stored before the message may go."""
-        delivery = self._ledger.get(number)
-        if delivery is None or delivery.outcome is None:
-            return
-        outcome = delivery.outcome
-        if "record" in delivery.waits_for:
-            self._broker.publish_record(number, outcome.record)
-        if "letter" in delivery.waits_for:
-            properties = {"reason": outcome.reason[:1000], "request_id": outcome.request_id, "node": self._identity.id}
-            self._broker.dead_letter(number, delivery.received.payload, properties)
-
-    def _stored(self, stored: Stored) -> None:
-        delivery = self._ledger.get(stored.number)
-        if delivery is None or delivery.outcome is None:
-            return
-        what = "letter" if stored.dead_letter else "record"
-        if stored.fault:
-            delivery.store_tries += 1
-            log.warning(
-                "%s not stored: %s; tried again",
-                what,
-                stored.fault,
-                extra={"event": "not_stored", "request_id": delivery.request_id, "what": what, "why": stored.fault},
-            )
-            if all(number != stored.number for _, number in self._resend):
-                self._resend.append((time.monotonic() + STORE_RETRY, stored.number))
-            return
-        delivery.waits_for.discard(what)
-        if delivery.waits_for:
-            return
-        if delivery.outcome.decision is Decision.NAK:
-            trouble = delivery.outcome.trouble
-            pause = trouble.retry_after if trouble and trouble.retry_after else 0.0
-            delay = 0.0 if delivery.outcome.status == "worker_died" else max(self._settings.nak_delay, pause)
-            self._broker.nak(delivery.received.message, delay)
-        else:
-            self._broker.ack(delivery.received.message)
-        self._ledger.close(delivery)
-
-    # --- workers that die ---
+    # --- workers, broker, child ---
 
     def _bury(self, handle: Handle) -> None:
         last, died = self._pool.reap(handle)
         for message in last:
             self._hear(message)
-        jobs = {number: seen for number, seen in died.jobs.items() if self._is_running(number)}
-        log.error(
-            "worker %d died: %s",
-            died.worker,
-            died.why,
-            extra={
-                "event": "worker_died",
-                "worker": died.worker,
-                "why": died.why,
-                "tasks": len(jobs),
-                "crashes": died.crashes,
-            },
-        )
-        for number, seen in jobs.items():
-            delivery = self._ledger.get(number)
-            if delivery is not None:
-                self._orphaned(delivery, seen, died)
-
-    def _is_running(self, number: int) -> bool:
-        delivery = self._ledger.get(number)
-        return delivery is not None and delivery.place is Place.RUNNING
-
-    def _orphaned(self, delivery: Delivery, seen: Visible, died: Died) -> None:
-        """Decide a task whose worker died, by how much of its answer had left (spec 3)."""
-        deaths = self._ledger.died_with(delivery)
-        told_before = delivery.verdict is not None
-        reason = f"its worker died: {died.why}"
-        if seen in (Visible.ENDING, Visible.ENDED):
-            # ENDING: the end was in the kernel's hands, or about to be. It is taken as sent: of the two mistakes, a
-            # second end would crash the gateway's handler (docs/decisions/0005-visible.md).
-            self._settle(delivery, self._own_outcome(delivery, Decision.ACK, "answered", reason))
-        elif seen is Visible.BEGUN and not told_before:
-            delivery.verdict = Verdict("broken", Decision.ACK, broken_error(f"{reason}."), 0)
-            self._dispatch(delivery)
-        elif max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._settings.max_redeliveries:
-            text = f"Its worker process died {deaths} times with this request."
-            if told_before:  # even telling the client kills workers
-                self._settle(delivery, self._own_outcome(delivery, Decision.DEAD_LETTER, "poison", text))
-            else:
-                error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
-                delivery.verdict = Verdict("poison", Decision.DEAD_LETTER, error, 0)
-                self._dispatch(delivery)
-        elif told_before:
-            self._dispatch(delivery)
-        else:
-            self._settle(delivery, self._own_outcome(delivery, Decision.NAK, "worker_died", reason))
-
-    def _own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
-        """The outcome of a task whose worker can tell no more."""
-        received = delivery.received
-        made = record.Record(
-            request_id=delivery.request_id,
-            delivery=delivery.number,
-            node=self._identity,
-            status=status,
-            decision=decision,
-            model=self._settings.model_name,
-            ai_model_name=self._settings.aimodel_name or None,
-            ai_model_namespace=self._settings.aimodel_namespace,
-            request=record.Request(bytes=len(received.payload)),
-            times=record.Times(received.published, received.received),
-            redeliveries=self._ledger.redeliveries(received),
-            end_reason="worker_died",
-        )
-        return Outcome(delivery.number, delivery.request_id, decision, status, record.encode(made), reason=reason)
-
-    # --- life ---
-
-    def _move(self, cause: str) -> None:
-        before, self._state = self._state, MOVES[self._state, cause]
-        if before is not self._state:
-            self._since = time.time()
-            log.info("%s", self._state.value, extra={"event": self._state.value})
-
-    def _move_when_ready(self) -> None:
-        if self._broker_up and self._pool.ready():
-            self._move("ready")
+        about = {"worker": died.worker, "why": died.why, "tasks": len(died.jobs), "crashes": died.crashes}
+        log.error("worker %d died: %s", died.worker, died.why, extra={"event": "worker_died", **about})
+        self._desk.orphaned(died)
+        if died.crashes >= CRASHES_TO_REPORT:
+            self._report(
+                "workers", "GeneralError",
+                f"worker processes die as soon as they start ({died.why}); see the log of {self._identity.host}",
+            )  # fmt: skip
 
     def _set_broker(self, up: bool, why: str) -> None:
         if up == self._broker_up and why == self._broker_fault:
@@ -396,47 +292,67 @@ class Node:
         self._broker_up, self._broker_fault = up, why
         if up:
             log.info("connected to Pulsar", extra={"event": "broker_up"})
+            self._mended("broker")
         else:
-            log.warning(
-                "no connection to Pulsar: %s; tried again until it works",
-                why,
-                extra={"event": "broker_down", "why": why},
-            )
-
-    def _set_intake(self) -> None:
-        """Take no more from the broker than there is room for (spec 3, last point)."""
-        if self._state is not State.SERVING:
-            self._broker.allow(0)
-            return
-        self._broker.allow(
-            min(self._settings.max_process_num - len(self._ledger), self._pool.room() - len(self._parked))
-        )
+            about = {"event": "broker_down", "why": why}
+            log.warning("no connection to Pulsar: %s; tried again until it works", why, extra=about)
 
     def _look(self, now: float) -> None:
         """What has to be looked at, because nobody tells."""
         self._next_look = now + HOUSEKEEPING
         self._pool.check(now)
+        if self._pool.steady(now):
+            self._mended("workers")
         if self._broker_up and not self._broker.connected():
             self._set_broker(False, "the connection was lost")
         elif not self._broker_up and self._broker.connected():
             self._set_broker(True, "")
+        if not self._broker_up and now - self._broker_since >= REPORT_AFTER:
+            self._report(
+                "broker", "MessageQueueConnectionError",
+                f"no connection to Pulsar for more than {REPORT_AFTER:g} s ({self._broker_fault}); "
+                "check PULSAR_URL, PULSAR_TOKEN and the rights on the topics",
+            )  # fmt: skip
 
-    def _show(self) -> None:
-        """Put what /readyz says where the status server finds it, when it has changed."""
-        why = []
-        if self._state is State.DRAINING:
-            why.append("draining: the node was asked to stop")
-        if not self._broker_up:
-            why.append(f"no connection to Pulsar: {self._broker_fault}")
-        if not self._pool.ready():
-            why.append("no worker process is ready")
-        shown = (self._state, tuple(why))
-        if self._status is not None and shown != self._shown:
-            self._shown = shown
-            since = record.rfc3339(time.time())
-            self._status.show(
-                {"ready": not why, "state": self._state.value, "why": why, "since": since, "node": self._identity.id}
-            )
+    def _look_at_child(self, now: float) -> None:
+        from supervisor.llamafile import What
+
+        assert self._child is not None
+        for event in self._child.tick(now):
+            match event.what:
+                case What.READY:
+                    self._child_ready = True
+                    self._throttle.set_slots(self._child.facts.slots or self._settings.local_parallel)
+                    self._mended("child")
+                case What.DOWN:
+                    self._child_ready = False
+                case What.FAILED:
+                    if event.diagnosis is not None:
+                        self._report("child", event.diagnosis.reason, event.diagnosis.message)
+                case What.STOPPED:
+                    self._child = None
+                    return
+
+    def _report(self, key: str, reason: str, message: str) -> None:
+        """Tell a person, once an occurrence; the reporter repeats it while it lasts."""
+        if key not in self._reported:
+            self._reported.add(key)
+            self._reporter.begin(key, reason, message)
+
+    def _mended(self, key: str) -> None:
+        if key in self._reported:
+            self._reported.remove(key)
+            self._reporter.end(key)
+
+    # --- life ---
+
+    def _is_ready(self) -> bool:
+        return self._broker_up and self._pool.ready() > 0 and self._child_ready
+
+    def _move(self, cause: str) -> None:
+        self._state = MOVES[self._state, cause]
+        if self._state is not State.STOPPED:  # that is told when it is so
+            log.info("%s", self._state.value, extra={"event": self._state.value})
 
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -444,82 +360,80 @@ class Node:
     def _heed_signals(self, now: float) -> None:
         while self._signals:
             name = signal.Signals(self._signals.pop(0)).name
-            if self._state is State.DRAINING:
+            if self._state in (State.DRAINING, State.LEAVING):
                 log.warning("%s again: stopping at once", name, extra={"event": "forced"})
                 self._forced = True
                 self._drain_until = now
-                return
-            log.info(
-                "%s: draining, at most %g s",
-                name,
-                self._settings.drain_timeout,
-                extra={"event": "draining", "tasks": len(self._ledger)},
-            )
-            self._drain_until = now + self._settings.drain_timeout
+                continue
+            limit, tasks = self._settings.drain_timeout, len(self._desk)
+            log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
+            self._drain_until = now + limit
             self._move("drain")
 
-    def _drained(self, now: float) -> None:
-        """Leave when nothing is in flight, or when the time is over."""
-        for delivery in list(self._parked):
-            if delivery.verdict is None:  # never begun: it goes back
-                self._parked.remove(delivery)
-                self._settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", "the node stops"))
-        if len(self._ledger) == 0:
+    def _drain(self, now: float) -> None:
+        """While draining: leave when nothing is in flight, or when the time is over."""
+        if self._state is State.DRAINING:
+            self._desk.give_back_unbegun()
+            if len(self._desk) and now >= self._drain_until:
+                self._leave_the_rest()
+            elif len(self._desk):
+                return
             self._broker.burst(now, everything=True)
-            self._move("done")
-        elif now >= self._drain_until:
-            self._leave_the_rest()
-            self._move("done")
+            self._drain_until = float("inf")
+            self._move("empty")
+            if self._child is not None:
+                self._child.stop(now)
+        if self._state is State.LEAVING and (self._child is None or self._forced):
+            self._move("alone")
 
     def _leave_the_rest(self) -> None:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
-        left = list(self._ledger)
-        log.warning(
-            "%d tasks were not finished in time and go back to the broker",
-            len(left),
-            extra={"event": "left_over", "requests": [delivery.request_id for delivery in left][:100]},
-        )
+        left = self._desk.left_over()
+        about = {"event": "left_over", "requests": left[:100]}
+        log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
         seen = self._pool.seen()
         self._pool.kill()
         if self._forced:
             return
-        ends = []
-        for delivery in left:
-            if delivery.place is Place.RUNNING and seen.get(delivery.number) is Visible.BEGUN:
-                delivery.verdict = Verdict("broken", Decision.ACK, broken_error("the node was stopped."), 0)
-                ends.append(self._job(delivery))
-        for outcome in standin.run(ends, self._settings, self._identity):
-            ended = self._ledger.get(outcome.number)
-            if ended is not None:
-                self._settle(ended, outcome)
+        ended = standin.run(self._desk.streams_to_end(seen), self._settings, self._identity)
+        self._desk.give_back_the_rest(seen, ended)
         self._broker.flush()
         while not self._events.empty():
             self._take_in(self._events.get_nowait())
 
     def _stop(self) -> None:
         self._pool.stop(0.0 if self._forced else WORKERS_LEAVE)
+        if self._child is not None:
+            self._child.kill_now()
         self._broker.close()
+        self._reporter.close(2.0)
         log.info("stopped", extra={"event": "stopped"})
 
+    # --- what people see ---
 
-def _told(outcome: Outcome, delivery: Delivery) -> dict[str, object]:
-    """What the log says of a task's end: never its text."""
-    told: dict[str, object] = {
-        "event": "task_ended",
-        "request_id": outcome.request_id,
-        "status": outcome.status,
-        "decision": outcome.decision.value,
-        "attempt": outcome.attempts,
-        "worker": delivery.worker,
-        "redeliveries": delivery.received.redeliveries,
-        "total_ms": round(outcome.stages.total * 1000, 1) if outcome.stages.total is not None else None,
-    }
-    if outcome.trouble is not None:
-        told |= {
-            "http_status": outcome.trouble.http_status,
-            "code": outcome.trouble.code,
-            "why": outcome.trouble.message,
-        }
-    if outcome.reason:
-        told["why"] = outcome.reason
-    return told
+    def _show(self) -> None:
+        """Put what /readyz says where the status server finds it, when it has changed."""
+        why = []
+        if self._state in (State.DRAINING, State.LEAVING):
+            why.append("draining: the node was asked to stop")
+        if not self._broker_up:
+            why.append(f"no connection to Pulsar: {self._broker_fault}")
+        if not self._pool.ready():
+            why.append("no worker process is ready")
+        if not self._child_ready:
+            why.append("the local model is not ready")
+        if self._fitness.state is Fit.UNFIT:
+            why.append(self._fitness.status(time.monotonic()).reason)
+        shown = (self._state, tuple(why))
+        if self._status is not None and shown != self._shown:
+            self._shown = shown
+            since = record.rfc3339(time.time())
+            state = {"ready": not why, "state": self._state.value, "why": why, "since": since}
+            self._status.show({**state, "node": self._identity.id})
+
+
+def _words(settings: Settings) -> Words:
+    parts = urlsplit(settings.api_url or "")
+    aimodel = f"{settings.aimodel_namespace}/{settings.aimodel_name}" if settings.aimodel_name else ""
+    origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    return Words(origin, settings.upstream_model or settings.model_name, aimodel)

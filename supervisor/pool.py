@@ -37,7 +37,8 @@ BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 30.0  # seconds
 CRASHES_TO_REPORT = 4  # deaths at once in a row, after which a person is told
 PIECE = 65536
 
-PRELOAD = ["workernode.worker"]
+PRELOAD = ["workernode.preload"]
+FORKSERVER_GONE = 255  # what multiprocessing says of a worker whose forkserver died: nothing is known of it
 
 
 class TaskQueue:
@@ -78,7 +79,8 @@ class Handle:
     process: Any
     inbox: TaskQueue
     outbox: Connection
-    visible: Any
+    visible: Any  # shared memory, as in worker.Birth
+    said: Any
     beat: Any
     free: list[int]  # slots without a job, lowest first
     started_at: float
@@ -113,6 +115,7 @@ class Pool:
         self._target: Target | None = None
         self._last_check = time.monotonic()
         self.restarts = 0
+        self._said_before = 0.0  # by workers that are gone
 
     def start(self) -> None:
         """Start all workers; each says Ready when it takes jobs."""
@@ -166,6 +169,8 @@ class Pool:
 
     def reap(self, handle: Handle) -> tuple[list[FromWorker], Died]:
         """The worker's sentinel fired: return what it had still said, then what its death leaves."""
+        if handle.process.exitcode == FORKSERVER_GONE:
+            _make_sure(handle.process.pid)
         last = list(self._drain(handle))
         self._forget(handle)
         died_with = {number: Visible(handle.visible[slot]) for slot, number in handle.jobs.items()}
@@ -191,6 +196,11 @@ class Pool:
             del self._vacant[index]
             self._spawn(index)
 
+    def steady(self, now: float) -> bool:
+        """True if all workers are there and have lived long enough to count as well."""
+        well = [handle for handle in self._handles.values() if handle.ready and now - handle.started_at >= SHORT_LIFE]
+        return len(well) == self._settings.worker_processes
+
     def next_check(self) -> float:
         """Monotonic time of the next successor; inf without one."""
         return min(self._vacant.values(), default=float("inf"))
@@ -206,6 +216,14 @@ class Pool:
             for handle in self._handles.values()
             for slot, number in handle.jobs.items()
         }
+
+    def said(self) -> float:
+        """Tokens that came from upstream since the start, counted as they come."""
+        return self._said_before + sum(sum(handle.said) for handle in self._handles.values())
+
+    def slots(self) -> int:
+        """Slots of workers that take jobs, with one or without."""
+        return sum(len(handle.visible) for handle in self._handles.values() if handle.ready)
 
     def ready(self) -> int:
         """How many workers take jobs."""
@@ -233,8 +251,9 @@ class Pool:
         slots = self._slots(index)
         inbox, writer = self._context.Pipe(duplex=False)
         outbox, outbox_writer = self._context.Pipe(duplex=False)
-        visible, beat = RawArray("B", slots), RawValue("d", 0.0)
-        birth = worker.Birth(self._settings, replace(self._node, worker=index), inbox, outbox_writer, visible, beat)
+        visible, said, beat = RawArray("B", slots), RawArray("d", slots), RawValue("d", 0.0)
+        node = replace(self._node, worker=index)
+        birth = worker.Birth(self._settings, node, inbox, outbox_writer, visible, said, beat)
         process = self._context.Process(target=worker.main, args=(birth,), name=f"worker-{index}", daemon=True)
         process.start()
         inbox.close()
@@ -245,6 +264,7 @@ class Pool:
             TaskQueue(writer, f"feed-{index}"),
             outbox,
             visible,
+            said,
             beat,
             list(range(slots)),
             time.monotonic(),
@@ -281,7 +301,16 @@ class Pool:
         handle.process.join()
         handle.inbox.close()
         handle.outbox.close()
+        self._said_before += sum(handle.said)
         del self._handles[handle.index]
+
+
+def _make_sure(pid: int) -> None:
+    """Kill a worker that may still live: its tasks are about to be given to others."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it is gone
 
 
 def _cause(exitcode: int | None) -> str:

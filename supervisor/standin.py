@@ -35,7 +35,7 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
-            done.append(attempt.run(job, shop, _unseen))
+            done.append(attempt.run(job, shop, _Nobody()))
 
     threads = [threading.Thread(target=work, name="stand-in", daemon=True) for _ in range(min(HANDS, len(jobs)))]
     for thread in threads:
@@ -46,5 +46,11 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
     return list(done)
 
 
-def _unseen(_: Visible) -> None:
-    """Nobody is left to look."""
+class _Nobody:
+    """Nobody is left to look (attempt.View)."""
+
+    def show(self, state: Visible) -> None:
+        """To nobody."""
+
+    def said(self, tokens: int) -> None:
+        """To nobody."""

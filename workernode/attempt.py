@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from workernode import record
 from workernode.body import UnsendableBody, for_upstream, wants_usage
-from workernode.errors import ClientGone, UpstreamFault, hide, malformed_error, timeout_error
+from workernode.errors import ClientGone, UpstreamFault, hide, hide_text, malformed_error, timeout_error
 from workernode.protocol import Decision, Job, Kind, Outcome, Stages, Trouble, Verdict, Visible
 from workernode.reply import Delivery, Gateways, StreamReply
 from workernode.settings import Settings
@@ -52,13 +52,19 @@ class Shop:
     node: record.Node
 
 
-def run(job: Job, shop: Shop, visible: Callable[[Visible], None]) -> Outcome:
-    """Run the task and return how it ended.
+class View(Protocol):
+    """What the supervisor sees of an attempt while it runs, even if its process is killed."""
 
-    Args:
-        visible: told what may have left for the client, before it leaves.
-    """
-    attempt = _Attempt(job, shop, visible)
+    def show(self, state: Visible) -> None:
+        """So much may have left for the client; told before it leaves."""
+
+    def said(self, tokens: int) -> None:
+        """So many more tokens came from upstream."""
+
+
+def run(job: Job, shop: Shop, view: View) -> Outcome:
+    """Run the task and return how it ended."""
+    attempt = _Attempt(job, shop, view)
     try:
         task = parse(job.payload, shop.settings.reply_hosts)
     except MalformedTask as fault:
@@ -72,18 +78,17 @@ def run(job: Job, shop: Shop, visible: Callable[[Visible], None]) -> Outcome:
         return attempt.stream(task) if task.stream else attempt.plain(task)
     except Exception as exc:  # the edge: a fault of ours must still yield a decision
         log.exception("attempt_failed", extra={"request_id": task.request_id})
-        return attempt.failed(
-            UpstreamFault(Kind.PASSING, f"The node itself failed ({type(exc).__name__}).", code="internal_error"), None
-        )
+        return attempt.stumbled(exc)
 
 
 class _Attempt:
     """What is known of this delivery so far. Owned by one thread."""
 
-    def __init__(self, job: Job, shop: Shop, visible: Callable[[Visible], None]) -> None:
+    def __init__(self, job: Job, shop: Shop, view: View) -> None:
         self._job = job
         self._shop = shop
-        self._visible = visible
+        self._view = view
+        self._left = Visible.NOTHING
         self.task: Task | None = None
         self._asked = Asked()
         self._answered_at: float | None = None
@@ -99,6 +104,7 @@ class _Attempt:
             return self.malformed(MalformedTask(str(exc), task.request_id, task.endpoint, False))
         except UpstreamFault as fault:
             return self.failed(fault, None)
+        self._view.said(_figure(self._asked.usage, "completion_tokens"))
         self._answering_since = time.monotonic()
         delivery = self._shop.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
         return self._delivered(delivery)
@@ -114,6 +120,7 @@ class _Attempt:
                 chunks = [chunk.raw for chunk in batch if question.with_usage or not chunk.bare_usage]
                 if chunks:
                     reply.send(chunks)
+                self._view.said(sum(chunk.has_text for chunk in batch))
             self._answering_since = self._asked.done_at
             delivery = reply.end()
         except UnsendableBody as exc:
@@ -129,6 +136,14 @@ class _Attempt:
             return self.failed(fault, reply)
         relay.finish()
         return self._delivered(delivery)
+
+    def stumbled(self, exc: Exception) -> Outcome:
+        """A fault of the node's own: told like one of upstream's, by how much of the answer has left."""
+        if self._left in (Visible.ENDING, Visible.ENDED):
+            return self.end(Decision.ACK, "answered")
+        kind = Kind.BROKEN if self._left is Visible.BEGUN else Kind.PASSING
+        message = f"The node itself failed ({type(exc).__name__})."
+        return self.failed(UpstreamFault(kind, message, code="internal_error"), None)
 
     def expired(self) -> Outcome:
         """Older than TASK_TIMEOUT: no upstream call, an error is offered to whoever may still wait."""
@@ -154,7 +169,7 @@ class _Attempt:
         """Upstream gave no answer that can be passed on (or only a part of one)."""
         task, job = self.task, self._job
         assert task is not None
-        error = hide(fault.body, self._shop.settings.api_key)
+        error = hide(fault.body, self._shop.settings.secrets)
         if fault.kind is Kind.BROKEN:
             decision, status = Decision.ACK, "broken"
         elif fault.kind is Kind.CLIENT:
@@ -174,10 +189,14 @@ class _Attempt:
     def _delivered(self, delivery: Delivery) -> Outcome:
         if delivery is Delivery.TAKEN:
             self._answered_at = time.monotonic()
-            self._visible(Visible.ENDED)
+            self._show(Visible.ENDED)
         return self.end(Decision.ACK, DELIVERED[delivery], well=True)
 
     # --- the parts ---
+
+    def _show(self, state: Visible) -> None:
+        self._left = state
+        self._view.show(state)
 
     def _question(self, task: Task) -> Question:
         settings = self._shop.settings
@@ -189,9 +208,7 @@ class _Attempt:
         return Question(body, bare, task.request_id, self._job.deadline, own, wants_usage(task.data))
 
     def _reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
-        return self._shop.gateways.stream(
-            endpoint, request_id, self._job.received_at, self._job.deadline, self._visible
-        )
+        return self._shop.gateways.stream(endpoint, request_id, self._job.received_at, self._job.deadline, self._show)
 
     def _offer(
         self, endpoint: Endpoint, request_id: str, stream: bool, error: dict[str, Any], reply: StreamReply | None
@@ -236,7 +253,7 @@ class _Attempt:
             record=record.encode(
                 self._record(request_id, decision, status, usage, source, stages, error, fault, end_reason)
             ),
-            trouble=_trouble(fault, self._shop.settings.api_key),
+            trouble=_trouble(fault, self._shop.settings.secrets),
             reached_upstream=well,
             reason=reason,
             attempts=asked.attempts,
@@ -331,9 +348,9 @@ def _figure(usage: dict[str, Any] | None, name: str) -> int:
     return value if isinstance(value, int) and 0 <= value < 10**9 else 0
 
 
-def _trouble(fault: UpstreamFault | None, key: str | None) -> Trouble | None:
+def _trouble(fault: UpstreamFault | None, secrets: Sequence[str]) -> Trouble | None:
     if fault is None:
         return None
     trouble = fault.trouble()
-    message = record.mask_keys(trouble.message.replace(key, "***") if key else trouble.message)
+    message = record.mask_keys(hide_text(trouble.message, secrets))
     return Trouble(trouble.kind, trouble.http_status, trouble.code, message, trouble.retry_after)

@@ -17,7 +17,7 @@ asking again and for `x-should-retry`. Judged by status, `error.type` and `error
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workernode.protocol import Kind, Trouble
@@ -34,6 +34,10 @@ POLICY_CODES = {"content_policy_violation", "content_filter", "moderation_blocke
 CLIENT_CODES = {"invalid_request_error", "context_length_exceeded", "invalid_prompt", "image_parse_error"}
 
 MAX_MESSAGE = 500  # characters of somebody else's message that are passed to people
+
+# Shorter API keys (`none`, `EMPTY`, `x`) are no secrets but words that an error may well hold.
+SHORTEST_SECRET = 6  # characters
+DEEPEST_ERROR = 50  # levels of an error body that are passed on; real ones have three
 
 STILL_BUSY = (Kind.PASSING, Kind.RATE_LIMIT, Kind.RAMP)  # the worker itself may ask again
 UNFIT = (Kind.QUOTA, Kind.KEY, Kind.MODEL)  # the node cannot serve until a person acts
@@ -61,7 +65,7 @@ class UpstreamFault(Exception):
         self.message = message
         self.http_status = http_status
         self.code = code or kind.value
-        self.body = body or openai_error(message, "upstream_error", code or None)
+        self.body = body if body and _is_json(body) else openai_error(message, "upstream_error", code or None)
         self.retry_after = retry_after
 
     def trouble(self) -> Trouble:
@@ -93,6 +97,17 @@ def malformed_error(reason: str) -> dict[str, Any]:
 def broken_error(message: str) -> dict[str, Any]:
     """Return the error that ends a stream of which the client has seen a part."""
     return openai_error(f"The answer was cut off: {message}", "upstream_error", "stream_interrupted")
+
+
+def unfit_error(trouble: Trouble) -> dict[str, Any]:
+    """Return the error for a task that no node could serve, because a person has to act first (spec 5)."""
+    if trouble.kind is Kind.MODEL:
+        return openai_error(
+            "The model does not exist or cannot be reached.", "invalid_request_error", "model_not_found", "model"
+        )
+    why = {Kind.KEY: "its provider refuses the credentials", Kind.QUOTA: "its provider's quota is used up"}
+    text = why.get(trouble.kind, "its provider's rate limit does not lift")
+    return openai_error(f"The model cannot be served at the moment: {text}.", "server_error", "model_unavailable")
 
 
 def of_response(status: int, headers: Mapping[str, str], raw: bytes, *, own_model: bool) -> UpstreamFault:
@@ -158,12 +173,41 @@ def of_exception(exc: Exception) -> UpstreamFault:
     )
 
 
-def hide(body: dict[str, Any], secret: str | None) -> dict[str, Any]:
-    """Return the error body without the secret: an upstream may repeat the node's own key to a client (spec 7)."""
-    if not secret:
-        return body
-    text = json.dumps(body)
-    return json.loads(text.replace(json.dumps(secret)[1:-1], "***")) if secret in text else body
+def hide(body: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Return the error body without the secrets: an upstream may repeat the node's own key to a client (spec 7)."""
+    hidden = _hidden(body, secrets)
+    assert isinstance(hidden, dict)
+    return hidden
+
+
+def hide_text(text: str, secrets: Sequence[str]) -> str:
+    """Return the text with `***` for each secret."""
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _hidden(value: object, secrets: Sequence[str], depth: int = 0) -> object:
+    """The same without the secrets in any of its texts; names of members stay."""
+    if isinstance(value, str):
+        return hide_text(value, secrets)
+    if depth > DEEPEST_ERROR:
+        return None
+    if isinstance(value, dict):
+        return {name: _hidden(each, secrets, depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_hidden(each, secrets, depth + 1) for each in value]
+    return value
+
+
+def _is_json(body: dict[str, Any]) -> bool:
+    """False if it holds what json can read but not write: NaN, 1e999, or nesting at the limit."""
+    try:
+        json.dumps(body, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _error_body(raw: bytes) -> dict[str, Any] | None:
@@ -225,8 +269,9 @@ def _kind_of(status: int, code: str, kind: str, own_model: bool) -> Kind:
         return Kind.KEY
     if status == 402:
         return Kind.QUOTA
-    if status == 403:
-        return Kind.CLIENT if named is Kind.CLIENT and kind != "invalid_request_error" else Kind.KEY
+    if status == 403:  # mostly the key; but a client can ask for a model, or for something, that no key may have
+        about_request = code == "model_not_found" or bool(POLICY_CODES.intersection((code, kind)))
+        return named if named is Kind.QUOTA or (named and about_request) else Kind.KEY
     if status == 404:
         return named if named is Kind.MODEL else Kind.CLIENT
     if status == 429:

@@ -7,6 +7,7 @@ because servers and proxies are careless with content types.
 from __future__ import annotations
 
 import http.client
+import random
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from workernode.body import Chunk, chunks_from_completion, completion_from_chunk
 from workernode.errors import STILL_BUSY, UpstreamFault, of_bad_answer, of_error_object, of_exception, of_response
 from workernode.exchange import AnswerTooLarge, Exchange, Pool, tls_context
 from workernode.limits import limits_of
-from workernode.protocol import Kind, LimitSeen, Target
+from workernode.protocol import Hold, Kind, LimitSeen, Target
 from workernode.sse import Decoder, EventTooLong
 from workernode.wire import Watch
 
@@ -82,7 +83,7 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._tell = tell
-        self._hold_until = 0.0
+        self._hold = Hold(0.0)
         self._options_known: bool | None = None  # does it take stream_options? None: not known yet
         self._pool: Pool | None = None
         self._tls: ssl.SSLContext | None = None
@@ -108,9 +109,9 @@ class Upstream:
         if old:
             old.close()
 
-    def hold(self, until: float) -> None:
-        """Ask nothing before this moment (monotonic)."""
-        self._hold_until = until
+    def hold(self, hold: Hold) -> None:
+        """Ask nothing before it is over."""
+        self._hold = hold
 
     def complete(self, question: Question, asked: Asked) -> bytes:
         """Return a completion, byte for byte as upstream sent it.
@@ -255,9 +256,11 @@ class Upstream:
 
     def _wait_for_hold(self, deadline: float, client: Watch | None) -> None:
         """A limit is the whole node's: wait for it where the task has the time, else let the task go back."""
-        wait = self._hold_until - time.monotonic()
+        hold = self._hold
+        wait = hold.until - time.monotonic()
         if wait <= 0:
             return
+        wait += random.random() * hold.spread  # so that those who waited do not all come at once
         if time.monotonic() + wait >= deadline:
             raise UpstreamFault(
                 Kind.RATE_LIMIT, "The upstream's rate limit leaves no time for this task.", retry_after=wait

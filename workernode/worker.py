@@ -19,7 +19,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, MutableSequence
+from collections.abc import MutableSequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -50,6 +50,7 @@ class Birth:
     inbox: Connection  # ToWorker, pickled, one a message
     outbox: Connection  # FromWorker, pickled, each behind its LENGTH
     visible: MutableSequence[int]  # shared memory: a Visible for each slot
+    said: MutableSequence[float]  # shared memory: tokens that came from upstream, for each slot, since the start
     beat: Any  # shared memory: monotonic time of the last sign of life
 
 
@@ -107,7 +108,7 @@ def main(birth: Birth) -> None:
     outbox = Outbox(birth.outbox)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
     shop = attempt.Shop(settings, upstream, Gateways(settings.connect_timeout), birth.node)
-    slots = [_Slot(number, shop, outbox, birth.visible) for number in range(len(birth.visible))]
+    slots = [_Slot(number, shop, outbox, birth) for number in range(len(birth.visible))]
     outbox.put(Ready(os.getpid()))
     while True:
         try:
@@ -118,7 +119,7 @@ def main(birth: Birth) -> None:
             case Job():
                 slots[message.slot].hand(message)
             case Hold():
-                upstream.hold(message.until)
+                upstream.hold(message)
             case Target():
                 upstream.aim(message)
             case Stop():
@@ -128,11 +129,12 @@ def main(birth: Birth) -> None:
 class _Slot:
     """One slot and its thread, which is started when it is first needed."""
 
-    def __init__(self, number: int, shop: attempt.Shop, outbox: Outbox, visible: MutableSequence[int]) -> None:
+    def __init__(self, number: int, shop: attempt.Shop, outbox: Outbox, birth: Birth) -> None:
         self._number = number
         self._shop = shop
         self._outbox = outbox
-        self._shared = visible
+        self._visible = birth.visible
+        self._said = birth.said
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -144,12 +146,16 @@ class _Slot:
         self._jobs.put(job)
 
     def _serve(self) -> None:
-        visible: Callable[[Visible], None] = self._show
         while True:
-            self._outbox.put(attempt.run(self._jobs.get(), self._shop, visible))
+            self._outbox.put(attempt.run(self._jobs.get(), self._shop, self))
 
-    def _show(self, state: Visible) -> None:
-        self._shared[self._number] = state
+    def show(self, state: Visible) -> None:
+        """Tell the supervisor what may have left (attempt.View)."""
+        self._visible[self._number] = state
+
+    def said(self, tokens: int) -> None:
+        """Tell the supervisor that tokens came (attempt.View)."""
+        self._said[self._number] += tokens
 
 
 def _leave_with_parent() -> None:
