@@ -24,6 +24,9 @@ FREE_ABOVE = 0.75
 # The share at which one node alone asks as fast as upstream refills. Far from empty, because figures come late (with
 # the answer) and other nodes' calls are seen later still.
 HALF = 0.5
+# Whatever the refill is, what is left may be used up within this time: a limit a day is there to be used, and nobody
+# waits for its refill.
+SPEND_OVER = 60.0  # seconds
 # Seconds over which other users' calls are averaged from what is missing in the figures. Shorter follows noise.
 OTHERS_OVER = 3.0
 # Others are taken to go on as they did for so much longer than figures are late; after that no news is good news, or a
@@ -32,7 +35,7 @@ OTHERS_AHEAD = 0.5  # seconds
 LATE_WEIGHT = 0.1  # of the newest answer in how late figures are
 # Figures older than this say nothing any more.
 STALE_AFTER = 60.0  # seconds
-MOST_REMEMBERED = 10_000  # calls on their way: more than any node has
+MOST_REMEMBERED = 2048  # calls on their way: more than any node has
 # Weight of what was known against the newest answer, when the refill is measured: about the last ten answers count.
 MEMORY = 0.9
 
@@ -53,19 +56,23 @@ DOUBLING = 1.0  # seconds
 # After a measure the rate starts just below it and creeps: little at first, so that refusals are rare (one in 200 calls
 # or so), and more the longer none comes, so that a raised limit is found.
 BELOW = 0.95
-CREEP = 250.0  # seconds in which the rate would double if it went on as it starts
-LEAP = 50.0  # seconds after which the rate grows faster and faster
+CREEP = 400.0  # seconds in which the rate would double if it went on as it starts
+LEAP = 60.0  # seconds after which the rate grows faster and faster
 # A measure takes so long if it can, since a short one is noise; one over a shorter time or fewer calls than the least
 # is none, and the rate is cut by a share.
 LONG_MEASURE = 5.0  # seconds
 SHORTEST_MEASURE = 2.0  # seconds
 FEWEST_MEASURED = 3
 UNMEASURED_CUT = 0.7
+# A creeping rate that meets the limit after a measure's length was just above it. The measure says less where the
+# budget is so small that it was full in between.
+SMALLEST_CUT = 0.95
 MOMENTS = 16  # remembered; they come seconds apart
 SLOWEST = 0.05  # calls a second: slower than this and no news would come
-# slow_down: OpenAI asks big users to grow no faster than 50 % in 15 minutes.
+# slow_down: OpenAI asks for a steady rate for 15 minutes, and of big users then to grow no faster than 50 % in 15 more.
 RAMP_CUT = 0.8
-RAMP_GROWTH = 0.5 / 900  # of the rate, a second
+RAMP_STEADY = 900.0  # seconds
+RAMP_LEAST = 1.0  # calls a second: what is slower is no ramp
 
 # Calls that may be asked at once after a pause of the loop: this long of the rate.
 BURST = 0.02  # seconds
@@ -77,6 +84,9 @@ UNPACED = 1 << 30  # room without end
 SPREAD = 2.0
 LONGEST_SPREAD = 10.0  # seconds
 TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
+
+# A refusal is explained by a budget of which less is left. Else there is a limit of which the headers do not tell.
+LOW = 0.1  # of the whole
 
 CUT = 0.8  # of the cap, once an episode
 FAST_UNTIL = 0.9  # of the cap at which the limit was met: up to there one step a success, then one step a round
@@ -128,8 +138,7 @@ class Level:
         self._late += (at - asked - self._late) * LATE_WEIGHT
         self._learn_balance(spent)
         if limit and reset is not None and remaining < limit:
-            # `remaining` is rounded down, and so are whole seconds: their middle is the fair guess.
-            self._measure(limit - remaining - 0.5, reset + _rounding(reset))
+            self._measure(limit - remaining, reset + _rounding(reset))
 
     @property
     def refill(self) -> float:
@@ -140,17 +149,28 @@ class Level:
         """Whether its figures still say something."""
         return self.size > 0 and now - self._asked < STALE_AFTER
 
-    def share(self, now: float) -> float:
-        """Return what must be left now, 0 to 1 of the whole."""
+    def left(self, now: float) -> float:
+        """Return what must be left now: the newest figure, what was given back since, less what was used."""
         age = max(0.0, now - self._asked)
-        refilled = min(self.size, self._left + self.refill * age)
-        left = refilled - len(self._sent) * self.cost - self._others * min(age, self._late + OTHERS_AHEAD)
-        return min(max(left / self.size, 0.0), 1.0)
+        left = self._left - self._others * min(age, self._late + OTHERS_AHEAD)
+        if left + self.refill * age <= self.size:
+            return max(left + self.refill * age - len(self._sent) * self.cost, 0.0)
+        # It may have been full in between, and what comes to a full budget is lost.
+        then = self._asked
+        for moment in self._sent:
+            left = min(self.size, left + self.refill * (moment - then)) - self.cost
+            then = moment
+        return max(min(self.size, left + self.refill * (now - then)), 0.0)
 
     def rate(self, now: float) -> float:
         """Return the calls a second that the budget bears, infinite while much is left."""
-        share = self.share(now)
-        return math.inf if share >= FREE_ABOVE else self.refill / self.cost * (share / HALF) ** 2
+        left = self.left(now)
+        share = left / self.size
+        return math.inf if share >= FREE_ABOVE else (self.refill * (share / HALF) ** 2 + left / SPEND_OVER) / self.cost
+
+    def when(self, now: float) -> float:
+        """Return when there will be enough for a call."""
+        return now + max(0.0, self.cost - self.left(now)) / self.refill
 
     def _measure(self, missing: float, seconds: float) -> None:
         """So much takes so long to be given back."""
@@ -167,6 +187,7 @@ class Level:
         most, then = self._top
         if then is None or reset is None:
             return most + 1.0  # the call itself
+        self._least = max(self._least, 1 / (then + 1))  # what is missing is the call at least
         if reset - then >= SURE_RESET:
             self._measure(most - remaining, reset - then)
         return most + max(1.0, self.refill * (then + _rounding(then)) if self._time else 0.0)
@@ -203,7 +224,7 @@ class Learned:
         # Moments at which the budget was used up, each with the calls that had been accepted until then.
         self._empty: deque[tuple[float, int]] = deque(maxlen=MOMENTS)
         self._before = 0.0  # calls a second when the newest of them came
-        self._law = "ramp"  # ramp, double, creep, slow
+        self._law = "ramp"  # ramp, double, creep, steady
         self._base, self._since = 0.0, 0.0  # calls a second at that moment
 
     @property
@@ -224,8 +245,8 @@ class Learned:
             return math.inf if self._calls >= RAMP_CALLS else RAMP_START + RAMP_GAIN * self._calls
         if self._law == "double":
             return self._base * 2 ** min(time / DOUBLING, 60)
-        if self._law == "slow":
-            return self._base * (1 + RAMP_GROWTH * time)
+        if self._law == "steady":
+            time = max(0.0, time - RAMP_STEADY)
         return self._base * (BELOW + time / CREEP + (time / LEAP) ** 3)
 
     def refused(self, now: float, resumes: float, first: bool) -> None:
@@ -245,12 +266,15 @@ class Learned:
         if self._law == "ramp" or len(self._empty) == 1:
             self._law, self._base = "double", max(self._lately / 60, SLOWEST)
         else:
-            self._law, self._base = "creep", max(self._measured(), SLOWEST)
+            steady = self._law != "double" and self._empty[-1][0] - self._empty[-2][0] >= LONG_MEASURE
+            least = self._before * SMALLEST_CUT if steady else SLOWEST
+            self._law, self._base = "creep", max(self._measured(), least)
 
     def slow_down(self, now: float, resumes: float) -> None:
-        """Upstream says that the rate grew too fast: cut it, and let it grow as slowly as upstream asks."""
-        lately = max(self._lately / 60, SLOWEST)
-        self._law, self._base, self._since = "slow", max(min(self.rate(now), 2 * lately) * RAMP_CUT, SLOWEST), resumes
+        """Upstream says that the rate grew too fast: cut it, and keep it as long as upstream asks."""
+        lately = 2 * self._lately / 60
+        self._base = max(min(self.rate(now), lately) * RAMP_CUT, RAMP_LEAST)
+        self._law, self._since = "steady", resumes
 
     def _measured(self) -> float:
         """What was accepted between the newest moment and one a measure's length before it, a second."""
@@ -269,6 +293,7 @@ class Pacer:
     def __init__(self) -> None:
         self._requests, self._tokens, self._learned = Level(), Level(), Learned()
         self._credit, self._credit_at = 1.0, -math.inf
+        self._measured = 0  # calls whose tokens are known
         self._waiting = 0  # calls of this episode that were refused and will be asked again
 
     def seen(self, seen: LimitSeen) -> None:
@@ -282,7 +307,8 @@ class Pacer:
     def used(self, tokens: int) -> None:
         """A call used so many tokens, by upstream's count: what the next one is taken to cost."""
         if tokens > 0:
-            self._tokens.cost += (tokens - self._tokens.cost) * TOKENS_WEIGHT
+            self._measured += 1
+            self._tokens.cost += (tokens - self._tokens.cost) * max(TOKENS_WEIGHT, 1 / self._measured)
 
     def sent(self, now: float) -> None:
         """A task is handed out, and asks at once."""
@@ -301,10 +327,9 @@ class Pacer:
         Returns:
             The seconds after `resumes` over which those that were refused should ask again.
         """
-        explained = any(left is not None and left < 1 for left in (seen.remaining_requests, seen.remaining_tokens))
         if seen.kind is Kind.RAMP:
             self._learned.slow_down(now, resumes)
-        elif not explained:
+        elif not any(level.left(now) < LOW * level.size + level.cost for level in self._levels(now)):
             self._learned.refused(now, resumes, first)
         self._waiting = 1 if first else self._waiting + 1
         self._credit, self._credit_at = min(self._credit, 0.0) - 1, resumes
@@ -312,7 +337,7 @@ class Pacer:
 
     def rate(self, now: float) -> float:
         """Return the calls a second that may be asked now, infinite where nothing paces."""
-        known = [level.rate(now) for level in (self._requests, self._tokens) if level.fresh(now)]
+        known = [level.rate(now) for level in self._levels(now)]
         if known and not self._learned.met:
             return min(known)
         return min([*known, self._learned.rate(now)])
@@ -320,24 +345,29 @@ class Pacer:
     def room(self, now: float) -> int:
         """Return how many calls may be asked at once, now."""
         rate = self.rate(now)
+        most = min((int(level.left(now) / level.cost) for level in self._levels(now)), default=UNPACED)
         if math.isinf(rate):
             self._credit, self._credit_at = max(self._credit, 1.0), now
-            return UNPACED
+            return most
         if now > self._credit_at:
             earned = rate * min(now - self._credit_at, LOOK_AGAIN)
             self._credit = min(self._credit + earned, max(1.0, rate * BURST))
             self._credit_at = now
-        return max(0, int(self._credit + 1e-9))
+        return max(0, min(int(self._credit + 1e-9), most))
 
     def again_at(self, now: float) -> float:
         """Return when `room` should be asked again, if it is 0 now."""
         rate = self.rate(now)
-        wait = (1 - self._credit) / rate if rate > 0 else LOOK_AGAIN
-        return max(now, self._credit_at) + min(max(wait, 0.0), LOOK_AGAIN)
+        paced = max(now, self._credit_at) + (max(0.0, 1 - self._credit) / rate if rate > 0 else LOOK_AGAIN)
+        return min(max([paced, *(level.when(now) for level in self._levels(now))]), now + LOOK_AGAIN)
+
+    def _levels(self, now: float) -> list[Level]:
+        """The budgets that are known."""
+        return [level for level in (self._requests, self._tokens) if level.fresh(now)]
 
     def _base_rate(self, now: float) -> float:
         """What upstream gives back, as far as it is known: the pace of those who ask again."""
-        known = [level.refill / level.cost for level in (self._requests, self._tokens) if level.fresh(now)]
+        known = [level.refill / level.cost for level in self._levels(now)]
         return max(min([*known, self._learned.rate(now)]), SLOWEST)
 
 
