@@ -56,7 +56,10 @@ class Wire:
         Raises:
             OSError: not resolved, refused, timed out, certificate not valid.
         """
-        sock = socket.create_connection((host, port), timeout)
+        try:
+            sock = socket.create_connection((host, port), timeout)
+        except UnicodeError:  # no DNS name: an empty label, one over 63 characters
+            raise socket.gaierror(socket.EAI_NONAME, "the name cannot be resolved") from None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -134,20 +137,20 @@ class Wire:
 
     def _wait(self, wanted: int, quiet_at: float) -> None:
         """Wait until the connection is ready, looking after `watch` meanwhile."""
-        watch = self.watch
+        watch, watched = self.watch, -1
         self._poll.register(self._fd, wanted)
-        watched = watch.fileno() if watch else -1
-        if watched >= 0:
-            self._poll.register(watched, select.POLLIN)
         try:
             while True:
                 now = time.monotonic()
                 end = min(self.deadline, quiet_at)
                 if now >= end:
                     raise TimeoutError("no time is left" if end == self.deadline else f"silent for {self.silence:g} s")
-                if watch and now >= watch.due:
-                    watch.tick()
-                until = min(end, watch.due) if watch else end
+                until = end
+                if watch:
+                    if now >= watch.due:
+                        watch.tick()
+                    until = min(end, watch.due)
+                    watched = self._follow(watch.fileno(), watched)  # the tick may have connected it
                 milliseconds = None if until == float("inf") else max(0, until - now) * 1000 + 1
                 ready = self._poll.poll(milliseconds)
                 if watch and any(fd == watched for fd, _ in ready):
@@ -155,8 +158,16 @@ class Wire:
                 if any(fd == self._fd for fd, _ in ready):
                     return
         finally:
-            if watched >= 0:
-                self._poll.unregister(watched)
+            self._follow(-1, watched)
+
+    def _follow(self, fd: int, before: int) -> int:
+        """Watch this file descriptor instead of the one before; -1 is none. Returns it."""
+        if fd != before:
+            if before >= 0:
+                self._poll.unregister(before)
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
+        return fd
 
 
 class _Reader(io.RawIOBase):
