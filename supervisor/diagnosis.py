@@ -69,7 +69,7 @@ CAUSES = (
     ),
     Cause(
         CONFIGURATION,
-        r"checksum|sha256",
+        r"(checksum|sha-?256).{0,80}(mismatch|differ|wrong|fail|does not|is not)",
         "what was downloaded is not what LLAMAFILE_SHA256 says: correct one of LLAMAFILE_URL and LLAMAFILE_SHA256",
     ),
     Cause(
@@ -101,6 +101,12 @@ CAUSES = (
         "it was killed, mostly by the system because memory ran out: give the node more, or take a smaller model, "
         "or lower LOCAL_CTX and LOCAL_PARALLEL",
         by_signal(signal.SIGKILL),
+    ),
+    Cause(
+        GENERAL,
+        "",
+        "somebody outside the node ended it; it is started again",
+        (*by_signal(signal.SIGTERM), *by_signal(signal.SIGINT), *by_signal(signal.SIGHUP)),
     ),
     Cause(
         GENERAL,

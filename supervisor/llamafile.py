@@ -98,6 +98,8 @@ class Limits:
     limit_s: float = 600.0  # no answer, output or token for so long, whatever its CPU does
     probe_starting_s: float = 0.25
     probe_ready_s: float = 5.0
+    probe_timeout_s: float = 5.0  # /health is answered beside the model's work, but a busy box can be slow
+    working: float = 0.02  # processors in use, at least, for CPU time to count as a sign of life
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ class Llamafile:
         self._settings, self._notify, self._limits = settings, notify, limits
         self._environ = launch.environment(settings, environ, self.port, self.api_key)
         self._inbox: queue.SimpleQueue[Exited | Health] = queue.SimpleQueue()
-        self._prober = Prober(f"http://{launch.HOST}:{self.port}", self.api_key, cpu_seconds, self._post)
+        address = f"http://{launch.HOST}:{self.port}"
+        self._prober = Prober(address, self.api_key, cpu_seconds, limits.probe_timeout_s, self._post)
         self._child: ChildProcess | None = None
         self._output = self._new_output()
         self._run = 0  # which start this is: what is said of an earlier one is old
@@ -148,7 +151,7 @@ class Llamafile:
         self._ready_at = 0.0
         # Signs of life. Strong: an answer, output, tokens. Weak: CPU time, or a 503 while it loads.
         self._strong_at = self._weak_at = 0.0
-        self._bytes_seen, self._cpu_s = 0, 0.0
+        self._bytes_seen, self._cpu_s, self._cpu_at = 0, 0.0, 0.0
 
     @property
     def base_url(self) -> str:
@@ -225,7 +228,7 @@ class Llamafile:
         run = self._run
         self._output = self._new_output()
         self._strong_at = self._weak_at = now
-        self._bytes_seen, self._cpu_s = 0, 0.0
+        self._bytes_seen, self._cpu_s, self._cpu_at = 0, 0.0, now
         command = launch.command_line(self._settings.local_command)
         fault = launch.port_fault(self.port)
         if fault is None:
@@ -292,9 +295,13 @@ class Llamafile:
     def _note_signs_of_life(self, report: Health, now: float) -> None:
         if (self.state is Child.READY and report.status) or self._output.bytes_seen > self._bytes_seen:
             self._strong_at = now
-        if report.status or (report.cpu_s or 0.0) > self._cpu_s:
+        self._bytes_seen = self._output.bytes_seen
+        if report.status:
             self._weak_at = now
-        self._bytes_seen, self._cpu_s = self._output.bytes_seen, max(self._cpu_s, report.cpu_s or 0.0)
+        if report.cpu_s is not None:
+            if report.cpu_s - self._cpu_s > self._limits.working * (now - self._cpu_at):
+                self._weak_at = now
+            self._cpu_s, self._cpu_at = report.cpu_s, now
 
     def _hangs(self, now: float) -> Diagnosis | None:
         limits = self._limits

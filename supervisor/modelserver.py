@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import requests
 
-TIMEOUT_S = 5.0  # /health is answered beside the model's work, but a busy box can be slow
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -59,13 +57,20 @@ class Prober:
         address: `http://host:port` of the server.
         key: its API key.
         cpu_seconds: the CPU time that a process and its children have used.
+        timeout_s: how long an answer may take.
         post: gets each answer.
     """
 
     def __init__(
-        self, address: str, key: str, cpu_seconds: Callable[[int], float], post: Callable[[Health], None]
+        self,
+        address: str,
+        key: str,
+        cpu_seconds: Callable[[int], float],
+        timeout_s: float,
+        post: Callable[[Health], None],
     ) -> None:
-        self._address, self._key, self._cpu_seconds, self._post = address, key, cpu_seconds, post
+        self._address, self._key, self._timeout_s = address, key, timeout_s
+        self._cpu_seconds, self._post = cpu_seconds, post
         self._questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="llamafile-health", daemon=True).start()
 
@@ -100,7 +105,7 @@ class Prober:
     def _get(self, session: requests.Session, path: str) -> tuple[int, str]:
         """Status and body; 0 and the reason where no answer came."""
         try:
-            answer = session.get(self._address + path, timeout=TIMEOUT_S, allow_redirects=False)
+            answer = session.get(self._address + path, timeout=self._timeout_s, allow_redirects=False)
             return answer.status_code, answer.text
         except requests.RequestException as fault:
             return 0, type(fault).__name__

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A stand-in for a llamafile: a real, tiny model server that takes the real flags and has bad manners on a switch.
 
-It stands alone (standard library only), so that local.sh can run it as $LLAMAFILE. The switches are variables, because
-they have to come through local.sh:
+It stands alone (standard library only), so that local.sh can run it as $LLAMAFILE, or be LOCAL_COMMAND itself. The
+switches are variables, because they have to come through local.sh:
 
     STANDIN_LOAD_S=40        /health says 503 for so long
     STANDIN_SAY=text         written first
@@ -12,7 +12,7 @@ they have to come through local.sh:
     STANDIN_LONG_LINE=5000   writes one line of so many characters
     STANDIN_IGNORE_TERM=1    SIGTERM does nothing
     STANDIN_GRANDCHILD=path  starts a process that ignores SIGTERM and SIGHUP, and writes its pid to the file
-    STANDIN_DEAF=1           takes connections and answers none
+    STANDIN_DEAF=path        takes connections and answers none, as long as the file is there
     STANDIN_TOKENS_PER_S=50  how fast it answers
     STANDIN_PIDFILE=path     each run appends its pid
 """
@@ -40,9 +40,9 @@ def arguments() -> argparse.Namespace:
                    "--mlock", "--no-mmap", "--jinja", "--log-disable", "--v2"):  # fmt: skip
         parser.add_argument(switch, action="store_true")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("-np", "--parallel", type=int, default=1)
-    parser.add_argument("-c", "--ctx-size", type=int, default=4096)
+    parser.add_argument("--port", type=int, default=ENV.get("LOCAL_PORT", "8080"))
+    parser.add_argument("-np", "--parallel", type=int, default=ENV.get("LOCAL_PARALLEL", "1"))
+    parser.add_argument("-c", "--ctx-size", type=int, default=ENV.get("LOCAL_CTX", "4096"))
     parser.add_argument("-t", "--threads", type=int, default=1)
     for value in ("-m --model", "-a --alias", "-ngl --n-gpu-layers --gpu-layers", "--gpu", "-b --batch-size",
                   "--cache-ram", "--timeout -to", "--threads-http", "-l --listen"):  # fmt: skip
@@ -68,8 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         print(f"srv  log_server_r: request: {format % args}", flush=True)
 
     def do_GET(self) -> None:
-        if ENV.get("STANDIN_DEAF"):
-            time.sleep(3600)
+        while os.path.exists(ENV.get("STANDIN_DEAF", "")):
+            time.sleep(0.1)
         path = self.path.partition("?")[0]
         flags, name = self.flags, self.flags.alias or "standin.gguf"
         per_slot = flags.ctx_size // flags.parallel

@@ -1,0 +1,457 @@
+"""The model server as a child: killed, stopped, flooding, slow, failing; and never an orphan."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from supervisor.diagnosis import CONFIGURATION, GENERAL
+from supervisor.llamafile import Child, Event, Limits, Llamafile, What
+from supervisor.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
+from tests.support.wait import until
+from workernode import settings
+
+ROOT = Path(__file__).parent.parent.parent
+STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
+COMMAND = f"{shlex.quote(sys.executable)} {shlex.quote(str(STANDIN))}"
+SECRETS = {"API_KEY": "sk-node-secret", "PULSAR_TOKEN": "pulsar-secret"}
+LONG = 60.0  # a bound for a broken run
+
+# The real limits, in a tenth of the time and less.
+QUICK = Limits(
+    pause_first_s=0.05,
+    pause_most_s=0.2,
+    pause_failed_s=0.5,
+    grace_s=1.0,
+    start_silence_s=1.5,
+    start_limit_s=60.0,
+    silence_s=1.5,
+    limit_s=60.0,
+    probe_starting_s=0.05,
+    probe_ready_s=0.1,
+    probe_timeout_s=0.5,
+)
+
+
+class Owner:
+    """The thread that owns the child: what node.py's loop does for it."""
+
+    def __init__(self, environ: dict[str, str], limits: Limits = QUICK, **variables: str) -> None:
+        told = {
+            "NODE_TYPE": "local",
+            "MODEL_NAME": "standin",
+            "PULSAR_URL": "pulsar://localhost",
+            "PULSAR_TOKEN": SECRETS["PULSAR_TOKEN"],
+            "LOCAL_COMMAND": COMMAND,
+            **variables,
+        }
+        self.woken = threading.Event()
+        self.llamafile = Llamafile(settings.load(told), self.woken.set, {**os.environ, **SECRETS, **environ}, limits)
+        self.events: list[Event] = []
+        self.pids: set[int] = set()
+
+    def turn(self) -> None:
+        """One turn of the loop: wait for what comes first, then tick."""
+        due = self.llamafile.next_wakeup()
+        self.woken.wait(0.1 if due is None else min(0.1, max(0.0, due - time.monotonic())))
+        self.woken.clear()
+        began = time.monotonic()
+        self.events += self.llamafile.tick(began)
+        assert time.monotonic() - began < 1.0, "the owner's thread was made to wait"
+        if self.llamafile.pid:
+            self.pids.add(self.llamafile.pid)
+
+    def run_until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + LONG
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what}; {self.llamafile.state}, {self.llamafile.tail()}"
+            self.turn()
+
+    def wait(self, what: What) -> Event:
+        """Run until this event, and take it and all before it away."""
+        self.run_until(lambda: any(event.what is what for event in self.events), str(what))
+        index = [event.what for event in self.events].index(what)
+        event = self.events[index]
+        del self.events[: index + 1]
+        return event
+
+    def start(self) -> None:
+        self.llamafile.start(time.monotonic())
+
+    def started(self) -> Owner:
+        self.start()
+        self.wait(What.READY)
+        return self
+
+    def ask(self) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.llamafile.api_key}"}
+        return requests.post(self.llamafile.base_url, json={"messages": []}, headers=headers, timeout=LONG)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: one that only waits to be reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def group(pid: int) -> list[int]:
+    """Everything alive in the process group."""
+    found = []
+    for each in psutil.pids():
+        try:
+            if os.getpgid(each) == pid and alive(each):
+                found.append(each)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+@pytest.fixture
+def owners(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
+    """Makes owners; after the test nothing that they started may be left."""
+    made: list[Owner] = []
+
+    def make(environ: dict[str, str] | None = None, **more: object) -> Owner:
+        made.append(Owner({"STANDIN_PIDFILE": str(tmp_path / "pids"), **(environ or {})}, **more))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for owner in made:
+        owner.llamafile.kill_now()
+    for owner in made:
+        until(lambda owner=owner: not any(group(pid) for pid in owner.pids), LONG, "empty process group")  # type: ignore[misc]
+
+
+def pid_in(path: Path) -> int:
+    return int(until(lambda: path.read_text() if path.exists() else "", LONG, f"{path.name}"))
+
+
+def test_it_becomes_ready_with_its_facts_and_only_with_the_key(owners: Callable[..., Owner]) -> None:
+    owner = owners(LOCAL_PARALLEL="8", LOCAL_CTX="8192").started()
+    child = owner.llamafile
+    assert child.state is Child.READY
+    assert (child.facts.slots, child.facts.context, child.facts.models) == (8, 1024, ("standin.gguf",))
+    assert owner.ask().status_code == 200
+    assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
+
+
+def test_it_knows_no_secret_of_the_node_and_shows_none(owners: Callable[..., Owner]) -> None:
+    owner = owners({"OTHER": f"holds {SECRETS['PULSAR_TOKEN']} too"}).started()
+    assert owner.llamafile.pid
+    for pid in group(owner.llamafile.pid):
+        process = psutil.Process(pid)
+        assert not set(SECRETS) & set(process.environ())
+        assert not any(secret in text for secret in SECRETS.values() for text in process.environ().values())
+        assert owner.llamafile.api_key not in " ".join(process.cmdline())
+    assert psutil.Process(owner.llamafile.pid).environ()["LLAMA_API_KEY"] == owner.llamafile.api_key
+
+
+def test_killed_it_is_back_at_the_same_place(owners: Callable[..., Owner], tmp_path: Path) -> None:
+    owner = owners().started()
+    before = (owner.llamafile.base_url, owner.llamafile.api_key)
+    for _ in range(2):
+        assert owner.llamafile.pid
+        os.kill(owner.llamafile.pid, signal.SIGKILL)
+        down = owner.wait(What.DOWN)
+        assert down.diagnosis
+        assert down.diagnosis.reason == GENERAL
+        assert "memory" in down.diagnosis.message
+        owner.wait(What.READY)
+    assert (owner.llamafile.base_url, owner.llamafile.api_key) == before
+    assert owner.ask().status_code == 200
+    assert len((tmp_path / "pids").read_text().split()) == 3
+
+
+def test_stopped_it_is_found_hanging_and_replaced(owners: Callable[..., Owner]) -> None:
+    owner = owners().started()
+    assert owner.llamafile.pid
+    os.kill(owner.llamafile.pid, signal.SIGSTOP)
+    down = owner.wait(What.DOWN)
+    assert down.diagnosis
+    assert "no sign of" in down.diagnosis.message
+    owner.wait(What.READY)
+    assert owner.ask().status_code == 200
+
+
+def test_a_long_prompt_is_not_a_hang(owners: Callable[..., Owner], tmp_path: Path) -> None:
+    """/health does not answer, but tokens come; when they cease, it hangs."""
+    deaf = tmp_path / "deaf"
+    owner = owners({"STANDIN_DEAF": str(deaf)}).started()
+    pid = owner.llamafile.pid
+    deaf.touch()
+    ends = time.monotonic() + 3 * QUICK.silence_s
+    while time.monotonic() < ends:
+        owner.llamafile.progress(time.monotonic())
+        owner.turn()
+    assert (owner.llamafile.pid, owner.llamafile.state, owner.events) == (pid, Child.READY, [])
+    owner.wait(What.DOWN)
+    deaf.unlink()
+    owner.wait(What.READY)
+
+
+def test_a_flood_of_output_blocks_nobody(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="supervisor.llamafile"):
+        owner = owners({"STANDIN_FLOOD": "1"}).started()
+        before = psutil.Process().cpu_times()
+        ends = time.monotonic() + 3
+        asked = 0
+        while time.monotonic() < ends:
+            assert owner.ask().status_code == 200
+            asked += 1
+            owner.turn()
+        after = psutil.Process().cpu_times()
+    lines = [record for record in caplog.records if getattr(record, "event", "") == "model_output"]
+    assert asked > 3
+    assert len(lines) < 3 * LINES_BURST
+    assert any("lines left out" in record.getMessage() for record in lines)
+    assert 0 < len(owner.llamafile.tail()) <= TAIL_LINES
+    assert after.user + after.system - before.user - before.system < 2.0
+
+
+def test_a_line_without_end_is_cut(owners: Callable[..., Owner]) -> None:
+    owner = owners({"STANDIN_LONG_LINE": "3000000"}).started()
+    longest = max(len(line) for line in owner.llamafile.tail())
+    assert longest <= LINE_LIMIT + 2
+
+
+def test_its_key_is_not_in_its_output(owners: Callable[..., Owner]) -> None:
+    owner = owners(LOCAL_COMMAND="sh -c 'echo the key is $LLAMA_API_KEY; exec sleep 60'", limits=Limits())
+    owner.start()
+    owner.run_until(owner.llamafile.tail, "output")
+    assert owner.llamafile.tail() == [f"the key is {HIDDEN}"]
+
+
+def test_loading_for_long_is_no_failure(owners: Callable[..., Owner], tmp_path: Path) -> None:
+    """Twice as long as a silence may last: 503 says that it lives."""
+    owner = owners({"STANDIN_LOAD_S": str(2 * QUICK.start_silence_s)}).started()
+    assert owner.llamafile.diagnosis() is None
+    assert len((tmp_path / "pids").read_text().split()) == 1
+
+
+def test_a_start_without_a_sign_of_life_is_ended(owners: Callable[..., Owner]) -> None:
+    owner = owners(LOCAL_COMMAND="sleep 1000")
+    owner.start()
+    owner.run_until(owner.llamafile.diagnosis, "end of the hanging start")
+    diagnosis = owner.llamafile.diagnosis()
+    assert diagnosis
+    assert "no sign of loading" in diagnosis.message
+
+
+def test_five_ends_at_once_are_reported_and_a_mended_file_heals(owners: Callable[..., Owner], tmp_path: Path) -> None:
+    script = tmp_path / "model.sh"
+    script.write_text("#!/bin/sh\necho $$ >>\"$STANDIN_PIDFILE\"\necho 'error: invalid argument: --frob'\nexit 1\n")
+    script.chmod(0o755)
+    owner = owners(LOCAL_COMMAND=str(script))
+    owner.start()
+    failed = owner.wait(What.FAILED)
+    assert owner.llamafile.state is Child.FAILED
+    assert len((tmp_path / "pids").read_text().split()) == 5
+    assert failed.diagnosis
+    assert failed.diagnosis.reason == CONFIGURATION
+    assert "LOCAL_EXTRA_ARGS" in failed.diagnosis.message
+    assert "--frob" in failed.diagnosis.message
+    owner.wait(What.FAILED)  # tried again after the long pause, and no five times before it is told
+    assert len((tmp_path / "pids").read_text().split()) == 6
+    script.write_text(f"#!/bin/sh\nexec {COMMAND}\n")
+    owner.wait(What.READY)
+    assert owner.ask().status_code == 200
+
+
+def test_asked_to_leave_it_leaves(owners: Callable[..., Owner]) -> None:
+    owner = owners().started()
+    pid = owner.llamafile.pid
+    assert pid
+    owner.llamafile.stop(time.monotonic())
+    owner.llamafile.stop(time.monotonic())
+    owner.wait(What.STOPPED)
+    assert owner.llamafile.state is Child.STOPPED
+    until(lambda: not group(pid), LONG, "empty process group")
+    assert owner.llamafile.next_wakeup() is None
+
+
+def test_one_that_ignores_the_request_is_killed_with_its_grandchild(
+    owners: Callable[..., Owner], tmp_path: Path
+) -> None:
+    grandchild = tmp_path / "grandchild"
+    owner = owners({"STANDIN_IGNORE_TERM": "1", "STANDIN_GRANDCHILD": str(grandchild)}).started()
+    pid = pid_in(grandchild)
+    owner.llamafile.stop(time.monotonic())
+    owner.wait(What.STOPPED)
+    until(lambda: not alive(pid), LONG, "end of the grandchild")
+
+
+def test_a_grandchild_does_not_survive_the_child(owners: Callable[..., Owner], tmp_path: Path) -> None:
+    grandchild = tmp_path / "grandchild"
+    owner = owners({"STANDIN_GRANDCHILD": str(grandchild)}).started()
+    pid = pid_in(grandchild)
+    assert owner.llamafile.pid
+    os.kill(owner.llamafile.pid, signal.SIGKILL)
+    until(lambda: not alive(pid), LONG, "end of the grandchild")
+
+
+def test_stopping_is_legal_at_any_time(owners: Callable[..., Owner]) -> None:
+    never_started = owners()
+    never_started.llamafile.stop(time.monotonic())
+    never_started.wait(What.STOPPED)
+    loading = owners({"STANDIN_LOAD_S": "1000"})
+    loading.start()
+    loading.run_until(loading.llamafile.tail, "output")
+    loading.llamafile.stop(time.monotonic())
+    loading.wait(What.STOPPED)
+    waiting = owners({"STANDIN_EXIT": "3"}, limits=Limits())
+    waiting.start()
+    waiting.run_until(lambda: waiting.llamafile.state is Child.BACKOFF, "pause")
+    waiting.llamafile.stop(time.monotonic())
+    waiting.wait(What.STOPPED)
+
+
+PARENT = """
+import json, os, sys, threading, time
+sys.path.insert(0, {root!r})
+from supervisor.llamafile import Llamafile, What
+from workernode import settings
+told = dict(NODE_TYPE="local", MODEL_NAME="m", PULSAR_URL="pulsar://localhost", LOCAL_COMMAND={command!r})
+child = Llamafile(settings.load(told), lambda: None)
+spawner = threading.Thread(target=child.start, args=(time.monotonic(),))
+spawner.start()
+spawner.join()  # the thread has ended: the child must not
+while True:
+    if What.READY in [event.what for event in child.tick(time.monotonic())]:
+        print(json.dumps(child.pid), flush=True)
+    time.sleep(0.01)
+"""
+
+
+@contextmanager
+def parent_of(environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A supervisor of its own, and the pid of its child, which is ready."""
+    program = PARENT.format(root=str(ROOT), command=COMMAND)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        try:
+            assert parent.stdout
+            yield parent, json.loads(parent.stdout.readline())
+        finally:
+            parent.kill()
+
+
+@pytest.mark.parametrize("misbehaviour", ["", "STANDIN_IGNORE_TERM", "STANDIN_FLOOD"])
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, misbehaviour: str) -> None:
+    grandchild = tmp_path / "grandchild"
+    environ = {**os.environ, "STANDIN_GRANDCHILD": str(grandchild)} | ({misbehaviour: "1"} if misbehaviour else {})
+    with parent_of(environ) as (parent, child):
+        assert {child, pid_in(grandchild)} < set(group(child))  # the guard is there too
+        parent.kill()
+        until(lambda: not group(child), 5, "empty process group")
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed_and_the_child_is_stopped() -> None:
+    with parent_of(dict(os.environ)) as (parent, child):
+        os.kill(child, signal.SIGSTOP)
+        parent.kill()
+        until(lambda: not alive(child), 5, "end of the child")
+
+
+# --- What it says of each fault -------------------------------------------------------------------------------------
+
+
+def foreign_program(path: Path) -> str:
+    """A program for another processor."""
+    machine = 0xB7 if os.uname().machine == "x86_64" else 0x3E
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHI", 2, machine, 1)
+    path.write_bytes(head.ljust(400, b"\0"))
+    path.chmod(0o755)
+    return str(path)
+
+
+def without_permission(path: Path) -> str:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o644)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("command", "environ", "reason", "words"),
+    [
+        pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGILL"}, CONFIGURATION, "AVX", id="no AVX"),
+        pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGKILL"}, GENERAL, "memory", id="killed"),
+        pytest.param(lambda path: COMMAND, {"STANDIN_EXIT": "137"}, GENERAL, "memory", id="killed below a shell"),
+        pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGSEGV"}, GENERAL, "crashed", id="crashed"),
+        pytest.param(
+            lambda path: COMMAND,
+            {"STANDIN_SAY": "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 9663676416",
+             "STANDIN_EXIT": "1"},
+            GENERAL, "LOCAL_CTX", id="out of memory",
+        ),
+        pytest.param(
+            lambda path: COMMAND,
+            {"STANDIN_SAY": "gguf_init_from_file: invalid magic characters: '<htm'", "STANDIN_EXIT": "1"},
+            CONFIGURATION, "LLAMAFILE_SHA256", id="bad model file",
+        ),
+        pytest.param(foreign_program, {}, CONFIGURATION, "another processor", id="wrong architecture"),
+        pytest.param(without_permission, {}, CONFIGURATION, "chmod +x", id="not executable"),
+        pytest.param(lambda path: f"{path}.missing", {}, CONFIGURATION, "not found", id="not there"),
+        pytest.param(lambda path: "no-such-program-at-all", {}, CONFIGURATION, "not found", id="not on PATH"),
+        pytest.param(lambda path: f"{COMMAND} --frob", {}, CONFIGURATION, "LOCAL_EXTRA_ARGS", id="unknown argument"),
+        pytest.param(lambda path: COMMAND, {"STANDIN_EXIT": "3", "STANDIN_SAY": "odd"}, GENERAL, "odd", id="unknown"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_told_with_what_to_do(
+    owners: Callable[..., Owner],
+    tmp_path: Path,
+    command: Callable[[Path], str],
+    environ: dict[str, str],
+    reason: str,
+    words: str,
+) -> None:
+    owner = owners(environ, LOCAL_COMMAND=command(tmp_path / "model"))
+    owner.start()
+    owner.run_until(owner.llamafile.diagnosis, "diagnosis")
+    diagnosis = owner.llamafile.diagnosis()
+    assert diagnosis
+    assert diagnosis.reason == reason
+    assert words in diagnosis.message
+
+
+def test_a_port_that_is_taken_is_told_and_waited_for(owners: Callable[..., Owner]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        owner = owners(LOCAL_PORT=str(port))
+        owner.start()
+        owner.run_until(owner.llamafile.diagnosis, "diagnosis")
+        diagnosis = owner.llamafile.diagnosis()
+        assert diagnosis
+        assert diagnosis.reason == CONFIGURATION
+        assert str(port) in diagnosis.message
+        assert "LOCAL_PORT" in diagnosis.message
+    owner.wait(What.READY)
+
+
+def test_a_server_that_cannot_bind_is_understood(owners: Callable[..., Owner]) -> None:
+    """It looks for another port than the one that was found free."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        owner = owners(LOCAL_COMMAND=f"{COMMAND} --port {holder.getsockname()[1]}")
+        owner.start()
+        owner.run_until(owner.llamafile.diagnosis, "diagnosis")
+        diagnosis = owner.llamafile.diagnosis()
+        assert diagnosis
+        assert "LOCAL_PORT" in diagnosis.message
