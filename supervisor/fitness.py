@@ -18,6 +18,8 @@ from workernode.protocol import Hold, Kind, LimitSeen, Trouble
 FIRST_PROBE = 1.0  # seconds (spec 5)
 LAST_PROBE = 60.0  # seconds (spec 5)
 PROBE_GROWTH = 2.0
+# A probe of which nothing is heard for so long is taken as lost; no task takes as long.
+PROBE_LOST = 600.0  # seconds
 # A limit that lasts longer makes the node unavailable (spec 5).
 LONGEST_LIMIT = 60.0  # seconds
 # A 429 that names no wait: this long, doubled with every episode that follows without an answer between.
@@ -116,7 +118,8 @@ class Status:
     hold_until: float | None  # monotonic; None: no hold
 
 
-LIMITS = (Kind.RATE_LIMIT, Kind.RAMP)
+LIMITS = (Kind.RATE_LIMIT, Kind.RAMP)  # they pass, mostly
+BY_PEOPLE = (Kind.KEY, Kind.QUOTA, Kind.MODEL)  # they pass when a person acts
 # The reason of the report (spec 1.3).
 REASONS = {
     Kind.KEY: "AuthenticationError",
@@ -148,7 +151,7 @@ class Fitness:
         self._refused_at = 0.0  # the newest refusal by a limit
         self._guesses = 0  # episodes without a wait named and without an answer between
         self._tried = 0
-        self._probing = False
+        self._probing_until = 0.0  # a probe is on its way; it is taken as lost then
         self._interval = FIRST_PROBE
         self._probe_at = 0.0
         self._pause_until = 0.0
@@ -161,32 +164,32 @@ class Fitness:
         """A worker saw upstream's figures, or was refused by a limit."""
         self._pacer.seen(seen)
         asked = seen.at if seen.asked is None else seen.asked
-        if seen.kind in (Kind.RATE_LIMIT, Kind.RAMP):
+        if seen.kind in LIMITS:
             self._refused(now, seen, asked)
         elif seen.kind is None and self.state is State.LIMITED and asked > self._refused_at:
             self._lift(now)
 
     def ended(
-        self, now: float, taken_at: float, trouble: Trouble | None, *, reached_upstream: bool, was_probe: bool,
+        self, now: float, asked_at: float, trouble: Trouble | None, *, reached_upstream: bool, was_probe: bool,
         tokens: int = 0,
     ) -> None:
         """A task that `admit` let through ended, however it did (the death of its worker is no trouble of upstream's).
 
         Args:
-            taken_at: monotonic, when `admit` let it through.
+            asked_at: monotonic, when its last call was sent; where that is not known, when `admit` let it through.
             tokens: prompt and completion together.
         """
         self._pacer.used(tokens)
         if was_probe:
             self._probed(now, trouble, reached_upstream)
         elif reached_upstream:
-            self._succeeded(now, taken_at)
-        elif trouble is not None and taken_at >= self._restored_at:
+            self._succeeded(now, asked_at)
+        elif trouble is not None and asked_at >= self._restored_at:
             self.found(now, trouble)
 
     def found(self, now: float, trouble: Trouble) -> None:
         """A trouble was found, by a task or by the check at the start: key, quota and model make the node unfit."""
-        if trouble.kind in REASONS and trouble.kind not in LIMITS and self.state is not State.UNFIT:
+        if trouble.kind in BY_PEOPLE and self.state is not State.UNFIT:
             self._fail(now, "refused", trouble)
 
     # what may be done
@@ -214,8 +217,8 @@ class Fitness:
         if self.state is not State.UNFIT:
             self._pacer.sent(now)
             return Admission(Admit.RUN)
-        if not self._probing and now >= max(self._probe_at, self.hold.until):
-            self._probing = True
+        if now >= max(self._probe_at, self.hold.until, self._probing_until):
+            self._probing_until = now + PROBE_LOST
             self._tried += 1
             self._pacer.sent(now)
             return Admission(Admit.PROBE)
@@ -232,10 +235,10 @@ class Fitness:
 
     def status(self, now: float) -> Status:
         """Return what people see."""
-        unfit = self.state is State.UNFIT
+        probing = now < self._probing_until
+        due = max(self._probe_at, self.hold.until) if self.state is State.UNFIT and not probing else None
         return Status(
-            self.state, self._since, self._explain(self.trouble) if self.trouble else "", self._tried,
-            max(self._probe_at, self.hold.until) if unfit and not self._probing else None,
+            self.state, self._since, self._explain(self.trouble) if self.trouble else "", self._tried, due,
             self.hold.until if now < self.hold.until else None,
         )
 
@@ -269,9 +272,9 @@ class Fitness:
         if self.state is State.LIMITED and max(now, until) - self._since > LONGEST_LIMIT:
             self._fail(now, "lasted", trouble)
 
-    def _succeeded(self, now: float, taken_at: float) -> None:
-        """A task was answered well; one that was under way when the limit was met says nothing."""
-        if taken_at < self._refused_at:
+    def _succeeded(self, now: float, asked_at: float) -> None:
+        """A task was answered well; one that was asked before the limit was met says nothing."""
+        if asked_at < self._refused_at:
             return
         self._guesses = 0
         self._ceiling.grow()
@@ -280,11 +283,11 @@ class Fitness:
 
     def _probed(self, now: float, trouble: Trouble | None, reached_upstream: bool) -> None:
         """The probe came back."""
-        self._probing = False
+        self._probing_until = 0.0
         if reached_upstream:
             self._recover(now)
         elif trouble is not None and trouble.kind is not Kind.CLIENT:
-            if trouble.kind in REASONS and self.trouble is not None and trouble.kind is not self.trouble.kind:
+            if trouble.kind in BY_PEOPLE and self.trouble is not None and trouble.kind is not self.trouble.kind:
                 self._reports.append(End(self.trouble.kind.value))
                 self._begin(trouble)
             self._interval = min(self._interval * PROBE_GROWTH, LAST_PROBE)
@@ -297,7 +300,7 @@ class Fitness:
 
     def _fail(self, now: float, event: str, trouble: Trouble) -> None:
         """The node cannot serve: half-open from here on."""
-        self._probing, self._tried, self._interval = False, 0, FIRST_PROBE
+        self._probing_until, self._tried, self._interval = 0.0, 0, FIRST_PROBE
         self._probe_at, self._pause_until = now + FIRST_PROBE, now
         self._move(now, event, trouble, self._explain(trouble))
         self._begin(trouble)

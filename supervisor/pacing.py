@@ -82,6 +82,7 @@ UNPACED = 1 << 30  # room without end
 # Those that were refused ask again over a time in which upstream gives back so many times what they need (other nodes'
 # calls were refused as well), but not over a longer one.
 SPREAD = 2.0
+SLOWEST_SPREAD = 1.0  # calls a second, where less is known
 LONGEST_SPREAD = 10.0  # seconds
 TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
 
@@ -333,7 +334,7 @@ class Pacer:
             self._learned.refused(now, resumes, first)
         self._waiting = 1 if first else self._waiting + 1
         self._credit, self._credit_at = min(self._credit, 0.0) - 1, resumes
-        return min(SPREAD * self._waiting / self._base_rate(resumes), LONGEST_SPREAD)
+        return min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
 
     def rate(self, now: float) -> float:
         """Return the calls a second that may be asked now, infinite where nothing paces."""
@@ -368,7 +369,7 @@ class Pacer:
     def _base_rate(self, now: float) -> float:
         """What upstream gives back, as far as it is known: the pace of those who ask again."""
         known = [level.refill / level.cost for level in self._levels(now)]
-        return max(min([*known, self._learned.rate(now)]), SLOWEST)
+        return max(min([*known, self._learned.rate(now)]), SLOWEST_SPREAD)
 
 
 class Ceiling:

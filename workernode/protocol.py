@@ -152,6 +152,7 @@ class Outcome:
     reached_upstream: bool = False  # upstream answered this task well: what restores an unfit node
     reason: str = ""  # why it is dead-lettered or given up
     attempts: int = 0  # times upstream was asked
+    asked_at: float | None = None  # monotonic: when the last of them was sent
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0

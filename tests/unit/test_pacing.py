@@ -278,7 +278,8 @@ def test_the_more_were_refused_the_longer_they_are_spread() -> None:
         for number in range(20)
     ]
     assert spreads == sorted(spreads)
-    assert spreads[0] < 1 < spreads[-1] <= 10
+    assert spreads[0] == 0
+    assert 1 < spreads[-1] <= 10
 
 
 # Ceiling
