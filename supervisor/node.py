@@ -99,6 +99,7 @@ class Node:
         self._throttle = Throttle(settings)
         self._fitness = Fitness(settings.max_process_num, _words(settings))
         self._hold = self._fitness.hold
+        self._gate = self._fitness.gate(time.monotonic())
         self._reporter = Reporter(settings)
         self._reported: set[str] = set()
         self._child: Llamafile | None = None
@@ -187,9 +188,10 @@ class Node:
             self._next_look, self._next_sample, self._broker.next_burst(), self._pool.next_check(),
             self._desk.next_retry(), self._drain_until,
         )  # fmt: skip
-        for wakeup in (self._fitness.next_wakeup(now), self._child.next_wakeup() if self._child else None):
-            due = due if wakeup is None else min(due, wakeup)
-        return max(0.0, due - now)
+        if self._gate.room == 0:  # the gate that the intake was set by: asked anew it may just have opened, unheeded
+            due = min(due, self._gate.again_at)
+        wakeup = self._child.next_wakeup() if self._child else None
+        return max(0.0, (due if wakeup is None else min(due, wakeup)) - now)
 
     def _take_in(self, event: Event) -> None:
         match event:
@@ -243,7 +245,7 @@ class Node:
         """Take no more from the broker than there is room for (spec 3, last point)."""
         if self._state is State.STARTING and self._is_ready():
             self._move("ready")
-        gate = self._fitness.gate(now)
+        gate = self._gate = self._fitness.gate(now)
         if self._state is not State.SERVING or not self._child_ready or gate.intake is Intake.HOLD:
             self._broker.allow(0)
             return

@@ -14,10 +14,12 @@ import os
 import queue
 import selectors
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
@@ -255,6 +257,7 @@ class Pool:
         node = replace(self._node, worker=index)
         birth = worker.Birth(self._settings, node, inbox, outbox_writer, visible, said, beat)
         process = self._context.Process(target=worker.main, args=(birth,), name=f"worker-{index}", daemon=True)
+        _ensure_forkserver()
         process.start()
         inbox.close()
         outbox_writer.close()
@@ -303,6 +306,25 @@ class Pool:
         handle.outbox.close()
         self._said_before += sum(handle.said)
         del self._handles[handle.index]
+
+
+def _ensure_forkserver() -> None:
+    """Start the forkserver, if it does not run, with the environment that it needs and nobody else should have.
+
+    Before Python 3.14 it does not learn our module path, and would silently go without the preloaded modules. One
+    malloc arena instead of one a thread saves some 3 MB a worker: its threads wait, and do not compete for memory.
+    """
+    wanted = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "MALLOC_ARENA_MAX": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _make_sure(pid: int) -> None:
