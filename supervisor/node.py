@@ -232,7 +232,7 @@ class Node:
             self._child.progress(time.monotonic())
         if delivery.handed_at and delivery.verdict is None:
             self._fitness.ended(
-                time.monotonic(), delivery.handed_at, outcome.trouble, reached_upstream=outcome.reached_upstream,
+                time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.trouble, reached_upstream=outcome.reached_upstream,
                 was_probe=delivery.is_probe, tokens=outcome.prompt_tokens + outcome.completion_tokens,
             )  # fmt: skip
 

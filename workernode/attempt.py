@@ -257,6 +257,7 @@ class _Attempt:
             reached_upstream=well,
             reason=reason,
             attempts=asked.attempts,
+            asked_at=asked.sent_at,
             stream=task.stream if task else False,
             prompt_tokens=_figure(usage, "prompt_tokens"),
             completion_tokens=_figure(usage, "completion_tokens"),
