@@ -1,6 +1,7 @@
 """What crosses the border between the supervisor and a worker process. Everything that does is in this file.
 
-Each is a small frozen dataclass, so that it pickles without surprises. This leaf imports the standard library only.
+Each is a small frozen dataclass, so that it pickles without surprises; none has slots, whose pickling is done field by
+field in Python. This leaf imports the standard library only.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Kind(Enum):
     BROKEN = "broken"  # the answer failed after a part of it was relayed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdict:
     """A task that is not to be run but told: the error that its client gets, and what then becomes of the message."""
 
@@ -51,7 +52,7 @@ class Verdict:
     http_status: int  # the HTTP status that goes with such an error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """One delivery of a task, handed to a worker."""
 
@@ -66,7 +67,7 @@ class Job:
     verdict: Verdict | None = None  # tell the client this instead of asking upstream
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hold:
     """For all workers: ask upstream nothing before this moment (a rate limit is the whole node's, spec 5).
 
@@ -77,7 +78,7 @@ class Hold:
     spread: float = 0.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """For all workers, before the first job and whenever it changes: whom to ask. A local model's port and key are new
     with each start of it.
@@ -87,19 +88,19 @@ class Target:
     key: str | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stop:
     """For a worker: nothing more comes; leave when what is under way has ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ready:
     """From a worker: it takes jobs."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LimitSeen:
     """From a worker, the moment it is seen: what upstream's headers say of its limits (spec 5)."""
 
@@ -116,7 +117,7 @@ class LimitSeen:
     unknown_formats: int = 0  # figures that were there and could not be read
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trouble:
     """What a person needs to know of an upstream fault: no secret in it."""
 
@@ -127,7 +128,7 @@ class Trouble:
     retry_after: float | None = None  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stages:
     """How long the parts of one delivery took, in seconds; None: it did not come to that."""
 
@@ -139,7 +140,7 @@ class Stages:
     total: float | None = None  # received to decided
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outcome:
     """How one delivery of a task ended, as a worker tells it to the supervisor."""
 
