@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from typing import Any
 
 import pulsar
@@ -37,7 +38,7 @@ class Topic:
     def __init__(self) -> None:
         self.topics: list[str] = []
         self.tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self.on_publish = lambda task: None
+        self.on_publish: Callable[[Any], None] = lambda task: None
 
     def publish(self, topic: str, payload: bytes) -> None:
         self.on_publish(json.loads(payload))
@@ -96,6 +97,10 @@ class Client(threading.Thread):
 
 def answer(server: Gateway, request_id: str, data: str) -> tuple[int, bytes]:
     return post(server.address, "/res", f'{{"request_id":"{request_id}","data":{data}}}')
+
+
+def taken(address: str, body: str) -> bool:
+    return post(address, "/res", body)[0] == 200
 
 
 def registered(server: Gateway, plain: int = 0, stream: int = 0) -> None:
@@ -451,7 +456,7 @@ def test_tasks_go_through_a_real_broker_and_come_back(broker: Broker) -> None:
             message = consumer.receive(timeout_millis=int(PATIENCE * 1000))
             consumer.acknowledge(message)
             body = f'{{"request_id":"{json.loads(message.data())["request_id"]}","data":{{"n":1.0e-5}}}}'
-            until(lambda body=body: post(address, "/res", body)[0] == 200, PATIENCE, "registered id")
+            until(partial(taken, address, body), PATIENCE, "registered id")
         assert [answers.get(timeout=PATIENCE) for _ in range(20)] == [(200, b'{"n":1.0e-5}')] * 20
 
 
