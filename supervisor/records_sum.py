@@ -1,0 +1,152 @@
+"""Adds billing records up: records in, figures by group out. Pure; the record's shape is docs/record.schema.json.
+
+Bills once: a record that was sent twice (the same attempt_id) counts once. A record of somebody else's making may have
+any shape; what is not a record is counted and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+UNKNOWN = "-"
+Record = Mapping[str, Any]
+
+
+def read(data: bytes) -> Record | None:
+    """Return the record in a message; None: it is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not str(value.get("schema", "")).startswith("workernode.record/"):
+        return None
+    return value if isinstance(value.get("attempt_id"), str) else None
+
+
+def member(record: Record, path: str) -> Any:
+    """Return what stands at `outcome.status` and the like; None where nothing does."""
+    value: Any = record
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def text(*paths: str) -> Callable[[Record], str]:
+    """A reader of the first of these members that holds text."""
+
+    def read_text(record: Record) -> str:
+        found = (member(record, path) for path in paths)
+        return next((value for value in found if isinstance(value, str) and value), UNKNOWN)
+
+    return read_text
+
+
+# What records can be told apart by.
+GROUPS: dict[str, Callable[[Record], str]] = {
+    "model": text("model"),
+    "upstream_model": text("upstream_model"),
+    "ai_model": text("ai_model_name"),
+    # As much as is known of who asked: the name that it gives its user, else where from, else with which program.
+    "client": text("client.user", "client.address", "client.user_agent"),
+    "user": text("client.user"),
+    "address": text("client.address"),
+    "user_agent": text("client.user_agent"),
+    "node": text("node.host", "node.id"),
+    "status": text("outcome.status"),
+}
+
+
+def count(record: Record, path: str) -> int:
+    """The figure there, 0 for none."""
+    value = member(record, path)
+    return int(value) if type(value) in (int, float) and math.isfinite(value) else 0
+
+
+def first_token_ms(record: Record) -> float | None:
+    """Milliseconds from asking upstream to its first chunk; None: it did not come to that."""
+    value = member(record, "durations_ms.upstream_first_token")
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+
+
+@dataclass(slots=True)
+class Sum:
+    """The figures of one group."""
+
+    requests: int = 0  # decided for good, one way or another
+    errors: int = 0  # of these: the client got an error, or nothing
+    handed_back: int = 0  # deliveries that were nak'd; the request is counted where it ends
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    first_tokens: array[float] = field(default_factory=lambda: array("d"))  # milliseconds each
+
+    def add(self, record: Record) -> None:
+        """Count one record more."""
+        if member(record, "outcome.decision") == "nak":
+            self.handed_back += 1
+        else:
+            self.requests += 1
+            # A client that has left got no error.
+            self.errors += member(record, "outcome.status") not in ("answered", "client_gone")
+        prompt, completion = count(record, "usage.prompt_tokens"), count(record, "usage.completion_tokens")
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+        self.total_tokens += count(record, "usage.total_tokens") or prompt + completion
+        if (waited := first_token_ms(record)) is not None:
+            self.first_tokens.append(waited)
+
+    def figures(self) -> dict[str, int | float | None]:
+        """The figures by name, in the order in which they are shown."""
+        waits = sorted(self.first_tokens)
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "handed_back": self.handed_back,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+            "first_token_p50_ms": percentile(waits, 50),
+            "first_token_p95_ms": percentile(waits, 95),
+        }
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float | None:
+    """The smallest value that so many percent do not exceed (nearest rank); None without values."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
+
+
+class Sums:
+    """All groups, and the sum of all."""
+
+    def __init__(self, by: Sequence[str]) -> None:
+        self.by = tuple(by)
+        self.total = Sum()
+        self.duplicates = 0
+        self.unreadable = 0
+        self._groups: dict[tuple[str, ...], Sum] = {}
+        self._seen: set[bytes] = set()  # 16 bytes an attempt_id, which may be 600 long
+
+    def add(self, data: bytes) -> Record | None:
+        """Count one message. Returns its record if that counted: not sent before, and a record at all."""
+        record = read(data)
+        if record is None:
+            self.unreadable += 1
+            return None
+        seen = hashlib.blake2b(record["attempt_id"].encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if seen in self._seen:
+            self.duplicates += 1
+            return None
+        self._seen.add(seen)
+        self.total.add(record)
+        self._groups.setdefault(tuple(GROUPS[name](record) for name in self.by), Sum()).add(record)
+        return record
+
+    def groups(self) -> Iterable[tuple[tuple[str, ...], Sum]]:
+        """Each group's names and figures, the one with the most tokens first."""
+        return sorted(self._groups.items(), key=lambda group: (-group[1].total_tokens, -group[1].requests, group[0]))
