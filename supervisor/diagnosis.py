@@ -43,8 +43,8 @@ CAUSES = (
     ),
     Cause(
         GENERAL,
-        r"failed to allocate|unable to allocate|out of memory|cannot allocate memory|bad_alloc|ErrorOutOfDeviceMemory"
-        r"|failed to fit params|cudaMalloc failed",
+        r"failed to allocate|unable to allocate|out of memory|insufficient memory|cannot allocate memory|bad_alloc|"
+        r"ErrorOutOfDeviceMemory|failed to fit params|cudaMalloc failed",
         "it ran out of memory: give the node more, or take a smaller model or quantisation, "
         "or lower LOCAL_CTX and LOCAL_PARALLEL",
     ),

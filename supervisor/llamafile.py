@@ -17,7 +17,7 @@ from enum import Enum
 
 from supervisor import launch
 from supervisor.child import ChildProcess
-from supervisor.diagnosis import GENERAL, Diagnosis, diagnose, told
+from supervisor.diagnosis import CONFIGURATION, GENERAL, Diagnosis, diagnose, told
 from supervisor.modelserver import Facts, Health, Prober, Question
 from supervisor.output import OutputLog
 from supervisor.resources import cpu_seconds
@@ -25,6 +25,7 @@ from workernode.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MODELS_SHOWN = 300  # characters of the list of models that a report quotes
 
 class Child(Enum):
     """Where the child is in its life."""
@@ -170,6 +171,15 @@ class Llamafile:
     def diagnosis(self) -> Diagnosis | None:
         """Why it left last; None: it never did."""
         return self._diagnosis
+
+    def misfit(self) -> Diagnosis | None:
+        """Why the model that it serves cannot stand for MODEL_NAME; None: it can. Known once it was READY."""
+        name = self._settings.upstream_model or self._settings.model_name
+        if self.facts.stands_for(name):
+            return None
+        serves = ", ".join(self.facts.models)[:MODELS_SHOWN]
+        advice = "set UPSTREAM_MODEL to the one that is meant, or start the server with that model alone"
+        return told(CONFIGURATION, f"serves {serves}, but not {name}", advice)
 
     def next_wakeup(self) -> float | None:
         """The monotonic moment at which `tick` has something to do even if nothing is notified."""

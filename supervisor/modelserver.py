@@ -9,7 +9,7 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import requests
@@ -21,13 +21,22 @@ class Facts:
 
     slots: int | None = None  # requests that it works on at once (/props, else /slots)
     context: int | None = None  # tokens of one slot, prompt and answer together
-    models: tuple[str, ...] = ()  # the ids of /v1/models, with their aliases
+    models: tuple[str, ...] = ()  # the ids of /v1/models
+    aliases: tuple[str, ...] = ()  # their other names
     metrics: bool = False  # /metrics exists
 
     @property
     def model(self) -> str | None:
         """The name that it goes by."""
         return self.models[0] if self.models else None
+
+    def stands_for(self, name: str) -> bool:
+        """Whether requests for the model `name` can be answered by this server.
+
+        A server of one model, as llamafile is, stands for whatever it was started for: it goes by its file's name and
+        does not look at a request's. One that lists several models picks by name, and must have that one.
+        """
+        return len(self.models) <= 1 or plain(name) in {plain(known) for known in (*self.models, *self.aliases)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +125,30 @@ def facts_from(props: object, slots: object, models: object, has_metrics: bool) 
 
     Shapes: llama.cpp tools/server/README.md; older llamafiles have parts of it.
     """
-    each_slot = slots if isinstance(slots, list) else []
+    each_slot, listed = array(slots), array(field(models, "data"))
     defaults = field(props, "default_generation_settings")
     return Facts(
         slots=count(field(props, "total_slots")) or len(each_slot) or None,
         context=count(field(defaults, "n_ctx")) or (count(field(each_slot[0], "n_ctx")) if each_slot else None),
-        models=names_in(field(models, "data")),
+        models=names(field(entry, "id") for entry in listed),
+        aliases=names(alias for entry in listed for alias in array(field(entry, "aliases"))),
         metrics=has_metrics,
     )
 
 
-def names_in(listed: object) -> tuple[str, ...]:
-    """The ids and aliases of the list in /v1/models, each once."""
-    names: dict[str, None] = {}
-    for entry in listed if isinstance(listed, list) else []:
-        aliases = field(entry, "aliases")
-        for name in [field(entry, "id"), *(aliases if isinstance(aliases, list) else [])]:
-            if isinstance(name, str) and name:
-                names[name] = None
-    return tuple(names)
+def names(values: Iterable[object]) -> tuple[str, ...]:
+    """Those that are names."""
+    return tuple(value for value in values if isinstance(value, str) and value)
+
+
+def array(value: object) -> list[object]:
+    """The value if it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def plain(name: str) -> str:
+    """A model's name without what files add to it: `/models/Gemma-3.Q4.gguf` and `gemma-3.q4` are the same."""
+    return name.replace("\\", "/").rpartition("/")[2].lower().removesuffix(".gguf").removesuffix(".llamafile")
 
 
 def field(value: object, name: str) -> object:
