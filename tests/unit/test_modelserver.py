@@ -16,7 +16,7 @@ MODELS = {"object": "list", "data": [{"id": "gemma3", "aliases": ["gemma3", "gem
 @pytest.mark.parametrize(
     ("props", "slots", "models", "facts"),
     [
-        pytest.param(PROPS, SLOTS, MODELS, Facts(4, 2048, ("gemma3",), ("gemma3", "gemma"), True), id="llama.cpp, 2026"),
+        pytest.param(PROPS, SLOTS, MODELS, Facts(4, 2048, ("gemma3",), ("gemma3", "gemma"), True), id="llama.cpp"),
         pytest.param(None, SLOTS, MODELS["data"], Facts(4, 2048, (), (), True), id="no /props"),
         pytest.param({"total_slots": 1}, None, None, Facts(1, None, (), (), True), id="an old llamafile"),
         pytest.param(None, None, None, Facts(None, None, (), (), True), id="says nothing"),
