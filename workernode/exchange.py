@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import certifi
@@ -44,7 +45,7 @@ class Pool:
         self._origin = origin
         self._connect_timeout = connect_timeout
         self._tls = tls
-        self._idle: list[tuple[_Connection, float]] = []
+        self._idle: deque[tuple[_Connection, float]] = deque()
         self._lock = threading.Lock()
 
     def post(
@@ -80,7 +81,10 @@ class Pool:
             wire = connection.wire
             wire.deadline, wire.silence, wire.watch, wire.patient = deadline, silence, watch, True
             try:
-                connection.request("POST", target, body, headers)
+                try:
+                    connection.request("POST", target, body, headers)
+                except ConnectionError:
+                    pass  # it stopped reading: its answer, if it gave one before (a 413, say), tells why
                 if meanwhile is not None:
                     meanwhile()
                     meanwhile = None
@@ -98,13 +102,20 @@ class Pool:
     def keep(self, connection: _Connection) -> None:
         """Keep the connection for the next request."""
         connection.wire.watch = None
+        now = time.monotonic()
+        old = None
         with self._lock:
-            self._idle.append((connection, time.monotonic()))
+            self._idle.append((connection, now))
+            # The last is used first, so those below would stay open for ever: one of them goes with each that comes.
+            if now - self._idle[0][1] >= MAX_IDLE:
+                old = self._idle.popleft()[0]
+        if old is not None:
+            old.drop()
 
     def close(self) -> None:
         """Close what is kept."""
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle, self._idle = self._idle, deque()
         for connection, _ in idle:
             connection.drop()
 
