@@ -1,0 +1,301 @@
+"""The taxonomy: every status, body and exception is a fault of one kind, with an error in OpenAI's shape."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workernode import errors
+from workernode.errors import (
+    UpstreamFault,
+    hide,
+    malformed_error,
+    of_bad_answer,
+    of_error_object,
+    of_exception,
+    of_response,
+    openai_error,
+    timeout_error,
+)
+from workernode.protocol import Kind
+
+KEY = "sk-canary-5b1f0c7e9d"
+
+
+def body(code: object = None, type: object = "invalid_request_error", message: object = "no") -> bytes:
+    return json.dumps({"error": {"message": message, "type": type, "param": None, "code": code}}).encode()
+
+
+def kind_of(status: int, raw: bytes = b"", *, own_model: bool = True, **headers: str) -> Kind:
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    return of_response(status, told, raw, own_model=own_model).kind
+
+
+# --- status and body → kind: spec 4 and 5, developers.openai.com/docs/guides/error-codes ---
+
+KINDS = {
+    # The request itself.
+    "400": (400, body("context_length_exceeded"), Kind.CLIENT),
+    "400_without_a_body": (400, b"", Kind.CLIENT),
+    "405": (405, b"", Kind.CLIENT),
+    "413": (413, b"<html>", Kind.CLIENT),
+    "415": (415, b"", Kind.CLIENT),
+    "422": (422, b'{"detail":"x"}', Kind.CLIENT),
+    "404_of_anything": (404, b"page not found", Kind.CLIENT),
+    "403_by_policy": (403, body("content_policy_violation"), Kind.CLIENT),
+    "redirect": (307, b"", Kind.CLIENT),
+    # Passing.
+    "408": (408, b"", Kind.PASSING),
+    "409": (409, body(), Kind.PASSING),
+    "425": (425, b"", Kind.PASSING),
+    "500": (500, body(type="server_error"), Kind.PASSING),
+    "502_page_of_a_proxy": (502, b"<html>", Kind.PASSING),
+    "503": (503, body("server_is_overloaded", "service_unavailable_error"), Kind.PASSING),
+    "529": (529, body(type="overloaded_error"), Kind.PASSING),
+    "204": (204, b"", Kind.PASSING),
+    "500_that_speaks_of_a_client": (500, body("context_length_exceeded"), Kind.PASSING),
+    # The three kinds of 429.
+    "429": (429, b"", Kind.RATE_LIMIT),
+    "429_page_of_a_proxy": (429, b"<html>Too many requests: insufficient_quota</html>", Kind.RATE_LIMIT),
+    "429_requests": (429, body("rate_limit_exceeded", "requests"), Kind.RATE_LIMIT),
+    "429_tokens": (429, body(None, "tokens"), Kind.RATE_LIMIT),
+    "429_words_do_not_count": (
+        429,
+        body("rate_limit_exceeded", "requests", "insufficient_quota billing"),
+        Kind.RATE_LIMIT,
+    ),
+    "429_number_as_code": (429, body(429, None), Kind.RATE_LIMIT),
+    "429_that_names_a_key": (429, body("invalid_api_key"), Kind.RATE_LIMIT),
+    "429_ramp": (429, body("slow_down", "rate_limit_error"), Kind.RAMP),
+    "429_quota": (429, body("insufficient_quota", "insufficient_quota"), Kind.QUOTA),
+    "429_quota_by_type_alone": (429, body(None, "insufficient_quota"), Kind.QUOTA),
+    "429_credit": (429, body("credit_balance_exhausted"), Kind.QUOTA),
+    "429_organization_spend": (429, body("organization_spend_limit_exceeded"), Kind.QUOTA),
+    "429_project_spend": (429, body("project_spend_limit_exceeded"), Kind.QUOTA),
+    "429_organization_usage": (429, body("organization_usage_limit_exceeded"), Kind.QUOTA),
+    "429_billing": (429, body("billing_hard_limit_reached"), Kind.QUOTA),
+    "402": (402, b"", Kind.QUOTA),
+    # A person must act.
+    "401": (401, body("invalid_api_key"), Kind.KEY),
+    "401_without_a_body": (401, b"", Kind.KEY),
+    "403": (403, b"", Kind.KEY),
+    "403_unsupported_country": (403, body("unsupported_country_region_territory", "request_forbidden"), Kind.KEY),
+    "403_no_access_to_our_model": (403, body("model_not_found"), Kind.MODEL),
+    "403_billing": (403, body("billing_not_active"), Kind.QUOTA),
+    "403_invalid_request": (403, body(None, "invalid_request_error"), Kind.KEY),
+    "404_model": (404, body("model_not_found"), Kind.MODEL),
+}
+
+
+@pytest.mark.parametrize(("status", "raw", "kind"), KINDS.values(), ids=KINDS.keys())
+def test_an_answer_that_is_no_200_is_of_a_kind(status: int, raw: bytes, kind: Kind) -> None:
+    fault = of_response(status, {}, raw, own_model=True)
+    assert (fault.kind, fault.http_status) == (kind, status)
+
+
+def test_a_model_that_the_client_chose_is_the_clients_fault() -> None:
+    for status in (403, 404):
+        assert kind_of(status, body("model_not_found"), own_model=False) is Kind.CLIENT
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (400, "true", Kind.PASSING),
+        (400, "TRUE ", Kind.PASSING),
+        (503, "false", Kind.CLIENT),
+        (409, "false", Kind.CLIENT),
+        (503, "maybe", Kind.PASSING),
+        (429, "true", Kind.RATE_LIMIT),
+        (401, "true", Kind.KEY),
+    ],
+)
+def test_upstream_says_itself_whether_asking_again_helps(status: int, said: str, kind: Kind) -> None:
+    assert kind_of(status, x_should_retry=said) is kind
+
+
+# --- an error inside a 200 ---
+
+INSIDE = {
+    "server_error": ({"message": "x", "type": "server_error"}, Kind.PASSING),
+    "without_anything": ({}, Kind.PASSING),
+    "rate_limit": ({"type": "requests", "code": "rate_limit_exceeded"}, Kind.RATE_LIMIT),
+    "quota": ({"type": "insufficient_quota"}, Kind.QUOTA),
+    "key": ({"code": "invalid_api_key"}, Kind.KEY),
+    "client": ({"type": "invalid_request_error"}, Kind.CLIENT),
+    "policy": ({"code": "content_filter"}, Kind.CLIENT),
+    "status_as_code": ({"code": 400}, Kind.CLIENT),
+    "status_as_code_503": ({"code": 503}, Kind.PASSING),
+    "status_as_code_401": ({"code": 401}, Kind.KEY),
+    "number_that_is_no_status": ({"code": 7}, Kind.PASSING),
+    "model": ({"code": "model_not_found"}, Kind.MODEL),
+}
+
+
+@pytest.mark.parametrize(("error", "kind"), INSIDE.values(), ids=INSIDE.keys())
+def test_an_error_inside_a_200_is_of_a_kind(error: dict[str, Any], kind: Kind) -> None:
+    fault = of_error_object(error, own_model=True)
+    assert (fault.kind, fault.body, fault.http_status) == (kind, {"error": error}, 200)
+
+
+# --- what the client is told ---
+
+
+def test_upstreams_own_error_reaches_the_client_as_it_is() -> None:
+    raw = json.dumps({"error": {"message": "x" * 900, "inner": [1]}, "request_id": "r"}).encode()
+    fault = of_response(400, {}, raw, own_model=True)
+    assert fault.body == json.loads(raw)
+    assert len(fault.trouble().message) <= errors.MAX_MESSAGE, "what people read is bounded"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<html>nginx</html>",
+        b'{"error":"text"}',
+        b'{"detail":[{"msg":"x"}]}',
+        b"[]",
+        b'{"error":{"message":"x"}',
+        b'{"error":{"message":"\xff"}}',
+        b'{"error":{"param":' + b"[" * 50_000 + b"]" * 50_000 + b"}}",
+    ],
+    ids=["empty", "html", "text", "detail", "list", "half", "not_utf8", "deep"],
+)
+def test_what_is_no_openai_error_is_told_in_openais_shape(raw: bytes) -> None:
+    fault = of_response(502, {"content-type": "text/html; charset=x"}, raw, own_model=True)
+    error = fault.body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "502" in error["message"]
+    assert b"nginx" not in json.dumps(fault.body).encode()
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_an_error_with_a_number_that_has_no_json_form_is_told_without_it(number: str) -> None:
+    """Written as it is it would be no JSON, and the gateway would leave its client waiting for ever."""
+    raw = b'{"error":{"message":"too much","param":%b}}' % number.encode()
+    for fault in (of_response(400, {}, raw, own_model=True), of_error_object(json.loads(raw)["error"], own_model=True)):
+        assert json.loads(json.dumps(fault.body, allow_nan=False))["error"]["message"] == "too much"
+
+
+def test_a_redirect_says_what_to_do() -> None:
+    assert "set API_URL" in of_response(308, {"location": "https://other"}, b"", own_model=True).message
+
+
+@pytest.mark.parametrize(
+    ("made", "type", "code"),
+    [
+        (timeout_error(300), "timeout", "timeout"),
+        (malformed_error("no"), "invalid_request_error", "malformed_task"),
+        (errors.broken_error("no"), "upstream_error", "stream_interrupted"),
+        (of_bad_answer("no").body, "upstream_error", "bad_answer"),
+        (UpstreamFault(Kind.PASSING, "no").body, "upstream_error", None),
+    ],
+)
+def test_our_own_errors_have_openais_shape(made: dict[str, Any], type: str, code: str | None) -> None:
+    assert set(made["error"]) == {"message", "type", "param", "code"}
+    assert (made["error"]["type"], made["error"]["code"]) == (type, code)
+
+
+# --- a connection that failed ---
+
+EXCEPTIONS = {
+    "refused": (ConnectionRefusedError(111, "Connection refused"), "refuses the connection"),
+    "reset": (ConnectionResetError(104, "reset"), "reset the connection"),
+    "pipe": (BrokenPipeError(32, "pipe"), "closed the connection"),
+    "no_answer": (http.client.RemoteDisconnected("Remote end closed"), "without an answer"),
+    "half": (http.client.IncompleteRead(b"", 5), "in the middle"),
+    "name": (socket.gaierror(-2, "Name or service not known"), "cannot be resolved"),
+    "certificate": (ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed"), "not valid"),
+    "time": (TimeoutError("silent for 120 s"), "silent for 120 s"),
+    "other": (http.client.BadStatusLine("x" * 500), "BadStatusLine"),
+}
+
+
+@pytest.mark.parametrize(("exc", "words"), EXCEPTIONS.values(), ids=EXCEPTIONS.keys())
+def test_a_connection_that_failed_is_passing_and_told_in_words(exc: Exception, words: str) -> None:
+    fault = of_exception(exc)
+    assert (fault.kind, fault.http_status) == (Kind.PASSING, 0)
+    assert words in fault.message
+    assert len(fault.message) < 300
+
+
+def test_a_fault_stays_the_fault_that_it_is() -> None:
+    fault = of_bad_answer("no")
+    assert of_exception(fault) is fault
+
+
+# --- secrets ---
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [KEY, 'quoted"and\\back/slash', "123456", "message"],
+    ids=["key", "signs_that_json_escapes", "looks_like_a_number", "looks_like_a_member"],
+)
+def test_the_nodes_secrets_are_hidden_from_the_client(secret: str) -> None:
+    """Upstreams repeat the key that they refuse: "Incorrect API key provided: sk-..."."""
+    error = {"error": {"message": f"Incorrect key: {secret}.", "code": 123456, "inner": [{"k": secret}, None, 1.5]}}
+    hidden = hide(error, [secret])
+    assert hidden == {"error": {"message": "Incorrect key: ***.", "code": 123456, "inner": [{"k": "***"}, None, 1.5]}}
+    assert secret in error["error"]["message"], "the given one was changed"  # type: ignore[operator]
+
+
+def test_a_key_that_is_a_placeholder_is_no_secret() -> None:
+    """Local servers are given `x`, `none` or `EMPTY`; hiding these would only make errors unreadable."""
+    error = openai_error("EMPTY message, none of it", "x")
+    assert hide(error, ["EMPTY", "none", "x", ""]) == error
+
+
+def test_an_error_that_is_nested_without_reason_is_cut() -> None:
+    deep = json.loads('{"error":' + '{"a":' * 600 + "1" + "}" * 600 + "}")
+    assert len(json.dumps(hide(deep, [KEY]))) < 1000
+
+
+# --- whatever upstream says ---
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+NAME = st.sampled_from(sorted(errors.QUOTA_CODES | errors.KEY_CODES | errors.RATE_CODES | errors.CLIENT_CODES))
+ERROR = st.fixed_dictionaries(
+    {}, optional={"message": VALUE, "type": VALUE | NAME, "code": VALUE | NAME, "param": VALUE}
+)
+RAW = st.binary(max_size=60) | (ERROR.map(lambda error: {"error": error}) | VALUE).map(
+    lambda it: json.dumps(it).encode()
+)
+
+
+@given(
+    st.integers(100, 599),
+    RAW,
+    st.booleans(),
+    st.dictionaries(st.sampled_from(["x-should-retry", "content-type"]), st.text()),
+)
+def test_any_answer_is_of_a_kind_and_can_be_told(
+    status: int, raw: bytes, own_model: bool, headers: dict[str, str]
+) -> None:
+    _can_be_told(of_response(status, headers, raw, own_model=own_model))
+
+
+@given(ERROR, st.booleans())
+def test_any_error_inside_a_200_is_of_a_kind_and_can_be_told(error: dict[str, Any], own_model: bool) -> None:
+    _can_be_told(of_error_object(error, own_model=own_model))
+
+
+def _can_be_told(fault: UpstreamFault) -> None:
+    assert isinstance(fault.kind, Kind)
+    assert isinstance(fault.body["error"], dict)
+    assert fault.message
+    assert isinstance(fault.trouble().code, str)
+    text = json.dumps(hide(fault.body, [KEY]), allow_nan=False)
+    assert isinstance(json.loads(text)["error"], dict)
