@@ -32,7 +32,7 @@ class Published:
     """One message of the topic."""
 
     data: bytes
-    at: float  # seconds since the epoch: when it was published
+    at: float  # seconds since the epoch: when it was published; all of a batch when its first was
 
 
 def read_records(url: str, topic: str, token: str, since: float, *, follow: bool) -> Iterator[Published | None]:
@@ -118,7 +118,7 @@ def to_the_end(reader: Any, since: float) -> Iterator[Published]:
         patience = time.monotonic() + SILENCE
         if message.at > end:
             return
-        if message.at >= since:  # a seek stops at the batch that the moment falls into
+        if message.at >= since:
             yield message
 
 
