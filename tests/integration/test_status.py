@@ -1,0 +1,278 @@
+"""The status server on a real socket: what it says, and that no client harms it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from supervisor import page, status
+from supervisor.snapshot import Next
+from supervisor.status import MOST_CLIENTS, StatusServer
+from tests.support.status import ABOUT, Shown, outcome, serving, settings, shown
+from tests.support.wait import until
+from workernode.protocol import Decision
+
+LARGE = 20_000_000  # bytes: more than the kernel takes on its way
+
+
+@pytest.fixture
+def server() -> Iterator[Shown]:
+    """A server of this test's own."""
+    with shown() as one:
+        yield one
+
+
+@pytest.fixture
+def crowd(server: Shown) -> Iterator[Callable[[int, bytes], list[socket.socket]]]:
+    """Clients that have sent so much and wait; they are gone at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def come(count: int, said: bytes) -> list[socket.socket]:
+            made = []
+            for _ in range(count):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", server.server.port), timeout=20))
+                with contextlib.suppress(OSError):  # driven out already
+                    client.sendall(said)
+                client.setblocking(False)
+                made.append(client)
+            return made
+
+        yield come
+
+
+def serving_threads() -> int:
+    """How many threads serve clients now."""
+    return sum("process_request_thread" in each.name for each in threading.enumerate())
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the server has closed the connection, having said nothing."""
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+# --- what it says ---
+
+
+def test_it_lives_whatever_the_state(server: Shown) -> None:
+    for state in ("starting", "serving", "draining"):
+        server.server.show(serving(time.monotonic(), state=state, why=("no",)))
+        for path in ("/livez", "/healthz", "/livez?verbose"):
+            assert server.get(path)[::2] == (200, "ok\n")
+
+
+def test_it_is_not_ready_before_it_was_told() -> None:
+    with shown() as fresh:
+        answer = fresh.get("/readyz")
+    assert answer.status == 503
+    assert json.loads(answer.body)["why"] == ["the node is starting"]
+
+
+def test_readyz_says_why_not_since_when_and_what_comes(server: Shown) -> None:
+    now = time.monotonic()
+    coming = (Next("a task is tried upstream as a probe", now + 3600), Next("the broker is asked again"))
+    why = ("OpenAI refused the API key (401 invalid_api_key); set API_KEY to a valid key",)
+    server.server.show(serving(now, why=why, next=coming, fitness="unfit"))
+    answer = server.get("/readyz")
+    told = json.loads(answer.body)
+    assert answer.status == 503
+    assert answer.headers["Content-Type"] == "application/json"
+    assert (told["ready"], told["state"], told["why"]) == (False, "serving", list(why))
+    assert (told["fitness"], told["child"], told["node"], told["model"]) == ("unfit", "ready", ABOUT.node, ABOUT.model)
+    probe, broker = told["next"]
+    assert 3000 < probe["in_s"] <= 3600
+    assert told["since"] < probe["at"]
+    assert told["since"].endswith("Z")
+    assert broker == {"what": "the broker is asked again"}
+
+
+def test_since_is_when_it_became_ready_or_ceased_to_be(server: Shown) -> None:
+    start = time.monotonic() - 1000
+
+    def lasts(second: float, why: tuple[str, ...], state: str = "serving") -> float:
+        server.server.show(serving(start + second, why=why, state=state))
+        told = json.loads(server.get("/readyz").body)
+        return round((1000 - float(told["lasts_s"])) / 10) * 10
+
+    assert lasts(100, ("no broker",)) == 100
+    assert lasts(200, ("no broker", "no worker")) == 100  # another reason, and still not ready
+    assert lasts(300, ()) == 300
+    assert server.get("/readyz").status == 200
+    assert lasts(400, ()) == 300
+    assert lasts(500, ("asked to stop",), "draining") == 500
+
+
+def test_metrics_are_what_was_counted(server: Shown) -> None:
+    server.metrics.taken(0)
+    server.metrics.decided(outcome())
+    server.metrics.settled(Decision.ACK)
+    server.server.show(serving(time.monotonic()))
+    answer = server.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    samples = {
+        each.name: each.value for family in text_string_to_metric_families(answer.body) for each in family.samples
+    }
+    assert samples["workernode_tasks_taken_total"] == 1
+    assert samples["workernode_cap"] == 8
+
+
+def test_a_head_gets_the_head(server: Shown) -> None:
+    answer = server.get("/metrics", "HEAD")
+    assert (answer.status, answer.body) == (200, "")
+    assert int(answer.headers["Content-Length"]) > 1000
+
+
+def test_elsewhere_is_nothing(server: Shown) -> None:
+    for path in ("/nothing", "/metrics/", "/..%2f..%2fetc/passwd", "/" + "x" * 5000):
+        answer = server.get(path)
+        assert answer.status == 404
+        assert "/readyz" in answer.body
+    assert server.get("/metrics", "POST").status == 501
+    assert server.get("/metrics", "DELETE").status == 501
+
+
+def test_nothing_is_kept_by_whoever_is_between(server: Shown) -> None:
+    for path in ("/", "/readyz", "/metrics", "/livez"):
+        headers = server.get(path).headers
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Python" not in headers["Server"]
+
+
+def test_a_port_that_is_taken_is_told_in_words(server: Shown) -> None:
+    port = server.server.port
+    with pytest.raises(OSError, match=rf"STATUS_ADDR 127\.0\.0\.1:{port} cannot be listened on: .*; set STATUS_ADDR"):
+        StatusServer(settings(port=port), ABOUT, server.metrics)
+
+
+def test_an_address_of_another_machine_is_told_in_words(server: Shown) -> None:
+    with pytest.raises(OSError, match=r"STATUS_ADDR 192\.0\.2\.1:1 cannot be listened on"):
+        StatusServer(settings("192.0.2.1", 1), ABOUT, server.metrics)
+
+
+def test_a_port_that_was_left_can_be_had_at_once() -> None:
+    with shown() as first:
+        first.get("/livez")
+        port = first.server.port
+    StatusServer(settings(port=port), ABOUT, first.metrics).close()
+
+
+# --- clients that are slow, many or odd ---
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /met", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a half", "no end"])
+def test_clients_that_say_too_little_keep_no_probe_out(
+    server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], said: bytes
+) -> None:
+    clients = crowd(5 * MOST_CLIENTS, said)
+    assert server.get("/livez").status == 200
+    until(lambda: serving_threads() <= MOST_CLIENTS, 20, "end of the threads of those that were driven out")
+    until(lambda: sum(map(is_closed, clients)) >= 4 * MOST_CLIENTS, 20, "end of the oldest connections")
+
+
+def test_clients_that_do_not_read_keep_no_probe_out(
+    server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "render", lambda *_: b"x" * LARGE)
+    crowd(2 * MOST_CLIENTS, b"GET / HTTP/1.0\r\n\r\n")
+    assert server.get("/livez").status == 200
+    until(lambda: serving_threads() <= MOST_CLIENTS, 20, "end of the threads of those that were driven out")
+
+
+def test_a_client_that_drips_is_sent_away(
+    server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "PATIENCE", 0.2)
+    (client,) = crowd(1, b"GET / HTTP/1.0\r\nX: ")
+
+    def dripped() -> bool:
+        with contextlib.suppress(OSError):
+            client.sendall(b"x")
+        return is_closed(client)
+
+    until(dripped, 20, "end of the connection")
+    assert server.get("/livez").status == 200
+
+
+def test_many_at_once_are_all_answered(server: Shown) -> None:
+    server.server.show(serving(time.monotonic()))
+    answers: list[int] = []
+
+    def ask(path: str) -> None:
+        answers.extend(server.get(path).status for _ in range(10))
+
+    threads = [threading.Thread(target=ask, args=(path,)) for path in ("/", "/metrics", "/readyz", "/livez") * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 160
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"\x16\x03\x01\x02\x00\x01\x00\x01", b"GET\r\n\r\n", b"\0" * 70_000, b"GET / HTTP/9.9\r\n\r\n"]
+)
+def test_rubbish_is_refused(
+    server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], rubbish: bytes
+) -> None:
+    crowd(1, rubbish)
+    assert server.get("/livez").status == 200
+
+
+def test_the_owner_does_not_wait_for_those_that_are_served(
+    server: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> bytes:
+        inside.set()
+        go_on.wait(60)
+        return b"slow"
+
+    monkeypatch.setattr(page, "render", slow)
+    client = threading.Thread(target=server.get, args=("/",))
+    client.start()
+    assert inside.wait(20)
+    server.server.show(serving(time.monotonic()))  # returns, and is seen, while the page is still being made
+    assert server.get("/readyz").status == 200
+    go_on.set()
+    client.join()
+
+
+def test_a_fault_of_ours_is_told_and_logged(
+    server: Shown, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(page, "render", fails)
+    with caplog.at_level(logging.ERROR):
+        assert server.get("/").status == 500
+    assert [each.message for each in caplog.records] == ["status_failed"]
+    assert server.get("/livez").status == 200
+
+
+def test_a_client_that_leaves_in_the_middle_is_no_error(
+    server: Shown, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "render", lambda *_: b"x" * LARGE)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server.port, timeout=20)
+    connection.request("GET", "/")
+    connection.getresponse().close()
+    connection.close()
+    until(lambda: serving_threads() == 0, 20, "end of the client's thread")
+    assert not [each for each in caplog.records if each.levelno > logging.DEBUG]
+    assert capfd.readouterr() == ("", "")
