@@ -1,26 +1,279 @@
-"""Reports to the management node (spec 1.3)."""
+"""Tells the management node what will not pass by itself (spec 1.3): Kubernetes Events, or the log.
+
+The only importer of kubernetes. An Event is always a new one: the operator acts on new objects only, and a report can
+be lost there without a sign, so that each is repeated after a minute and then every quarter of an hour while the
+trouble lasts. Nothing here waits in the caller's thread, and nothing that fails here fails anything else.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from workernode.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+FIRST_REPEAT, LATER_REPEATS = 60.0, 900.0  # seconds (spec 4)
+CONNECT_TIME, READ_TIME = 3.0, 5.0  # seconds for one POST
+TRIES = 3
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0  # seconds between tries
+# Told to people by the operator whole: more is no help.
+LONGEST_MESSAGE = 1024  # characters
+# What waits to be told; more than ever happens at once. What finds no room goes to the log.
+MOST_WAITING = 64
+# A configuration error is told before the node exits: so long may it wait for that.
+LAST_WORDS_TIME = 5.0  # seconds
 
-class Reporter:
-    """Tells people what will not pass by itself."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a person must know."""
 
-    def begin(self, key: str, reason: str, message: str) -> None:
-        """A trouble began."""
-        log.error("%s: %s", reason, message, extra={"event": "report", "reason": reason})
+    reason: str  # one of spec 1.3
+    message: str  # what happened, where, what to do; no secret in it
+
+
+class Unreportable(Exception):
+    """No Event can be made here; the text says why, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The AIModel that this node serves, and the way to its API server as every pod has it."""
+
+    aimodel_name: str | None
+    namespace: str = "default"
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    service_account: str = SERVICE_ACCOUNT  # the folder of `token` and `ca.crt`; read anew for every Event
+
+    def post(self, report: Report) -> None:
+        """Create the Event. Takes at most CONNECT_TIME + READ_TIME, and the import once.
+
+        Raises:
+            Unreportable: and it will stay so: not in a cluster, no library, no rights.
+            Exception: the API server did not answer, or not well; trying again may help.
+        """
+        if not self.aimodel_name:
+            raise Unreportable("AIMODEL_NAME is not set")
+        # Before the import: it costs half a second and 30 MB, in vain where there is no cluster.
+        if not self.environ.get("KUBERNETES_SERVICE_HOST"):
+            raise Unreportable("this is not a pod of a Kubernetes cluster (KUBERNETES_SERVICE_HOST is not set)")
+        try:
+            from kubernetes import client, config
+            from kubernetes.config import incluster_config
+        except ImportError:
+            raise Unreportable("the kubernetes library is missing; install workernode[kubernetes]") from None
+        settings = client.Configuration()
+        settings.retries = 0  # ours are enough
+        settings.proxy = None  # one that is there for upstream knows no cluster
+        loader: Any = incluster_config.InClusterConfigLoader
+        token, authority = f"{self.service_account}/token", f"{self.service_account}/ca.crt"
+        try:
+            loader(token, authority, environ=self.environ).load_and_set(settings)
+        except (config.ConfigException, OSError) as exc:
+            raise Unreportable(f"the pod's service account cannot be used ({exc})") from None
+        try:
+            with client.ApiClient(settings) as api:
+                client.CoreV1Api(api).create_namespaced_event(
+                    self.namespace, self._event(client, report), _request_timeout=(CONNECT_TIME, READ_TIME),
+                    _preload_content=False,
+                )  # fmt: skip
+        except client.ApiException as exc:
+            if exc.status == 403:
+                raise Unreportable(
+                    f"the service account may not create events in namespace {self.namespace} (403); "
+                    "give it a Role with create on events"
+                ) from None
+            raise OSError(f"the Kubernetes API answered {exc.status} {exc.reason}") from None
+
+    def _event(self, client: Any, report: Report) -> Any:
+        """Return the Event in the shape that the operator acts on. With an eventTime stricter rules would hold."""
+        about = client.V1ObjectReference(kind="AIModel", name=self.aimodel_name, namespace=self.namespace)
+        return client.CoreV1Event(
+            metadata=client.V1ObjectMeta(generate_name=f"{self.aimodel_name}-", namespace=self.namespace),
+            involved_object=about, type="Warning", reason=report.reason, message=report.message[:LONGEST_MESSAGE],
+        )  # fmt: skip
+
+
+class Poster(Protocol):
+    """Where reports go: a Cluster, or what stands in for one."""
+
+    def post(self, report: Report) -> None:
+        """Tell it. Raises as Cluster.post does."""
+
+
+class Schedule:
+    """When each report is due: at once, after a minute, then every quarter of an hour while its trouble lasts. Pure."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[Report, float]] = {}  # by key, with the moment when it is due
+        self._told: dict[str, float] = {}  # when it was told last
+        self._times: dict[str, int] = {}  # told in this occurrence
+
+    def begin(self, now: float, key: str, report: Report) -> None:
+        """A trouble began. One that comes and goes is told at most once a minute."""
+        due = self._open[key][1] if key in self._open else max(now, self._told.get(key, -FIRST_REPEAT) + FIRST_REPEAT)
+        self._open[key] = (report, due)
 
     def end(self, key: str) -> None:
         """It is over."""
+        self._open.pop(key, None)
+        self._times.pop(key, None)
+
+    def due(self, now: float) -> list[tuple[Report, bool]]:
+        """Return what is to be told now, each with whether it was told before in its occurrence."""
+        told = []
+        for key, (report, at) in self._open.items():
+            if at <= now:
+                times = self._times.get(key, 0)
+                self._open[key] = (report, now + (LATER_REPEATS if times else FIRST_REPEAT))
+                self._times[key], self._told[key] = times + 1, now
+                told.append((report, times > 0))
+        return told
+
+    def next_due(self) -> float | None:
+        """Return when `due` has something to return, or None."""
+        return min((at for _, at in self._open.values()), default=None)
+
+
+class Reporter:
+    """Tells people what lasts, on a thread of its own that starts with the first trouble. Called by the main thread."""
+
+    def __init__(
+        self, settings: Settings, poster: Poster | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Have nothing to tell yet.
+
+        Args:
+            poster: where reports go; the pod's own cluster without it.
+            clock: monotonic seconds.
+        """
+        self._poster = poster or Cluster(settings.aimodel_name, settings.aimodel_namespace)
+        self._secrets = settings.secrets
+        self._clock = clock
+        self._news: queue.Queue[tuple[str, Report | None] | None] = queue.Queue(MOST_WAITING)
+        self._schedule = Schedule()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._said_cause = ""  # why no Event could be made: said once
+
+    def begin(self, key: str, reason: str, message: str) -> None:
+        """A trouble began: tell it now, and again while it lasts. Beginning twice is beginning once."""
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        self._tell(key, Report(reason, message))
+
+    def end(self, key: str) -> None:
+        """It is over."""
+        if self._thread is not None:
+            self._tell(key, None)
 
     def close(self, timeout: float) -> None:
-        """Nothing is pending."""
+        """Tell what is still to be told, and stop; wait for that at most so many seconds."""
+        self._closing.set()
+        if self._thread is None:
+            return
+        try:
+            self._news.put(None, timeout=timeout)
+        except queue.Full:
+            return
+        self._thread.join(timeout)
+
+    def _tell(self, key: str, report: Report | None) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="report", daemon=True)
+            self._thread.start()
+        try:
+            self._news.put_nowait((key, report))
+        except queue.Full:
+            if report is not None:
+                _to_log(report)
+
+    def _run(self) -> None:
+        """The thread: take the news, tell what is due."""
+        while True:
+            due = self._schedule.next_due()
+            try:
+                news = self._news.get(timeout=None if due is None else max(0.0, due - self._clock()))
+            except queue.Empty:
+                pass
+            else:
+                if news is None:
+                    return
+                key, report = news
+                if report is None:
+                    self._schedule.end(key)
+                else:
+                    self._schedule.begin(self._clock(), key, report)
+            for report, again in self._schedule.due(self._clock()):
+                self._send(report, again)
+
+    def _send(self, report: Report, again: bool) -> None:
+        """Make the Event; where that fails, the log has it."""
+        if not again:
+            _to_log(report)
+        try:
+            self._attempt(report)
+        except Exception as exc:  # the edge of the thread
+            why = str(exc) if isinstance(exc, Unreportable) else f"the API server does not answer well ({_named(exc)})"
+            cause = why if isinstance(exc, Unreportable) else type(exc).__name__
+            if cause != self._said_cause:
+                self._said_cause = cause
+                log.warning("no Kubernetes Event can be made: %s; the log has the reports", why,
+                            extra={"event": "unreportable", "why": why})  # fmt: skip
+            if again:
+                _to_log(report)
+        else:
+            self._said_cause = ""
+            log.info("reported to Kubernetes: %s", report.reason, extra={"event": "reported", "reason": report.reason})
+
+    def _attempt(self, report: Report) -> None:
+        """A few tries, without a pause once the node stops."""
+
+        def pause(seconds: float) -> None:
+            self._closing.wait(seconds)
+
+        Retrying(
+            retry=retry_if_exception(lambda exc: not isinstance(exc, Unreportable)), reraise=True,
+            stop=stop_after_attempt(TRIES), sleep=pause,
+            wait=wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
+        )(self._poster.post, report)  # fmt: skip
+
+
+def report_once(poster: Poster, reason: str, message: str, time_limit: float = LAST_WORDS_TIME) -> bool:
+    """Tell it before the node exits, and return whether an Event was made. Waits no longer than the limit.
+
+    The caller has logged it already: this is for a configuration that no Reporter can be made of.
+    """
+    made = threading.Event()
+
+    def post() -> None:
+        try:
+            poster.post(Report(reason, message))
+            made.set()
+        except Exception as exc:  # the edge of the thread
+            why = _named(exc)
+            log.warning("no Kubernetes Event can be made: %s", why, extra={"event": "unreportable", "why": why})
+
+    thread = threading.Thread(target=post, name="last-words", daemon=True)
+    thread.start()
+    thread.join(time_limit)
+    return made.is_set()
+
+
+def _named(exc: Exception) -> str:
+    return str(exc) if isinstance(exc, Unreportable) else f"{type(exc).__name__}: {exc}"[:300]
+
+
+def _to_log(report: Report) -> None:
+    log.error("%s: %s", report.reason, report.message, extra={"event": "report", "reason": report.reason})
