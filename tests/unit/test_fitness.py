@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -389,3 +391,11 @@ def test_nothing_was_held_at_the_start() -> None:
 
 def test_no_limit_of_a_whole_backlog_makes_a_node_unfit() -> None:
     assert simulate(World(Form.NONE, nodes=2, tasks=500)).accepted == 500  # the simulation looks at every gate
+
+
+def test_the_page_names_the_test_of_every_arrow() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "fitness.md").read_text()
+    for (begin, event), end in MOVES.items():
+        assert f"test_arrow[{begin.value}-{event}-{end.value}]" in page
+    for name in re.findall(r"test_[a-z_]{15,}", page):
+        assert name in globals()
