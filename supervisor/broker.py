@@ -8,6 +8,7 @@ pulsar-client 3.13, each measured on a real broker (docs/decisions/0003-broker.m
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -64,12 +65,16 @@ class Broker:
         self._allowed = 0  # how many may have been taken in all
         self._taken = 0  # how many the receiving thread has taken
         self._seen = 0  # how many of them the owner has seen
+        self._aside: tuple[int, float] | None = None  # after so many messages leave the subscription, until (monotonic)
+        self._away = False
         self._turn = threading.Condition()
         self._stopping = threading.Event()
         self._client: pulsar.Client | None = None
         self._consumer: pulsar.Consumer | None = None
         self._records: pulsar.Producer | None = None
         self._letters: pulsar.Producer | None = None
+        self._waiting_letters: queue.SimpleQueue[tuple[int, bytes, dict[str, str]]] = queue.SimpleQueue()
+        self._opening_letters = False
         self._naks: list[tuple[float, Any]] = []  # due (monotonic), message
         self._last_burst = 0.0
         self._log = _quiet_logger()
@@ -95,13 +100,23 @@ class Broker:
         """The owner has seen a Received."""
         self._seen += 1
 
+    def step_aside(self, seconds: float) -> None:
+        """Leave the subscription for so long: what is sent back then goes to other nodes, and not half of it to this
+        one again. Nothing may be at this node: the broker hands out at once what a consumer leaves unacknowledged. One
+        message more that was taken meanwhile undoes the request.
+        """
+        with self._turn:
+            self._aside = (self._seen, time.monotonic() + seconds)
+            self._turn.notify()
+
     # --- decisions ---
 
     def ack(self, message: Any) -> None:
         """Tell the broker that it may forget the message. Lost where the connection is; it then comes again."""
-        if self._consumer is not None:
+        consumer = self._consumer
+        if consumer is not None:
             try:
-                self._consumer.acknowledge(message)
+                consumer.acknowledge(message)
             except pulsar.PulsarException:
                 pass  # closed: the broker hands it out again, and the ledger knows it
 
@@ -116,9 +131,10 @@ class Broker:
             if due:
                 self._naks = [(at, message) for at, message in self._naks if not (everything or at <= now)]
                 self._last_burst = now
-                for message in due:
-                    if self._consumer is not None:
-                        self._consumer.negative_acknowledge(message)
+                consumer = self._consumer
+                if consumer is not None:
+                    for message in due:
+                        consumer.negative_acknowledge(message)
         return len(self._naks)
 
     def next_burst(self) -> float:
@@ -132,29 +148,48 @@ class Broker:
         self._send(self._records, number, record, None, False)
 
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
-        """Send a message to the dead-letter topic; Stored(number, ...) tells."""
+        """Send a message to the dead-letter topic; Stored(number, ..., dead_letter=True) tells."""
+        self._waiting_letters.put((number, payload, properties))
+        if self._letters is not None:
+            self._post_letters("")
+        elif not self._opening_letters:  # made when first needed, and not by the owner's thread: it takes its time
+            self._opening_letters = True
+            threading.Thread(target=self._open_letters, name="dead-letters", daemon=True).start()
+
+    def _open_letters(self) -> None:
+        fault, client = "not connected", self._client
         try:
-            if self._letters is None and self._client is not None:
-                self._letters = self._client.create_producer(
+            if client is not None:
+                self._letters = client.create_producer(
                     self.topics.dead_letters,
                     send_timeout_millis=SEND_TIMEOUT,
                     block_if_queue_full=False,
-                    initial_subscription_name=f"{self.topics.dead_letters}-kept",
+                    initial_subscription_name=f"{self.topics.dead_letters}-kept",  # a topic without one may be dropped
                 )
+                fault = ""
         except pulsar.PulsarException as exc:
-            self._post(Stored(number, _words(exc), True))
-            return
-        self._send(self._letters, number, payload, properties, True)
+            fault = _words(exc)
+        self._opening_letters = False
+        self._post_letters(fault)
+
+    def _post_letters(self, fault: str) -> None:
+        """Send the letters that wait, or say of each why that cannot be."""
+        while not self._waiting_letters.empty():
+            try:
+                number, payload, properties = self._waiting_letters.get_nowait()
+            except queue.Empty:
+                return
+            if fault:
+                self._post(Stored(number, fault, True))
+            else:
+                self._send(self._letters, number, payload, properties, True)
 
     def connected(self) -> bool:
         """True while messages can be taken and records stored."""
         consumer, records = self._consumer, self._records
-        return (
-            consumer is not None
-            and records is not None
-            and bool(consumer.is_connected())
-            and bool(records.is_connected())
-        )
+        if records is None or not records.is_connected():
+            return False
+        return self._away or (consumer is not None and bool(consumer.is_connected()))
 
     def flush(self) -> None:
         """Wait, for a while, until what was sent is stored; Stored has then been posted for it."""
@@ -229,7 +264,10 @@ class Broker:
             batching_enabled=True,
             batching_max_publish_delay_ms=1,
         )
-        self._consumer = client.subscribe(
+        self._consumer = self._subscribe(client)
+
+    def _subscribe(self, client: pulsar.Client) -> pulsar.Consumer:
+        return client.subscribe(
             self.topics.tasks,
             self.topics.subscription,
             consumer_type=pulsar.ConsumerType.Shared,
@@ -240,13 +278,16 @@ class Broker:
 
     def _receive(self) -> None:
         """Take a message whenever the owner allows one. Returns when the consumer is of no use any more."""
-        consumer = self._consumer
-        assert consumer is not None
         while not self._stopping.is_set():
             with self._turn:
-                self._turn.wait_for(lambda: self._taken < self._allowed or self._stopping.is_set())
+                self._turn.wait_for(lambda: self._taken < self._allowed or self._aside or self._stopping.is_set())
+                aside, self._aside = self._aside, None
             try:
-                while self._taken < self._allowed and not self._stopping.is_set():
+                if aside is not None and aside[0] == self._taken:
+                    self._stay_away(aside[1])
+                consumer = self._consumer
+                assert consumer is not None
+                while self._taken < self._allowed and not self._aside and not self._stopping.is_set():
                     message = consumer.receive(RECEIVE_TIME)
                     self._taken += 1
                     self._post(_received(message))
@@ -256,6 +297,19 @@ class Broker:
                 self._post(BrokerDown(_words(exc)))
                 self._drop()
                 return
+
+    def _stay_away(self, until: float) -> None:
+        """Close the consumer, and open it anew when the time has come."""
+        assert self._client is not None
+        assert self._consumer is not None
+        self._away = True
+        try:
+            consumer, self._consumer = self._consumer, None
+            consumer.close()
+            self._stopping.wait(max(0.0, until - time.monotonic()))
+            self._consumer = self._subscribe(self._client)
+        finally:
+            self._away = False
 
     def _drop(self) -> None:
         client, self._client = self._client, None

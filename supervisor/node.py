@@ -42,6 +42,11 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # seconds between looks at the workers, the broker and the clock
 WORKERS_LEAVE = 2.0  # seconds that idle workers get to leave
+# An unfit node that sends a task back leaves the subscription for so long, or every second task would come right back
+# to it and be given up with a healthy node idle beside it. Tasks that are older than this have waited for nobody: they
+# are taken without a pause, so that their clients get the error soon (spec 5).
+ASIDE = 2.0  # seconds
+UNFIT_STATUSES = ("unfit", "key_refused", "quota_used_up", "model_unknown")
 REPORT_AFTER = 60.0  # seconds of an outage after which it is more than something that passes
 
 
@@ -232,12 +237,16 @@ class Node:
             self._child.progress(time.monotonic())
         if delivery.handed_at and delivery.verdict is None:
             self._fitness.ended(
-                time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.trouble, reached_upstream=outcome.reached_upstream,
-                was_probe=delivery.is_probe, tokens=outcome.prompt_tokens + outcome.completion_tokens,
+                time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.trouble,
+                reached_upstream=outcome.reached_upstream, was_probe=delivery.is_probe, tokens=outcome.prompt_tokens +
+                outcome.completion_tokens,
             )  # fmt: skip
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The message has left this node."""
+        """The message has left this node. One that an unfit node sent back is to go to another."""
+        young = time.time() - delivery.received.published < ASIDE
+        if outcome.status in UNFIT_STATUSES and young and len(self._desk) == 0 and self._fitness.state is Fit.UNFIT:
+            self._broker.step_aside(ASIDE)
 
     # --- how much to take ---
 
