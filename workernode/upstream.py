@@ -21,7 +21,7 @@ from workernode import __version__
 from workernode.body import Chunk, chunks_from_completion, completion_from_chunks, read_chunk, read_json
 from workernode.errors import STILL_BUSY, UpstreamFault, of_bad_answer, of_error_object, of_exception, of_response
 from workernode.exchange import AnswerTooLarge, Exchange, Pool, tls_context
-from workernode.limits import limits_of
+from workernode.limits import limits_of, retry_after
 from workernode.protocol import Hold, Kind, LimitSeen, Target
 from workernode.sse import Decoder, EventTooLong
 from workernode.wire import Watch
@@ -62,6 +62,15 @@ class Asked:
     finish_reason: str | None = None
     model: str | None = None  # that answered
     text_chunks: int = 0  # chunks that brought words: what is billed of a stream whose usage never came
+
+    def try_anew(self, now: float) -> None:
+        """Upstream is asked (again): what the last try brought does not count."""
+        self.attempts += 1
+        self.sent_at = now
+        self.first_sent_at = self.first_sent_at or now
+        self.first_at = self.done_at = None
+        self.usage = self.finish_reason = self.model = None
+        self.http_status = self.text_chunks = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +165,14 @@ class Upstream:
             raw = exchange.read_all()
         except CONNECTION_FAULTS as exc:
             exchange.abort()
-            raise self._fault(exc) from exc
+            raise _fault_of(exc) from exc
         exchange.finish()
         asked.done_at = time.monotonic()
         try:
             if _looks_streamed(raw):
-                decoder = Decoder()
-                events = decoder.feed(raw) + decoder.close()
-                chunks = [event for event in events if event.strip() != DONE]
-                raw = completion_from_chunks(chunks)
+                raw = _whole_of(raw, question.own_model)
             answer = read_json(raw)
-        except (ValueError, EventTooLong) as exc:
+        except ValueError as exc:
             raise of_bad_answer(str(exc)) from None
         _check_answer(answer, question.own_model)
         _note_usage(asked, answer)
@@ -189,7 +195,7 @@ class Upstream:
         else:
             if bare is None:
                 self._options_known = True
-        relay = Relay(exchange, question, asked, self._read_timeout)
+        relay = Relay(exchange, question, asked)
         try:
             relay.begin()
         except BaseException:
@@ -203,10 +209,7 @@ class Upstream:
         """One request: the exchange of a 200, or an UpstreamFault."""
         assert self._pool is not None
         self._wait_for_hold(question.deadline, watch)
-        asked.attempts += 1
-        asked.sent_at = time.monotonic()
-        asked.first_sent_at = asked.first_sent_at or asked.sent_at
-        asked.http_status = 0
+        asked.try_anew(time.monotonic())
         headers = (
             {**self._headers, "X-Client-Request-Id": question.request_id}
             if question.request_id.isascii()
@@ -223,7 +226,7 @@ class Upstream:
                 meanwhile=meanwhile,
             )
         except CONNECTION_FAULTS as exc:
-            raise self._fault(exc) from exc
+            raise _fault_of(exc) from exc
         asked.http_status = exchange.status
         asked.first_at = time.monotonic()
         if exchange.status == 200:
@@ -240,56 +243,36 @@ class Upstream:
         except CONNECTION_FAULTS:
             raw = b""
             exchange.abort()
-        fault = of_response(exchange.status, exchange.headers, raw, own_model=own_model)
-        seen = limits_of(
-            exchange.status,
-            exchange.headers,
-            asked.first_at or 0.0,
-            asked=asked.sent_at,
-            kind=fault.kind,
-            wall=time.time(),
-        )
+        status, headers, wall = exchange.status, exchange.headers, time.time()
+        fault = of_response(status, headers, raw, own_model=own_model)
+        fault.retry_after = retry_after(headers, wall)  # a 503 says it as well as a 429
+        seen = limits_of(status, headers, asked.first_at or 0.0, asked=asked.sent_at, kind=fault.kind, wall=wall)
         if seen:
-            fault.retry_after = seen.retry_after
             self._tell(seen)
         return fault
 
     def _wait_for_hold(self, deadline: float, client: Watch | None) -> None:
         """A limit is the whole node's: wait for it where the task has the time, else let the task go back."""
-        hold = self._hold
-        wait = hold.until - time.monotonic()
-        if wait <= 0:
-            return
-        wait += random.random() * hold.spread  # so that those who waited do not all come at once
-        if time.monotonic() + wait >= deadline:
-            raise UpstreamFault(
-                Kind.RATE_LIMIT, "The upstream's rate limit leaves no time for this task.", retry_after=wait
-            )
         pause = getattr(client, "pause", time.sleep)
-        pause(wait)
-
-    def _fault(self, exc: Exception) -> UpstreamFault:
-        if isinstance(exc, (AnswerTooLarge, EventTooLong)):
-            return UpstreamFault(
-                Kind.CLIENT,
-                f"The upstream's answer cannot be passed on: {exc}.",
-                http_status=200,
-                code="answer_too_large",
-            )
-        return of_exception(exc)
+        while (wait := self._hold.until - time.monotonic()) > 0:  # it may be made longer meanwhile
+            wait += random.random() * self._hold.spread  # so that those who waited do not all come at once
+            if time.monotonic() + wait >= deadline:
+                raise UpstreamFault(
+                    Kind.RATE_LIMIT, "The upstream's rate limit leaves no time for this task.", retry_after=wait
+                )
+            pause(wait)
 
 
 class Relay:
     """A streamed answer under way. Owned by one thread; ended by `finish` or `abort`."""
 
-    def __init__(self, exchange: Exchange, question: Question, asked: Asked, silence: float) -> None:
+    def __init__(self, exchange: Exchange, question: Question, asked: Asked) -> None:
         self._exchange = exchange
         self._question = question
         self._asked = asked
         self._decoder = Decoder()
         self._whole = False  # the end was seen: [DONE], or the end of a plain answer
         self._first: list[Chunk] = []
-        self._silence = silence
 
     def begin(self) -> None:
         """Wait for the first chunks.
@@ -311,9 +294,7 @@ class Relay:
             else:
                 self._first = self._plain(head + self._exchange.read_all())
         except CONNECTION_FAULTS as exc:
-            raise (
-                of_exception(exc) if not isinstance(exc, (AnswerTooLarge, EventTooLong)) else of_bad_answer(str(exc))
-            ) from exc
+            raise _fault_of(exc) from exc
         for chunk in self._first:
             if chunk.error is not None:
                 raise of_error_object(chunk.error, own_model=self._question.own_model)
@@ -346,7 +327,7 @@ class Relay:
                     break
                 batch = self._more()
         except CONNECTION_FAULTS as exc:
-            raise _broken(of_exception(exc)) from exc
+            raise _broken(_fault_of(exc)) from exc
         except UpstreamFault as fault:
             raise _broken(fault) from None
         self._asked.done_at = time.monotonic()
@@ -383,6 +364,8 @@ class Relay:
             if event.startswith(DONE):
                 self._whole = True
                 break
+            if not event:  # `data:` alone: how some keep a connection busy
+                continue
             try:
                 chunk = read_chunk(event)
             except ValueError as exc:
@@ -395,10 +378,10 @@ class Relay:
         """An upstream that does not stream: its completion as chunks."""
         try:
             answer = read_json(raw)
+            _check_answer(answer, self._question.own_model)
+            chunks = chunks_from_completion(answer, self._question.with_usage)
         except ValueError as exc:
             raise of_bad_answer(str(exc)) from None
-        _check_answer(answer, self._question.own_model)
-        chunks = chunks_from_completion(answer, self._question.with_usage)
         for chunk in chunks:
             self._note(chunk)
         self._whole = True
@@ -417,6 +400,39 @@ class Relay:
 def _wrong(message: str, code: str) -> Chunk:
     """What is wrong with a stream, in its place behind the chunks that are good."""
     return Chunk(b"", error={"message": message, "type": "upstream_error", "param": None, "code": code})
+
+
+def _whole_of(raw: bytes, own_model: bool) -> bytes:
+    """The completion that an event stream adds up to. Nothing of it has left, so one that failed can be asked again.
+
+    Raises:
+        UpstreamFault, ValueError: it holds an error, was cut, or is no stream of chunks.
+    """
+    decoder = Decoder()
+    raws: list[bytes] = []
+    finished = False
+    for event in decoder.feed(raw) + decoder.close():
+        if event.startswith(DONE):
+            finished = True
+            break
+        if event:
+            chunk = read_chunk(event)
+            if chunk.error is not None:
+                raise of_error_object(chunk.error, own_model=own_model)
+            finished = finished or chunk.finish_reason is not None
+            raws.append(event)
+    if raws and not finished:
+        raise ValueError("it is an event stream that was cut before its end")
+    return completion_from_chunks(raws)
+
+
+def _fault_of(exc: Exception) -> UpstreamFault:
+    """What a failed exchange is. One that is too large would be so again."""
+    if isinstance(exc, (AnswerTooLarge, EventTooLong)):
+        return UpstreamFault(
+            Kind.CLIENT, f"The upstream's answer cannot be passed on: {exc}.", http_status=200, code="answer_too_large"
+        )
+    return of_exception(exc)
 
 
 def _check_answer(answer: dict[str, Any], own_model: bool) -> None:
