@@ -137,6 +137,11 @@ class Broker:
                         consumer.negative_acknowledge(message)
         return len(self._naks)
 
+    @property
+    def held_naks(self) -> int:
+        """Messages sent back whose delay is not over."""
+        return len(self._naks)
+
     def next_burst(self) -> float:
         """Monotonic time at which `burst` has something to do."""
         if not self._naks:

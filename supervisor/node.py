@@ -26,9 +26,10 @@ from supervisor.events import BrokerDown, BrokerUp, Event, Found, Poke, Received
 from supervisor.fitness import Admission, Begin, End, Fitness, Intake
 from supervisor.fitness import State as Fit
 from supervisor.ledger import Delivery
+from supervisor.overview import Overview, Rooms
 from supervisor.pool import CRASHES_TO_REPORT, Handle, Pool
 from supervisor.report import Reporter
-from supervisor.status import Status
+from supervisor.snapshot import About
 from supervisor.throttle import Throttle
 from supervisor.words import Words
 from workernode import __version__, record
@@ -93,8 +94,6 @@ class Node:
         self._next_look = self._next_sample = 0.0
         host = socket.gethostname()
         self._identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
-        self._status = Status(settings.status_addr) if settings.status_addr else None
-        self._shown: object = None
         self._pool = Pool(settings, self._identity, self._selector)
         self._broker = Broker(settings, self.post)
         self._broker_up = False
@@ -109,6 +108,11 @@ class Node:
         self._reported: set[str] = set()
         self._child: Llamafile | None = None
         self._child_ready = settings.node_type == "remote"
+        self._child_fault = ""
+        about = About(self._identity.id, settings.model_name, settings.node_type, __version__)
+        self._rooms = Rooms(settings, self._desk, self._pool, self._broker, self._throttle, self._fitness)
+        self._overview = Overview(self._rooms, about)
+        self._metrics = self._overview.metrics
 
     # --- the loop ---
 
@@ -150,7 +154,7 @@ class Node:
     def _start_child(self) -> None:
         from supervisor.llamafile import Llamafile  # a remote node carries none of it
 
-        self._child = Llamafile(self._settings, lambda: self.post(Poke()))
+        self._child = self._rooms.child = Llamafile(self._settings, lambda: self.post(Poke()))
         self._pool.aim(Target(self._child.base_url, self._child.api_key))
         self._child.start(time.monotonic())
 
@@ -184,13 +188,14 @@ class Node:
         self._desk.hand_over()
         self._set_intake(now)
         self._drain(now)
-        self._show()
+        self._show(now)
 
     def _patience(self) -> float:
         """Seconds until something is due."""
         now = time.monotonic()
         due = min(
-            self._next_look, self._next_sample, self._broker.next_burst(), self._pool.next_check(),
+            self._next_look, self._next_sample, self._overview.next_look(),
+            self._broker.next_burst(), self._pool.next_check(),
             self._desk.next_retry(), self._drain_until,
         )  # fmt: skip
         if self._gate.room == 0:  # the gate that the intake was set by: asked anew it may just have opened, unheeded
@@ -202,8 +207,13 @@ class Node:
         match event:
             case Received():
                 self._broker.seen()
-                self._desk.receive(event)
+                if self._desk.receive(event):
+                    self._metrics.taken(event.redeliveries)
+                else:
+                    self._metrics.duplicate()
             case Stored():
+                if not event.fault and not event.dead_letter:
+                    self._metrics.record_stored()
                 self._desk.stored(event)
             case BrokerUp():
                 self._set_broker(True, "")
@@ -220,6 +230,7 @@ class Node:
             case Outcome():
                 self._desk.decided(message)
             case LimitSeen():
+                self._metrics.limit_seen(message)
                 self._fitness.limit_seen(time.monotonic(), message)
             case Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
@@ -233,6 +244,7 @@ class Node:
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         """A delivery was decided: what it says of upstream."""
         self._throttle.answered(outcome)
+        self._metrics.decided(outcome)
         if outcome.completion_tokens and self._child is not None:
             self._child.progress(time.monotonic())
         if delivery.handed_at and delivery.verdict is None:
@@ -244,6 +256,7 @@ class Node:
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
         """The message has left this node. One that an unfit node sent back is to go to another."""
+        self._metrics.settled(outcome.decision)
         young = time.time() - delivery.received.published < ASIDE
         if outcome.status in UNFIT_STATUSES and young and len(self._desk) == 0 and self._fitness.state is Fit.UNFIT:
             self._broker.step_aside(ASIDE)
@@ -277,6 +290,7 @@ class Node:
             match report:
                 case Begin():
                     self._reporter.begin(report.key, report.reason, report.message)
+                    self._overview.reports.note(time.monotonic(), report.reason, report.message)
                 case End():
                     self._reporter.end(report.key)
 
@@ -288,6 +302,7 @@ class Node:
             self._hear(message)
         about = {"worker": died.worker, "why": died.why, "tasks": len(died.jobs), "crashes": died.crashes}
         log.error("worker %d died: %s", died.worker, died.why, extra={"event": "worker_died", **about})
+        self._metrics.worker_died()
         self._desk.orphaned(died)
         if died.crashes >= CRASHES_TO_REPORT:
             self._report(
@@ -332,16 +347,18 @@ class Node:
         for event in self._child.tick(now):
             match event.what:
                 case What.READY:
-                    self._child_ready = True
+                    self._child_ready, self._child_fault = True, ""
                     self._throttle.set_slots(self._child.facts.slots or self._settings.local_parallel)
                     self._mended("child")
                 case What.DOWN:
                     self._child_ready = False
+                    self._child_fault = event.diagnosis.message if event.diagnosis else ""
                 case What.FAILED:
                     if event.diagnosis is not None:
+                        self._child_fault = event.diagnosis.message
                         self._report("child", event.diagnosis.reason, event.diagnosis.message)
                 case What.STOPPED:
-                    self._child = None
+                    self._child = self._rooms.child = None
                     return
 
     def _report(self, key: str, reason: str, message: str) -> None:
@@ -349,6 +366,7 @@ class Node:
         if key not in self._reported:
             self._reported.add(key)
             self._reporter.begin(key, reason, message)
+            self._overview.reports.note(time.monotonic(), reason, message)
 
     def _mended(self, key: str) -> None:
         if key in self._reported:
@@ -380,6 +398,7 @@ class Node:
             log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
             self._drain_until = now + limit
             self._move("drain")
+            self._overview.leaving(limit + WORKERS_LEAVE)
 
     def _drain(self, now: float) -> None:
         """While draining: leave when nothing is in flight, or when the time is over."""
@@ -422,8 +441,7 @@ class Node:
 
     # --- what people see ---
 
-    def _show(self) -> None:
-        """Put what /readyz says where the status server finds it, when it has changed."""
+    def _show(self, now: float) -> None:
         why = []
         if self._state in (State.DRAINING, State.LEAVING):
             why.append("draining: the node was asked to stop")
@@ -432,15 +450,10 @@ class Node:
         if not self._pool.ready():
             why.append("no worker process is ready")
         if not self._child_ready:
-            why.append("the local model is not ready")
+            why.append(self._child_fault or "the local model is not ready yet")
         if self._fitness.state is Fit.UNFIT:
-            why.append(self._fitness.status(time.monotonic()).reason)
-        shown = (self._state, tuple(why))
-        if self._status is not None and shown != self._shown:
-            self._shown = shown
-            since = record.rfc3339(time.time())
-            state = {"ready": not why, "state": self._state.value, "why": why, "since": since}
-            self._status.show({**state, "node": self._identity.id})
+            why.append(self._fitness.status(now).reason)
+        self._overview.show(now, self._state.value, why, self._broker_up, self._gate)
 
 
 def _words(settings: Settings) -> Words:
