@@ -1,0 +1,103 @@
+"""`--check`: is there enough of the machine, or of the container, for MAX_PROCESS_NUM?"""
+
+from __future__ import annotations
+
+import math
+import resource
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from supervisor.cgroups import hierarchy
+from supervisor.check_findings import Check, Context, Finding, Mark
+from supervisor.resources import Sampler
+
+FILES, TASKS, MEMORY, FOLDERS = "open files", "threads", "memory", "folders"
+# What a slot may have open at once: upstream, the gateway, and a connection kept for later to each.
+FILES_PER_SLOT, FILES_BESIDES = 4, 100
+# Beside its thread for each slot a process has a few of its own, the broker's library and the model server some more.
+THREADS_BESIDES = 100
+WORKER_BYTES, SUPERVISOR_BYTES = 40 << 20, 150 << 20  # in use when busy
+
+
+def checks() -> list[Check]:
+    """What is looked at."""
+    return [Check((FILES, TASKS, MEMORY, FOLDERS), limits)]
+
+
+def limits(context: Context) -> Iterator[Finding]:
+    """Whether there is enough for MAX_PROCESS_NUM."""
+    yield files(context)
+    yield threads(context, Path("/"))
+    yield memory(context)
+    yield folders()
+
+
+def files(context: Context) -> Finding:
+    """Open files of a worker, which has its share of the slots."""
+    settings = context.settings
+    slots = math.ceil(settings.max_process_num / settings.worker_processes)
+    needed = slots * FILES_PER_SLOT + FILES_BESIDES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return Finding(FILES, Mark.OK, f"{needed} at most of {allowed} (a process with {slots} slots)")
+    said = f"a process with {slots} slots may need {needed}, and may have {allowed}"
+    return Finding(FILES, Mark.FAULT, said, f"ulimit -n {needed} (systemd: LimitNOFILE=), or lower MAX_PROCESS_NUM")
+
+
+def threads(context: Context, root: Path) -> Finding:
+    """Threads, which are tasks to the kernel: a container's limit, and the user's.
+
+    Args:
+        root: the file system's root; another one for recorded cgroup files.
+    """
+    settings = context.settings
+    needed = settings.max_process_num + settings.worker_processes * 8 + THREADS_BESIDES
+    allowed = [limit for limit in map(pids_limit, hierarchy(root, "pids").folders) if limit is not None]
+    user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if user != resource.RLIM_INFINITY:
+        allowed.append(user)
+    if not allowed or min(allowed) >= needed:
+        return Finding(TASKS, Mark.OK, f"{needed} at most of {min(allowed) if allowed else 'any number'}")
+    advice = "raise it (systemd: TasksMax=; containers: --pids-limit; ulimit -u), or lower MAX_PROCESS_NUM"
+    return Finding(TASKS, Mark.FAULT, f"up to {needed} may be needed, and {min(allowed)} are allowed", advice)
+
+
+def pids_limit(folder: Path) -> int | None:
+    """A cgroup's limit; None: it has none."""
+    try:
+        text = (folder / "pids.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def memory(context: Context) -> Finding:
+    """Memory for the node's own processes; how much a model needs is the model's."""
+    settings, seen = context.settings, Sampler().sample()
+    needed = SUPERVISOR_BYTES + settings.worker_processes * WORKER_BYTES
+    of = f"{megabytes(seen.memory_limit_bytes)} ({seen.memory_source}), {seen.cpus:g} CPUs"
+    said = f"{megabytes(seen.memory_free_bytes)} free of {of}; the node itself takes about {megabytes(needed)}"
+    if seen.memory_free_bytes < needed:
+        return Finding(MEMORY, Mark.FAULT, said, "give it more memory, or lower WORKER_PROCESSES")
+    if seen.memory_percent >= settings.memory_high:
+        advice = "free some: above MEMORY_HIGH the node takes one task at a time"
+        return Finding(MEMORY, Mark.LOOK, f"{said}; {seen.memory_percent:.0f} % are in use", advice)
+    return Finding(MEMORY, Mark.OK, said)
+
+
+def megabytes(count: int) -> str:
+    """A count of bytes for a person."""
+    return f"{count / (1 << 20):,.0f} MB".replace(",", " ")
+
+
+def folders() -> Finding:
+    """The one folder that is written to: sockets between the processes."""
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b".")
+            file.flush()
+    except OSError as error:
+        said = f"there is no folder for temporary files that can be written to ({error.strerror})"
+        return Finding(FOLDERS, Mark.FAULT, said, "set TMPDIR to one (containers: --tmpfs /tmp)")
+    return Finding(FOLDERS, Mark.OK, f"{tempfile.gettempdir()} can be written to")
