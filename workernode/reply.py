@@ -122,9 +122,11 @@ class Gateways:
             raise _Trouble from None
         if exchange.status == 404:
             raise _NotYet
-        if exchange.status in (408, 425, 429) or exchange.status >= 500:
-            raise _Trouble
-        return Delivery.TAKEN if exchange.status < 300 else Delivery.REFUSED
+        if exchange.status < 300:
+            return Delivery.TAKEN
+        if _says_no(exchange.status):
+            return Delivery.REFUSED
+        raise _Trouble
 
     def stream(
         self,
@@ -176,8 +178,10 @@ class Gateways:
             self._sockets.setdefault(key, deque()).append((socket, time.monotonic()))
             self._sockets.move_to_end(key)
             dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > KEPT_ORIGINS else deque()
-        for old, _ in dropped:
-            old.close()
+            old = [each for each, _ in dropped]
+            dropped.clear()  # another thread may be about to take one
+        for each in old:
+            each.close()
 
     def _pool(self, endpoint: Endpoint) -> Pool:
         tls = self._tls_for(endpoint)
@@ -241,7 +245,7 @@ class StreamReply:
         except HandshakeRefused as exc:
             now = time.monotonic()
             self._refused_at = self._refused_at or now
-            if exc.status and exc.status < 500 and now - self._refused_at >= NOT_YET_TIME:
+            if _says_no(exc.status) and now - self._refused_at >= NOT_YET_TIME:
                 raise ClientGone(f"the gateway refuses the stream with status {exc.status}") from None
             self._retry_later()
         except OSError:
@@ -389,6 +393,11 @@ class StreamReply:
     def _gone(self, why: str) -> ClientGone:
         self.abort()
         return ClientGone(why)
+
+
+def _says_no(status: int) -> bool:
+    """True if a gateway that answers so will not answer otherwise in a while. 0: what it said was no HTTP."""
+    return 0 < status < 500 and status not in (408, 425, 429)
 
 
 _backoff = wait_random_exponential(multiplier=0.2, max=5.0, min=0.1)

@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterable
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
-from websockets.protocol import OPEN
+from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import WebSocketURI
 
 from workernode.wire import Wire
@@ -64,19 +63,18 @@ class WebSocket:
             protocol.send_request(protocol.connect())
             wire.deadline = time.monotonic() + timeout
             wire.sendall(b"".join(protocol.data_to_send()))
-            while not any(isinstance(event, Response) for event in protocol.events_received()):
+            while protocol.state is CONNECTING and protocol.handshake_exc is None:
                 data = wire.receive()
-                if not data:
-                    raise ConnectionResetError("closed during the handshake")
-                protocol.receive_data(data)
-            if protocol.handshake_exc is not None:
-                raise protocol.handshake_exc
-        except InvalidStatus as exc:
-            wire.close()
-            raise HandshakeRefused(exc.response.status_code) from None
-        except InvalidHandshake:
-            wire.close()
-            raise HandshakeRefused(0) from None
+                if data:
+                    protocol.receive_data(data)
+                else:
+                    protocol.receive_eof()  # which may be what ends a refusal
+            refusal = protocol.handshake_exc
+            if refusal is not None:
+                raise HandshakeRefused(refusal.response.status_code if isinstance(refusal, InvalidStatus) else 0)
+            if protocol.state is not OPEN:
+                raise ConnectionResetError("closed as soon as it was open")
+            socket._flush(timeout)  # the pong to a ping that came with the handshake
         except BaseException:
             wire.close()
             raise
