@@ -68,6 +68,17 @@ megabytes() { echo "$(($(wc -c <"$1") / 1000000)) MB"; }
 jobs_of_download=()
 end_jobs() { kill ${jobs_of_download[@]+"${jobs_of_download[@]}"} 2>/dev/null || true; }
 
+report() { # lines of progress for a log, until TERM
+    local nap
+    trap 'kill "$nap"; exit' TERM
+    while true; do
+        sleep "$REPORT_S" &
+        nap=$!
+        wait "$nap"
+        if [ -e "$1" ]; then say "$(megabytes "$1") so far"; fi
+    done
+}
+
 fetch() { # to the file, going on where it ends; leaves curl's exit code in $code and the HTTP status in $status
     local part="$1" look=(--progress-bar)
     if ! [ -t 2 ]; then look=(--silent --show-error); fi
@@ -76,7 +87,7 @@ fetch() { # to the file, going on where it ends; leaves curl's exit code in $cod
         --continue-at - --output "$part" --write-out '%{http_code}' "$LLAMAFILE_URL" >"$part.status" &
     jobs_of_download=($!)
     if ! [ -t 2 ]; then
-        (while sleep "$REPORT_S"; do say "$(megabytes "$part" 2>/dev/null || true) so far"; done) &
+        report "$part" &
         jobs_of_download+=($!)
     fi
     code=0
