@@ -1,0 +1,130 @@
+"""The rate that refusals alone teach, where no headers tell of a limit. Pure.
+
+Between two refusals the budget was used up twice, so that what was accepted between them is exactly what upstream
+refills for this node. Every `now` is monotonic seconds and never goes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from enum import Enum
+
+# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in 0.4 s,
+# and a refusal (known within milliseconds) finds few calls behind it.
+RAMP_START = 120.0
+RAMP_GAIN = 4.0
+# After so many calls without a refusal nothing is paced.
+RAMP_CALLS = 1000
+# After the first refusal, calls a second start from what a minute's budget spent so far would give, and double in this
+# time until the second refusal gives the measure.
+DOUBLING = 1.0  # seconds
+# After a measure the rate starts just below it and creeps: little at first, so that refusals are rare (one in 200 calls
+# or so), and more the longer none comes, so that a raised limit is found.
+BELOW = 0.95
+CREEP = 400.0  # seconds in which the rate would double if it went on as it starts
+LEAP = 60.0  # seconds after which the rate grows faster and faster
+# A measure takes so long if it can, since a short one is noise; one over a shorter time or fewer calls than the least
+# is none, and the rate is cut by a share.
+LONG_MEASURE = 5.0  # seconds
+SHORTEST_MEASURE = 2.0  # seconds
+FEWEST_MEASURED = 3
+UNMEASURED_CUT = 0.7
+# A creeping rate that was used and meets the limit after a measure's length was just above it. The measure says less
+# where the budget is so small that it was full in between.
+SMALLEST_CUT = 0.95
+SLACK = 1.15  # the pauses after refusals are in what was used
+MOMENTS = 16  # remembered; they come seconds apart
+SLOWEST = 0.05  # calls a second: slower than this and no news would come
+# slow_down: OpenAI asks for a steady rate for 15 minutes, and of big users then to grow no faster than 50 % in 15 more.
+RAMP_CUT = 0.8
+RAMP_STEADY = 900.0  # seconds
+RAMP_LEAST = 1.0  # calls a second: what is slower is no ramp
+
+
+class Law(Enum):
+    """How the rate goes on."""
+
+    RAMP = "ramp"  # no refusal yet: faster with every call, soon as fast as anybody likes
+    DOUBLE = "double"  # one refusal: what the budget is, is known only after the next
+    CREEP = "creep"  # measured
+    STEADY = "steady"  # upstream said that it grew too fast
+
+
+class Learned:
+    """The rate that refusals alone teach."""
+
+    def __init__(self) -> None:
+        self._calls = 0  # asked since the start; the second try of one that was refused is no new call
+        self._lately, self._lately_at = 0.0, 0.0  # calls of about the last minute
+        self._first_at: float | None = None
+        # Moments at which the budget was used up, each with the calls that had been accepted until then.
+        self._empty: deque[tuple[float, int]] = deque(maxlen=MOMENTS)
+        self._before = 0.0  # calls a second when the newest of them came
+        self._law = Law.RAMP
+        self._base, self._since = 0.0, 0.0  # calls a second at that moment
+
+    @property
+    def met(self) -> bool:
+        """Whether a refusal taught a rate."""
+        return self._law is not Law.RAMP
+
+    def sent(self, now: float) -> None:
+        """A call is asked."""
+        self._calls += 1
+        self._first_at = now if self._first_at is None else self._first_at
+        self._lately = self._lately * math.exp((self._lately_at - now) / 60) + 1
+        self._lately_at = now
+
+    def rate(self, now: float) -> float:
+        """Return calls a second."""
+        time = max(0.0, now - self._since)
+        if self._law is Law.RAMP:
+            return math.inf if self._calls >= RAMP_CALLS else RAMP_START + RAMP_GAIN * self._calls
+        if self._law is Law.DOUBLE:
+            return self._base * 2 ** min(time / DOUBLING, 60)
+        if self._law is Law.STEADY:
+            time = max(0.0, time - RAMP_STEADY)
+        return self._base * (BELOW + time / CREEP + (time / LEAP) ** 3)
+
+    def refused(self, now: float, resumes: float, first: bool) -> None:
+        """A call was refused.
+
+        Args:
+            resumes: when calls go on.
+            first: whether it is the first of its episode; the others had been on their way.
+        """
+        if first or not self._empty:
+            self._before = self.rate(now)
+            self._empty.append((now, self._calls - 1))
+        else:
+            at, accepted = self._empty[-1]
+            self._empty[-1] = (at, accepted - 1)
+        self._since = resumes
+        if self._law is Law.RAMP or len(self._empty) == 1:
+            self._law, self._base = Law.DOUBLE, max(self._lately / 60, SLOWEST)
+        else:
+            steady = self._law is not Law.DOUBLE and self._empty[-1][0] - self._empty[-2][0] >= LONG_MEASURE
+            least = min(self._before, SLACK * self._used(now)) * SMALLEST_CUT if steady else SLOWEST
+            self._law, self._base = Law.CREEP, max(self._measured(), least)
+
+    def slow_down(self, now: float, resumes: float) -> None:
+        """Upstream says that the rate grew too fast: cut it, and keep it as long as upstream asks."""
+        lately = 2 * self._lately / 60
+        self._base = max(min(self.rate(now), lately) * RAMP_CUT, RAMP_LEAST)
+        self._law, self._since = Law.STEADY, resumes
+
+    def _used(self, now: float) -> float:
+        """The calls a second that were asked lately; for a node younger than a minute, since its first."""
+        age = now - (now if self._first_at is None else self._first_at)
+        return self._lately * math.exp((self._lately_at - now) / 60) / (60 * (1 - math.exp(-max(age, 1.0) / 60)))
+
+    def _measured(self) -> float:
+        """What was accepted between the newest moment and one a measure's length before it, a second."""
+        end, accepted = self._empty[-1]
+        began, then = next(
+            (moment for moment in reversed(self._empty) if end - moment[0] >= LONG_MEASURE), self._empty[0]
+        )
+        if end - began >= SHORTEST_MEASURE and accepted - then >= FEWEST_MEASURED:
+            return (accepted - then) / (end - began)
+        return self._before * UNMEASURED_CUT
