@@ -8,6 +8,7 @@ fewer give as much. CPU alone never lowers it, since a model on the CPU uses all
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from supervisor.search import Sample, Search, Wanted
 
@@ -16,9 +17,11 @@ LOWER_PAUSE_S = 5.0  # before it is lowered again; besides, what is above the lo
 ROOM = 0.95  # of MEMORY_HIGH: memory must have come down so far before the cap climbs, else it would swing
 CALM_S = 4.0  # and for so long
 CLIMB_PAUSE_S = 3.0  # between two doublings on the way back: from 1 to 128 in 25 s
-# Short again so soon after a climb: the climb was the cause. The next one waits twice as long and goes half as far.
-RELAPSE_S = 120.0
+# Short again so soon after a climb: the climb may have been the cause, and the next one waits twice as long. The second
+# time it is certain, and the next one goes half as far.
+RELAPSE_S = 30.0
 LONGEST_CALM_S = 600.0
+REMEMBERED_S = 900.0  # how long no more are tried than what fitted into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,6 @@ class Cap:
         self.ceiling = ceiling
         self.value = min(max(1, start), ceiling)
         self.code = "start"
-        self._memory_high = memory_high
         self._brake, self._search = MemoryBrake(memory_high), Search(cpu_high)
 
     def observe(self, sample: Sample) -> Change | None:
@@ -66,12 +68,14 @@ class Cap:
         if self._brake.holds(sample):
             wanted = self._brake.wanted(sample, self.value)
         else:
-            narrow = sample.memory_percent > ROOM * self._memory_high
-            wanted = self._search.observe(sample, self.value, self.value if narrow else self.ceiling)
+            highest = int(min(self.ceiling, self._brake.highest(sample, self.value)))
+            wanted = self._search.observe(sample, self.value, highest)
         if wanted is None or wanted.level == self.value:
             return None
         old, self.value, self.code = self.value, wanted.level, wanted.code
         self._search.moved(sample.at)
+        if self.value > old:
+            self._brake.climbed(sample.at)
         return Change(old, self.value, self.code, wanted.reason)
 
 
@@ -84,6 +88,20 @@ class MemoryBrake:
         self._lowered_at = self._raised_at = float("-inf")
         self._calm_since: float | None = None
         self._calm_s = CALM_S
+        self._relapsed = False
+        self._fits: int | None = None  # as far as it may climb, after it was too much twice
+
+    def highest(self, sample: Sample, level: int) -> int | float:
+        """How far the cap, now at `level`, may climb."""
+        if sample.memory_percent > ROOM * self._high:
+            return level
+        if self._fits is not None and sample.at - self._lowered_at < REMEMBERED_S:
+            return max(self._fits, level)
+        return inf
+
+    def climbed(self, at: float) -> None:
+        """The cap went up: what happens to memory next is its doing."""
+        self._raised_at = at
 
     def holds(self, sample: Sample) -> bool:
         """Whether memory decides about the cap now."""
@@ -108,11 +126,13 @@ class MemoryBrake:
         if sample.at - self._lowered_at < LOWER_PAUSE_S or draining or level == 1:
             return None
         lower = max(1, int(SHARE * (sample.in_flight or level)))
-        if sample.at - self._raised_at < RELAPSE_S:  # the climb was the cause
-            self._home = (lower + level) // 2
+        if sample.at - self._raised_at < RELAPSE_S:
             self._calm_s = min(2 * self._calm_s, LONGEST_CALM_S)
+            if self._relapsed:
+                self._home = self._fits = (lower + level) // 2
+            self._relapsed = True
         elif sample.at - self._lowered_at > LONGEST_CALM_S:
-            self._calm_s = CALM_S
+            self._calm_s, self._relapsed = CALM_S, False
         self._lowered_at, self._raised_at = sample.at, float("-inf")
         reason = f"memory {sample.memory_percent:.0f} % is above MEMORY_HIGH {self._high:g} %"
         return Wanted(lower, "memory", reason)
@@ -124,6 +144,5 @@ class MemoryBrake:
             return None
         if sample.at - self._raised_at < CLIMB_PAUSE_S:
             return None
-        self._raised_at = sample.at
         reason = f"memory {sample.memory_percent:.0f} % leaves room again"
         return Wanted(min(2 * level, home), "memory_free", reason)

@@ -20,6 +20,7 @@ PAIN_FACTOR, PAIN_S = 3.0, 2.0  # a first token that takes three times as long, 
 SHORTEST_S, LONGEST_S = 4.0, 15.0
 FEWEST = 5
 WELL_ENOUGH = 0.04  # standard error, as a share of the mean
+SWINGS = 0.25  # a window whose halves are so far from their mean tells nothing: somebody else comes and goes
 
 DEPARTED = 0.3  # a rate that is so far off, several times in a row, is another load or another machine
 RISES, FALLS = 2, 4  # windows in a row: what was taken is given back soon, what is there is not given up soon
@@ -59,6 +60,12 @@ class Window:
         if self.began is None or len(self.rates) < FEWEST or at - self.began < SHORTEST_S + lag_s:
             return False
         return at - self.began >= LONGEST_S + lag_s or self._error() <= WELL_ENOUGH * self._mean()
+
+    def swings(self) -> bool:
+        """Whether the rate was one at first and another later."""
+        half = len(self.rates) // 2
+        early, late = sum(self.rates[:half]), sum(self.rates[-half:])
+        return abs(early - late) > SWINGS * (early + late)
 
     def reading(self, at: float, cpu_full: bool) -> Reading:
         """What was measured: the mean rate, the median wait."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supervisor.gain import Reading, Usual, Window, best_level, hurts, next_level, scaled
+from supervisor.gain import DEPARTED, Reading, Usual, Window, best_level, hurts, next_level, scaled
 
 CPU_SMOOTHING = 0.3  # weight of the newest sample
 CPU_MARGIN = 10.0  # points below CPU_HIGH at which it counts as free again
@@ -20,7 +20,8 @@ SEARCH_PAUSE_S = 120.0  # between two searches that a departed rate starts
 # The first search has the machine as it starts; a lower level that it found is checked against the start later, as a
 # check costs as much as the search. Later searches began because something changed, and are checked at once.
 FIRST_CHECK_S = 300.0
-HOPELESS = 0.5  # a level that gave less of the best rate than this is not checked: overload lasts long and is no chance
+HOPELESS = 0.5  # a level that gave less of the best rate than this is too dear to check: the next above the best is
+UNSTEADY_S = 300.0  # before the next search, when this one came to nothing because the rate would not keep still
 HURTS_AFTER = 3  # samples after which a level that hurts and gains nothing is left
 
 
@@ -57,10 +58,11 @@ class Search:
         self._window = Window()
         self._settled_since: float | None = None
         self._missed_since: float | None = None
-        self._moved_at = self._searched_at = float("-inf")
+        self._moved_at = self._searched_at = self._search_after = float("-inf")
         self._usual: Usual | None = None  # while it rests
         self._origin: int | None = None  # where the search began, as long as the best is below it
         self._check_at = float("-inf")  # when the origin is to be measured again
+        self._checking = False  # it is being measured again
 
     def moved(self, at: float) -> None:
         """The cap is elsewhere now."""
@@ -92,29 +94,33 @@ class Search:
         reading = self._window.reading(sample.at, self._cpu_full)
         if not self._window.whole(sample.at, sample.lag_s) and not self._in_vain(reading):
             return None
-        self._window = Window()
-        return self._measured(reading, level, highest) if reading.rate > 0 else None
+        window, self._window = self._window, Window()
+        if reading.rate <= 0 or (not sample.lag_s and window.swings()):  # tokens that are counted late come in lumps
+            return self._cannot_tell(sample.at, level)
+        return self._measured(reading, level, highest)
 
     def _measured(self, reading: Reading, level: int, highest: int) -> Wanted | None:
         if not self._table:  # the first search: nothing is known yet to check it against
             self._origin, self._check_at = level, reading.at + FIRST_CHECK_S
         departed = self._watch(reading, level)
+        if self._belied(reading, level):
+            return self._back_to_origin(reading, level, highest)
         self._table[level] = reading
         self._table = {each: known for each, known in self._table.items() if reading.at - known.at < FRESH_S}
         target, code = self._target(reading.at, level, highest, departed)
-        if target == level:
+        unsteady = reading.at < self._search_after and code != "check"
+        soon = self._usual is not None and reading.at - self._moved_at < REST_S
+        if target == level or ((unsteady or soon) and not departed):
             self._rest(level)
             return None
-        if self._usual and not departed and reading.at - self._moved_at < REST_S:
-            return None
-        words = self._words(target, code, level)
+        if code == "check":
+            self._check_at, self._checking = float("inf"), True
+        elif self._usual and code != "best":  # another search begins
+            self._origin, self._check_at = max(level, self._origin or 0), reading.at
+        self._usual = None
         if code == "best":
             self._rest(target)
-        elif self._usual:
-            self._usual = None
-            if code != "check":
-                self._origin, self._check_at = max(level, self._origin or 0), reading.at
-        return Wanted(target, code, words)
+        return Wanted(target, code, self._words(target, code, level))
 
     def _target(self, at: float, level: int, highest: int, departed: int) -> tuple[int, str]:
         """The level to go to, and the code."""
@@ -122,15 +128,35 @@ class Search:
         if departed > 0 and origin > level:  # what it gave way to is gone
             return origin, "climb"
         target, code = next_level(self._table, highest)
-        if code == "best" and target < origin != level and at >= self._check_at and self._worth_a_check(origin, target):
-            # Load and machine may have changed while it searched: the level where it began is measured once more.
-            self._check_at = float("inf")
-            return origin, "check"
+        if code == "best" and target < origin and at >= self._check_at:
+            # Load and machine may have changed while it searched.
+            check = self._to_check(target, origin)
+            if check not in (target, level):
+                return check, "check"
         return target, code
 
-    def _worth_a_check(self, origin: int, best: int) -> bool:
+    def _to_check(self, best: int, origin: int) -> int:
+        """The level that is measured again before fewer are kept: where the search began, if that can be borne."""
         known = self._table.get(origin)
-        return known is None or known.rate > HOPELESS * self._table[best].rate
+        if known is None or known.rate > HOPELESS * self._table[best].rate:
+            return origin
+        return min(level for level in self._table if level > best)
+
+    def _belied(self, reading: Reading, level: int) -> bool:
+        """Whether this was a check, and the level gives something else than it did."""
+        known, checking, self._checking = self._table.get(level), self._checking, False
+        return checking and known is not None and abs(reading.rate - known.rate) > DEPARTED * known.rate
+
+    def _back_to_origin(self, reading: Reading, level: int, highest: int) -> Wanted | None:
+        """The search came to nothing: what was compared was not the same machine or load."""
+        origin = min(self._origin or level, highest)
+        self._table = {level: reading}
+        self._search_after = reading.at + UNSTEADY_S
+        self._usual = self._origin = None
+        if origin == level:
+            self._rest(level)
+            return None
+        return Wanted(origin, "best", f"{level} in flight give another rate than before: nothing can be told")
 
     def _rest(self, level: int) -> None:
         """Nothing is left to try."""
@@ -151,6 +177,16 @@ class Search:
         self._searched_at = reading.at
         self._table = {each: old for each, old in self._table.items() if (level - each) * departed > 0}
         return departed
+
+    def _cannot_tell(self, at: float, level: int) -> Wanted | None:
+        """The rate swings: what was being tried cannot be compared, and is tried again later."""
+        if self._usual or not self._table:
+            return None
+        best = best_level(self._table)
+        self._search_after = at + UNSTEADY_S
+        self._check_at = min(self._check_at, at + REST_S)
+        self._rest(best)
+        return Wanted(best, "best", f"the rate swings too much to tell what {level} give") if best != level else None
 
     def _nobody_waits(self, at: float, level: int) -> Wanted | None:
         self._settled_since = None

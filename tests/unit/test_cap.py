@@ -181,6 +181,22 @@ def test_a_load_that_changes_does_not_make_it_swing(what: str, values: Sequence[
     assert all(machine.moves_since(1060) < 19 for machine in dynamic)  # one a minute
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_neighbour_that_comes_and_goes_it_stays_where_it_is(seed: int) -> None:
+    """As a box that several people build on: for seconds the server gets next to nothing, and no rate can be told."""
+
+    def run(cap: Cap) -> Machine:
+        machine, turns = Machine(MEASURED, seed=seed), random.Random(seed)
+        for _ in range(200):
+            machine.slow = turns.choice([0.05, 0.2, 0.6, 1.0, 1.0])
+            machine.run(cap, turns.randint(2, 10))
+        return machine
+
+    fixed, dynamic = run(Cap(8, 8, 100, 100)), run(Cap(8, 8, cpu_high=95, memory_high=90))
+    assert dynamic.mean_rate(1000) >= 0.9 * fixed.mean_rate(1000)
+    assert dynamic.moves_since(1060) <= 12
+
+
 def test_a_full_cpu_alone_never_lowers_it() -> None:
     """Fewer give less, at every level: it tries that once and goes back."""
     machine, cap = Machine({1: 10.0, 2: 19.0, 4: 36.0, 8: 68.0}), Cap(8, 8, cpu_high=95, memory_high=90)
@@ -301,6 +317,16 @@ def test_memory_that_its_own_requests_use_up_does_not_make_it_swing() -> None:
     machine.run(cap, 1800)
     assert 4 <= cap.value <= 6
     assert machine.moves_since(1060) <= 15
+
+
+def test_memory_that_only_long_requests_fill_does_not_make_a_large_cap_swing() -> None:
+    """Room for a hundred of 128, and what is above a lowered cap takes a minute to end."""
+    machine, cap = Machine({1: 1.0, 128: 128.0}, cpu=lambda in_flight: 30.0), Cap(128, 128, 95, 90)
+    machine.memory = lambda in_flight: 30 + 0.6 * in_flight
+    machine.run(cap, 300)
+    machine.run(cap, 3300)
+    assert machine.moves_since(1300) <= 18
+    assert 60 <= cap.value <= 110
 
 
 def test_memory_that_stays_short_ends_at_one_and_not_below() -> None:
