@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-c", "--ctx-size", type=int, default=ENV.get("LOCAL_CTX", "4096"))
     parser.add_argument("-t", "--threads", type=int, default=1)
     for value in ("-m --model", "-a --alias", "-ngl --n-gpu-layers --gpu-layers", "--gpu", "-b --batch-size",
-                  "--cache-ram", "--timeout -to", "--threads-http", "-l --listen"):  # fmt: skip
+                  "--cache-ram", "--timeout -to", "--threads-http", "-l --listen", "--api-key-file"):  # fmt: skip
         parser.add_argument(*value.split())
     known, unknown = parser.parse_known_args()
     if unknown:
