@@ -28,6 +28,7 @@ NAK_BURST = 0.25  # seconds
 LIBRARY_NAK_DELAY = 100  # milliseconds: the library's floor
 RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0  # seconds between attempts to connect
 SEND_TIMEOUT = 30_000  # milliseconds after which a record that is not stored is sent anew
+KEPT = "kept"  # the subscription that keeps dead letters until a person has looked at them
 FLUSH_TIME = 3.0  # seconds that a node that stops gives to records on their way
 MAX_PENDING = 10_000  # records in the library's hands; far above any cap
 
@@ -165,14 +166,19 @@ class Broker:
         fault, client = "not connected", self._client
         try:
             if client is not None:
-                self._letters = client.create_producer(
+                # A topic without a subscription may be dropped, letters and all. The library's producer cannot make one.
+                client.subscribe(
                     self.topics.dead_letters,
-                    send_timeout_millis=SEND_TIMEOUT,
-                    block_if_queue_full=False,
-                    initial_subscription_name=f"{self.topics.dead_letters}-kept",  # a topic without one may be dropped
+                    f"{self.topics.dead_letters}-kept",
+                    consumer_type=pulsar.ConsumerType.Shared,
+                    initial_position=pulsar.InitialPosition.Earliest,
+                    receiver_queue_size=1,
+                ).close()
+                self._letters = client.create_producer(
+                    self.topics.dead_letters, send_timeout_millis=SEND_TIMEOUT, block_if_queue_full=False
                 )
                 fault = ""
-        except pulsar.PulsarException as exc:
+        except Exception as exc:  # the edge of this thread: a letter that cannot leave is told, and tried again
             fault = _words(exc)
         self._opening_letters = False
         self._post_letters(fault)
