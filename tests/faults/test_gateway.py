@@ -1,0 +1,188 @@
+"""The gateway gone, slow, refusing or closing: the answer is kept, upstream is asked once, and nobody is asked for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults.house import House
+from tests.support.wait import until
+
+OUTAGE = 2.0  # seconds
+BOTH = pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
+
+
+@pytest.fixture(scope="module")
+def house(build: Callable[..., House]) -> House:
+    """One node for all that does not end with the task's time."""
+    one = build()
+    one.start()
+    return one
+
+
+@pytest.fixture(scope="module")
+def hasty(build: Callable[..., House]) -> House:
+    """A node whose tasks have little time."""
+    one = build(TASK_TIMEOUT=8)
+    one.start()
+    return one
+
+
+# What the gateway does to a POST for one id → (status of the record, the client has its answer).
+POSTS = {
+    "500 three times": ({"status": 500, "times": 3}, "answered", True),
+    "429 once": ({"status": 429, "times": 1}, "answered", True),
+    "reset twice": ({"reset": True, "times": 2}, "answered", True),
+    "redirect": ({"status": 307, "redirect_to": "http://127.0.0.1:9/res"}, "gateway_refused", False),
+    "400": ({"status": 400}, "gateway_refused", False),
+    "404 for good": ({"status": 404}, "client_gone", False),
+    "taken, then hangs": ({"take_then_hang": True}, "unconfirmed", True),
+    "hangs": ({"hang": True}, "unconfirmed", False),
+    "slow": ({"delay_ms": 1500}, "answered", True),
+    "taken, then reset": ({"take_then_reset": True}, "client_gone", True),
+}
+
+
+@pytest.fixture(scope="module")
+def posted(house: House) -> dict[str, str]:
+    """Every row of the table, asked at once so that its waits overlap: the ids."""
+    ids = {}
+    for name, (manners, _, _) in POSTS.items():
+        task = house.platform.task("hello")
+        ids[name] = task["request_id"]
+        house.gateway.behave(ids[name], **manners)
+        house.platform.ask("hello", request_id=ids[name])
+    return ids
+
+
+@pytest.mark.parametrize("name", POSTS)
+def test_a_fault_of_the_post(name: str, house: House, posted: dict[str, str]) -> None:
+    manners, status, answered = POSTS[name]
+    id = posted[name]
+    record = house.last_record(id)
+    assert record["outcome"]["status"] == status, record["outcome"]
+    assert record["outcome"]["decision"] == "ack"
+    assert house.asked(id) == 1
+    assert house.naks(id) == 0
+    assert record["usage_source"] == "upstream"  # it was used, so it is billed
+    assert (house.gateway.answer(id).finished_at is not None) == answered
+    if manners.get("times"):
+        assert len(house.gateway.answer(id).posts) == manners["times"] + 1
+
+
+def test_404_at_first_is_a_gateway_that_registers_late(house: House) -> None:
+    house.platform.register_delay = 0.6
+    try:
+        id = house.platform.ask("hello")
+    finally:
+        house.platform.register_delay = 0
+    answer = house.answer(id)
+    assert answer.error is None
+    assert len(answer.posts) > 1
+    assert house.asked(id) == 1
+
+
+@BOTH
+def test_a_gateway_that_is_down_for_seconds_gets_the_answer_later(way: bool, house: House) -> None:
+    house.gateway.down()
+    try:
+        id = house.platform.ask("hello", stream=way)
+        house.upstream.wait_until(lambda: house.asked(id), 20, "question")
+        down_at = time.monotonic()
+        until(lambda: time.monotonic() - down_at > OUTAGE, 20, "end of the outage")
+    finally:
+        house.gateway.up()
+    answer = house.answer(id)
+    assert answer.error is None
+    assert answer.text
+    assert house.asked(id) == 1
+    assert house.last_record(id)["outcome"]["status"] == "answered"
+
+
+@BOTH
+def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_time(way: bool, hasty: House) -> None:
+    start = time.monotonic()
+    hasty.gateway.down()
+    try:
+        id = hasty.platform.ask("hello", stream=way)
+        record = hasty.last_record(id)
+    finally:
+        hasty.gateway.up()
+    assert time.monotonic() - start > hasty.task_timeout / 2  # it was kept, and offered again and again
+    assert record["outcome"]["status"] == "gateway_unreachable"
+    assert record["outcome"]["decision"] == "ack"
+    assert record["usage_source"] == "upstream"
+    assert hasty.asked(id) == 1
+    hasty.platform.wait_backlog(0)
+
+
+@pytest.mark.parametrize("how", ["cut_after", "close_after"])
+def test_a_client_that_leaves_in_the_middle_stops_upstream_at_once(how: str, house: House) -> None:
+    gate = f"gate-{how}"
+    task = house.platform.task({"gate_chunks": gate, "chunks": 9}, stream=True)
+    id = task["request_id"]
+    house.gateway.behave(id, **{how: 3})
+    house.platform.ask({"gate_chunks": gate, "chunks": 9}, stream=True, request_id=id)
+    house.upstream.release(gate, 2)
+    house.gateway.wait_for_frames(id, 3)
+    cut_at = time.time()
+    (asked,) = [one for one in house.upstream.requests if one.headers.get("x-client-request-id") == id]
+    until(lambda: asked.left_at, 10, "end of upstream's work")
+    assert asked.left_at is not None
+    assert asked.left_at - cut_at < 1.0
+    record = house.last_record(id)
+    assert record["outcome"]["status"] == "client_gone"
+    assert record["outcome"]["decision"] == "ack"
+    assert record["usage_source"] == "counted"
+    assert record["usage"]["completion_tokens"] == 2
+    assert len(house.gateway.answer(id).frames) == 3
+    house.upstream.open_gate(gate)
+
+
+UPGRADES: dict[str, tuple[dict[str, Any], str]] = {
+    "500 twice": ({"upgrade_status": 500, "times": 2}, "answered"),
+    "404 once": ({"upgrade_status": 404, "times": 1}, "answered"),
+    "404 for good": ({"upgrade_status": 404}, "client_gone"),
+    "redirect": ({"upgrade_redirect_to": "ws://127.0.0.1:9/res/ws"}, "client_gone"),
+    "hangs once": ({"upgrade_hang": True, "times": 1}, "answered"),
+}
+
+
+@pytest.mark.parametrize("name", UPGRADES)
+def test_a_fault_of_the_upgrade(name: str, house: House) -> None:
+    manners, status = UPGRADES[name]
+    house.gateway.cut_connections()  # those kept need no upgrade
+    house.gateway.behave(**manners)
+    try:
+        id = house.platform.ask("hello", stream=True)
+        record = house.last_record(id)
+    finally:
+        house.gateway.behave()
+    assert record["outcome"]["status"] == status, record["outcome"]
+    assert house.asked(id) == 1
+    assert house.naks(id) == 0
+    if status == "answered":
+        assert house.answer(id).ends == 1
+
+
+def test_a_gateway_restarted_in_the_middle_of_streams_ends_them_and_serves_those_after(house: House) -> None:
+    old = [house.platform.ask({"gate_chunks": "restart"}, stream=True) for _ in range(4)]
+    house.upstream.wait_for_waiting("restart", len(old))
+    house.upstream.release("restart", len(old))
+    for id in old:
+        house.gateway.wait_for_frames(id, 2)
+    house.gateway.down()
+    house.gateway.forget(*old)
+    house.gateway.up()
+    for id in old:
+        assert house.last_record(id)["outcome"]["status"] == "client_gone"
+        assert house.asked(id) == 1
+    assert house.platform.ask_and_wait("hello", stream=True).text
+
+
+def test_nothing_of_it_is_left_in_the_broker(house: House) -> None:
+    house.platform.wait_backlog(0)
+    assert not [one for answer in house.gateway.answers for one in answer.after_end]

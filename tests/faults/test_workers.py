@@ -1,0 +1,202 @@
+"""Worker processes killed, stopped and poisoned under load: the clients do not notice, or are told once."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.house import House, kill, one_end_each, plug, wait_workers
+from tests.support.wait import until
+
+WORKERS = 3
+POISON = "kills-its-worker"
+
+
+@pytest.fixture(scope="module")
+def house(build: Callable[..., House]) -> House:
+    """One node with three workers."""
+    one = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48)
+    one.start()
+    return one
+
+
+def test_workers_killed_one_each_in_turn_and_all_at_once_under_load(house: House) -> None:
+    """Whatever is killed, every task is answered once; a stream that had begun ends with an error."""
+    platform, node = house.platform, house.node
+    slow = {"latency_ms": 300}
+    plain = platform.ask_many([slow] * 120)
+    streams = platform.ask_many([{"chunk_ms": 40, "chunks": 8}] * 120, stream=True)
+    killed: list[int] = []
+    for turn in ("one", "each", "each", "each", "all"):
+        workers = wait_workers(node, WORKERS, killed)
+        victims = workers if turn == "all" else [random.choice(workers)] if turn == "one" else workers[:1]
+        house.upstream.wait_until(lambda: house.upstream.inflight > 10, 30, "load")
+        killed += [pid for pid in victims if kill(pid, signal.SIGKILL)]
+    platform.wait_balanced(plain + streams, 60)
+    wait_workers(node, WORKERS, killed)
+    one_end_each(house, plain + streams)
+    for id in plain:
+        assert house.gateway.answer(id).error is None
+    cut = [id for id in streams if house.gateway.answer(id).error]
+    for id in streams:
+        _whole_or_cut(house, id, 8)
+    died = [line for line in node.logs() if line.get("event") == "worker_died"]
+    assert len(died) == len(killed) == 7
+    assert all("SIGKILL" in line["why"] for line in died)
+    print(f"{len(killed)} workers killed, {len(plain + streams)} tasks, {len(cut)} streams cut, "
+          f"{house.asked_twice(plain + streams)} calls repeated")  # fmt: skip
+
+
+def test_killed_after_its_client_saw_a_chunk_one_error_and_one_end(house: House) -> None:
+    id = house.platform.ask({"gate_chunks": "seen", "chunks": 5}, stream=True)
+    house.upstream.release("seen", 2)
+    house.gateway.wait_for_frames(id, 3)
+    for pid in house.node.workers():
+        kill(pid, signal.SIGKILL)
+    answer = house.answer(id)
+    assert [frame.has_data for frame in answer.frames] == [True] * 4 + [False]
+    assert answer.text == "wörd 0 wörd 1 "  # nothing twice
+    assert answer.error is not None
+    assert answer.error["code"] == "stream_interrupted"
+    assert answer.ends == 1
+    record = house.last_record(id)
+    assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("broken", "ack")
+    assert house.asked(id) == 1
+    house.upstream.open_gate("seen")
+    house.platform.wait_backlog(0)
+
+
+@pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
+def test_killed_before_its_client_saw_anything_served_whole(way: bool, house: House) -> None:
+    gate = f"unseen-{way}"
+    id = house.platform.ask({"gate": gate, "chunks": 5}, stream=way)
+    house.upstream.wait_for_waiting(gate)
+    for pid in house.node.workers():
+        kill(pid, signal.SIGKILL)
+    house.upstream.open_gate(gate)
+    answer = house.answer(id)
+    assert answer.error is None
+    assert answer.text.startswith("wörd")
+    assert not answer.faults, answer.faults
+    assert house.asked(id) == 2
+    assert house.naks(id) == 1
+    assert house.last_record(id)["redeliveries"] == 1
+
+
+def test_a_stopped_worker_is_noticed_killed_and_replaced(build: Callable[..., House]) -> None:
+    """Its tasks go to others, a begun stream is ended; the other worker serves all the while."""
+    house = build(WORKER_PROCESSES=2, MAX_PROCESS_NUM=4)
+    node = house.start()
+    plain = [house.platform.ask({"gate": "stopped"}) for _ in range(2)]
+    streams = [house.platform.ask({"gate_chunks": "begun"}, stream=True) for _ in range(2)]
+    house.upstream.wait_for_waiting("begun", 2)
+    house.upstream.release("begun", 2)
+    for id in streams:
+        house.gateway.wait_for_frames(id, 2)
+    house.upstream.wait_for_waiting("stopped", 2)
+    workers = node.workers()
+    stopped = workers[0]
+    kill(stopped, signal.SIGSTOP)
+    house.upstream.open_gate("stopped")
+    house.upstream.open_gate("begun")
+    assert house.platform.ask_and_wait("meanwhile").text
+    node.wait_log("no sign of life", 30)
+    wait_workers(node, 2, [stopped])
+    for id in plain + streams:
+        house.answer(id)
+    one_end_each(house, plain + streams)
+    assert all(house.gateway.answer(id).error is None for id in plain)
+    cut = [id for id in streams if house.gateway.answer(id).error]
+    for id in streams:
+        _whole_or_cut(house, id, 5)
+    assert len(cut) == 1
+    house.platform.wait_backlog(0)
+    house.close_nodes()
+
+
+def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported(
+    build: Callable[..., House], tmp_path: Path
+) -> None:
+    flag = tmp_path / "die"
+    flag.touch()
+    house = build(WORKER_PROCESSES=1)
+    node = house.start(False, **plug(tmp_path, f"if os.path.exists({str(flag)!r}):\n    os._exit(7)"))
+    id = house.platform.ask("hello")
+    report = node.wait_log("GeneralError", 30)
+    assert "exit code 7" in report
+    assert "worker processes die" in report
+    flag.unlink()
+    assert house.answer(id).error is None
+    node.wait_ready()
+    died = [(at, line) for at, line in _moments(node) if '"worker_died"' in line]
+    pauses = [later[0] - earlier[0] for earlier, later in zip(died, died[1:], strict=False)]
+    assert len(pauses) >= 3
+    assert pauses[1] > 0.9  # the second successor waited 1 s, the third 2 s
+    assert pauses[2] > pauses[1] + 0.5
+    assert node.log_lines.count(report) == 1
+    house.close_nodes()
+
+
+@pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
+def test_a_task_that_kills_its_worker_each_time_is_dead_lettered_and_its_client_told(
+    way: bool, build: Callable[..., House], tmp_path: Path
+) -> None:
+    house = build(WORKER_PROCESSES=2, MAX_REDELIVERIES=2)
+    node = house.start(
+        **plug(
+            tmp_path,
+            f"""
+from workernode import attempt
+real = attempt.for_upstream
+def deadly(data, **more):
+    if {POISON!r} in str(data):
+        os._exit(9)
+    return real(data, **more)
+attempt.for_upstream = deadly
+""",
+        )
+    )
+    good = [house.platform.ask("good", stream=other) for other in (False, True)]
+    id = house.platform.ask(POISON, stream=way)
+    good += [house.platform.ask("good", stream=other) for other in (False, True) * 3]
+    (letter,) = house.platform.wait_dead_letters(1, 40)
+    assert letter.properties["request_id"] == id
+    assert "worker process died 3 times" in letter.properties["reason"]
+    assert POISON in letter.payload.decode()
+    answer = house.answer(id)
+    assert answer.error is not None
+    assert answer.error["code"] == "worker_died"
+    assert answer.ends == (1 if way else 0)
+    for one in good:
+        assert house.answer(one).error is None
+    house.platform.wait_balanced()
+    assert house.naks(id) == 2
+    assert house.last_record(id)["outcome"]["decision"] == "dead_letter"
+    assert len([line for line in node.logs() if line.get("event") == "worker_died"]) == 3
+    house.close_nodes()
+
+
+def _moments(node: object) -> list[tuple[float, str]]:
+    return [(at, line) for at, _, line in node._lines]  # type: ignore[attr-defined]
+
+
+def _whole_or_cut(house: House, id: str, chunks: int) -> None:
+    """What a client may see of a stream: all of it, or a beginning of it and an error; nothing twice."""
+    answer = house.gateway.answer(id)
+    whole = "".join(f"wörd {number} " for number in range(chunks))
+    if answer.error is None:
+        assert answer.text == whole
+    else:
+        assert whole.startswith(answer.text)
+        assert sum("error" in (chunk or {}) for chunk in answer.chunks) == 1
+
+
+def test_all_is_well_in_the_end(house: House) -> None:
+    """The node that lost so many workers serves as before, and nothing is left."""
+    assert house.platform.ask_and_wait("hello").text
+    house.platform.wait_balanced()
+    until(lambda: house.node.status()[0] == 200, 20, "ready node")
