@@ -48,7 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
         report_fault(error)
         return Exit.BAD_SETTINGS.value
     logs.setup(settings)
-    return Node(settings).run().value
+    try:
+        node = Node(settings)
+    except OSError as error:  # STATUS_ADDR cannot be listened on; strerror says what to do
+        print(error.strerror, file=sys.stderr)
+        return Exit.BAD_SETTINGS.value
+    return node.run().value
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

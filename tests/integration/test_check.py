@@ -1,0 +1,129 @@
+"""`--check` against real brokers: one that is open, and one that asks for tokens."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pulsar
+import pytest
+import requests
+
+from devstack.broker import Broker, free_port
+from devstack.distribution import find_or_get
+from supervisor import check_broker, records
+from supervisor.check_findings import Context, Finding, Mark, run_all
+from tests.support.check import REMOTE
+from tests.support.tokens import token_conf, token_for
+from workernode import settings
+
+TIMEOUT = 30
+SECRET = os.urandom(32)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that asks for tokens. Role "admin" may do all, any other nothing."""
+    conf, admin = token_conf(SECRET), token_for("admin", SECRET)
+    folder = tmp_path_factory.mktemp("strict")
+    with Broker(find_or_get(), folder, port=free_port(), admin_port=free_port(), conf=conf, token=admin) as one:
+        yield one
+
+
+@pytest.fixture
+def model() -> str:
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+def findings(broker: Broker, model: str, token: str = "") -> list[Finding]:
+    told = {"PULSAR_URL": broker.url, "PULSAR_TOKEN": token, "MODEL_NAME": model, "RES_TOPIC_NAME": f"res-{model}"}
+    return run_all(check_broker.checks(), Context(settings.load(REMOTE | told), time.monotonic() + TIMEOUT))
+
+
+def admin(broker: Broker, path: str) -> Any:
+    headers = {"Authorization": f"Bearer {token_for('admin', SECRET)}"}
+    return requests.get(f"{broker.admin_url}/admin/v2/persistent/{path}", headers=headers, timeout=TIMEOUT).json()
+
+
+def test_an_open_broker_is_found_in_order(broker: Broker, model: str) -> None:
+    entry, takes, stores = findings(broker, model)
+    assert [one.mark for one in (entry, takes, stores)] == [Mark.OK] * 3
+    assert entry.said.endswith("asks for no token")
+    assert takes.said == f"may take tasks from subscription model-{model}-subscription"
+    assert stores.said == f"may store records in topic res-{model}"
+
+
+def test_waiting_tasks_are_not_disturbed(broker: Broker, model: str) -> None:
+    topic, subscription = f"model-{model}", f"model-{model}-subscription"
+    with closing(pulsar.Client(broker.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))) as client:
+        client.create_producer(topic).send(b"waits")
+        assert findings(broker, model)[1].mark is Mark.OK
+        seen = admin(broker, f"public/default/{topic}/stats?getPreciseBacklog=true")["subscriptions"][subscription]
+        assert (seen["msgBacklog"], seen["msgOutCounter"], seen["consumers"]) == (1, 0, [])
+        # The subscription is the node's: it begins with what was published before, and goes on as a shared one.
+        shared = pulsar.ConsumerType.Shared
+        message = client.subscribe(topic, subscription, consumer_type=shared).receive(TIMEOUT * 1000)
+        assert (message.data(), message.redelivery_count()) == (b"waits", 0)
+
+
+def test_a_partitioned_topic_is_in_order(broker: Broker, model: str) -> None:
+    url = f"{broker.admin_url}/admin/v2/persistent/public/default/model-{model}/partitions"
+    requests.put(url, json=2, timeout=TIMEOUT).raise_for_status()
+    assert [one.mark for one in findings(broker, model)] == [Mark.OK] * 3
+
+
+def test_a_subscription_of_another_kind_is_told(broker: Broker, model: str) -> None:
+    with closing(pulsar.Client(broker.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))) as client:
+        client.subscribe(f"model-{model}", f"model-{model}-subscription")  # exclusive
+        takes = findings(broker, model)[1]
+    assert takes.mark is Mark.FAULT
+    assert takes.said.endswith("is in use, and not as a Shared one")
+
+
+def test_a_good_token_is_taken(strict: Broker, model: str) -> None:
+    found = findings(strict, model, token_for("admin", SECRET))
+    assert [one.mark for one in found] == [Mark.OK] * 3
+    assert found[0].said.endswith("takes the token")
+
+
+@pytest.mark.parametrize(
+    ("token", "advice"),
+    [("", "it wants a token: set PULSAR_TOKEN"), (token_for("admin", os.urandom(32)), "set PULSAR_TOKEN to a token")],
+    ids=["none", "signed by somebody else"],
+)
+def test_a_token_that_is_refused_is_told_at_once(strict: Broker, model: str, token: str, advice: str) -> None:
+    entry, takes, stores = findings(strict, model, token)
+    assert (entry.mark, takes.mark, stores.mark) == (Mark.FAULT, Mark.NONE, Mark.NONE)
+    assert "refuses us" in entry.said
+    assert entry.advice.startswith(advice)
+    assert not token or token not in entry.said
+
+
+def test_a_role_without_rights_is_told_which(strict: Broker, model: str) -> None:
+    entry, takes, stores = findings(strict, model, token_for("nobody", SECRET))
+    assert entry.mark is Mark.OK
+    assert takes.said == f"the token's role may not consume on subscription model-{model}-subscription"
+    assert stores.said == f"the token's role may not produce on topic res-{model}"
+    assert (takes.mark, stores.mark) == (Mark.FAULT, Mark.FAULT)
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [("admin", "has no topic persistent://public/default/res-"), ("nobody", "may not read it"), ("", "set PULSAR_TOKEN")],
+)
+def test_records_tell_the_same_of_a_broker_that_refuses(
+    strict: Broker, model: str, role: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    token = token_for(role, SECRET) if role else ""
+    assert records.main(["sum", "--url", strict.url, "--topic", f"res-{model}", "--token", token]) == 1
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert not token or token not in told.err
