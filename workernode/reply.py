@@ -262,9 +262,9 @@ class StreamReply:
         """
         self._hold(self._chunk_head + chunk + b"}" for chunk in chunks)
         self._wait_until_known()
-        self.connect()
-        if self._socket is not None:
-            self._flush(self._socket)
+        socket = self._connected()
+        if socket is not None:
+            self._flush(socket)
 
     def end(self, error: bytes | None = None) -> Delivery:
         """Send what is held, the error if there is one, and the one end. Nothing can be sent after it.
@@ -281,15 +281,10 @@ class StreamReply:
         if error is not None:
             self._hold([self._chunk_head + error + b"}"])
         self._wait_until_known()
-        while True:
-            self.connect()
-            if self._socket is not None:
-                break
-            wait = self.due - time.monotonic()
-            if time.monotonic() + wait >= self._deadline:
+        while (socket := self._connected()) is None:
+            if self.due >= self._deadline:
                 return Delivery.UNREACHABLE
-            time.sleep(max(0.0, wait))
-        socket = self._socket
+            time.sleep(max(0.0, self.due - time.monotonic()))
         if self._held:
             self._flush(socket)
         self._visible(Visible.ENDING)
@@ -329,8 +324,8 @@ class StreamReply:
         """Raises ClientGone if the gateway closed the connection."""
         if self._socket is not None:
             if not self._socket.read():
-                raise self._gone("the gateway closed the connection")
-            if self._socket.answered:
+                self._lost("the gateway closed the connection")
+            elif self._socket.answered:
                 self._asked_at = float("inf")
 
     def tick(self) -> None:
@@ -340,14 +335,15 @@ class StreamReply:
             return
         now = time.monotonic()
         if now - self._asked_at >= GONE_AFTER:
-            raise self._gone(f"no ping was answered for {GONE_AFTER:g} s")
-        try:
-            if self._asked_at == float("inf"):
-                self._asked_at = now
-                self._socket.ping()
-        except OSError as exc:
-            raise self._gone(str(exc)) from None
+            self._lost(f"no ping was answered for {GONE_AFTER:g} s")
+            return
         self.due = now + PING_EVERY
+        if self._asked_at == float("inf"):
+            self._asked_at = now
+            try:
+                self._socket.ping()
+            except OSError as exc:
+                self._lost(str(exc))
 
     def pause(self, seconds: float) -> None:
         """Wait, looking after the connection. Raises ClientGone."""
@@ -389,6 +385,27 @@ class StreamReply:
     def _retry_later(self) -> None:
         self._failures += 1
         self.due = time.monotonic() + min(5.0, 0.1 * 2 ** min(self._failures, 10))
+
+    def _connected(self) -> WebSocket | None:
+        """Return the connection, if there is one now. Before its first frame it is looked at: it may have been closed
+        while upstream was asked.
+        """
+        self.connect()
+        if not self.begun:
+            self.readable()
+        return self._socket
+
+    def _lost(self, why: str) -> None:
+        """The connection is gone. As long as nothing was sent over it, that says nothing of the client: another is
+        opened.
+
+        Raises:
+            ClientGone: something was sent.
+        """
+        if self.begun:
+            raise self._gone(why)
+        self.abort()
+        self._retry_later()
 
     def _gone(self, why: str) -> ClientGone:
         self.abort()

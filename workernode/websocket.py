@@ -21,6 +21,7 @@ from workernode.wire import Wire
 SEND_TIME = 60.0  # seconds that one send may take
 CLOSE_TIME = 1.0  # seconds for saying goodbye; the gateway's reader may be blocked
 MAX_INCOMING = 65536  # bytes of one message; the gateway sends none
+MOST_READS = 16  # at once: a gateway that never stops sending must not hold a thread
 
 
 class HandshakeRefused(ConnectionError):
@@ -113,27 +114,33 @@ class WebSocket:
 
     def read(self) -> bool:
         """Take what has arrived, without waiting; False once the other side has closed."""
-        self._wire.patient = False
-        try:
-            data = self._wire.receive()
-        except OSError:
+        if not self._take_in():
             return False
-        finally:
-            self._wire.patient = True
-        if data is None:
-            return True
-        if data:
-            self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame) and event.opcode is Opcode.PONG and bytes(event.data) == self._awaited:
                 self._awaited = None
                 self.last_heard = time.monotonic()
-        if not data or self._protocol.state is not OPEN:
+        if self._protocol.state is not OPEN:
             return False
         try:
             self._flush(CLOSE_TIME)  # pongs
         except OSError:
             return False
+        return True
+
+    def _take_in(self) -> bool:
+        """Give the protocol all that is there; False at the end of the connection, which may stand behind a pong."""
+        self._wire.patient = False
+        try:
+            for _ in range(MOST_READS):
+                data = self._wire.receive()
+                if not data:
+                    return data is None
+                self._protocol.receive_data(data)
+        except OSError:
+            return False
+        finally:
+            self._wire.patient = True
         return True
 
     def close(self) -> None:
