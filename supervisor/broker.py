@@ -166,10 +166,10 @@ class Broker:
         fault, client = "not connected", self._client
         try:
             if client is not None:
-                # A topic without a subscription may be dropped, letters and all. The library's producer cannot make one.
+                # A topic without a subscription may be dropped, letters and all; the library's producer makes none.
                 client.subscribe(
                     self.topics.dead_letters,
-                    f"{self.topics.dead_letters}-kept",
+                    KEPT,
                     consumer_type=pulsar.ConsumerType.Shared,
                     initial_position=pulsar.InitialPosition.Earliest,
                     receiver_queue_size=1,
