@@ -250,7 +250,7 @@ class Desk:
                 self.settle(delivery, self._own_outcome(delivery, Decision.DEAD_LETTER, "poison", text))
             else:
                 error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
-                delivery.verdict = Verdict("poison", Decision.DEAD_LETTER, error, 0)
+                delivery.verdict = Verdict("poison", Decision.DEAD_LETTER, error, 0, reason=text)
                 self._park(delivery)
         elif told_before:
             self._park(delivery)

@@ -154,7 +154,9 @@ class _Attempt:
         """The supervisor has decided: the client gets the error."""
         assert self.task is not None
         self._offer(self.task.endpoint, self.task.request_id, self.task.stream, verdict.error, None)
-        return self.end(verdict.decision, verdict.status, error=verdict.error, end_reason=verdict.status)
+        return self.end(
+            verdict.decision, verdict.status, error=verdict.error, end_reason=verdict.status, reason=verdict.reason
+        )
 
     def malformed(self, fault: MalformedTask) -> Outcome:
         """Not a task: dead-lettered, and its client told where that can be."""

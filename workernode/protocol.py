@@ -49,7 +49,8 @@ class Verdict:
     status: str  # the outcome's status: "expired", "gave_up", "worker_died", ...
     decision: Decision
     error: dict[str, object]  # an OpenAI error body: {"error": {"message", "type", "param", "code"}}
-    http_status: int  # the HTTP status that goes with such an error
+    http_status: int  # upstream's status that led to it; 0: none
+    reason: str = ""  # for the dead letter, and for people
 
 
 @dataclass(frozen=True)
