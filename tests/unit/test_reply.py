@@ -20,6 +20,7 @@ from workernode.errors import ClientGone
 from workernode.protocol import Visible
 from workernode.reply import Delivery, Gateways, StreamReply
 from workernode.task import Endpoint, read_endpoint
+from workernode.websocket import WebSocket
 
 FRAME_AFTER = reply.FRAME_AFTER
 LONG = 20.0  # seconds: what must end sooner by something else
@@ -306,8 +307,14 @@ def test_streams_one_after_another_share_a_connection(gateways: Gateways, gatewa
     assert gateway.faults() == []
 
 
-def _answered(gateways: Gateways) -> bool:
+def _kept(gateways: Gateways) -> WebSocket:
+    """The one connection that is kept."""
     ((socket, _),) = next(iter(gateways._sockets.values()))
+    return socket
+
+
+def _answered(gateways: Gateways) -> bool:
+    socket = _kept(gateways)
     return socket.read() and socket.answered
 
 
@@ -372,7 +379,10 @@ def test_a_kept_connection_that_the_gateway_closed_is_not_used(
     elif how == "restart":
         gateway.down()
         gateway.up()
-    until(lambda: how == "close_after_end" or not gateway.open_connections, LONG, "end of the connection")
+    if how == "close_after_end":
+        until(lambda: not _kept(gateways).read(), LONG, "close")
+    else:
+        until(lambda: not gateway.open_connections, LONG, "end of the connection")
     assert speak(gateways, gateway, "b") is Delivery.TAKEN
     assert gateway.answer("b").wait().text == "01"
     assert len(gateway.sockets) == 2
