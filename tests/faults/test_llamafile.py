@@ -164,6 +164,28 @@ def test_it_knows_no_secret_of_the_node_and_shows_none(owners: Callable[..., Own
     assert psutil.Process(owner.llamafile.pid).environ()["LLAMA_API_KEY"] == owner.llamafile.api_key
 
 
+def test_through_the_start_script_all_is_the_same(owners: Callable[..., Owner], tmp_path: Path) -> None:
+    grandchild = tmp_path / "grandchild"
+    owner = owners(
+        {"STANDIN_GRANDCHILD": str(grandchild)},
+        LOCAL_COMMAND=str(ROOT / "local.sh"),
+        LLAMAFILE=str(STANDIN),
+        LOCAL_PARALLEL="2",
+        LOCAL_EXTRA_ARGS="--alias 'two words' --metrics",
+    ).started()
+    child = owner.llamafile
+    assert (child.facts.slots, child.facts.model, child.facts.metrics) == (2, "two words", True)
+    assert owner.ask().status_code == 200
+    assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
+    assert not any(child.api_key in " ".join(process.cmdline()) for process in psutil.process_iter())
+    pid = child.pid
+    child.stop(time.monotonic())
+    owner.wait(What.STOPPED)
+    assert pid
+    until(lambda: not group(pid), LONG, "empty process group")
+    assert not alive(pid_in(grandchild))
+
+
 def test_killed_it_is_back_at_the_same_place(owners: Callable[..., Owner], tmp_path: Path) -> None:
     owner = owners().started()
     before = (owner.llamafile.base_url, owner.llamafile.api_key)

@@ -44,10 +44,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-np", "--parallel", type=int, default=ENV.get("LOCAL_PARALLEL", "1"))
     parser.add_argument("-c", "--ctx-size", type=int, default=ENV.get("LOCAL_CTX", "4096"))
     parser.add_argument("-t", "--threads", type=int, default=1)
+    parser.add_argument("--api-key", default=ENV.get("LLAMA_API_KEY"))
+    parser.add_argument("--api-key-file")
     for value in ("-m --model", "-a --alias", "-ngl --n-gpu-layers --gpu-layers", "--gpu", "-b --batch-size",
-                  "--cache-ram", "--timeout -to", "--threads-http", "-l --listen", "--api-key-file"):  # fmt: skip
+                  "--cache-ram", "--timeout -to", "--threads-http", "-l --listen"):  # fmt: skip
         parser.add_argument(*value.split())
     known, unknown = parser.parse_known_args()
+    if known.api_key_file:
+        with open(known.api_key_file, encoding="utf-8") as keys:
+            known.api_key = keys.read().strip()
     if unknown:
         print(f"error: invalid argument: {unknown[0]}", flush=True)
         sys.exit(1)
@@ -129,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def key_fits(self) -> bool:
-        key = ENV.get("LLAMA_API_KEY")
+        key = self.flags.api_key
         return not key or self.headers.get("Authorization") == f"Bearer {key}"
 
     def answer(self, status: int, body: object) -> None:
