@@ -14,7 +14,8 @@ from enum import Enum
 from supervisor.events import MessageKey, Received
 from workernode.protocol import Decision, Outcome, Verdict
 
-REMEMBERED = 20_000  # answered tasks; older ones are past TASK_TIMEOUT at any rate one node reaches
+# A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
+REMEMBERED = 20_000  # answered tasks
 
 
 class Place(Enum):
