@@ -93,7 +93,7 @@ class Limits:
     grace_s: float = 10.0  # between TERM and KILL; a server that works on a long prompt needs some seconds
     # Starting: a download, or a load of a hundred gigabytes, takes its time, but shows in its output or its CPU time.
     start_silence_s: float = 300.0  # neither output nor CPU time nor a 503 for so long: it hangs
-    start_limit_s: float = 1800.0  # no output for so long, whatever else it does
+    start_limit_s: float = 7200.0  # no output for so long, whatever else it does
     # Ready: /health waits only where all HTTP threads are taken by long requests; then there are tokens or CPU time.
     silence_s: float = 45.0  # neither answer nor output nor tokens nor CPU time for so long: it hangs
     limit_s: float = 600.0  # no answer, output or token for so long, whatever its CPU does
