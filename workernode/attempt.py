@@ -66,19 +66,16 @@ def run(job: Job, shop: Shop, view: View) -> Outcome:
     """Run the task and return how it ended."""
     attempt = _Attempt(job, shop, view)
     try:
-        task = parse(job.payload, shop.settings.reply_hosts)
-    except MalformedTask as fault:
-        return attempt.malformed(fault)
-    attempt.task = task
-    try:
-        if job.verdict is not None:
-            return attempt.tell(job.verdict)
-        if time.monotonic() >= job.deadline:
-            return attempt.expired()
-        return attempt.stream(task) if task.stream else attempt.plain(task)
+        return attempt.through()
     except Exception as exc:  # the edge: a fault of ours must still yield a decision
-        log.exception("attempt_failed", extra={"request_id": task.request_id})
-        return attempt.stumbled(exc)
+        log.exception("attempt_failed", extra={"request_id": attempt.request_id})
+        fault = exc
+    try:
+        return attempt.stumbled(fault)
+    except Exception:  # it fails at telling the client, too: kept for a person to look at
+        log.exception("attempt_failed", extra={"request_id": attempt.request_id})
+        reason = f"the node itself failed ({type(fault).__name__}), and failed at telling the client"
+        return attempt.end(Decision.DEAD_LETTER, "poison", reason=reason)
 
 
 class _Attempt:
@@ -93,6 +90,24 @@ class _Attempt:
         self._asked = Asked()
         self._answered_at: float | None = None
         self._answering_since: float | None = None
+
+    @property
+    def request_id(self) -> str:
+        """Whose it is; "" while that is not known."""
+        return self.task.request_id if self.task else ""
+
+    def through(self) -> Outcome:
+        """Run it."""
+        job = self._job
+        try:
+            task = self.task = parse(job.payload, self._shop.settings.reply_hosts)
+        except MalformedTask as fault:
+            return self.malformed(fault)
+        if job.verdict is not None:
+            return self.tell(job.verdict)
+        if time.monotonic() >= job.deadline:
+            return self.expired()
+        return self.stream(task) if task.stream else self.plain(task)
 
     # --- the rows of spec 4 ---
 
@@ -123,6 +138,7 @@ class _Attempt:
                 self._view.said(sum(chunk.has_text for chunk in batch))
             self._answering_since = self._asked.done_at
             delivery = reply.end()
+            relay.finish()
         except UnsendableBody as exc:
             return self.malformed(MalformedTask(str(exc), task.request_id, task.endpoint, True))
         except ClientGone as gone:
@@ -134,7 +150,11 @@ class _Attempt:
             if relay is not None:
                 relay.abort()
             return self.failed(fault, reply)
-        relay.finish()
+        except Exception:  # a fault of our own: nothing of it may go on behind the decision
+            if relay is not None:
+                relay.abort()
+            reply.abort()
+            raise
         return self._delivered(delivery)
 
     def stumbled(self, exc: Exception) -> Outcome:
@@ -301,7 +321,7 @@ class _Attempt:
             stages=stages,
             attempts=asked.attempts,
             redeliveries=job.redeliveries,
-            end_reason=end_reason or asked.finish_reason or (fault.code if fault else status),
+            end_reason=end_reason or asked.finish_reason or (_shown(fault.code, settings.secrets) if fault else status),
             http_status=(fault.http_status if fault else asked.http_status) or None,
             error=record.error_of(error, upstream_status=fault.http_status if fault else 0),
         )
@@ -355,5 +375,10 @@ def _trouble(fault: UpstreamFault | None, secrets: Sequence[str]) -> Trouble | N
     if fault is None:
         return None
     trouble = fault.trouble()
-    message = record.mask_keys(hide_text(trouble.message, secrets))
-    return Trouble(trouble.kind, trouble.http_status, trouble.code, message, trouble.retry_after)
+    code, message = _shown(trouble.code, secrets), _shown(trouble.message, secrets)
+    return Trouble(trouble.kind, trouble.http_status, code, message, trouble.retry_after)
+
+
+def _shown(text: str, secrets: Sequence[str]) -> str:
+    """What upstream says, as people and records may see it."""
+    return record.mask_keys(hide_text(text, secrets))
