@@ -31,7 +31,7 @@ class House:
     def __init__(self, broker: Broker, folder: Path, variables: dict[str, object]) -> None:
         self.upstream = FakeUpstream()
         self.gateway = FakeGateway()
-        self.platform = Platform(broker, self.gateway)
+        self.platform = self._platform(broker)
         self.upstream.models = [self.platform.model]
         self.folder = folder
         self.nodes: list[Node] = []
@@ -47,6 +47,9 @@ class House:
             "NAK_DELAY": 0.2,
             **variables,
         }
+
+    def _platform(self, broker: Broker) -> Platform:
+        return Platform(broker, self.gateway)
 
     def start(self, ready: bool = True, command: list[str] | None = None, **variables: object) -> Node:
         """Start a node; ready unless told otherwise."""

@@ -1,0 +1,240 @@
+"""The broker killed, absent, cut off, forbidding: no restart of the node is needed, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pulsar
+import pytest
+
+from devstack.broker import Broker, free_port
+from devstack.distribution import find_or_get
+from tests.faults.house import House, one_end_each, patched
+from tests.support.platform import Platform
+from tests.support.tokens import token_conf, token_for
+from tests.support.wait import until
+
+DEAF = 5.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that tests may kill; each leaves it running."""
+    with Broker(find_or_get(), tmp_path_factory.mktemp("mortal"), port=free_port(), admin_port=free_port()) as one:
+        yield one
+
+
+def test_killed_and_started_again_under_load_nothing_is_lost(mortal: Broker, build: Callable[..., House]) -> None:
+    house = build(on=mortal)
+    node = house.start()
+    slow = {"latency_ms": 200, "chunks": 5, "chunk_ms": 20}
+    ids = house.platform.ask_many([slow] * 150) + house.platform.ask_many([slow] * 150, stream=True)
+    until(lambda: sum(one.done.is_set() for one in house.gateway.answers) > 60, 40, "load")
+    mortal.kill()
+    assert "no connection" in node.wait_not_ready()
+    mortal.start()
+    mortal.wait_ready()
+    node.wait_ready(60)
+    house.platform.wait_balanced(ids, 60)
+    one_end_each(house, ids)
+    for id in ids:
+        assert house.gateway.answer(id).error is None
+    assert node.running
+    print(f"{len(ids)} tasks, {house.asked_twice(ids)} calls of upstream repeated")
+    house.close_nodes()
+
+
+def test_absent_at_start_it_is_waited_for_and_reported_when_it_lasts(
+    mortal: Broker, build: Callable[..., House], tmp_path: Path
+) -> None:
+    house = build(on=mortal)
+    id = house.platform.ask("before the node")
+    mortal.kill()
+    node = house.start(ready=False, command=patched(tmp_path, REPORT_AFTER=3.0))
+    assert "no connection" in node.wait_not_ready()
+    report = json.loads(node.wait_log("MessageQueueConnectionError", 30))
+    assert report["level"] == "ERROR"
+    assert "PULSAR_URL" in report["message"]
+    assert node.running
+    mortal.start()
+    mortal.wait_ready()
+    node.wait_ready(60)
+    assert house.answer(id, 40).error is None
+    assert house.platform.ask_and_wait("after it").text
+    house.platform.wait_balanced()
+    assert sum(line.get("reason") == "MessageQueueConnectionError" for line in node.logs()) == 1
+    house.close_nodes()
+
+
+def test_deaf_for_a_while_nothing_is_lost(mortal: Broker, build: Callable[..., House]) -> None:
+    """The broker's process is stopped: the connection stands, and nobody answers on it."""
+    house = build(on=mortal)
+    node = house.start()
+    ids = house.platform.ask_many([{"gate": "deaf"}] * 10) + house.platform.ask_many([{"gate": "deaf"}] * 10, stream=True)
+    house.upstream.wait_for_waiting("deaf", len(ids))
+    pid = mortal.pid
+    assert pid is not None
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        house.upstream.open_gate("deaf")
+        house.gateway.wait_all(ids)  # answers do not need the broker
+        stopped_at = time.monotonic()
+        until(lambda: time.monotonic() - stopped_at > DEAF, 30, "end of the deafness")
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+    house.platform.wait_balanced(ids)
+    one_end_each(house, ids)
+    assert house.asked_twice(ids) == 0
+    assert node.running
+    house.close_nodes()
+
+
+def test_a_topic_taken_from_under_its_consumers_loses_nothing(build: Callable[..., House]) -> None:
+    """The broker unloads the topic, as it does to move it to another broker, under a node that has work."""
+    house = build()
+    node = house.start()
+    ids = []
+    for _ in range(3):
+        ids += house.platform.ask_many([{"latency_ms": 300}] * 20)
+        ids += house.platform.ask_many([{"latency_ms": 300}] * 20, stream=True)
+        house.upstream.wait_until(lambda: house.upstream.inflight > 10, 20, "load")
+        topic = f"persistent/public/default/{house.platform.topic}"
+        house.platform.admin("PUT", f"{topic}/unload")
+    house.platform.wait_balanced(ids)
+    one_end_each(house, ids)
+    assert house.asked_twice(ids) == 0
+    assert node.running
+    house.close_nodes()
+
+
+SECRET = secrets.token_bytes(32)
+ADMIN = token_for("admin", SECRET)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that asks for tokens."""
+    folder = tmp_path_factory.mktemp("guarded")
+    ports = {"port": free_port(), "admin_port": free_port()}
+    with Broker(find_or_get(), folder, conf=token_conf(SECRET), token=ADMIN, **ports) as one:
+        yield one
+
+
+class GuardedHouse(House):
+    """A house on a broker that asks for tokens; its node's role may do what it is granted."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.client = pulsar.Client(
+            broker.url,
+            authentication=pulsar.AuthenticationToken(ADMIN),
+            logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
+        )
+        self.role = f"node-{secrets.token_hex(4)}"
+        super().__init__(broker, folder, {"PULSAR_TOKEN": token_for(self.role, SECRET)})
+        self.platform.admin("PUT", f"persistent/public/default/{self.platform.dead_letter_topic}")
+
+    def _platform(self, broker: Broker) -> Platform:
+        side = Platform(broker, self.gateway, client=self.client)
+        side._http.headers["Authorization"] = f"Bearer {ADMIN}"
+        return side
+
+    def grant(self, topic: str, *rights: str) -> None:
+        """Give the node's role these rights on the topic; none takes them away."""
+        path = f"persistent/public/default/{topic}/permissions/{self.role}"
+        if rights:
+            self.platform.admin("POST", path, json=list(rights))
+        else:
+            self.platform.admin("DELETE", path)
+
+    def grant_all(self) -> None:
+        """All that a node needs."""
+        self.grant(self.platform.topic, "consume")
+        self.grant(self.platform.res_topic, "produce")
+        self.grant(self.platform.dead_letter_topic, "produce", "consume")
+
+    def close(self) -> None:
+        super().close()
+        self.client.close()
+
+
+@pytest.fixture
+def locked(guarded: Broker, tmp_path: Path) -> Iterator[GuardedHouse]:
+    """A house on a broker that asks for tokens."""
+    one = GuardedHouse(guarded, tmp_path)
+    yield one
+    one.close()
+
+
+def test_a_wrong_token_is_told_and_reported_when_it_lasts(locked: GuardedHouse, tmp_path: Path) -> None:
+    wrong = token_for("admin", secrets.token_bytes(32))
+    node = locked.start(False, patched(tmp_path, REPORT_AFTER=2.0), PULSAR_TOKEN=wrong)
+    report = node.wait_log("MessageQueueConnectionError", 40)
+    assert "PULSAR_TOKEN" in report
+    assert node.running
+    assert wrong not in node.output
+
+
+def test_a_topic_that_is_not_permitted_is_served_once_it_is(locked: GuardedHouse, tmp_path: Path) -> None:
+    locked.grant(locked.platform.res_topic, "produce")
+    id = locked.platform.ask("hello")
+    node = locked.start(False, patched(tmp_path, REPORT_AFTER=2.0))
+    report = node.wait_log("MessageQueueConnectionError", 40)
+    assert "rights on the topics" in report
+    locked.grant_all()
+    node.wait_ready(40)
+    assert locked.answer(id).error is None
+    locked.platform.wait_balanced()
+
+
+def test_without_a_topic_for_its_records_it_takes_nothing(locked: GuardedHouse) -> None:
+    locked.grant(locked.platform.topic, "consume")
+    id = locked.platform.ask("hello")
+    node = locked.start(ready=False)
+    node.wait_log("no connection to Pulsar", 40)
+    assert locked.asked(id) == 0
+    locked.grant_all()
+    node.wait_ready(40)
+    assert locked.answer(id).error is None
+    locked.platform.wait_balanced()
+
+
+def test_records_that_are_refused_hold_their_tasks_and_then_the_intake(locked: GuardedHouse) -> None:
+    """The rights on RES_TOPIC are taken away under load: answered tasks are not acked, few are held, none is lost."""
+    locked.grant_all()
+    node = locked.start(MAX_PROCESS_NUM=8)
+    assert locked.platform.ask_and_wait("hello").text
+    locked.platform.wait_balanced()
+    locked.grant(locked.platform.res_topic)
+    locked.platform.admin("PUT", f"persistent/public/default/{locked.platform.res_topic}/unload")
+    node.wait_not_ready(40)
+    ids = locked.platform.ask_many(["hello"] * 40)
+    locked.platform.wait_backlog(40)
+    held = locked.platform.unacked()
+    assert held <= 8 + 2
+    assert locked.platform.backlog() == 40  # nothing was acked without its record
+    locked.grant_all()
+    node.wait_ready(60)
+    locked.platform.wait_balanced(ids, 60)
+    one_end_each(locked, ids)
+    assert len({one["request_id"] for one in locked.platform.records()}) == len(ids) + 1
+
+
+def test_a_dead_letter_topic_that_is_not_permitted_holds_the_letter_and_nothing_else(locked: GuardedHouse) -> None:
+    locked.grant(locked.platform.topic, "consume")
+    locked.grant(locked.platform.res_topic, "produce")
+    node = locked.start()
+    locked.platform.publish(b"rubbish")
+    node.wait_log("letter not stored", 30)
+    ids = [locked.platform.ask("hello", stream=way) for way in (False, True)]
+    for id in ids:
+        assert locked.answer(id).error is None
+    locked.platform.wait_backlog(1)
+    locked.grant_all()
+    assert locked.platform.wait_dead_letters(1, 30)
+    locked.platform.wait_backlog(0)
