@@ -602,11 +602,12 @@ def test_the_nodes_key_reaches_nobody(
     directive = {"status": status, "err_msg": f"Incorrect API key provided: {API_KEY}.", "err_code": f"x-{API_KEY}"}
     with caplog.at_level(logging.DEBUG):
         outcome, answer = bench.run(directive, stream, redeliveries=3)
+    answer.wait()
     texts = [one.body.decode() for one in answer.posts] + [one.text for one in answer.frames]
     assert texts
     for text in [*texts, repr(outcome), outcome.record.decode(), caplog.text]:
         assert API_KEY not in text
-    assert answer.wait().error is not None
+    assert answer.error is not None
     assert "***" in answer.error["message"]  # type: ignore[index]
 
 
@@ -653,4 +654,5 @@ MESSAGE = st.fixed_dictionaries(
 @given(message=st.binary(max_size=60) | MESSAGE.map(lambda value: json.dumps(value).encode()))
 def test_any_message_yields_a_decision(bench: Bench, monkeypatch: pytest.MonkeyPatch, message: bytes) -> None:
     monkeypatch.setattr(reply, "SHORTEST_OFFER", 0.0)
+    bench.up.script(lambda one: {})
     told(attempt.run(bench.job(message, seconds=0.001), bench.shop, bench.view))
