@@ -19,6 +19,10 @@ FILES_PER_SLOT, FILES_BESIDES = 4, 100
 THREADS_BESIDES = 100
 WORKER_BYTES, SUPERVISOR_BYTES = 40 << 20, 150 << 20  # in use when busy
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  # tried with a file of a name of its own
+TMPDIR = "set TMPDIR to one that can (containers: --tmpfs /tmp)"
+MOUNT = f"mount a tmpfs there (containers: --tmpfs {SHARED_MEMORY})"
+
 
 def checks() -> list[Check]:
     """What is looked at."""
@@ -92,12 +96,15 @@ def megabytes(count: int) -> str:
 
 
 def folders() -> Finding:
-    """The one folder that is written to: sockets between the processes."""
-    try:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(b".")
-            file.flush()
-    except OSError as error:
-        said = f"there is no folder for temporary files that can be written to ({error.strerror})"
-        return Finding(FOLDERS, Mark.FAULT, said, "set TMPDIR to one (containers: --tmpfs /tmp)")
-    return Finding(FOLDERS, Mark.OK, f"{tempfile.gettempdir()} can be written to")
+    """The folders that are written to: sockets between the processes, and the memory that they share."""
+    written = []
+    for folder, advice in ((None, TMPDIR), (SHARED_MEMORY, MOUNT)):
+        if folder and not Path(folder).is_dir():
+            continue  # multiprocessing takes it only where there is one
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            what = folder or "the folder for temporary files"
+            return Finding(FOLDERS, Mark.FAULT, f"{what} cannot be written to ({error.strerror})", advice)
+        written.append(folder or tempfile.gettempdir())
+    return Finding(FOLDERS, Mark.OK, f"{' and '.join(written)} can be written to")

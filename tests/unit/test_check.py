@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import resource
 import threading
@@ -213,10 +215,20 @@ def test_memory_is_told_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_machine.memory(context()).mark is Mark.FAULT
 
 
-def test_a_machine_without_a_folder_to_write_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folder", [None, "/dev"], ids=["temporary files", "shared memory"])
+def test_a_folder_that_cannot_be_written_to_is_told(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_machine.folders().mark is Mark.OK
-    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
-    assert check_machine.folders().mark is Mark.FAULT
+
+    def read_only(dir: str | None) -> io.BytesIO:
+        if dir == folder:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return io.BytesIO()
+
+    monkeypatch.setattr(check_machine, "SHARED_MEMORY", "/dev")  # there on every system
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    found = check_machine.folders()
+    assert found.mark is Mark.FAULT
+    assert found.said.endswith("cannot be written to (Read-only file system)")
 
 
 # The status address.

@@ -48,7 +48,7 @@ def test_the_units_differ_in_the_instance_only() -> None:
     assert any("%i" in value for _, value in template)
 
     def plain(value: str) -> str:
-        return value.replace("%i.env", "workernode.env").replace("/%i", "").replace(" %i", "")
+        return value.replace("%i.env", "workernode.env").replace("-%i", "").replace(" %i", "")
 
     assert [(name, plain(value)) for name, value in template] == one
 
