@@ -17,6 +17,7 @@ import requests
 from supervisor.check_clock import note_clock
 from supervisor.check_findings import Check, Context, Finding, Mark
 from supervisor.report import SERVICE_ACCOUNT
+from workernode.settings import Settings
 
 NAME = "kubernetes"
 PATIENCE = (3.0, 5.0)  # seconds to connect, and to answer
@@ -50,17 +51,7 @@ def look(context: Context, account: Path = Path(SERVICE_ACCOUNT)) -> Iterator[Fi
 
 def try_it(context: Context, server: str, account: Path) -> Finding:
     """Create an Event, dryly."""
-    settings = context.settings
-    where = f"namespace {settings.aimodel_namespace}"
-    about = {"kind": "AIModel", "name": settings.aimodel_name, "namespace": settings.aimodel_namespace}
-    event = {
-        "metadata": {"generateName": f"{settings.aimodel_name}-", "namespace": settings.aimodel_namespace},
-        "involvedObject": about,
-        "type": "Warning",
-        "reason": "GeneralError",
-        "message": "This is a dry run by --check.",
-    }
-    asked_at = time.time()
+    settings, asked_at = context.settings, time.time()
     try:
         token = (account / "token").read_text(encoding="ascii").strip()
         with requests.Session() as session:
@@ -68,7 +59,7 @@ def try_it(context: Context, server: str, account: Path) -> Finding:
             answer = session.post(
                 f"{server}/api/v1/namespaces/{settings.aimodel_namespace}/events",
                 params={"dryRun": "All"},
-                json=event,
+                json=event(settings),
                 headers={"Authorization": f"Bearer {token}"},
                 verify=str(account / "ca.crt"),
                 timeout=PATIENCE,
@@ -81,6 +72,24 @@ def try_it(context: Context, server: str, account: Path) -> Finding:
         said = f"the pod's service account cannot be used ({error})"
         return Finding(NAME, Mark.FAULT, said, "set automountServiceAccountToken: true")
     note_clock(context, "the API server", answer.headers.get("Date"), asked_at)
+    return judge(settings, answer)
+
+
+def event(settings: Settings) -> dict[str, object]:
+    """A report in the shape of report.py's."""
+    name, namespace = settings.aimodel_name, settings.aimodel_namespace
+    return {
+        "metadata": {"generateName": f"{name}-", "namespace": namespace},
+        "involvedObject": {"kind": "AIModel", "name": name, "namespace": namespace},
+        "type": "Warning",
+        "reason": "GeneralError",
+        "message": "This is a dry run by --check.",
+    }
+
+
+def judge(settings: Settings, answer: requests.Response) -> Finding:
+    """What the API server's answer says of the account."""
+    where = f"namespace {settings.aimodel_namespace}"
     match answer.status_code:
         case 200 | 201:
             return Finding(NAME, Mark.OK, f"may report on AIModel {settings.aimodel_name} in {where}")

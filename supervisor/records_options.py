@@ -16,55 +16,58 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}  # seconds
 
 def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """The command line. What is not said comes from the environment, as the node's own settings do."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
+    whole = argparse.ArgumentParser(
+        prog="workernode-records", description="Shows the billing records of the nodes. Takes none away."
+    )
+    commands = whole.add_subparsers(dest="command", required=True)
+    tail = commands.add_parser("tail", help="records as they come; Ctrl-C ends it")
+    add_up = commands.add_parser(
+        "sum",
+        help="records added up",
+        description="Adds records up; one that was sent twice counts once. handed back: deliveries that were refused "
+        "and came again. 1st token: from asking upstream to its first chunk.",
+    )
+    add_up.add_argument(
+        "--by",
+        type=groups,
+        default=("model",),
+        help=f"a line for each of these, commas between: {', '.join(GROUPS)} (default: model)",
+    )
+    for options, since in ((tail, "10m"), (add_up, "1h")):
+        add_source(options, environ)
+        options.add_argument(
+            "--since",
+            type=moment,
+            default=since,
+            help=f"from so long ago (30m, 6h, 7d) or from a time (2026-01-31T08:00:00Z) on (default: {since})",
+        )
+        form = options.add_mutually_exclusive_group()
+        form.add_argument("--json", dest="form", action="store_const", const="json", default="table", help="as JSON")
+        form.add_argument("--csv", dest="form", action="store_const", const="csv", help="as CSV")
+    return whole
+
+
+def add_source(options: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """The options that say where the records are."""
+    options.add_argument(
         "--url",
         type=variable("PULSAR_URL"),
         default=environ.get("PULSAR_URL"),
         required="PULSAR_URL" not in environ,
         help="the broker (default: PULSAR_URL)",
     )
-    common.add_argument(
+    options.add_argument(
         "--topic",
         type=variable("RES_TOPIC_NAME"),
         default=environ.get("RES_TOPIC_NAME") or VARIABLES["RES_TOPIC_NAME"].default,
         help="where the records are (default: RES_TOPIC_NAME, else res-topic)",
     )
-    common.add_argument(
+    options.add_argument(
         "--token",
         type=variable("PULSAR_TOKEN"),
         default=environ.get("PULSAR_TOKEN", ""),
         help="the broker's token (default: PULSAR_TOKEN; `ps` shows arguments to everybody)",
     )
-    form = common.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="form", action="store_const", const="json", default="table", help="as JSON")
-    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="as CSV")
-    whole = argparse.ArgumentParser(
-        prog="workernode-records", description="Shows the billing records of the nodes. Takes none away."
-    )
-    commands = whole.add_subparsers(dest="command", required=True)
-    tail_options = commands.add_parser("tail", parents=[common], help="records as they come; Ctrl-C ends it")
-    sum_options = commands.add_parser(
-        "sum",
-        parents=[common],
-        help="records added up",
-        description="Adds records up; one that was sent twice counts once. handed back: deliveries that were refused "
-        "and came again. 1st token: from asking upstream to its first chunk.",
-    )
-    sum_options.add_argument(
-        "--by",
-        type=groups,
-        default=("model",),
-        help=f"a line for each of these, commas between: {', '.join(GROUPS)} (default: model)",
-    )
-    for options, default in ((tail_options, "10m"), (sum_options, "1h")):
-        options.add_argument(
-            "--since",
-            type=moment,
-            default=default,
-            help=f"from so long ago (30m, 6h, 7d) or from a time (2026-01-31T08:00:00Z) on (default: {default})",
-        )
-    return whole
 
 
 def variable(name: str) -> Callable[[str], object]:
