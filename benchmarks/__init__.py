@@ -1,0 +1,1 @@
+"""The project's own benchmarks: `python -m benchmarks --help`, docs/performance.md."""

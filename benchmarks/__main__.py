@@ -1,0 +1,76 @@
+"""`python -m benchmarks`: measures the node beside a plain one and beside none (docs/performance.md)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import local, machine, plot, report, runner
+from benchmarks.figures import BenchmarkError
+from benchmarks.scenarios import SCENARIOS
+from devstack.terminal import StackError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+LOCAL = "local"
+REPEATS = 3
+
+
+def main() -> int:
+    """Measure, print the table, keep JSON and pictures. Returns the exit code."""
+    names = [one.name for one in SCENARIOS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "scenario", nargs="*", choices=[*names, LOCAL, []], default=[],
+        help=f"what to measure: {', '.join(names)} (default: all of these), or {LOCAL}: the embedded model",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="a small run, to see that it works; its figures are rough")
+    parser.add_argument("--repeats", type=int, help=f"turns of each scenario (default: {REPEATS}, with --quick 1)")
+    options = parser.parse_args()
+    repeats = options.repeats or (1 if options.quick else REPEATS)
+    RESULTS.mkdir(exist_ok=True)
+    try:
+        if options.scenario == [LOCAL]:
+            keep_local(options.quick)
+        else:
+            keep([one for one in names if one in options.scenario or not options.scenario], repeats, options.quick)
+    except (BenchmarkError, StackError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def keep(names: list[str], repeats: int, quick: bool) -> None:
+    """The scenarios of these names."""
+    began = time.time()
+    measured = runner.run([one for one in SCENARIOS if one.name in names], repeats, quick)
+    path = RESULTS / time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
+    path.with_suffix(".json").write_text(json.dumps(runner.result(measured, began, quick), indent=1))
+    plot.draw(measured, path.with_suffix(".png"))
+    say(report.table(measured), path)
+
+
+def keep_local(quick: bool) -> None:
+    """The embedded model."""
+    began = time.time()
+    found = local.measure(quick)
+    path = RESULTS / time.strftime("%Y%m%d-%H%M%S-local", time.gmtime(began))
+    path.with_suffix(".json").write_text(json.dumps({"machine": machine.facts(), **found.as_dict()}, indent=1))
+    local.draw(found, path.with_suffix(".png"))
+    say(local.table(found), path)
+
+
+def say(table: str, path: Path) -> None:
+    """What was found, on stdout."""
+    print(table)
+    for name, fact in machine.facts().items():
+        print(f"{name}: {fact}")
+    print(f"kept: {path}.json, {path}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""The node with a cap that does not move: `python -m benchmarks.fixed_cap`, the number in FIXED_CAP.
+
+The node itself has no such setting. It stands here in place of the dynamic cap, to be compared with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from supervisor import main, throttle
+from supervisor.cap import Cap, Change
+from supervisor.search import Sample
+
+
+class Fixed(Cap):
+    """A cap that stays where it is told to."""
+
+    def __init__(self, ceiling: int, start: int, cpu_high: float, memory_high: float) -> None:
+        super().__init__(ceiling, start, cpu_high, memory_high)
+        self.value = int(os.environ["FIXED_CAP"])
+
+    def observe(self, sample: Sample) -> Change | None:
+        return None
+
+
+if __name__ == "__main__":
+    vars(throttle)["Cap"] = Fixed
+    sys.exit(main.main([]))

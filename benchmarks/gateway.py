@@ -1,0 +1,127 @@
+"""The gateway of the benchmarks: takes answers, and tells the load generator when each chunk came and when it ended.
+
+Built on the tests' server; reads WebSocket frames itself, because the tests' gateway, which misbehaves on cue and keeps
+all it saw, would cost more CPU than the node that is measured.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from array import array
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+from websockets.frames import Opcode
+
+from benchmarks.helper import Helper
+from tests.support.wire import Connection, Request, Server, head_of
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a platform without the compiled part
+    from websockets.utils import apply_mask
+
+MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+TAKEN = b'{"status":"ok"}'
+FINAL = 0x80
+Told = tuple[str, bool, bytes]  # id, whether it is no error, moments of its chunks (array of doubles, monotonic)
+
+
+class Gateway:
+    """The benchmark's hold on it: `pipe` gives a Told for each answer that is whole."""
+
+    def __init__(self) -> None:
+        self._helper = Helper(serve)
+        self.pipe = self._helper.pipe
+        self.post_url = f"http://127.0.0.1:{self._helper.port}/res"
+        self.ws_url = f"ws://127.0.0.1:{self._helper.port}/res/ws"
+
+    def close(self) -> None:
+        self._helper.close()
+
+
+def serve(pipe: Pipe) -> None:
+    """The process: the server in its thread, and this one, which waits for the benchmark's end."""
+    server = QuickGateway(pipe.send)
+    pipe.send(server.port)
+    try:
+        pipe.recv()
+    except EOFError:
+        return
+
+
+class QuickGateway(Server):
+    """The server. An id that was answered already is told again, which the load generator takes for a fault."""
+
+    def __init__(self, tell: Callable[[Told], None]) -> None:
+        self._tell = tell
+        self._moments: dict[str, array[float]] = {}
+        self._failed: set[str] = set()
+        super().__init__()
+
+    async def serve(self, connection: Connection, request: Request) -> None:
+        if "upgrade" in request.headers:
+            connection.on_bytes = Frames(partial(self._frame, connection)).feed
+            await connection.send(_accepted(request.headers["sec-websocket-key"]))
+            return
+        answer = json.loads(request.body)
+        self._data(answer["request_id"], answer["data"], time.monotonic())
+        self._end(answer["request_id"])
+        told = {"Content-Type": "application/json", "Content-Length": str(len(TAKEN))}
+        await connection.send(head_of(200, told) + TAKEN)
+
+    def _frame(self, connection: Connection, opcode: int, payload: bytes, at: float) -> None:
+        if opcode == Opcode.TEXT:
+            frame = json.loads(payload)
+            if "data" in frame:
+                self._data(frame["request_id"], frame["data"], at)
+            if frame["end"]:
+                self._end(frame["request_id"])
+        elif opcode == Opcode.PING:
+            connection.transport.write(bytes([FINAL | Opcode.PONG, len(payload)]) + payload)
+        elif opcode == Opcode.CLOSE:
+            connection.transport.write(bytes([FINAL | Opcode.CLOSE, len(payload)]) + payload)
+            connection.finish()
+
+    def _data(self, id: str, data: Any, at: float) -> None:
+        if "error" in data:
+            self._failed.add(id)
+        self._moments.setdefault(id, array("d")).append(at)
+
+    def _end(self, id: str) -> None:
+        self._tell((id, id not in self._failed, self._moments.pop(id, array("d")).tobytes()))
+
+
+class Frames:
+    """A client's bytes in, frames out: to `frame(opcode, payload, moment)`. Clients do not split their messages."""
+
+    def __init__(self, frame: Callable[[int, bytes, float], None]) -> None:
+        self._frame = frame
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        now, at = time.monotonic(), 0
+        while len(buffer) - at >= 2:
+            length, start = buffer[at + 1] & 0x7F, at + 2
+            if length >= 126:
+                size = 2 if length == 126 else 8
+                length, start = int.from_bytes(buffer[start : start + size], "big"), start + size
+            end = start + 4 + length
+            if end > len(buffer):
+                break
+            payload = apply_mask(bytes(buffer[start + 4 : end]), bytes(buffer[start : start + 4]))
+            self._frame(buffer[at] & 0x0F, payload, now)
+            at = end
+        del buffer[:at]
+
+
+def _accepted(key: str) -> bytes:
+    accept = base64.b64encode(hashlib.sha1(key.encode() + MAGIC).digest()).decode()  # noqa: S324  # RFC 6455 says SHA-1
+    return head_of(101, {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept})

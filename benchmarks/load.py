@@ -1,0 +1,137 @@
+"""The load: so many clients, each of which asks again as soon as it has its answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+import uuid
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import pulsar
+
+from benchmarks.figures import BenchmarkError, Sample
+from benchmarks.gateway import Gateway, Told
+from benchmarks.upstream import MODEL
+
+SILENCE_S = 60.0  # no answer at all for so long: the party hangs
+QUESTION = "What is the answer to the ultimate question of life, the universe, and everything?"
+Tick = Callable[[int], None]  # told how many answers there are by now
+
+
+def question(stream: bool, **more: Any) -> dict[str, Any]:
+    """A client's chat request."""
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], **more}
+    return {**asked, "stream": True} if stream else asked
+
+
+class Clients:
+    """Clients of the platform: they publish tasks for one model, and have the answers from the gateway."""
+
+    def __init__(self, broker: pulsar.Client, gateway: Gateway, model: str) -> None:
+        self._gateway = gateway
+        self._asked: dict[str, float] = {}
+        self._producer = broker.create_producer(f"model-{model}", batching_enabled=False, block_if_queue_full=True)
+
+    def run(self, count: int, clients: int, stream: bool, tick: Tick) -> list[Sample]:
+        """Let so many clients ask so often in all.
+
+        Raises:
+            BenchmarkError: an answer was an error, came twice or did not come.
+        """
+        samples: list[Sample] = []
+        for _ in range(min(clients, count)):
+            self.ask(stream)
+        for left in reversed(range(count)):
+            samples.append(self.answered())
+            if left >= clients:
+                self.ask(stream)
+            tick(len(samples))
+        return samples
+
+    def run_for(self, seconds: float, clients: int, tick: Tick, **more: Any) -> list[Sample]:
+        """Let so many clients ask for streams for so long, and have their last answers too."""
+        samples: list[Sample] = []
+        end = time.monotonic() + seconds
+        for _ in range(clients):
+            self.ask(True, **more)
+        while self._asked:
+            samples.append(self.answered())
+            if time.monotonic() < end:
+                self.ask(True, **more)
+            tick(len(samples))
+        return samples
+
+    def ask(self, stream: bool, **more: Any) -> None:
+        """Publish a task."""
+        id = str(uuid.uuid4())
+        endpoint = self._gateway.ws_url if stream else self._gateway.post_url
+        task = {"request_id": id, "stream": stream, "endpoint": endpoint, "data": question(stream, **more)}
+        self._asked[id] = time.monotonic()
+        self._producer.send_async(json.dumps(task).encode(), None)
+
+    def answered(self) -> Sample:
+        """Wait for the next answer."""
+        if not self._gateway.pipe.poll(SILENCE_S):
+            raise BenchmarkError(f"{len(self._asked)} tasks are unanswered, and nothing came for {SILENCE_S:g} s")
+        told: Told = self._gateway.pipe.recv()
+        id, good, moments = told
+        if id not in self._asked:
+            raise BenchmarkError(f"{id} was answered twice")
+        if not good:
+            raise BenchmarkError(f"{id} was answered with an error")
+        return Sample(self._asked.pop(id), array("d", moments))
+
+    def close(self) -> None:
+        self._producer.close()
+
+
+class Direct:
+    """Clients that ask upstream themselves, a thread each: no broker, no node, no gateway."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def run(self, count: int, clients: int, stream: bool, tick: Tick) -> list[Sample]:
+        """Let so many clients ask so often in all."""
+        samples: list[Sample] = []
+        tickets = iter(range(count))  # next() of a range's iterator is one step of the interpreter
+        faults: list[Exception] = []
+
+        def client() -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=SILENCE_S)
+            try:
+                for _ in tickets:
+                    samples.append(_ask(connection, stream))
+                    tick(len(samples))
+            except Exception as error:  # the edge of the thread
+                faults.append(error)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if faults:
+            raise BenchmarkError(f"upstream was asked directly and failed: {faults[0]!r}")
+        return samples
+
+
+def _ask(connection: http.client.HTTPConnection, stream: bool) -> Sample:
+    asked = time.monotonic()
+    connection.request("POST", "/v1/chat/completions", json.dumps(question(stream)).encode())
+    response = connection.getresponse()
+    if response.status != 200:
+        raise BenchmarkError(f"upstream said {response.status}")
+    if not stream:
+        response.read()
+        return Sample(asked, [time.monotonic()])
+    moments: list[float] = []
+    while piece := response.read1():
+        moments += [time.monotonic()] * piece.count(b"data: {")
+    return Sample(asked, moments)

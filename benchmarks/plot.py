@@ -1,0 +1,63 @@
+"""Measurements in, pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+
+from benchmarks.report import PARTIES, turns
+from benchmarks.runner import Measurement
+from benchmarks.scenarios import IN_FLIGHT, NODES
+from benchmarks.stand import DIRECT, NODE, PLAIN
+
+matplotlib.use("Agg")  # no screen is needed
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+COLOURS = {DIRECT: "#9aa5b1", PLAIN: "#d9822b", NODE: "#1f6feb"}
+BARS = (("plain", "plain tasks a second"), ("streams", "stream chunks a second"), ("memory", "memory, MB"))
+
+
+def draw(measured: Sequence[Measurement], path: Path) -> None:
+    """Rates, memory, growth and nodes in one picture."""
+    figure, axes = pyplot.subplots(1, 5, figsize=(16, 3.6), layout="constrained")
+    for (scenario, title), axis in zip(BARS, axes, strict=False):
+        _bars(axis, measured, scenario, title)
+    _growth(axes[3], measured)
+    _nodes(axes[4], measured)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def _bars(axis: Axes, measured: Sequence[Measurement], scenario: str, title: str) -> None:
+    for party in PARTIES:
+        values = list(turns(measured, scenario, party, 0).values())
+        if values:
+            axis.bar(party, median(values), color=COLOURS[party])
+            axis.plot([party] * len(values), values, "k_", markersize=10)
+    axis.set_title(title, fontsize=10)
+
+
+def _growth(axis: Axes, measured: Sequence[Measurement]) -> None:
+    for party in (PLAIN, NODE):
+        if turns(measured, "growth", party, 0):
+            costs = [median(turns(measured, "growth", party, at).values()) for at in range(len(IN_FLIGHT))]
+            axis.plot(IN_FLIGHT, costs, "o-", color=COLOURS[party], label=party)
+    axis.set(xscale="log", xticks=IN_FLIGHT, xticklabels=IN_FLIGHT, xlabel="in flight")
+    axis.set_ylim(bottom=0)
+    axis.set_title("CPU a plain task, ms", fontsize=10)
+    if axis.lines:
+        axis.legend(fontsize=8)
+
+
+def _nodes(axis: Axes, measured: Sequence[Measurement]) -> None:
+    if turns(measured, "nodes", NODE, 0):
+        rates = [median(turns(measured, "nodes", NODE, at).values()) for at in range(len(NODES))]
+        axis.plot(NODES, rates, "o-", color=COLOURS[NODE])
+        axis.plot(NODES, [rates[0] * count for count in NODES], ":", color=COLOURS[DIRECT])
+    axis.set(xticks=NODES, xlabel="nodes of 16 slots")
+    axis.set_ylim(bottom=0)
+    axis.set_title("tasks of 200 ms a second", fontsize=10)

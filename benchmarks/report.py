@@ -1,0 +1,63 @@
+"""Measurements in, a table out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from benchmarks.runner import Measurement
+from benchmarks.scenarios import SCENARIOS, Against, Figure, Scenario
+from benchmarks.stand import DIRECT, NODE, PLAIN
+
+Turns = Mapping[int, float]  # the value of each turn
+PARTIES = (DIRECT, PLAIN, NODE)
+
+
+def turns(measured: Iterable[Measurement], scenario: str, party: str, figure: int) -> dict[int, float]:
+    """One figure of one party, turn by turn; empty where it was not measured."""
+    return {one.turn: one.values[figure] for one in measured if (one.scenario, one.party) == (scenario, party)}
+
+
+def compared(ours: Turns, theirs: Turns, against: Against) -> list[float]:
+    """Ours against theirs, each with the one of the same turn."""
+    both = sorted(ours.keys() & theirs.keys())
+    if against is Against.DIFFERENCE:
+        return [ours[turn] - theirs[turn] for turn in both]
+    return [ours[turn] / theirs[turn] for turn in both if theirs[turn]]
+
+
+def table(measured: Sequence[Measurement]) -> str:
+    """All figures as a Markdown table: medians, and of the comparisons the range of the turns."""
+    head = ["figure", *PARTIES, "node against direct", "node against plain node"]
+    rows = [_row(measured, one, number) for one in SCENARIOS for number in range(len(one.figures))]
+    return markdown(head, [row for row in rows if row])
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _row(measured: Sequence[Measurement], scenario: Scenario, number: int) -> list[str]:
+    """One line; empty if the scenario was not run."""
+    figure = scenario.figures[number]
+    values = {party: turns(measured, scenario.name, party, number) for party in PARTIES}
+    if not values[NODE]:
+        return []
+    cells = [_number(median(one.values())) if one else "" for one in values.values()]
+    against = [_comparison(compared(values[NODE], values[other], figure.against), figure) for other in (DIRECT, PLAIN)]
+    return [f"{figure.name}, {figure.unit}" if figure.unit != "×" else figure.name, *cells, *against]
+
+
+def _comparison(values: Sequence[float], figure: Figure) -> str:
+    if not values:
+        return ""
+    low, middle, high = min(values), median(values), max(values)
+    if figure.against is Against.DIFFERENCE:
+        return f"{middle:+.2f} {figure.unit} ({low:+.2f} … {high:+.2f})"
+    return f"{middle:.2f} ({low:.2f} … {high:.2f})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

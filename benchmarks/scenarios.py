@@ -1,0 +1,207 @@
+"""What is measured: each scenario with its figures, and how one party is measured in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from benchmarks import figures
+from benchmarks.stand import DIRECT, NODE, PLAIN, Peak, Stand
+from benchmarks.upstream import Answering
+
+SETTLED_S = 2.0  # after the last task, before idleness is measured
+IDLE_S = 10.0
+CHUNKS = 200
+PACED = Answering(latency_s=0.15, chunks=10, chunk_s=0.005)
+LONG = Answering(latency_s=0.15, chunks=50, chunk_s=0.02)
+IN_FLIGHT = (8, 64, 512)
+NODES = (1, 2, 4)
+NODE_SLOTS = 16
+RPM = 600.0
+
+
+class Against(Enum):
+    """How a figure of the node is put beside the same one of another party."""
+
+    RATIO = "ratio"
+    DIFFERENCE = "difference"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a scenario."""
+
+    name: str
+    unit: str
+    more_is_better: bool = False
+    against: Against = Against.RATIO
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way of measuring.
+
+    `measure` takes the stand, a party and the size, and gives a number for each figure. `size` is the number of tasks
+    (or what its function says), `quick` the same for `--quick`; 0: not in a quick run.
+    """
+
+    name: str
+    how: str
+    figures: tuple[Figure, ...]
+    parties: tuple[str, ...]
+    measure: Callable[[Stand, str, int], tuple[float, ...]]
+    size: int
+    quick: int
+    most_repeats: int = 100  # for what takes long and varies little
+
+
+def plain(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(Answering())
+    with stand.run(party) as run:
+        run.load(size // 4, 64)
+        return (figures.per_s(run.load(size, 64)),)
+
+
+def streams(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(Answering(chunks=CHUNKS))
+    with stand.run(party) as run:
+        run.load(64, 64, stream=True)
+        return (figures.chunks_per_s(run.load(size, 64, stream=True)),)
+
+
+def added(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(Answering(latency_s=0.02))
+    with stand.run(party) as run:
+        run.load(10, 1)
+        return (figures.answer_ms(run.load(size, 1)),)
+
+
+def first_chunk(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(PACED)
+    with stand.run(party) as run:
+        run.load(3, 1, stream=True)
+        return (figures.first_ms(run.load(size, 1, stream=True)),)
+
+
+def gaps(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(LONG)
+    with stand.run(party) as run:
+        run.load(64, 64, stream=True)
+        return (figures.gap_ms(run.load(size, 64, stream=True)),)
+
+
+def memory(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(Answering(latency_s=2))
+    with stand.run(party, slots=128) as run, Peak(run) as peak:
+        run.load(size, 128)
+    return (peak.mb,)
+
+
+def idle(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(Answering())
+    with stand.run(party) as run:
+        run.load(size, 64)
+        time.sleep(SETTLED_S)
+        before = run.cpu_s()
+        time.sleep(IDLE_S)
+        return (100 * (run.cpu_s() - before) / IDLE_S,)
+
+
+def start(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    """The tasks are there before the node is; the size is how many."""
+    stand.upstream.answer(Answering())
+    with stand.model() as (model, clients):
+        for _ in range(size):
+            clients.ask(stream=False)
+        began = time.monotonic()
+        with stand.node(party, model, {"MAX_PROCESS_NUM": 64}):
+            first = min(clients.answered().chunks[0] for _ in range(size))
+            return (first - began,)
+
+
+def growth(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    stand.upstream.answer(Answering())
+    costs = []
+    with stand.run(party, slots=max(IN_FLIGHT)) as run:
+        run.load(size, max(IN_FLIGHT))
+        for clients in IN_FLIGHT:
+            before = run.cpu_s()
+            run.load(size, clients)
+            costs.append(1000 * (run.cpu_s() - before) / size)
+    return *costs, max(costs) / min(costs)
+
+
+def nodes(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    """The size is the number of tasks for each node. Twice as many clients as slots, so that no slot waits for one."""
+    stand.upstream.answer(Answering(latency_s=0.2))
+    rates = []
+    for count in NODES:
+        with stand.run(party, slots=NODE_SLOTS, nodes=count) as run:
+            run.load(count * NODE_SLOTS, count * NODE_SLOTS)
+            rates.append(figures.per_s(run.load(count * size, 2 * count * NODE_SLOTS)))
+    return *rates, rates[-1] / rates[0]
+
+
+def limit(stand: Stand, party: str, size: int) -> tuple[float, ...]:
+    """What upstream lets pass at once counts as unlimited."""
+    stand.upstream.answer(Answering(rpm=RPM))
+    with stand.run(party) as run:
+        samples = run.load(size, 64)
+    asked = stand.upstream.asked()
+    seconds = max(one.chunks[-1] for one in samples) - min(one.asked for one in samples)
+    could = RPM / 10 + seconds * RPM / 60
+    return 100 * (asked.calls - asked.refused) / could, 100 * asked.refused / asked.calls
+
+
+SCENARIOS = (
+    Scenario(
+        "plain", "64 clients, upstream answers at once",
+        (Figure("plain tasks", "1/s", more_is_better=True),), (DIRECT, PLAIN, NODE), plain, 2000, 400,
+    ),
+    Scenario(
+        "streams", f"64 clients, {CHUNKS} chunks a stream, all at once",
+        (Figure("stream chunks", "1/s", more_is_better=True),), (DIRECT, PLAIN, NODE), streams, 320, 96,
+    ),
+    Scenario(
+        "added", "1 client, upstream takes 20 ms; median",
+        (Figure("plain answer", "ms", against=Against.DIFFERENCE),), (DIRECT, PLAIN, NODE), added, 150, 40,
+    ),
+    Scenario(
+        "first", "1 client, first of 10 chunks after 150 ms; median",
+        (Figure("first chunk", "ms", against=Against.DIFFERENCE),), (DIRECT, PLAIN, NODE), first_chunk, 20, 6,
+    ),
+    Scenario(
+        "gaps", "64 streams at once of 50 chunks, one every 20 ms; 99 of 100 are shorter",
+        (Figure("gap between chunks", "ms"),), (DIRECT, PLAIN, NODE), gaps, 192, 64,
+    ),
+    Scenario(
+        "memory", "128 in flight, upstream takes 2 s; proportional set size of all processes",
+        (Figure("memory", "MB"),), (PLAIN, NODE), memory, 384, 128,
+    ),
+    Scenario(
+        "idle", "no tasks for 10 s; CPU of all processes, of one core",
+        (Figure("idle CPU", "%"),), (PLAIN, NODE), idle, 64, 0,
+    ),
+    Scenario(
+        "start", "from the start of the process to the first answer",
+        (Figure("start", "s"),), (PLAIN, NODE), start, 1, 1,
+    ),
+    Scenario(
+        "growth", "CPU of all processes for a plain task, with 8, 64 and 512 clients",
+        (*(Figure(f"CPU a task, {count} in flight", "ms") for count in IN_FLIGHT), Figure("most / least", "×")),
+        (PLAIN, NODE), growth, 1000, 300,
+    ),
+    Scenario(
+        "nodes", f"nodes of {NODE_SLOTS} slots, tasks of 200 ms",
+        (*(Figure(f"{count} nodes", "1/s", more_is_better=True) for count in NODES),
+         Figure("speed-up", "×", more_is_better=True)),
+        (NODE,), nodes, 320, 64,
+    ),
+    Scenario(
+        "limit", "64 clients, upstream lets 600 calls a minute pass; once",
+        (Figure("share of the limit used", "%", more_is_better=True), Figure("calls refused", "%")),
+        (NODE,), limit, 800, 0, most_repeats=1,
+    ),
+)  # fmt: skip

@@ -1,0 +1,163 @@
+"""The test stand: broker, upstream and gateway, and a party between them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import pulsar
+
+from benchmarks import plain_node
+from benchmarks.figures import Sample
+from benchmarks.gateway import Gateway
+from benchmarks.load import Clients, Direct, Tick
+from benchmarks.upstream import MODEL, Upstream
+from devstack.broker import Broker, free_port
+from devstack.distribution import find_or_get
+from tests.support.node import Node
+
+NODE = "node"  # WorkerNode
+PLAIN = "plain node"  # plain_node.py
+DIRECT = "direct"  # upstream asked by the clients themselves
+COMMANDS = {NODE: None, PLAIN: [sys.executable, "-m", plain_node.__name__]}
+ROOT = Path(__file__).resolve().parents[1]
+LOOK_S = 0.2  # between two looks at the memory
+VARIABLES = {"NODE_TYPE": "remote", "API_KEY": "sk-benchmark", "UPSTREAM_MODEL": MODEL, "LOG_FORMAT": "json"}
+
+
+class Stand:
+    """What all parties are measured on. One party at a time is between upstream and gateway."""
+
+    def __init__(self, tick: Tick) -> None:
+        self.tick = tick
+        self._parts = contextlib.ExitStack()
+        self._folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Stand:
+        with contextlib.ExitStack() as made:
+            made.push(self._parts)
+            broker = Broker(find_or_get(), self._folder / "broker", port=free_port(), admin_port=free_port())
+            self.broker_url = self._parts.enter_context(broker).url
+            self.upstream, self.gateway = Upstream(), Gateway()
+            self._parts.callback(self.upstream.close)
+            self._parts.callback(self.gateway.close)
+            quiet = pulsar.ConsoleLogger(pulsar.LoggerLevel.Error)
+            self._client = pulsar.Client(self.broker_url, logger=quiet)
+            self._parts.callback(self._client.close)
+            made.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._parts.close()
+
+    @contextlib.contextmanager
+    def run(self, party: str, slots: int = 64, nodes: int = 1) -> Iterator[Run]:
+        """A party, ready; gone at the end. Each has a model, and so a topic, of its own."""
+        with self.model() as (model, clients):
+            run = Run(self, party, clients)
+            try:
+                for _ in range(nodes if party != DIRECT else 0):
+                    run.start(model, slots)
+                run.wait_ready()
+                yield run
+            finally:
+                run.close()
+
+    @contextlib.contextmanager
+    def model(self, name: str = "") -> Iterator[tuple[str, Clients]]:
+        """A model's name, by default a new one, and its clients."""
+        model = name or f"bench-{next(self._numbers)}"
+        clients = Clients(self._client, self.gateway, model)
+        yield model, clients
+        clients.close()
+
+    def node(
+        self, party: str, model: str, variables: Mapping[str, object], command: Sequence[str] | None = None
+    ) -> Node:
+        """One node of a party, just started; with another command, if one is given."""
+        environment = {
+            **VARIABLES,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # local.sh looks for python3
+            "API_URL": self.upstream.api_url,
+            "PULSAR_URL": self.broker_url,
+            "MODEL_NAME": model,
+            "RES_TOPIC_NAME": f"res-{model}",
+            **variables,
+        }
+        return Node(environment, self._folder, command=command or COMMANDS[party])
+
+
+class Run:
+    """A party at work."""
+
+    def __init__(self, stand: Stand, party: str, clients: Clients) -> None:
+        self._stand, self._party = stand, party
+        self.clients = clients
+        self._load = Direct(stand.upstream.port) if party == DIRECT else clients
+        self.nodes: list[Node] = []
+
+    def start(self, model: str, slots: int) -> None:
+        """Start one more node."""
+        self.nodes.append(self._stand.node(self._party, model, {"MAX_PROCESS_NUM": slots}))
+
+    def wait_ready(self) -> None:
+        """Wait until all nodes take tasks."""
+        for node in self.nodes:
+            if self._party == PLAIN:
+                node.wait_log(plain_node.READY)
+            else:
+                node.wait_ready()
+
+    def load(self, count: int, clients: int, stream: bool = False) -> list[Sample]:
+        """Put it under load, and wait for the end."""
+        return self._load.run(count, clients, stream, self._stand.tick)
+
+    def cpu_s(self) -> float:
+        """CPU that its processes have used so far, in seconds."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._processes())
+
+    def pss_mb(self) -> float:
+        """Memory of its processes: proportional set size, in MB."""
+        return sum(one.memory_full_info().pss for one in self._processes()) / 1e6
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+    def _processes(self) -> list[psutil.Process]:
+        return [one for node in self.nodes for one in [psutil.Process(node.pid), *node.tree()]]
+
+
+class Peak(threading.Thread):
+    """Looks at a run's memory until the end of its `with`, and remembers the most."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(daemon=True)
+        self._run = run
+        self._over = threading.Event()
+        self.mb = 0.0
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            self.mb = max(self.mb, self._run.pss_mb())
+
+    def __enter__(self) -> Peak:
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+        self.join()

@@ -1,0 +1,132 @@
+"""The benchmarks' pure parts: a figure that is computed wrongly would be believed."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from benchmarks import figures, local, report
+from benchmarks.figures import BenchmarkError, Sample
+from benchmarks.gateway import Frames, QuickGateway
+from benchmarks.runner import Measurement, plan
+from benchmarks.scenarios import SCENARIOS, Against
+from benchmarks.stand import DIRECT, NODE, PLAIN
+from benchmarks.upstream import completion, events
+
+SAMPLES = [Sample(10.0, [10.5, 11.0, 11.1]), Sample(10.2, [10.4, 12.0]), Sample(11.0, [11.6])]
+
+
+@pytest.mark.parametrize(("share", "value"), [(0, 1), (0.5, 5), (0.51, 6), (0.99, 10), (1, 10)])
+def test_percentile_is_the_nearest_rank(share: float, value: int) -> None:
+    assert figures.percentile([7, 3, 1, 10, 2, 9, 4, 8, 6, 5], share) == value
+
+
+def test_percentile_of_nothing_is_no_figure() -> None:
+    with pytest.raises(BenchmarkError):
+        figures.percentile([], 0.5)
+
+
+def test_rates_count_from_the_first_question_to_the_last_answer() -> None:
+    assert figures.per_s(SAMPLES) == pytest.approx(3 / 2)
+    assert figures.chunks_per_s(SAMPLES) == pytest.approx(6 / 2)
+
+
+def test_times_are_in_milliseconds() -> None:
+    assert figures.answer_ms(SAMPLES) == pytest.approx(1100)
+    assert figures.first_ms(SAMPLES) == pytest.approx(500)
+    assert figures.gap_ms(SAMPLES) == pytest.approx(1600)
+
+
+def test_chunks_are_counted_in_a_time_without_its_end() -> None:
+    assert figures.chunks_in(SAMPLES, 10.4, 11.1) == 3
+
+
+def test_frames_are_read_in_whatever_pieces_they_come() -> None:
+    sent = [(Opcode.TEXT, b"short"), (Opcode.TEXT, b"x" * 300), (Opcode.PING, b""), (Opcode.TEXT, b"y" * 70_000)]
+    wire = b"".join(Frame(opcode, payload).serialize(mask=True) for opcode, payload in sent)
+    for step in (1, 7, len(wire)):
+        seen: list[tuple[int, bytes]] = []
+
+        def note(opcode: int, payload: bytes, at: float, seen: list[tuple[int, bytes]] = seen) -> None:
+            seen.append((opcode, payload))
+
+        reader = Frames(note)
+        for start in range(0, len(wire), step):
+            reader.feed(wire[start : start + step])
+        assert seen == sent
+
+
+def test_gateway_tells_an_answer_with_its_chunks_and_an_error_as_one() -> None:
+    told: list[tuple[str, bool, bytes]] = []
+    gateway = QuickGateway(told.append)
+    try:
+        for text in (
+            b'{"request_id":"a","end":false,"data":{"choices":[]}}',
+            b'{"request_id":"b","end":false,"data":{"error":{}}}',
+            b'{"request_id":"b","end":true}',
+            b'{"request_id":"a","end":true,"data":{"choices":[]}}',
+        ):
+            gateway.post(gateway._frame, None, Opcode.TEXT, text, 1.5)
+    finally:
+        gateway.close()
+    assert told == [("b", False, struct.pack("d", 1.5)), ("a", True, array("d", [1.5, 1.5]).tobytes())]
+
+
+def test_upstream_sends_role_tokens_end_and_usage_where_it_was_asked_for() -> None:
+    without, asked = list(events(3, usage=0)), list(events(3, usage=1))
+    assert (len(without), without[-1]) == (6, "[DONE]")
+    assert [one for one in asked if one not in without] == [asked[-2]]
+    assert '"completion_tokens":3' in asked[-2]
+    assert b'"completion_tokens":3' in completion(3)
+
+
+def test_parties_take_turns() -> None:
+    plain, once = (next(one for one in SCENARIOS if one.name == name) for name in ("plain", "limit"))
+    order = [(one.name, turn, party) for one, turn, party in plan([plain, once], 2, quick=False)]
+    assert order == [
+        ("plain", 0, DIRECT), ("plain", 0, PLAIN), ("plain", 0, NODE),
+        ("plain", 1, DIRECT), ("plain", 1, PLAIN), ("plain", 1, NODE),
+        ("limit", 0, NODE),
+    ]  # fmt: skip
+    assert not plan([once], 2, quick=True)
+
+
+def test_names_of_scenarios_are_unique() -> None:
+    assert len({one.name for one in SCENARIOS}) == len(SCENARIOS)
+
+
+def test_only_measurements_of_one_turn_are_compared() -> None:
+    assert report.compared({0: 10.0, 1: 30.0, 2: 5.0}, {1: 60.0, 0: 10.0}, Against.RATIO) == [1.0, 0.5]
+    assert report.compared({0: 10.0, 1: 30.0}, {1: 60.0, 0: 9.0}, Against.DIFFERENCE) == [1.0, -30.0]
+
+
+def test_table_has_medians_ranges_and_what_was_run_only() -> None:
+    measured = [
+        *(Measurement("plain", party, turn, (value,), 0.5)
+          for party, values in {DIRECT: (2000, 1000, 4000), NODE: (500, 500, 500)}.items()
+          for turn, value in enumerate(values)),
+        Measurement("added", DIRECT, 0, (20.5,), 0.5),
+        Measurement("added", NODE, 0, (22.0,), 0.5),
+    ]  # fmt: skip
+    assert report.table(measured).splitlines()[2:] == [
+        "| plain tasks, 1/s | 2,000 |  | 500 | 0.25 (0.12 … 0.50) |  |",
+        "| plain answer, ms | 20.5 |  | 22 | +1.50 ms (+1.50 … +1.50) |  |",
+    ]
+
+
+def test_moves_are_counted_after_the_time_to_get_there() -> None:
+    caps = [(1.0, 8), (30.0, 4), (60.0, 8), (90.0, 6), (120.0, 6), (180.0, 8)]
+    assert local.moves_a_minute(caps, 60) == pytest.approx(1.0)
+    assert local.moves_a_minute(caps, 500) == 0
+
+
+def test_local_figures_leave_the_warming_up_out() -> None:
+    trace = local.Trace(4, 0.5)
+    samples = [Sample(100.0, [100.5 + 0.5 * number for number in range(39)])]
+    local.fill(trace, samples, start=100.0, warm_s=10, seconds=20)
+    assert trace.tokens_per_s == pytest.approx(2.0)
+    assert trace.first_ms == pytest.approx(500)
+    assert trace.rates[0] == (10, 1.9)
