@@ -18,6 +18,7 @@ from typing import Any
 import pulsar
 
 from supervisor.events import BrokerDown, BrokerUp, Event, Received, Stored
+from supervisor.handshake import NoEntry, Session
 from workernode.settings import Settings
 
 OPERATION_TIMEOUT = 10  # seconds until an attempt to connect or subscribe has failed
@@ -28,6 +29,7 @@ NAK_BURST = 0.25  # seconds
 LIBRARY_NAK_DELAY = 100  # milliseconds: the library's floor
 RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0  # seconds between attempts to connect
 SEND_TIMEOUT = 30_000  # milliseconds after which a record that is not stored is sent anew
+EXPLAIN_TIME = 5.0  # seconds for finding out why it could not connect
 KEPT = "kept"  # the subscription that keeps dead letters until a person has looked at them
 FLUSH_TIME = 3.0  # seconds that a node that stops gives to records on their way
 MAX_PENDING = 10_000  # records in the library's hands; far above any cap
@@ -247,14 +249,27 @@ class Broker:
             try:
                 self._connect()
             except Exception as exc:  # the edge of this thread: whatever it is, it is told and tried again
-                self._post(BrokerDown(_words(exc)))
                 self._drop()
+                self._post(BrokerDown(self._explain(exc)))
                 self._stopping.wait(pause)
                 pause = min(pause * 2, RETRY_LONGEST)
                 continue
             pause = RETRY_FIRST
             self._post(BrokerUp())
             self._receive()
+
+    def _explain(self, exc: Exception) -> str:
+        """Why it could not connect, for a person. The library says Timeout to a refused token and to a broker that is
+        away alike; the first frames of the protocol, spoken by hand, tell them apart.
+        """
+        if isinstance(exc, pulsar.AuthorizationError):
+            names = f"{self.topics.tasks} (consume), {self.topics.records} (produce)"
+            return f"the token has no right on one of the topics: {names}; grant it, and the node goes on by itself"
+        try:
+            with Session(self._settings.pulsar_url, self._settings.pulsar_token, EXPLAIN_TIME):
+                return _words(exc)
+        except NoEntry as entry:
+            return f"{entry.said}; {entry.advice}"
 
     def _connect(self) -> None:
         token = self._settings.pulsar_token

@@ -108,7 +108,6 @@ class Node:
         self._reported: set[str] = set()
         self._child: Llamafile | None = None
         self._child_ready = settings.node_type == "remote"
-        self._child_fault = ""
         about = About(self._identity.id, settings.model_name, settings.node_type, __version__)
         self._rooms = Rooms(settings, self._desk, self._pool, self._broker, self._throttle, self._fitness)
         self._overview = Overview(self._rooms, about)
@@ -336,8 +335,7 @@ class Node:
         if not self._broker_up and now - self._broker_since >= REPORT_AFTER:
             self._report(
                 "broker", "MessageQueueConnectionError",
-                f"no connection to Pulsar for more than {REPORT_AFTER:g} s ({self._broker_fault}); "
-                "check PULSAR_URL, PULSAR_TOKEN and the rights on the topics",
+                f"no connection to Pulsar for more than {REPORT_AFTER:g} s: {self._broker_fault}",
             )  # fmt: skip
 
     def _look_at_child(self, now: float) -> None:
@@ -347,15 +345,13 @@ class Node:
         for event in self._child.tick(now):
             match event.what:
                 case What.READY:
-                    self._child_ready, self._child_fault = True, ""
+                    self._child_ready = True
                     self._throttle.set_slots(self._child.facts.slots or self._settings.local_parallel)
                     self._mended("child")
                 case What.DOWN:
                     self._child_ready = False
-                    self._child_fault = event.diagnosis.message if event.diagnosis else ""
                 case What.FAILED:
                     if event.diagnosis is not None:
-                        self._child_fault = event.diagnosis.message
                         self._report("child", event.diagnosis.reason, event.diagnosis.message)
                 case What.STOPPED:
                     self._child = self._rooms.child = None
@@ -450,7 +446,8 @@ class Node:
         if not self._pool.ready():
             why.append("no worker process is ready")
         if not self._child_ready:
-            why.append(self._child_fault or "the local model is not ready yet")
+            fault = self._child.diagnosis() if self._child else None
+            why.append(fault.message if fault else "the local model is not ready yet")
         if self._fitness.state is Fit.UNFIT:
             why.append(self._fitness.status(now).reason)
         self._overview.show(now, self._state.value, why, self._broker_up, self._gate)

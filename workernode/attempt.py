@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from workernode import record
@@ -68,12 +68,12 @@ def run(job: Job, shop: Shop, view: View) -> Outcome:
     try:
         return attempt.through()
     except Exception as exc:  # the edge: a fault of ours must still yield a decision
-        log.exception("attempt_failed", extra={"request_id": attempt.request_id})
+        log.exception("a fault of the node", extra={"event": "attempt_failed", "request_id": attempt.request_id})
         fault = exc
     try:
         return attempt.stumbled(fault)
     except Exception:  # it fails at telling the client, too: kept for a person to look at
-        log.exception("attempt_failed", extra={"request_id": attempt.request_id})
+        log.exception("a fault of the node", extra={"event": "attempt_failed", "request_id": attempt.request_id})
         reason = f"the node itself failed ({type(fault).__name__}), and failed at telling the client"
         return attempt.end(Decision.DEAD_LETTER, "poison", reason=reason)
 
@@ -267,6 +267,10 @@ class _Attempt:
         request_id = task.request_id if task else request_id
         usage, source = _usage(asked)
         stages = self._stages()
+        if log.isEnabledFor(logging.DEBUG):
+            took = {f"{name}_ms": round(s * 1000, 1) for name, s in asdict(stages).items() if s is not None}
+            about = {"request_id": request_id, "status": status, "attempt": asked.attempts}
+            log.debug("stages of a task", extra={"event": "task_stages", **about, **took})
         return Outcome(
             number=self._job.number,
             request_id=request_id,
