@@ -1,0 +1,179 @@
+"""The whole way, on the real broker: what a client gets, and what is left of its task in the broker and the books."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from devstack.broker import Broker
+from tests.faults.house import House, house
+from tests.support.gateway import Answer
+from tests.support.node import ROOT
+from tests.support.wait import until
+
+VALIDATOR = Draft202012Validator(json.loads((ROOT / "docs" / "record.schema.json").read_text(encoding="utf-8")))
+WORDS = "".join(f"wörd {number} " for number in range(5))
+
+
+@pytest.fixture(scope="module")
+def shared(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A house with a node in it, for the module."""
+    with house(broker, tmp_path_factory.mktemp("house"), TASK_TIMEOUT=30, NAK_DELAY=0.1) as one:
+        one.start()
+        yield one
+
+
+@pytest.fixture
+def here(shared: House) -> Iterator[House]:
+    """The same; what is left of its tasks is nothing, and its log is shown where a test failed."""
+    before = len(shared.platform.asked)
+    yield shared
+    print(shared.node.tail())
+    shared.platform.wait_backlog(0)
+    counts = [record["request_id"] for record in shared.platform.records()]
+    assert [id for id in shared.platform.asked[before:] if counts.count(id) != 1] == [], "not one record each"
+
+
+def settled(house: House, id: str) -> tuple[Answer, dict[str, Any]]:
+    """The answer of a task, which came exactly once, and its only record, which is valid; the message is acked."""
+    answer = house.answer(id)
+    house.platform.wait_balanced([id])
+    record = house.platform.record_of(id)
+    VALIDATOR.validate(record)
+    assert answer.faults == []
+    return answer, record
+
+
+both = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+
+
+# --- answered (issue 3, 2) ---
+
+
+@both
+def test_an_answer_reaches_the_gateway_unchanged_once_and_is_acked_and_recorded(here: House, stream: bool) -> None:
+    id = here.platform.ask("hello", stream, stream_options={"include_usage": True} if stream else None, temperature=0.7)
+    answer, record = settled(here, id)
+    (asked,) = [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id]
+    assert answer.raw_chunks == asked.events
+    assert answer.ends == int(stream)
+    assert record["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    assert (record["usage_source"], record["attempts"], record["redeliveries"]) == ("upstream", 1, 0)
+    assert record["outcome"] == {
+        "status": "answered", "decision": "ack", "end_reason": "stop", "http_status": 200, "error": None,
+    }  # fmt: skip
+    moments = list(record["timestamps"].values())
+    assert None not in moments
+    assert moments[1:] == sorted(moments[1:])
+    assert None not in record["durations_ms"].values()
+    assert record["client"]["user_agent"] == "test-client/1.0"
+    assert (record["request"]["temperature"], record["request"]["stream"]) == (0.7, stream)
+    assert record["attempt_id"].startswith(f"{id}/")
+
+
+def test_a_streams_chunks_arrive_one_by_one_as_upstream_sends_them(here: House) -> None:
+    """The first is at the gateway before the second leaves upstream, and so on to the end."""
+    gate = uuid.uuid4().hex
+    id = here.platform.ask({"gate_chunks": gate, "chunks": 3}, stream=True)
+    for number in range(1, 5):
+        frames = here.gateway.wait_for_frames(id, number)
+        here.upstream.wait_for_waiting(gate)
+        assert len(frames) == number
+        (asked,) = [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id]
+        assert len(asked.sent) == number
+        here.upstream.release(gate)
+    answer, _ = settled(here, id)
+    assert answer.text == "wörd 0 wörd 1 wörd 2 "
+
+
+def test_tasks_that_were_there_before_the_first_node_are_served(broker: Broker, tmp_path: Path) -> None:
+    with house(broker, tmp_path) as one:
+        ids = [one.platform.ask("first", stream) for stream in (False, True)]
+        one.start()
+        for id in ids:
+            assert settled(one, id)[0].text
+
+
+def test_every_form_of_api_url_works(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> None:
+    forms = ["", "/v1", "/v1/", "/v1/chat/completions", "/openai/deployments/d?api-version=1"]
+    paths = ["/v1/chat/completions"] * 4 + ["/openai/deployments/d/chat/completions?api-version=1"]
+    with ExitStack() as stack:
+        houses = [stack.enter_context(house(broker, tmp_path_factory.mktemp("house"))) for _ in forms]
+        for one, form in zip(houses, forms, strict=True):
+            one.start(ready=False, API_URL=one.upstream.url + form, WORKER_PROCESSES=1)
+        for one, path in zip(houses, paths, strict=True):
+            one.node.wait_ready()
+            assert settled(one, one.platform.ask("hello"))[0].text
+            assert [each.path for each in one.upstream.requests] == [path]
+
+
+# --- the other rows of spec 4 ---
+
+
+@both
+def test_a_request_that_upstream_refuses_is_told_so(here: House, stream: bool) -> None:
+    refusal = {"status": 400, "err_type": "invalid_request_error", "err_code": "context_length_exceeded"}
+    answer, record = settled(here, here.platform.ask({**refusal, "err_msg": "too long"}, stream))
+    told = {"message": "too long", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
+    assert answer.error == told
+    assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("refused", "ack")
+    assert record["outcome"]["http_status"] == 400
+
+
+def test_a_client_who_is_gone_gets_nothing_and_its_task_is_acked(here: House) -> None:
+    here.platform.register_delay = None
+    id = here.platform.ask("hello")
+    here.platform.register_delay = 0
+    record = here.platform.record_of(id)
+    assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("client_gone", "ack")
+    assert record["usage_source"] == "upstream", "upstream billed it"
+
+
+def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(here: House) -> None:
+    gate = uuid.uuid4().hex
+    id = str(uuid.uuid4())
+    here.gateway.behave(id, cut_after=2)
+    here.platform.ask({"gate_chunks": gate}, stream=True, request_id=id)
+    here.upstream.release(gate)
+    record = here.platform.record_of(id)
+    assert record["outcome"]["status"] == "client_gone"
+    (asked,) = [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id]
+    left = until(lambda: asked.left_at, 5, "upstream's stream to be stopped")
+    assert left - here.gateway.answer(id).frames[1].at < 1
+
+
+def test_a_task_that_waited_too_long_is_not_run_but_told(broker: Broker, tmp_path: Path) -> None:
+    with house(broker, tmp_path, TASK_TIMEOUT=1, WORKER_PROCESSES=1) as one:
+        ids = [one.platform.ask("hello", stream) for stream in (False, True)]
+        published = time.time()
+        until(lambda: time.time() - published > 1, 5, "age of the tasks")
+        one.start()
+        for id in ids:
+            answer, record = settled(one, id)
+            assert answer.error is not None
+            assert answer.error["code"] == "timeout"
+            assert (record["outcome"]["status"], record["usage_source"]) == ("expired", "none")
+            assert record["timestamps"]["upstream_sent"] is None
+        assert one.upstream.requests == []
+
+
+@both
+def test_a_message_that_is_no_task_is_kept_with_the_reason_and_its_client_told(here: House, stream: bool) -> None:
+    id = here.platform.ask(stream=stream, task={"data": "not a chat request"})
+    answer, record = settled(here, id)
+    assert answer.error is not None
+    assert answer.error["type"] == "invalid_request_error"
+    letters = {letter.properties["request_id"]: letter for letter in here.platform.wait_dead_letters(1 + stream)}
+    assert json.loads(letters[id].payload)["data"] == "not a chat request"
+    assert letters[id].properties["reason"] == "data must be the chat request, an object, not a string"
+    assert here.platform.dead_letter_subscriptions(), "without one the broker would not keep them"
+    assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("malformed", "dead_letter")
+    assert [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id] == []
