@@ -52,6 +52,7 @@ class Desk:
         self._hooks = hooks
         self._ledger = Ledger()
         self._parked: deque[Delivery] = deque()
+        self._suspects: deque[Delivery] = deque()  # the same, for those that are to run alone
         self._resend: deque[tuple[float, int]] = deque()  # when (monotonic), whose record
         self._resending: set[int] = set()
 
@@ -62,7 +63,7 @@ class Desk:
     @property
     def parked(self) -> int:
         """Deliveries that wait for a worker with room."""
-        return len(self._parked)
+        return len(self._parked) + len(self._suspects)
 
     @property
     def running(self) -> int:
@@ -72,7 +73,7 @@ class Desk:
     @property
     def unrecorded(self) -> int:
         """Deliveries that are decided and whose record is not stored yet."""
-        return len(self._ledger) - self._ledger.running() - len(self._parked)
+        return len(self._ledger) - self._ledger.running() - self.parked
 
     # --- in ---
 
@@ -94,21 +95,35 @@ class Desk:
 
     def hand_over(self) -> None:
         """Hand what is parked to workers that have room."""
+        while self._suspects and self._pool.empty_one():
+            self._hand(self._suspects, alone=True)
+        if not self._suspects:
+            self._pool.release()
         while self._parked and self._pool.room():
-            delivery = self._parked.popleft()
-            if delivery.verdict is None and not self._admitted(delivery):
-                continue
-            place = self._pool.hand(self._job(delivery))
-            if place is None:
-                self._parked.appendleft(delivery)
-                return
-            delivery.worker, delivery.slot = place
-            delivery.place = Place.RUNNING
-            delivery.handed_at = time.monotonic()
+            self._hand(self._parked, alone=False)
+
+    def _hand(self, waiting: deque[Delivery], alone: bool) -> None:
+        """Hand over the first of them; there is a worker for it."""
+        delivery = waiting.popleft()
+        if delivery.verdict is None and not self._admitted(delivery):
+            return
+        place = self._pool.hand(self._job(delivery), alone)
+        assert place is not None
+        delivery.worker, delivery.slot = place
+        delivery.place = Place.RUNNING
+        delivery.is_alone = alone
+        delivery.handed_at = time.monotonic()
 
     def _park(self, delivery: Delivery) -> None:
         delivery.place = Place.PARKED
-        self._parked.append(delivery)
+        alone = delivery.verdict is None and self._is_suspect(delivery)
+        (self._suspects if alone else self._parked).append(delivery)
+
+    def _is_suspect(self, delivery: Delivery) -> bool:
+        """Workers died with it, and the next such death would be its last: then it must not be a neighbour's doing."""
+        received = delivery.received
+        deaths = self._ledger.deaths(received.key)
+        return deaths > 0 and max(deaths, self._ledger.redeliveries(received)) >= self._settings.max_redeliveries
 
     def _admitted(self, delivery: Delivery) -> bool:
         """Let it through, or send it back; its redeliveries used up, its client is told instead of it being run."""
@@ -244,7 +259,9 @@ class Desk:
         elif seen is Visible.BEGUN and not told_before:
             delivery.verdict = Verdict("broken", Decision.ACK, broken_error(f"{reason}."), 0)
             self._park(delivery)
-        elif max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._settings.max_redeliveries:
+        elif (delivery.is_alone or told_before) and (
+            max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._settings.max_redeliveries
+        ):
             text = f"Its worker process died {deaths} times with this request."
             if told_before:  # even telling the client kills workers
                 self.settle(delivery, self._own_outcome(delivery, Decision.DEAD_LETTER, "poison", text))
@@ -261,9 +278,10 @@ class Desk:
 
     def give_back_unbegun(self) -> None:
         """The node drains: what no worker has begun goes back to the broker."""
-        for delivery in [delivery for delivery in self._parked if delivery.verdict is None]:
-            self._parked.remove(delivery)
-            self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", "the node stops"))
+        for waiting in (self._suspects, self._parked):
+            for delivery in [delivery for delivery in waiting if delivery.verdict is None]:
+                waiting.remove(delivery)
+                self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", "the node stops"))
 
     def left_over(self) -> list[str]:
         """Request ids of what is still here."""

@@ -38,6 +38,7 @@ class Delivery:
     slot: int = -1
     handed_at: float = 0.0  # monotonic
     is_probe: bool = False
+    is_alone: bool = False  # its worker has nothing else: if that dies, it is this task's doing
     verdict: Verdict | None = None  # it is not to be run but told
     outcome: Outcome | None = None
     waits_for: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"

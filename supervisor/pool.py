@@ -89,6 +89,7 @@ class Handle:
     unpacker: worker.Unpacker = field(default_factory=worker.Unpacker)
     jobs: dict[int, int] = field(default_factory=dict)  # slot → number of the job in it
     ready: bool = False
+    reserved: bool = False  # for a job that is to run alone: it gets no other
     killed_for: str = ""  # why the pool killed it
 
 
@@ -136,11 +137,31 @@ class Pool:
 
     def room(self) -> int:
         """Slots of workers that take jobs, without one."""
-        return sum(len(handle.free) for handle in self._handles.values() if handle.ready)
+        return sum(len(handle.free) for handle in self._handles.values() if handle.ready and not handle.reserved)
 
-    def hand(self, job: Job) -> tuple[int, int] | None:
-        """Give the job to the worker with most room; return (worker, slot), or None if there is no room."""
-        handle = max((h for h in self._handles.values() if h.ready and h.free), key=lambda h: len(h.free), default=None)
+    def empty_one(self) -> bool:
+        """Let a worker run out of jobs, for one that is to run alone; True once it has none."""
+        ready = [handle for handle in self._handles.values() if handle.ready]
+        reserved = [handle for handle in ready if handle.reserved]
+        handle = min(reserved or ready, key=lambda h: len(h.jobs), default=None)
+        if handle is None:
+            return False
+        handle.reserved = True
+        return not handle.jobs
+
+    def release(self) -> None:
+        """Nobody waits to run alone: a worker that was emptied for it takes jobs again."""
+        for handle in self._handles.values():
+            handle.reserved = handle.reserved and bool(handle.jobs)
+
+    def hand(self, job: Job, alone: bool = False) -> tuple[int, int] | None:
+        """Give the job to the worker with most room; return (worker, slot), or None if there is no room.
+
+        Args:
+            alone: to the worker that `empty_one` has emptied.
+        """
+        fit = [h for h in self._handles.values() if h.ready and h.free and h.reserved is alone]
+        handle = max(fit, key=lambda h: len(h.free), default=None)
         if handle is None:
             return None
         slot = heapq.heappop(handle.free)
