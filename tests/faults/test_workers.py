@@ -160,9 +160,9 @@ attempt.for_upstream = deadly
 """,
         )
     )
-    good = [house.platform.ask("good", stream=other) for other in (False, True)]
+    good = [house.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 2]
     id = house.platform.ask(POISON, stream=way)
-    good += [house.platform.ask("good", stream=other) for other in (False, True) * 3]
+    good += [house.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 4]
     (letter,) = house.platform.wait_dead_letters(1, 40)
     assert letter.properties["request_id"] == id
     assert "worker process died 3 times" in letter.properties["reason"]
@@ -171,9 +171,10 @@ attempt.for_upstream = deadly
     assert answer.error is not None
     assert answer.error["code"] == "worker_died"
     assert answer.ends == (1 if way else 0)
-    for one in good:
+    for one in good:  # those that shared its workers are not taken for it
         assert house.answer(one).error is None
     house.platform.wait_balanced()
+    assert len(house.platform.dead_letters()) == 1
     assert house.naks(id) == 2
     assert house.last_record(id)["outcome"]["decision"] == "dead_letter"
     assert len([line for line in node.logs() if line.get("event") == "worker_died"]) == 3

@@ -1,0 +1,104 @@
+"""Exactly one end, as a property: whatever chunks, errors, cuts, deaths and drains a stream meets, what its gateway
+sees for its id are chunks, then one end; no text comes twice, and what has begun is never begun again.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults.house import House, kill
+
+STREAMS = 120
+WORKERS = 3
+
+
+def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What upstream and gateway do to one stream."""
+    does: dict[str, Any] = {"chunks": dice.randrange(0, 12), "chunk_ms": dice.choice((0, 5, 40))}
+    does |= dice.choice(
+        [{}, {}, {}, {"error_mid": True}, {"cut_after": dice.randrange(1, 6)}, {"no_finish": True, "no_done": True},
+         {"truncated": True}, {"no_done": True}, {"split": True}, {"usage_on_last": True}, {"no_stream": True},
+         {"status": 500, "fail_times": dice.choice((1, 2, 0))}, {"reset": True, "fail_times": 1}, {"status": 400},
+         {"one_write": True}, {"latency_ms": 400}, {"nan": True}, {"raw": 'data: {"error":{"message":"no"}}\n\n'}]
+    )  # fmt: skip
+    manners = dice.choice(
+        [{}, {}, {}, {}, {"cut_after": dice.randrange(0, 6)}, {"close_after": dice.randrange(0, 6)}, {"no_pong": True},
+         {"close_after_end": True}, {"slow_read_ms": 1}]
+    )  # fmt: skip
+    return does, manners
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_chunks_then_one_end(seed: int, build: Callable[..., House]) -> None:
+    dice = random.Random(seed)
+    house = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=4, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)
+    first = house.start()
+    stories = {}
+    for number in range(STREAMS):
+        does, manners = story(dice)
+        does["key"] = f"{seed}-{number}"
+        id = f"{seed}-{number}-{dice.getrandbits(64):x}"
+        if manners:
+            house.gateway.behave(id, **manners)
+        stories[id] = does, manners
+    stop = threading.Event()
+    kills = _killer(house, dice, stop)
+    for count, (id, (does, _)) in enumerate(stories.items()):
+        house.platform.ask(does, stream=True, request_id=id)
+        if count == STREAMS * 2 // 3:  # one node leaves in the middle, another comes
+            house.start()
+            first.sigterm()
+    first.wait_exit(40)
+    seen = house.platform.wait_records(_settled, STREAMS, 60, "final records")
+    stop.set()
+    kills.join()
+    house.platform.wait_backlog(0, 40)
+    statuses = {one["request_id"]: one["outcome"]["status"] for one in seen}
+    for id, (does, manners) in stories.items():
+        _holds(house, id, does, manners, statuses[id])
+    died = sum(line.get("event") == "worker_died" for node in house.nodes for line in node.logs())
+    print(f"{STREAMS} streams, {died} workers killed, {sorted(statuses.values())}")
+    house.close_nodes()
+
+
+def _settled(record: dict[str, Any]) -> bool:
+    return bool(record["outcome"]["decision"] != "nak")
+
+
+def _killer(house: House, dice: random.Random, stop: threading.Event) -> threading.Thread:
+    """Kill a worker of the newest node now and then, until told to stop."""
+
+    def run() -> None:
+        while not stop.wait(0.6):
+            workers = house.node.workers()
+            if len(workers) == WORKERS:
+                kill(dice.choice(workers), signal.SIGKILL)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def _holds(house: House, id: str, does: dict[str, Any], manners: dict[str, Any], status: str) -> None:
+    """The property."""
+    answer = house.gateway.answer(id)
+    about = (does, manners, status, answer)
+    assert not answer.dropped, about
+    assert not answer.after_end, about
+    assert answer.ends <= 1, about
+    assert all(frame.has_data for frame in answer.frames if not frame.end), about
+    cut = manners.get("cut_after", manners.get("close_after")) is not None
+    assert answer.ends == 1 or cut, about  # a connection that the gateway closed needs no end
+    errors = [number for number, chunk in enumerate(answer.chunks) if "error" in (chunk or {})]
+    assert not errors or errors == [len(answer.chunks) - 1], about  # at most one, and it is the last
+    word = "wörd {} " if not does.get("no_stream") else "wörd "
+    whole = "".join(word.format(number) for number in range(does["chunks"]))
+    assert whole.startswith(answer.text), about  # from the beginning, in order, nothing twice
+    if status == "answered" and answer.ends and not errors and not cut:
+        assert answer.text == whole, about
