@@ -177,7 +177,7 @@ def test_through_the_start_script_all_is_the_same(owners: Callable[..., Owner], 
     assert (child.facts.slots, child.facts.model, child.facts.metrics) == (2, "two words", True)
     assert owner.ask().status_code == 200
     assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
-    assert not any(child.api_key in " ".join(process.cmdline()) for process in psutil.process_iter())
+    assert not any(child.api_key in " ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"]))
     pid = child.pid
     child.stop(time.monotonic())
     owner.wait(What.STOPPED)
