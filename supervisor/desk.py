@@ -21,7 +21,7 @@ from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
 from workernode.protocol import Decision, Job, Outcome, Trouble, Verdict, Visible
 from workernode.settings import Settings
-from workernode.task import envelope_id
+from workernode.task import envelope_id, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class Desk:
                 "request_id": outcome.request_id,
                 "node": self._identity.id,
             }
-            self._broker.dead_letter(number, delivery.received.payload, properties)
+            self._broker.dead_letter(number, without_secrets(delivery.received.payload), properties)
 
     def stored(self, stored: Stored) -> None:
         """The broker has a record or a dead letter, or could not take it."""
