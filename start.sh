@@ -52,10 +52,10 @@ step() { say "[$1/$STEPS] $2"; }
 
 clear_line() { if [ -t 1 ]; then printf '\r\033[K'; fi; }
 
-progress() { # seconds, what is waited for: in place on a terminal, else whenever it changes and twice a minute
+progress() { # seconds, what is waited for: in place on a terminal, else when it changes, and twice a minute
     if [ -t 1 ]; then
         printf '\r\033[K      %s s: %.100s' "$1" "$2"
-    elif [ "$2" != "$last_progress" ] || [ $(($1 - last_progress_at)) -ge 30 ]; then
+    elif [ "$1" -ge 2 ] && { [ "$2" != "$last_progress" ] || [ $(($1 - last_progress_at)) -ge 30 ]; }; then
         say "      $1 s: $2"
         last_progress="$2"
         last_progress_at="$1"
