@@ -10,10 +10,10 @@ import math
 from collections import deque
 from enum import Enum
 
-# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in 0.4 s,
+# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in 0.6 s,
 # and a refusal (known within milliseconds) finds few calls behind it.
-RAMP_START = 120.0
-RAMP_GAIN = 4.0
+RAMP_START = 100.0
+RAMP_GAIN = 2.5
 # After so many calls without a refusal nothing is paced.
 RAMP_CALLS = 1000
 # After the first refusal, calls a second start from what a minute's budget spent so far would give, and double in this
@@ -87,11 +87,10 @@ class Learned:
             time = max(0.0, time - RAMP_STEADY)
         return self._base * (BELOW + time / CREEP + (time / LEAP) ** 3)
 
-    def refused(self, now: float, resumes: float, first: bool) -> None:
+    def refused(self, now: float, first: bool) -> None:
         """A call was refused.
 
         Args:
-            resumes: when calls go on.
             first: whether it is the first of its episode; the others had been on their way.
         """
         if first or not self._empty:
@@ -100,26 +99,33 @@ class Learned:
         else:
             at, accepted = self._empty[-1]
             self._empty[-1] = (at, accepted - 1)
-        self._since = resumes
+        self._since = now
+        measured = self._measured()
         if self._law is Law.RAMP or len(self._empty) == 1:
             self._law, self._base = Law.DOUBLE, max(self._lately / 60, SLOWEST)
-        else:
+        elif measured is not None:
             steady = self._law is not Law.DOUBLE and self._empty[-1][0] - self._empty[-2][0] >= LONG_MEASURE
             least = min(self._before, SLACK * self._used(now)) * SMALLEST_CUT if steady else SLOWEST
-            self._law, self._base = Law.CREEP, max(self._measured(), least)
+            self._law, self._base = Law.CREEP, max(measured, least)
+        elif self._law is not Law.DOUBLE:  # which starts anew by itself
+            self._law, self._base = Law.CREEP, max(self._before * UNMEASURED_CUT, SLOWEST)
 
-    def slow_down(self, now: float, resumes: float) -> None:
+    def resume(self, moment: float) -> None:
+        """Let the rate grow from that moment on: the hold is over, and those that were refused have asked again."""
+        self._since = moment
+
+    def slow_down(self, now: float) -> None:
         """Upstream says that the rate grew too fast: cut it, and keep it as long as upstream asks."""
         lately = 2 * self._lately / 60
         self._base = max(min(self.rate(now), lately) * RAMP_CUT, RAMP_LEAST)
-        self._law, self._since = Law.STEADY, resumes
+        self._law, self._since = Law.STEADY, now
 
     def _used(self, now: float) -> float:
         """The calls a second that were asked lately; for a node younger than a minute, since its first."""
         age = now - (now if self._first_at is None else self._first_at)
         return self._lately * math.exp((self._lately_at - now) / 60) / (60 * (1 - math.exp(-max(age, 1.0) / 60)))
 
-    def _measured(self) -> float:
+    def _measured(self) -> float | None:
         """What was accepted between the newest moment and one a measure's length before it, a second."""
         end, accepted = self._empty[-1]
         began, then = next(
@@ -127,4 +133,4 @@ class Learned:
         )
         if end - began >= SHORTEST_MEASURE and accepted - then >= FEWEST_MEASURED:
             return (accepted - then) / (end - began)
-        return self._before * UNMEASURED_CUT
+        return None

@@ -20,9 +20,9 @@ LOOK_AGAIN = 0.25  # seconds
 UNPACED = 1 << 30  # room without end
 # Those that were refused ask again over a time in which upstream gives back so many times what they need (other nodes'
 # calls were refused as well), but not over a longer one.
-SPREAD = 2.0
+SPREAD = 3.0
 SLOWEST_SPREAD = 1.0  # calls a second, where less is known
-LONGEST_SPREAD = 10.0  # seconds
+LONGEST_SPREAD = 15.0  # seconds
 TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
 
 # A refusal is explained by a budget of which less is left. Else there is a limit of which the headers do not tell.
@@ -72,13 +72,18 @@ class Pacer:
         Returns:
             The seconds after `resumes` over which those that were refused should ask again.
         """
+        explained = any(level.left(now) < LOW * level.size + level.cost for level in self._levels(now))
         if seen.kind is Kind.RAMP:
-            self._learned.slow_down(now, resumes)
-        elif not any(level.left(now) < LOW * level.size + level.cost for level in self._levels(now)):
-            self._learned.refused(now, resumes, first)
+            self._learned.slow_down(now)
+        elif not explained:
+            self._learned.refused(now, first)
         self._waiting = 1 if first else self._waiting + 1
-        self._credit, self._credit_at = min(self._credit, 0.0) - 1, resumes
-        return min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
+        spread = min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
+        if seen.kind is Kind.RAMP or not explained:
+            self._learned.resume(resumes + spread)
+        # Where figures tell of the budget, those that ask again are paid for here; else the rate waits for them.
+        self._credit, self._credit_at = min(self._credit, 0.0) - explained, resumes
+        return spread
 
     def rate(self, now: float) -> float:
         """Return the calls a second that may be asked now, infinite where nothing paces."""
