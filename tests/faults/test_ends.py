@@ -15,6 +15,7 @@ import pytest
 from tests.faults.house import House, kill
 
 STREAMS = 120
+KILLS = 10  # more would only repeat themselves
 WORKERS = 3
 
 
@@ -75,10 +76,11 @@ def _killer(house: House, dice: random.Random, stop: threading.Event) -> threadi
     """Kill a worker of the newest node now and then, until told to stop."""
 
     def run() -> None:
-        while not stop.wait(0.6):
+        killed = 0
+        while killed < KILLS and not stop.wait(0.6):
             workers = house.node.workers()
             if len(workers) == WORKERS:
-                kill(dice.choice(workers), signal.SIGKILL)
+                killed += kill(dice.choice(workers), signal.SIGKILL)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
