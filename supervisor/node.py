@@ -180,7 +180,8 @@ class Node:
             self._look(now)
         if now >= self._next_sample:
             self._next_sample = now + self._settings.sample_interval
-            self._throttle.sample(self._desk.running, self._pool.said())
+            if self._throttle.sample(self._desk.running, self._pool.said()) and self._child is not None:
+                self._child.progress(now)  # tokens come: it lives, whatever /health says
         self._heed_fitness()
         self._broker.burst(now)
         self._desk.retry_records(now)
@@ -244,8 +245,6 @@ class Node:
         """A delivery was decided: what it says of upstream."""
         self._throttle.answered(outcome)
         self._metrics.decided(outcome)
-        if outcome.completion_tokens and self._child is not None:
-            self._child.progress(time.monotonic())
         if delivery.handed_at and delivery.verdict is None:
             self._fitness.ended(
                 time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.trouble,
@@ -348,6 +347,9 @@ class Node:
                     self._child_ready = True
                     self._throttle.set_slots(self._child.facts.slots or self._settings.local_parallel)
                     self._mended("child")
+                    misfit = self._child.misfit()
+                    if misfit is not None:
+                        self._report("misfit", misfit.reason, misfit.message)
                 case What.DOWN:
                     self._child_ready = False
                 case What.FAILED:

@@ -55,7 +55,9 @@ class Throttle:
 
     def set_slots(self, slots: int) -> None:
         """The local model works on so many requests at once: more would wait inside it, unseen."""
-        self._cap = self._new(min(slots, self._settings.max_process_num))
+        slots = max(1, min(slots, self._settings.max_process_num))
+        if slots != self._cap.ceiling:  # a model that was started again is the same model: what was learned still holds
+            self._cap = self._new(slots)
 
     def was_full(self) -> None:
         """A task could have been taken but for the cap."""
@@ -71,15 +73,15 @@ class Throttle:
             if not outcome.stream:
                 self._plain_s += (stages.upstream - self._plain_s) * SMOOTHING
 
-    def sample(self, in_flight: int, said: float) -> None:
-        """Look at the machine, and move the cap if that is called for.
+    def sample(self, in_flight: int, said: float) -> bool:
+        """Look at the machine, and move the cap if that is called for. True if tokens came since the last look.
 
         Args:
             in_flight: tasks at workers.
             said: tokens that came from upstream since the start.
         """
         now = self.resources = self._sampler.sample()
-        elapsed = now.at - self._said_at
+        elapsed, more = now.at - self._said_at, said > self._said
         if elapsed > 0:
             self.tokens_per_s = max(0.0, said - self._said) / elapsed
         self._said, self._said_at = said, now.at
@@ -105,6 +107,7 @@ class Throttle:
                 change.reason,
                 extra={"event": "cap_changed", "old": change.old, "new": change.new, "code": change.code},
             )
+        return more
 
     def _new(self, slots: int) -> Cap:
-        return Cap(max(1, slots), max(1, slots), self._settings.cpu_high, self._settings.memory_high)
+        return Cap(slots, slots, self._settings.cpu_high, self._settings.memory_high)

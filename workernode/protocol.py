@@ -81,8 +81,8 @@ class Hold:
 
 @dataclass(frozen=True)
 class Target:
-    """For all workers, before the first job and whenever it changes: whom to ask. A local model's port and key are new
-    with each start of it.
+    """For all workers, before the first job: whom to ask. A local model's port and key are made anew by each run of the
+    node.
     """
 
     url: str  # the whole address of chat completions
