@@ -126,8 +126,8 @@ def house(broker: Broker, folder: Path, **variables: object) -> Iterator[House]:
         one.close()
 
 
-def plug(folder: Path, text: str) -> dict[str, object]:
-    """Have a few lines of Python run in every worker process as it is born; return the variables that a node needs.
+def plug(folder: Path, text: str) -> str:
+    """Have a few lines of Python run in every worker process as it is born; return the node's PYTHONPATH.
 
     Workers are forks of a forkserver that has imported workernode already, so the lines run after that fork and find
     its modules in `sys.modules`. Nothing of this is in the product: it is Python's own sitecustomize.
@@ -140,7 +140,7 @@ def plug(folder: Path, text: str) -> dict[str, object]:
         "    if 'workernode.worker' not in sys.modules or 'supervisor.node' in sys.modules:\n        return\n"
         f"{body}\n\n\nos.register_at_fork(after_in_child=in_worker)\n"
     )
-    return {"PYTHONPATH": str(plugs)}
+    return str(plugs)
 
 
 def patched(folder: Path, **constants: object) -> list[str]:
@@ -187,7 +187,8 @@ def wait_workers(node: Node, count: int, without: Iterable[int] = (), timeout: f
 
     def there() -> list[int]:
         workers = node.workers()
-        assert len(workers) == count and not gone & set(workers), workers
+        assert len(workers) == count, workers
+        assert not gone & set(workers), workers
         return workers
 
     return until(there, timeout, f"{count} new workers")

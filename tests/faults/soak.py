@@ -215,14 +215,16 @@ def _memory(samples: list[tuple[int, int]], tasks: int) -> dict[str, float]:
     middle = [part[len(part) // 2] / 2**20 for part in (third, end) if part]
     if len(middle) < 2:
         return {}
-    return {"at a third": round(middle[0], 1), "at the end": round(middle[1], 1), "growth": round(middle[1] / middle[0] - 1, 3)}
+    first, last = middle
+    return {"at a third": round(first, 1), "at the end": round(last, 1), "growth": round(last / first - 1, 3)}
 
 
 def crash(world: House, tasks: int, what: Callable[[], None]) -> Counted:
     """A load of good tasks, with something terrible in the middle."""
     start = time.monotonic()
     slow = {"latency_ms": 150, "chunks": 5, "chunk_ms": 20}
-    ids = world.platform.ask_many([slow] * (tasks // 2)) + world.platform.ask_many([slow] * (tasks - tasks // 2), stream=True)
+    ids = world.platform.ask_many([slow] * (tasks // 2))
+    ids += world.platform.ask_many([slow] * (tasks - tasks // 2), stream=True)
     until(lambda: sum(one.done.is_set() for one in world.gateway.answers) > tasks // 3, 120, "a third of the answers")
     what()
     counted = Counted(world, dict.fromkeys(ids, True))
@@ -280,20 +282,20 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Broker(find_or_get(), folder / "broker", port=free_port(), admin_port=free_port()) as broker:
-            with house(broker, folder) as world:
-                match given.run:
-                    case "mix":
-                        counted = mix(world, given.tasks, given.seed, KILL_EVERY)
-                    case "broker":
-                        counted = broker_killed(world, broker, given.tasks)
-                    case "takeover":
-                        counted = taken_over(world, given.tasks)
-                    case _:
-                        counted = deafened(world, broker, given.tasks, given.seconds)
-                print(json.dumps(counted.figures, indent=1))
-                counted.check(nodes_killed=given.run == "takeover")
-                world.close_nodes()
+        broker = Broker(find_or_get(), folder / "broker", port=free_port(), admin_port=free_port())
+        with broker, house(broker, folder) as world:
+            match given.run:
+                case "mix":
+                    counted = mix(world, given.tasks, given.seed, KILL_EVERY)
+                case "broker":
+                    counted = broker_killed(world, broker, given.tasks)
+                case "takeover":
+                    counted = taken_over(world, given.tasks)
+                case _:
+                    counted = deafened(world, broker, given.tasks, given.seconds)
+            print(json.dumps(counted.figures, indent=1))
+            counted.check(nodes_killed=given.run == "takeover")
+            world.close_nodes()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
 from tests.faults.house import House, one_end_each, patched
+from tests.support.platform import Broker as AnyBroker
 from tests.support.platform import Platform
 from tests.support.tokens import token_conf, token_for
 from tests.support.wait import until
@@ -76,7 +77,8 @@ def test_deaf_for_a_while_nothing_is_lost(mortal: Broker, build: Callable[..., H
     """The broker's process is stopped: the connection stands, and nobody answers on it."""
     house = build(on=mortal)
     node = house.start()
-    ids = house.platform.ask_many([{"gate": "deaf"}] * 10) + house.platform.ask_many([{"gate": "deaf"}] * 10, stream=True)
+    held = [{"gate": "deaf"}] * 10
+    ids = house.platform.ask_many(held) + house.platform.ask_many(held, stream=True)
     house.upstream.wait_for_waiting("deaf", len(ids))
     pid = mortal.pid
     assert pid is not None
@@ -139,7 +141,7 @@ class GuardedHouse(House):
         super().__init__(broker, folder, {"PULSAR_TOKEN": token_for(self.role, SECRET)})
         self.platform.admin("PUT", f"persistent/public/default/{self.platform.dead_letter_topic}")
 
-    def _platform(self, broker: Broker) -> Platform:
+    def _platform(self, broker: AnyBroker) -> Platform:
         side = Platform(broker, self.gateway, client=self.client)
         side._http.headers["Authorization"] = f"Bearer {ADMIN}"
         return side

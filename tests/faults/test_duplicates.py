@@ -58,7 +58,8 @@ def test_handed_out_again_by_the_broker_everything_is_acked_and_nothing_run(hous
     platform.wait_balanced(ids)
     records = len(platform.records())
     asked = len(house.upstream.requests)
-    platform.admin("POST", f"persistent/public/default/{platform.topic}/subscription/{platform.subscription}/resetcursor/0")
+    subscription = f"persistent/public/default/{platform.topic}/subscription/{platform.subscription}"
+    platform.admin("POST", f"{subscription}/resetcursor/0")
     for id in ids:
         house.node.wait_log(lambda line, id=id: '"duplicate"' in line and id in line)  # type: ignore[misc]
     platform.wait_backlog(0)

@@ -28,7 +28,7 @@ def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
          {"status": 500, "fail_times": dice.choice((1, 2, 0))}, {"reset": True, "fail_times": 1}, {"status": 400},
          {"one_write": True}, {"latency_ms": 400}, {"nan": True}, {"raw": 'data: {"error":{"message":"no"}}\n\n'}]
     )  # fmt: skip
-    manners = dice.choice(
+    manners: dict[str, Any] = dice.choice(
         [{}, {}, {}, {}, {"cut_after": dice.randrange(0, 6)}, {"close_after": dice.randrange(0, 6)}, {"no_pong": True},
          {"close_after_end": True}, {"slow_read_ms": 1}]
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The gateway gone, slow, refusing or closing: the answer is kept, upstream is asked once, and nobody is asked for ever."""
+"""The gateway gone, slow, refusing or closing: the answer is kept, upstream is asked once, nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hasty(build: Callable[..., House]) -> House:
 
 
 # What the gateway does to a POST for one id → (status of the record, the client has its answer).
-POSTS = {
+POSTS: dict[str, tuple[dict[str, Any], str, bool]] = {
     "500 three times": ({"status": 500, "times": 3}, "answered", True),
     "429 once": ({"status": 429, "times": 1}, "answered", True),
     "reset twice": ({"reset": True, "times": 2}, "answered", True),

@@ -48,7 +48,8 @@ CASES = [
         for n in FINAL_STATUS
     ),
     Case("policy", {"status": 403, "err_code": "content_policy_violation"}, "refused", code="content_policy_violation"),
-    Case("x-should-retry true", {"status": 400, "headers": {"x-should-retry": "true"}, "fail_times": 1}, "answered", (2,)),
+    Case("x-should-retry true", {"status": 400, "headers": {"x-should-retry": "true"}, "fail_times": 1},
+         "answered", (2,)),
     Case("x-should-retry false", {"status": 500, "headers": {"x-should-retry": "false"}}, "refused"),
     Case("reset for good", {"reset": True}, "gave_up", FOR_GOOD, "upstream_unreachable"),
     Case("reset twice", {"reset": True, "fail_times": 2}, "answered", (3,)),
@@ -93,7 +94,9 @@ CASES = [
     Case("body ended by closing", {"close_delimited": True}, "answered"),
     Case("kept connection gone stale", {"then_close": True}, "answered"),
 ]  # fmt: skip
-TABLE = [pytest.param(case, way, id=f"{case.name}-{'stream' if way else 'plain'}") for case in CASES for way in case.ways]
+TABLE = [
+    pytest.param(case, way, id=f"{case.name}-{'stream' if way else 'plain'}") for case in CASES for way in case.ways
+]
 
 
 @pytest.fixture(scope="module")

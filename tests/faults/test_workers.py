@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.faults.house import House, kill, one_end_each, plug, wait_workers
+from tests.support.node import Node
 from tests.support.wait import until
 
 WORKERS = 3
@@ -124,7 +126,7 @@ def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported
     flag = tmp_path / "die"
     flag.touch()
     house = build(WORKER_PROCESSES=1)
-    node = house.start(False, **plug(tmp_path, f"if os.path.exists({str(flag)!r}):\n    os._exit(7)"))
+    node = house.start(False, PYTHONPATH=plug(tmp_path, f"if os.path.exists({str(flag)!r}):\n    os._exit(7)"))
     id = house.platform.ask("hello")
     report = node.wait_log("GeneralError", 30)
     assert "exit code 7" in report
@@ -133,7 +135,7 @@ def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported
     assert house.answer(id).error is None
     node.wait_ready()
     died = [(at, line) for at, line in _moments(node) if '"worker_died"' in line]
-    pauses = [later[0] - earlier[0] for earlier, later in zip(died, died[1:], strict=False)]
+    pauses = [later[0] - earlier[0] for earlier, later in pairwise(died)]
     assert len(pauses) >= 3
     assert pauses[1] > 0.9  # the second successor waited 1 s, the third 2 s
     assert pauses[2] > pauses[1] + 0.5
@@ -147,7 +149,7 @@ def test_a_task_that_kills_its_worker_each_time_is_dead_lettered_and_its_client_
 ) -> None:
     house = build(WORKER_PROCESSES=2, MAX_REDELIVERIES=2)
     node = house.start(
-        **plug(
+        PYTHONPATH=plug(
             tmp_path,
             f"""
 from workernode import attempt
@@ -181,8 +183,9 @@ attempt.for_upstream = deadly
     house.close_nodes()
 
 
-def _moments(node: object) -> list[tuple[float, str]]:
-    return [(at, line) for at, _, line in node._lines]  # type: ignore[attr-defined]
+def _moments(node: Node) -> list[tuple[float, str]]:
+    """The lines of the log, each with the moment at which it came."""
+    return [(at, line) for at, _, line in node._lines]
 
 
 def _whole_or_cut(house: House, id: str, chunks: int) -> None:
