@@ -33,7 +33,7 @@ Told = tuple[str, bool, bytes]  # id, whether it is no error, moments of its chu
 
 
 class Gateway:
-    """The benchmark's hold on it: `pipe` gives a Told for each answer that is whole."""
+    """The benchmark's hold on it: `pipe` gives a Told for each answer that is whole, and None where it was cut."""
 
     def __init__(self) -> None:
         self._helper = Helper(serve)
@@ -41,24 +41,30 @@ class Gateway:
         self.post_url = f"http://127.0.0.1:{self._helper.port}/res"
         self.ws_url = f"ws://127.0.0.1:{self._helper.port}/res/ws"
 
+    def cut(self) -> None:
+        """Tell answers that are not whole as if they were, then None."""
+        self.pipe.send(None)
+
     def close(self) -> None:
         self._helper.close()
 
 
 def serve(pipe: Pipe) -> None:
-    """The process: the server in its thread, and this one, which waits for the benchmark's end."""
+    """The process: the server in its thread, and this one, which waits for what the benchmark says."""
     server = QuickGateway(pipe.send)
     pipe.send(server.port)
-    try:
-        pipe.recv()
-    except EOFError:
-        return
+    while True:
+        try:
+            pipe.recv()
+        except (EOFError, ConnectionResetError):  # the latter where something was told that nobody read
+            return
+        server.post(server.cut)
 
 
 class QuickGateway(Server):
     """The server. An id that was answered already is told again, which the load generator takes for a fault."""
 
-    def __init__(self, tell: Callable[[Told], None]) -> None:
+    def __init__(self, tell: Callable[[Told | None], None]) -> None:
         self._tell = tell
         self._moments: dict[str, array[float]] = {}
         self._failed: set[str] = set()
@@ -74,6 +80,12 @@ class QuickGateway(Server):
         self._end(answer["request_id"])
         told = {"Content-Type": "application/json", "Content-Length": str(len(TAKEN))}
         await connection.send(head_of(200, told) + TAKEN)
+
+    def cut(self) -> None:
+        """End all answers where they are."""
+        for id in list(self._moments):
+            self._end(id)
+        self._tell(None)
 
     def _frame(self, connection: Connection, opcode: int, payload: bytes, at: float) -> None:
         if opcode == Opcode.TEXT:

@@ -107,17 +107,14 @@ def _trace(stand: Stand, progress: Progress, cap: int | None, seconds: float, wa
     progress.begin("dynamic cap" if cap is None else f"cap {cap}")
     trace = Trace(cap, machine.load())
     variables = {
-        "NODE_TYPE": "local", "MODEL_NAME": MODEL, "UPSTREAM_MODEL": None, "API_URL": None, "API_KEY": None,
+        "NODE_TYPE": "local", "UPSTREAM_MODEL": MODEL, "API_URL": None, "API_KEY": None,
         "LOCAL_COMMAND": ROOT / "local.sh", "LOCAL_PARALLEL": SLOTS, "MAX_PROCESS_NUM": CLIENTS, "FIXED_CAP": cap,
     }  # fmt: skip
-    with stand.model(MODEL) as (model, clients):
+    with stand.model() as (model, clients):
         node = stand.node(NODE, model, variables, None if cap is None else FIXED_COMMAND)
-        with node:
-            with Caps(node.wait_ready(READY_S), trace):
-                start = time.monotonic()
-                samples = clients.run_for(seconds, CLIENTS, progress.tick, max_tokens=TOKENS, model=MODEL)
-            node.sigterm()  # the next one has the same topic: nothing may be left unacked
-            node.wait_exit()
+        with node, Caps(node.wait_ready(READY_S), trace):
+            start = time.monotonic()
+            samples = clients.run_for(seconds, CLIENTS, progress.tick, max_tokens=TOKENS)
     fill(trace, samples, start, warm_s, seconds)
     progress.end(f"{trace.tokens_per_s:.1f} tokens/s, first token after {trace.first_ms:.0f} ms")
     return trace

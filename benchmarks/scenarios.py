@@ -195,7 +195,7 @@ SCENARIOS = (
     ),
     Scenario(
         "nodes", f"nodes of {NODE_SLOTS} slots, tasks of 200 ms",
-        (*(Figure(f"{count} nodes", "1/s", more_is_better=True) for count in NODES),
+        (*(Figure(f"tasks of 200 ms, nodes: {count}", "1/s", more_is_better=True) for count in NODES),
          Figure("speed-up", "×", more_is_better=True)),
         (NODE,), nodes, 320, 64,
     ),

@@ -76,9 +76,9 @@ class Stand:
                 run.close()
 
     @contextlib.contextmanager
-    def model(self, name: str = "") -> Iterator[tuple[str, Clients]]:
-        """A model's name, by default a new one, and its clients."""
-        model = name or f"bench-{next(self._numbers)}"
+    def model(self) -> Iterator[tuple[str, Clients]]:
+        """A new model's name, and its clients."""
+        model = f"bench-{next(self._numbers)}"
         clients = Clients(self._client, self.gateway, model)
         yield model, clients
         clients.close()

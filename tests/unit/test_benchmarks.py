@@ -60,7 +60,7 @@ def test_frames_are_read_in_whatever_pieces_they_come() -> None:
 
 
 def test_gateway_tells_an_answer_with_its_chunks_and_an_error_as_one() -> None:
-    told: list[tuple[str, bool, bytes]] = []
+    told: list[tuple[str, bool, bytes] | None] = []
     gateway = QuickGateway(told.append)
     try:
         for text in (
