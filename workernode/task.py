@@ -25,7 +25,15 @@ SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}  # scheme →
 # Labels of 1 to 63 characters: for others name resolution raises UnicodeError instead of OSError.
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
+_MEMBER = re.compile(r'[ \t\r\n]*([{,])[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*')  # up to its value
 _TARGET = re.compile(r"[!-~]*")  # what may stand in a request line: printable ASCII without a space
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +95,15 @@ def parse(payload: bytes, reply_hosts: Sequence[str] = ()) -> Task:
         MalformedTask: with the reason, for the dead-letter topic, and what could be read of it, for its client.
     """
     try:
-        message = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
+        text = payload.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise MalformedTask(f"not UTF-8: {exc.reason} at byte {exc.start}") from None
+    try:
+        message = _DECODER.decode(text)
     except RecursionError:
-        raise MalformedTask("JSON nested too deep") from None
+        raise _unreadable("JSON nested too deep", text, reply_hosts) from None
     except ValueError as exc:
-        raise MalformedTask(f"not JSON: {exc}") from None
+        raise _unreadable(f"not JSON: {exc}", text, reply_hosts) from None
     if not isinstance(message, dict):
         raise MalformedTask(f"not a JSON object but {_kind(message)}")
     return _read(message, reply_hosts)
@@ -105,10 +115,7 @@ def envelope_id(payload: bytes) -> str:
         message = json.loads(payload)
     except (ValueError, RecursionError):
         return ""
-    request_id = message.get("request_id") if isinstance(message, dict) else None
-    if isinstance(request_id, str) and 0 < len(request_id) <= MAX_ID and request_id.isprintable():
-        return request_id
-    return ""
+    return _id_of(message) if isinstance(message, dict) else ""
 
 
 def without_secrets(payload: bytes) -> bytes:
@@ -140,14 +147,11 @@ def _without(payload: bytes, value: object) -> bytes:
 
 def _read(message: dict[str, Any], reply_hosts: Sequence[str]) -> Task:
     faults: list[str] = []
-    request_id, stream, data = message.get("request_id"), message.get("stream"), message.get("data")
-    if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_ID or not request_id.isprintable():
+    request_id, data = _id_of(message), message.get("data")
+    if not request_id:
         faults.append(f"request_id must be a printable string of 1 to {MAX_ID} characters")
-        request_id = ""
-    if not isinstance(stream, bool):
-        faults.append(f"stream must be true or false, not {_kind(stream)}")
-        # The gateway's two doors tell how it waits, where the task does not.
-        stream = str(message.get("endpoint")).rstrip("/").endswith("/ws")
+    if not isinstance(message.get("stream"), bool):
+        faults.append(f"stream must be true or false, not {_kind(message.get('stream'))}")
     if not isinstance(data, dict):
         faults.append(f"data must be the chat request, an object, not {_kind(data)}")
     endpoint = None
@@ -156,11 +160,49 @@ def _read(message: dict[str, Any], reply_hosts: Sequence[str]) -> Task:
     except ValueError as exc:
         faults.append(str(exc))
     if faults or endpoint is None:
-        raise MalformedTask("; ".join(faults), request_id, endpoint, stream)
+        raise MalformedTask("; ".join(faults), request_id, endpoint, _is_stream(message))
     metadata = message.get("metadata")
     headers = metadata.get("headers") if isinstance(metadata, dict) else None
     assert isinstance(data, dict)
-    return Task(request_id, stream, endpoint, data, headers if isinstance(headers, dict) else {})
+    return Task(request_id, message["stream"], endpoint, data, headers if isinstance(headers, dict) else {})
+
+
+def _unreadable(reason: str, text: str, reply_hosts: Sequence[str]) -> MalformedTask:
+    """What is wrong with JSON that cannot be read to its end, with what could be read of it."""
+    members = _first_members(text)
+    try:
+        endpoint = read_endpoint(members.get("endpoint"), reply_hosts)
+    except ValueError:
+        endpoint = None
+    return MalformedTask(reason, _id_of(members), endpoint, _is_stream(members))
+
+
+def _first_members(text: str) -> dict[str, Any]:
+    """The members of an object up to the one that cannot be read. The gateway writes those that say where its client
+    waits before `data`, which is the client's.
+    """
+    members: dict[str, Any] = {}
+    at = 0
+    try:
+        while (found := _MEMBER.match(text, at)) and (found[1] == "{") is (at == 0):
+            members[found[2]], at = _DECODER.raw_decode(text, found.end())
+    except (ValueError, RecursionError):
+        pass  # this is the one
+    return members
+
+
+def _id_of(message: dict[str, Any]) -> str:
+    """The request's id; "" where there is none that can be used."""
+    request_id = message.get("request_id")
+    if isinstance(request_id, str) and 0 < len(request_id) <= MAX_ID and request_id.isprintable():
+        return request_id
+    return ""
+
+
+def _is_stream(message: dict[str, Any]) -> bool:
+    """How the gateway waits. Its two doors tell it, where the task does not."""
+    stream = message.get("stream")
+    return stream if isinstance(stream, bool) else str(message.get("endpoint")).rstrip("/").endswith("/ws")
 
 
 def read_endpoint(value: object, reply_hosts: Sequence[str] = ()) -> Endpoint:
@@ -183,7 +225,7 @@ def read_endpoint(value: object, reply_hosts: Sequence[str] = ()) -> Endpoint:
     if "@" in parts.netloc:
         raise ValueError("endpoint must not hold credentials")
     host = parts.hostname or ""
-    written = f"[{host}]" if ":" in host else host
+    written = f"[{host}]" if "[" in parts.netloc else host
     if not _HOST.fullmatch(written) or port == 0 or parts.netloc.endswith(":"):
         raise ValueError("endpoint must name a host, and a port between 1 and 65535 where there is one")
     if reply_hosts and not any(fnmatchcase(host, glob.lower()) for glob in reply_hosts):
@@ -193,10 +235,6 @@ def read_endpoint(value: object, reply_hosts: Sequence[str] = ()) -> Endpoint:
     if not _TARGET.fullmatch(target):
         raise ValueError("endpoint's path holds characters that no path has")
     return Endpoint(secure, host, port or (443 if secure else 80), target)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _kind(value: object) -> str:

@@ -37,7 +37,9 @@ BEAT_EVERY = 1.0  # seconds
 # Threads here hold the interpreter for some 100 µs at a time; the default of 5 ms would let one that works through a
 # long body delay every first token behind it.
 SWITCH_INTERVAL = 0.001  # seconds
-THREAD_STACK = 512 * 1024  # bytes; deep JSON is refused long before, and 256 slots must not ask for 2 GB of addresses
+# Python 3.13 lets json go 10,000 levels deep, which takes 2 MB of it; a smaller one ends the process. Of what is asked
+# for, only what is used becomes memory.
+THREAD_STACK = 4 * 1024 * 1024  # bytes
 LENGTH = struct.Struct("!I")  # before each message on the pipe out: the bytes that follow
 
 

@@ -66,14 +66,9 @@ def test_the_clients_body_is_untouched() -> None:
 BAD_BYTES = {
     "empty": (b"", "not JSON"),
     "text": (b"hello", "not JSON"),
-    "half": (message()[:-1], "not JSON"),
     "binary": (b"\x00\xff\xfe", "not UTF-8"),
     "utf16": (message().decode().encode("utf-16"), "not UTF-8"),
     "byte_order_mark": (b"\xef\xbb\xbf" + message(), "not JSON"),
-    "nan": (message(data={"temperature": float("nan")}), "not JSON: NaN"),
-    "infinity": (message(data={"temperature": float("inf")}), "not JSON: Infinity"),
-    "a_number_of_5000_digits": (message().replace(b'"m"', b"1" * 5000), "not JSON"),
-    "nested_100000_deep": (message().replace(b'"m"', b"[" * 100_000 + b"]" * 100_000), "JSON nested too deep"),
     "null": (b"null", "not a JSON object but null"),
     "list": (b"[]", "not a JSON object but a list"),
     "string": (b'"x"', "not a JSON object but a string"),
@@ -88,6 +83,51 @@ def test_bytes_that_are_no_task(payload: bytes, reason: str) -> None:
         parse(payload)
     assert caught.value.reason.startswith(reason)
     assert (caught.value.request_id, caught.value.endpoint) == ("", None)
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+UNREADABLE = {
+    "half": (message()[:-1], "not JSON"),
+    "nan": (message(data={"temperature": float("nan")}), "not JSON: NaN"),
+    "infinity": (message(data={"temperature": float("inf")}), "not JSON: Infinity"),
+    "a_number_of_5000_digits": (message().replace(b'"m"', b"1" * 5000), "not JSON"),
+    "nested_100000_deep": (message().replace(b'"m"', DEEP), "JSON nested too deep"),
+    "with_spaces": (b"\n" + json.dumps(TASK, indent=2).encode().replace(b'"m"', DEEP), "JSON nested too deep"),
+}
+
+
+@pytest.mark.parametrize(("payload", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_client_whose_data_cannot_be_read_can_be_told(payload: bytes, reason: str) -> None:
+    """The gateway writes id, stream and endpoint before it. Untold, the client of a stream would wait for ever."""
+    with pytest.raises(MalformedTask) as caught:
+        parse(payload)
+    assert caught.value.reason.startswith(reason)
+    assert (caught.value.request_id, caught.value.endpoint) == ("id-1", Endpoint(False, "gw", 8080, "/res"))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"data": NaN, ' + message()[1:],
+        b'{"data": {"endpoint": "http://evil/", "request_id": "x", "deep": ' + DEEP + b"}, " + message()[1:],
+        b'[{"request_id": "x", "endpoint": "http://evil/"}, NaN',
+        b'x{"request_id": "x", "endpoint": "http://evil/"}',
+        b'{"a": 1 {"request_id": "x", "endpoint": "http://evil/"}',
+        b'{, "request_id": "x", "endpoint": "http://evil/"}',
+    ],
+    ids=["behind_it", "in_the_clients_data", "in_a_list", "behind_rubbish", "without_a_comma", "comma_first"],
+)
+def test_what_stands_behind_the_unreadable_is_not_believed(payload: bytes) -> None:
+    """It could be the client's own words, and its answer would go where the client wants."""
+    with pytest.raises(MalformedTask) as caught:
+        parse(payload)
+    assert (caught.value.request_id, caught.value.endpoint) == ("", None)
+
+
+def test_reply_hosts_hold_for_what_cannot_be_read_as_well() -> None:
+    with pytest.raises(MalformedTask) as caught:
+        parse(message()[:-1], ("elsewhere",))
+    assert (caught.value.request_id, caught.value.endpoint) == ("id-1", None)
 
 
 BAD_MEMBERS = {
@@ -305,7 +345,10 @@ def test_what_is_kept_of_a_message_is_all_but_its_clients_secrets(
         (b"[]", b"[]"),
         (b'{"metadata": 5}', b'{"metadata": 5}'),
         (b'{"metadata": {"headers": []}}', b'{"metadata": {"headers": []}}'),
-        (b'{"headers": {"Authorization": ["Bearer abc123"], \xff', b'{"headers": {"Authorization": ["Bearer ***"], \xff'),
+        (
+            b'{"headers": {"Authorization": ["Bearer abc123"], \xff',
+            b'{"headers": {"Authorization": ["Bearer ***"], \xff',
+        ),
         (b'"Authorization: Bearer abc123', b'"Authorization: Bearer ***'),
     ],
 )

@@ -141,8 +141,8 @@ class Worker:
     def outcomes(self) -> list[Outcome]:
         return [message for message in self.heard if isinstance(message, Outcome)]
 
-    def hand(self, slot: int, directive: dict[str, Any] | None = None, stream: bool = False) -> str:
-        """Give it a task; gives its id."""
+    def hand(self, slot: int, directive: dict[str, Any] | None = None, stream: bool = False, tools: str = "[]") -> str:
+        """Give it a task; gives its id. `tools` is JSON."""
         self.number += 1
         id = f"id-{self.number}"
         self.gateway.register(id)
@@ -152,9 +152,9 @@ class Worker:
             "endpoint": self.gateway.ws_url if stream else self.gateway.post_url,
             "data": {"messages": [{"role": "user", "content": "lab:" + json.dumps(directive or {})}]},
         }
-        now = time.monotonic()
-        wall = time.time()
-        self.inbox.send(Job(self.number, slot, json.dumps(task).encode(), wall, wall, now, now + 300, 0))
+        payload = json.dumps(task).replace('"messages"', f'"tools": {tools}, "messages"')
+        now, wall = time.monotonic(), time.time()
+        self.inbox.send(Job(self.number, slot, payload.encode(), wall, wall, now, now + 300, 0))
         return id
 
     def close(self) -> None:
@@ -211,6 +211,19 @@ def test_what_upstream_says_of_limits_is_told_at_once_and_holds_are_heeded(
     started = time.time()
     crew.hand(1)
     assert upstream.wait_for_requests(2)[1].at - started >= 0.3
+
+
+@pytest.mark.parametrize("depth", [900, 5000, 9900, 100_000])
+def test_json_nested_deep_kills_no_worker(crew: Worker, gateway: FakeGateway, depth: int) -> None:
+    """Python 3.13 lets json go 10,000 levels deep: a small stack ends before, and the process with it."""
+    tools = ["[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth]
+    ids = [crew.hand(slot % 4, tools=tools[slot % 2], stream=slot > 1) for slot in range(4)]
+    answers = [{"deep": depth, "no_stream": way, "err_msg": ""} for way in (False, True)]
+    for slot, directive in enumerate(answers):
+        ids.append(crew.hand(slot, {**directive, "key": str(slot), "fail_times": 1}, stream=True))
+    for answer in gateway.wait_all(ids):
+        assert answer.faults == []
+    assert crew.process.is_alive()
 
 
 def test_a_worker_shows_that_it_lives(crew: Worker) -> None:
