@@ -12,9 +12,9 @@ from pathlib import Path
 from benchmarks import local, machine, plot, report, runner
 from benchmarks.figures import BenchmarkError
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.stand import RESULTS
 from devstack.terminal import StackError
 
-RESULTS = Path(__file__).resolve().parent / "results"
 LOCAL = "local"
 REPEATS = 3
 
@@ -31,7 +31,6 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, help=f"turns of each scenario (default: {REPEATS}, with --quick 1)")
     options = parser.parse_args()
     repeats = options.repeats or (1 if options.quick else REPEATS)
-    RESULTS.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: nothing that was started stays behind
     try:
         if options.scenario == [LOCAL]:

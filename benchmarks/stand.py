@@ -28,8 +28,11 @@ from tests.support.node import Node
 NODE = "node"  # WorkerNode
 PLAIN = "plain node"  # plain_node.py
 DIRECT = "direct"  # upstream asked by the clients themselves
-COMMANDS = {NODE: None, PLAIN: [sys.executable, "-m", plain_node.__name__]}
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {NODE: [sys.executable, str(ROOT / "WorkerNode.py")], PLAIN: [sys.executable, "-m", plain_node.__name__]}
+RESULTS = ROOT / "benchmarks" / "results"
+# A node logs a line a task. They go to a file: who generates the load has no time to read them.
+TO_LOG = ["sh", "-c", 'exec "$@" 2>>"$0"', str(RESULTS / "nodes.log")]
 LOOK_S = 0.2  # between two looks at the memory
 VARIABLES = {"NODE_TYPE": "remote", "API_KEY": "sk-benchmark", "UPSTREAM_MODEL": MODEL, "LOG_FORMAT": "json"}
 
@@ -44,6 +47,8 @@ class Stand:
         self._numbers = itertools.count()
 
     def __enter__(self) -> Stand:
+        RESULTS.mkdir(exist_ok=True)
+        Path(TO_LOG[-1]).write_text("")
         with contextlib.ExitStack() as made:
             made.push(self._parts)
             broker = Broker(find_or_get(), self._folder / "broker", port=free_port(), admin_port=free_port())
@@ -97,7 +102,7 @@ class Stand:
             "RES_TOPIC_NAME": f"res-{model}",
             **variables,
         }
-        return Node(environment, self._folder, command=command or COMMANDS[party])
+        return Node(environment, self._folder, command=[*TO_LOG, *(command or COMMANDS[party])])
 
 
 class Run:
