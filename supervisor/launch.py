@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shlex
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +44,8 @@ def environment(settings: Settings, environ: Mapping[str, str], port: int, key: 
         if name not in NOT_FOR_THE_CHILD and not any(secret in value for secret in settings.secrets)
     }
     told_to_it = {
+        # The embedded model is found in the node's own environment, even if nobody has activated it.
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), kept.get("PATH", os.defpath)]),
         "LOCAL_PORT": str(port),
         "LOCAL_PARALLEL": str(settings.local_parallel),
         "LOCAL_CTX": str(settings.local_ctx),

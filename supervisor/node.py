@@ -245,7 +245,7 @@ class Node:
         """A delivery was decided: what it says of upstream."""
         self._throttle.answered(outcome)
         self._metrics.decided(outcome)
-        if delivery.handed_at and delivery.verdict is None:
+        if delivery.handed_at and (delivery.verdict is None or delivery.is_probe):
             self._fitness.ended(
                 time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.trouble,
                 reached_upstream=outcome.reached_upstream, was_probe=delivery.is_probe, tokens=outcome.prompt_tokens +
@@ -270,9 +270,9 @@ class Node:
             self._broker.allow(0)
             return
         cap = min(self._throttle.cap, self._fitness.cap)
-        if gate.intake is Intake.ONE_AT_A_TIME:
-            cap = 1
         room = cap - len(self._desk)
+        if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
+            room = min(room, 1 - (len(self._desk) - self._desk.running))
         if room <= 0:
             self._throttle.was_full()
         self._broker.allow(min(room, gate.room, self._pool.room() - self._desk.parked))

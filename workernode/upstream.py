@@ -208,7 +208,7 @@ class Upstream:
     ) -> Exchange:
         """One request: the exchange of a 200, or an UpstreamFault."""
         assert self._pool is not None
-        self._wait_for_hold(question.deadline, watch)
+        self._wait_for_hold(question.deadline, watch, again=asked.attempts > 0)
         asked.try_anew(time.monotonic())
         headers = (
             {**self._headers, "X-Client-Request-Id": question.request_id}
@@ -251,11 +251,21 @@ class Upstream:
             self._tell(seen)
         return fault
 
-    def _wait_for_hold(self, deadline: float, client: Watch | None) -> None:
-        """A limit is the whole node's: wait for it where the task has the time, else let the task go back."""
+    def _wait_for_hold(self, deadline: float, client: Watch | None, again: bool) -> None:
+        """A limit is the whole node's: wait for it where the task has the time, else let the task go back.
+
+        Args:
+            again: upstream was asked before. Such a call waits its turn in the spread even if the hold is over by now,
+                so that those who were refused do not all come at once.
+        """
         pause = getattr(client, "pause", time.sleep)
-        while (wait := self._hold.until - time.monotonic()) > 0:  # it may be made longer meanwhile
-            wait += random.random() * self._hold.spread  # so that those who waited do not all come at once
+        place = random.random()
+        again = again or time.monotonic() < self._hold.until
+        while True:
+            hold = self._hold  # it may be made longer meanwhile
+            wait = hold.until + (place * hold.spread if again else 0.0) - time.monotonic()
+            if wait <= 0:
+                return
             if time.monotonic() + wait >= deadline:
                 raise UpstreamFault(
                     Kind.RATE_LIMIT, "The upstream's rate limit leaves no time for this task.", retry_after=wait

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 from supervisor import launch
@@ -90,7 +93,7 @@ def test_the_child_is_told_everything_and_given_no_secret() -> None:
     environ = {"PATH": "/bin", "PULSAR_TOKEN": "secret", "API_KEY": "left over", "ELSEWHERE": "the secret too"}
     child = launch.environment(settings.load(told), environ, port=8123, key="key")
     assert child == {
-        "PATH": "/bin",
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/bin"]),
         "LOCAL_PORT": "8123",
         "LOCAL_PARALLEL": "8",
         "LOCAL_CTX": "8192",
