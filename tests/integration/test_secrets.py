@@ -25,13 +25,19 @@ def everything(one: House) -> None:
     """Tasks that end in every way; upstream repeats the key that it was given, as some do."""
     task = {"metadata": {"headers": HEADERS}}
     said = {"err_msg": f"Incorrect API key provided: {API_KEY}. ", "err_code": API_KEY}
+    asks = [
+        "hello " + PROMPT,
+        {"status": 400, **said},
+        {"status": 500, **said},
+        {"raw": json.dumps({"error": {"message": API_KEY}})},
+        {"error_mid": True, "chunk_ms": 20},
+    ]
     for stream in (False, True):
-        for ask in ("hello " + PROMPT, {"status": 400, **said}, {"raw": json.dumps({"error": {"message": API_KEY}})}):
-            one.answer(one.platform.ask(ask, stream, task=task))
-        one.answer(one.platform.ask(stream=stream, task={**task, "data": PROMPT}))
-        one.answer(one.platform.ask({"error_mid": True, "chunk_ms": 20}, stream, task=task))
-        one.answer(one.platform.ask({"status": 500, **said}, stream, task=task))
+        for ask in asks:
+            one.platform.ask(ask, stream, task=task)
+        one.platform.ask(stream=stream, task={**task, "data": PROMPT})
     one.platform.publish(f"rubbish {API_KEY} {TOKEN}".encode())
+    one.gateway.wait_all(one.platform.asked)
     one.answer(one.platform.ask({"status": 401, **said}, task=task))  # the last: after it the node is unfit
 
 
