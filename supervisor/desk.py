@@ -121,9 +121,9 @@ class Desk:
 
     def _is_suspect(self, delivery: Delivery) -> bool:
         """Workers died with it, and the next such death would be its last: then it must not be a neighbour's doing."""
-        received = delivery.received
+        received, limit = delivery.received, self._settings.max_redeliveries
         deaths = self._ledger.deaths(received.key)
-        return deaths > 0 and max(deaths, self._ledger.redeliveries(received)) >= self._settings.max_redeliveries
+        return deaths >= max(1, limit) or (deaths > 1 and self._ledger.redeliveries(received) >= limit)
 
     def _admitted(self, delivery: Delivery) -> bool:
         """Let it through, or send it back; its redeliveries used up, its client is told instead of it being run."""
@@ -250,29 +250,36 @@ class Desk:
     def _orphan(self, delivery: Delivery, seen: Visible, why: str) -> None:
         """By how much of the answer had left (spec 3)."""
         deaths = self._ledger.died_with(delivery)
-        told_before = delivery.verdict is not None
+        limit = self._settings.max_redeliveries
+        used_up = max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= limit
         reason = f"its worker died: {why}"
+        text = f"Its worker process died {deaths} times with this request."
         if seen in (Visible.ENDING, Visible.ENDED):
             # ENDING: the end was in the kernel's hands, or about to be. It is taken as sent: of the two mistakes, a
             # second end would crash the gateway's handler (docs/decisions/0005-visible.md).
-            self.settle(delivery, self._own_outcome(delivery, Decision.ACK, "answered", reason))
-        elif seen is Visible.BEGUN and not told_before:
-            delivery.verdict = Verdict("broken", Decision.ACK, broken_error(f"{reason}."), 0)
-            self._park(delivery)
-        elif (delivery.is_alone or told_before) and (
-            max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._settings.max_redeliveries
-        ):
-            text = f"Its worker process died {deaths} times with this request."
-            if told_before:  # even telling the client kills workers
+            told = delivery.verdict or Verdict("answered", Decision.ACK, {}, 0)
+            self.settle(delivery, self._own_outcome(delivery, told.decision, told.status, told.reason or reason))
+        elif delivery.verdict is not None:
+            delivery.tellings += 1
+            if delivery.tellings > limit:  # even telling the client kills workers
                 self.settle(delivery, self._own_outcome(delivery, Decision.DEAD_LETTER, "poison", text))
             else:
-                error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
-                delivery.verdict = Verdict("poison", Decision.DEAD_LETTER, error, 0, reason=text)
                 self._park(delivery)
-        elif told_before:
-            self._park(delivery)
+        elif seen is Visible.BEGUN:
+            self._tell(delivery, Verdict("broken", Decision.ACK, broken_error(f"{reason}."), 0))
+        elif used_up and (delivery.is_alone or deaths == 1):
+            error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
+            if delivery.is_alone:
+                self._tell(delivery, Verdict("poison", Decision.DEAD_LETTER, error, 0, reason=text))
+            else:  # the last of its tries, others of which failed for other reasons
+                self._tell(delivery, Verdict("gave_up", Decision.ACK, error, 0))
         else:
             self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "worker_died", reason))
+
+    def _tell(self, delivery: Delivery, verdict: Verdict) -> None:
+        """Have a worker tell its client."""
+        delivery.verdict = verdict
+        self._park(delivery)
 
     # --- leaving ---
 

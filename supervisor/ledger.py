@@ -39,6 +39,7 @@ class Delivery:
     handed_at: float = 0.0  # monotonic
     is_probe: bool = False
     is_alone: bool = False  # its worker has nothing else: if that dies, it is this task's doing
+    tellings: int = 0  # workers that died while they told its client the verdict
     verdict: Verdict | None = None  # it is not to be run but told
     outcome: Outcome | None = None
     waits_for: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
