@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.gateway import FakeGateway
+from tests.support.tls import server_context
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode import reply, websocket
@@ -34,8 +38,8 @@ def gateways() -> Iterator[Gateways]:
     for pool in made._pools.values():
         pool.close()
     for kept in made._sockets.values():
-        for socket, _ in kept:
-            socket.close()
+        for link, _ in kept:
+            link.close()
 
 
 @pytest.fixture(autouse=True)
@@ -173,32 +177,75 @@ def test_an_answer_is_not_given_to_a_gateway_whose_certificate_nobody_vouches_fo
     assert not fake.other_requests
 
 
+class Front:
+    """TLS in front of a gateway."""
+
+    def __init__(self, gateway: FakeGateway, context: ssl.SSLContext) -> None:
+        self._gateway, self._context = gateway, context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                outer = self._context.wrap_socket(self._listener.accept()[0], server_side=True)
+                self.connections += 1
+                inner = socket.create_connection(("127.0.0.1", self._gateway.port))
+                threading.Thread(target=self._pass, args=(outer, inner), daemon=True).start()
+
+    def _pass(self, outer: ssl.SSLSocket, inner: socket.socket) -> None:
+        with outer, inner, suppress(OSError):
+            while True:
+                readable = [outer] if outer.pending() else select.select([outer, inner], [], [])[0]
+                for source, sink in ((outer, inner), (inner, outer)):
+                    if source in readable:
+                        data = source.recv(65536)
+                        if not data:
+                            return
+                        sink.sendall(data)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def test_answers_and_streams_reach_a_gateway_behind_tls(
+    gateways: Gateways, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, authority = server_context(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with closing(Front(gateway, context)) as front:
+        for number in range(3):
+            ids = [f"plain-{number}", f"stream-{number}"]
+            gateway.register(*ids)
+            endpoint = read_endpoint(f"https://{front.address}/res")
+            assert gateways.post(endpoint, ids[0], DATA, soon()) is Delivery.TAKEN
+            endpoint = read_endpoint(f"wss://{front.address}/res/ws")
+            stream = gateways.stream(endpoint, ids[1], time.monotonic(), soon(), lambda _: None)
+            stream.send([chunk(0, 100_000)])
+            stream.send([chunk(1)])
+            assert stream.end() is Delivery.TAKEN
+            assert len(gateway.answer(ids[1]).wait().chunks) == 2
+            until(lambda: _answered(gateways), LONG, "pong")
+        assert gateway.faults() == []
+        assert front.connections == 2
+
+
 def test_connections_to_many_gateways_are_not_all_kept(
     gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their addresses come from messages, so there has to be an end to it."""
     monkeypatch.setattr(reply, "KEPT_ORIGINS", 2)
     with ExitStack() as stack:
-        others = [stack.enter_context(_closing(FakeGateway())) for _ in range(3)]
+        others = [stack.enter_context(closing(FakeGateway())) for _ in range(3)]
         for each in (gateway, *others):
             each.register("a", "s")
             assert post(gateways, each) is Delivery.TAKEN
             assert speak(gateways, each, id="s") is Delivery.TAKEN
         until(lambda: not gateway.open_connections, LONG, "end of the first gateway's connections")
         assert len(others[-1].open_connections) == 2
-
-
-class _closing:
-    """A context that closes a fake at its end."""
-
-    def __init__(self, fake: FakeGateway) -> None:
-        self.fake = fake
-
-    def __enter__(self) -> FakeGateway:
-        return self.fake
-
-    def __exit__(self, *_: object) -> None:
-        self.fake.close()
 
 
 # --- streams ---
