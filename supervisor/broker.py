@@ -246,6 +246,8 @@ class Broker:
     def _run(self) -> None:
         pause = RETRY_FIRST
         while not self._stopping.is_set():
+            if fault := self._entry():  # told at once: the library needs its whole timeout to say that nobody is there
+                self._post(BrokerDown(fault))
             try:
                 self._connect()
             except Exception as exc:  # the edge of this thread: whatever it is, it is told and tried again
@@ -265,9 +267,13 @@ class Broker:
         if isinstance(exc, pulsar.AuthorizationError):
             names = f"{self.topics.tasks} (consume), {self.topics.records} (produce)"
             return f"the token has no right on one of the topics: {names}; grant it, and the node goes on by itself"
+        return self._entry() or _words(exc)
+
+    def _entry(self) -> str:
+        """Why the broker does not let us in, in words; "" where it does."""
         try:
             with Session(self._settings.pulsar_url, self._settings.pulsar_token, EXPLAIN_TIME):
-                return _words(exc)
+                return ""
         except NoEntry as entry:
             return f"{entry.said}; {entry.advice}"
 
