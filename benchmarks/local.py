@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 
 from benchmarks import machine
-from benchmarks.figures import Sample, chunks_in, percentile
+from benchmarks.figures import BenchmarkError, Sample, chunks_in, first_ms
 from benchmarks.progress import Progress
 from benchmarks.report import markdown
 from benchmarks.stand import NODE, ROOT, Stand
@@ -44,7 +44,7 @@ class Trace:
     cap: int | None  # None: the dynamic one
     load: float  # of the machine when it began
     tokens_per_s: float = 0.0
-    first_ms: float = 0.0
+    first_ms: float | None = None  # median; None: no token came
     caps: list[tuple[float, int]] = field(default_factory=list)  # second, cap
     rates: list[tuple[float, float]] = field(default_factory=list)  # second, tokens a second
     firsts: list[tuple[float, float]] = field(default_factory=list)  # second, first-token time in s
@@ -66,6 +66,8 @@ class Found:
     @property
     def share(self) -> float:
         """The dynamic cap's tokens a second, once it had its time, of the best fixed one's."""
+        if not self.best.tokens_per_s:
+            raise BenchmarkError("no token came with any cap: the machine is too busy, or the model does not answer")
         return self.dynamic.tokens_per_s / self.best.tokens_per_s
 
     @property
@@ -116,7 +118,7 @@ def _trace(stand: Stand, progress: Progress, cap: int | None, seconds: float, wa
             start = time.monotonic()
             samples = clients.run_for(seconds, CLIENTS, progress.tick, max_tokens=TOKENS)
     fill(trace, samples, start, warm_s, seconds)
-    progress.end(f"{trace.tokens_per_s:.1f} tokens/s, first token after {trace.first_ms:.0f} ms")
+    progress.end(f"{trace.tokens_per_s:.1f} tokens/s")
     return trace
 
 
@@ -145,7 +147,8 @@ class Caps(threading.Thread):
 def fill(trace: Trace, samples: Sequence[Sample], start: float, warm_s: float, seconds: float) -> None:
     """The trace's figures, from the answers that it gave. A chunk is a token."""
     trace.tokens_per_s = chunks_in(samples, start + warm_s, start + seconds) / (seconds - warm_s)
-    trace.first_ms = 1000 * percentile((one.chunks[0] - one.asked for one in samples), 0.5)
+    if samples:
+        trace.first_ms = first_ms(samples)
     trace.firsts = sorted((one.chunks[0] - start, one.chunks[0] - one.asked) for one in samples)
     for second in range(MEAN_S, int(seconds) + 1):
         trace.rates.append((second, chunks_in(samples, start + second - MEAN_S, start + second) / MEAN_S))
@@ -158,7 +161,7 @@ def table(found: Found) -> str:
             "dynamic" if one.cap is None else str(one.cap),
             f"{one.tokens_per_s:.1f}",
             f"{one.tokens_per_s / found.best.tokens_per_s:.2f}",
-            f"{one.first_ms:.0f}",
+            "none" if one.first_ms is None else f"{one.first_ms:.0f}",
             f"{one.load:.1f}",
         ]
         for one in [*found.fixed, found.dynamic]
