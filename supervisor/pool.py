@@ -202,7 +202,7 @@ class Pool:
         pause = min(BACKOFF_FIRST * 2 ** (crashes - 1), BACKOFF_LONGEST) if crashes > 1 else 0.0
         self._vacant[handle.index] = time.monotonic() + pause
         self.restarts += 1
-        return last, Died(handle.index, died_with, handle.killed_for or _cause(handle.process.exitcode), crashes)
+        return last, Died(handle.index, died_with, handle.killed_for or _cause(handle.process), crashes)
 
     def check(self, now: float) -> None:
         """Kill workers that hang, start successors that are due."""
@@ -230,7 +230,7 @@ class Pool:
 
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return [handle.process.pid for handle in self._handles.values()]
+        return [handle.process.pid for handle in self._handles.values() if handle.process.pid]
 
     def seen(self) -> dict[int, Visible]:
         """How much of the answer to each job has left, by the job's number."""
@@ -277,9 +277,12 @@ class Pool:
         visible, said, beat = RawArray("B", slots), RawArray("d", slots), RawValue("d", 0.0)
         node = replace(self._node, worker=index)
         birth = worker.Birth(self._settings, node, inbox, outbox_writer, visible, said, beat)
-        process = self._context.Process(target=worker.main, args=(birth,), name=f"worker-{index}", daemon=True)
+        process: Any = self._context.Process(target=worker.main, args=(birth,), name=f"worker-{index}", daemon=True)
         _ensure_forkserver()
-        process.start()
+        try:
+            process.start()
+        except (OSError, EOFError) as exc:  # it, or the forkserver, was killed meanwhile, or there is no room for it
+            process = _Stillborn(exc)
         inbox.close()
         outbox_writer.close()
         handle = Handle(
@@ -356,8 +359,36 @@ def _make_sure(pid: int) -> None:
         pass  # it is gone
 
 
-def _cause(exitcode: int | None) -> str:
+class _Stillborn:
+    """Stands in for a process that died while it was started: it is buried like any other."""
+
+    pid = None
+    exitcode = None
+
+    def __init__(self, fault: Exception) -> None:
+        self.fault = f"it could not be started ({type(fault).__name__})"
+        self.sentinel, writer = os.pipe()
+        os.close(writer)  # readable from now on: that is what a death looks like
+        self._is_open = True
+
+    def is_alive(self) -> bool:
+        return False
+
+    def kill(self) -> None:
+        """It is dead."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Nothing is waited for; the sentinel is let go."""
+        if self._is_open and timeout is None:
+            self._is_open = False
+            os.close(self.sentinel)
+
+
+def _cause(process: Any) -> str:
     """Why a process ended, for a person."""
+    if isinstance(process, _Stillborn):
+        return process.fault
+    exitcode = process.exitcode
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
