@@ -113,7 +113,10 @@ def test_an_upstream_that_rejects_stream_options_answers_all_the_same(broker: Br
 
 
 def test_a_stream_that_is_cut_ends_with_an_error(here: House) -> None:
-    answer = here.answer(here.platform.ask({"no_done": True, "no_finish": True, "chunk_ms": 20}, stream=True))
+    id = here.platform.ask({"no_done": True, "no_finish": True, "gate_chunks": "cut"}, stream=True)
+    here.gateway.wait_for_frames(id, 1)
+    here.upstream.open_gate("cut")
+    answer = here.answer(id)
     assert answer.text.startswith("wörd 0 ")
     assert answer.error is not None
     assert (answer.ends, answer.faults, "error" in json.loads(answer.raw_chunks[-1])) == (1, [], True)

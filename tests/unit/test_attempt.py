@@ -336,10 +336,9 @@ def test_a_model_that_is_not_found_is_the_nodes_fault_only_if_it_is_its_own(
 # --- in the middle of a stream ---
 
 BREAKS: dict[str, dict[str, Any]] = {
-    "error": {"error_mid": True, "chunk_ms": 20},
-    "cut": {"cut_after": 3, "chunk_ms": 20},
-    "no_end": {"no_finish": True, "no_done": True, "no_usage": True, "chunk_ms": 20},
-    "nan": {"raw": ['data: {"choices":[{"delta":{"content":"a"}}]}\n\n', "data: NaN\n\n"], "chunk_ms": 50},
+    "error": {"error_mid": True},
+    "cut": {"cut_after": 3},
+    "no_end": {"no_finish": True, "no_done": True, "no_usage": True},
 }
 
 
@@ -348,7 +347,10 @@ BREAKS: dict[str, dict[str, Any]] = {
 def test_a_stream_that_breaks_ends_with_an_error_and_is_billed(
     bench: Bench, directive: dict[str, Any], redeliveries: int
 ) -> None:
-    outcome, answer = bench.run(directive, stream=True, redeliveries=redeliveries)
+    release = threading.Thread(target=lambda: bench.gateway.wait_for_frames("x", 1) and bench.up.open_gate("g"))
+    release.start()
+    outcome, answer = bench.run({"gate_chunks": "g", **directive}, stream=True, id="x", redeliveries=redeliveries)
+    release.join()
     assert (outcome.decision, outcome.status, outcome.attempts) == (Decision.ACK, "broken", 1)
     assert answer.wait().faults == []
     assert (answer.ends, answer.frames[-1].end, answer.error is not None) == (1, True, True)
@@ -361,7 +363,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_is_billed(
 def test_usage_that_came_before_the_break_is_billed(bench: Bench) -> None:
     chunk = {"choices": [{"delta": {"content": "a"}}], "usage": {"completion_tokens": 41}}
     pieces = [f"data: {json.dumps(chunk)}\n\n", 'data: {"error":{"message":"x"}}\n\n']
-    made = told(bench.run({"raw": pieces, "chunk_ms": 50}, stream=True)[0])
+    made = told(bench.run({"raw": pieces, "chunk_ms": 300}, stream=True)[0])
     assert (made["usage_source"], made["usage"]["completion_tokens"]) == ("upstream", 41)
 
 

@@ -396,7 +396,8 @@ def test_a_connection_that_never_answers_is_closed_in_the_end(
     gateway.behave("a", no_pong=True)
     speak(gateways, gateway, "a")
     gateway.answer("a").wait()
-    until(lambda: speak(gateways, gateway, "b") and len(gateway.open_connections) == 1, LONG, "end of the first")
+    first = gateway.connections[0]
+    until(lambda: speak(gateways, gateway, "b") and first.closed_at, LONG, "end of the first")
 
 
 def test_a_connection_that_closes_before_anything_was_said_over_it_is_replaced(
