@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,6 @@ from tests.support.node import ROOT, Node
 from tests.support.platform import Broker, Platform
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
-
-PASSED = ("answered", "client_gone", "unconfirmed")
 
 
 class House:
@@ -134,7 +133,7 @@ def plug(folder: Path, text: str) -> str:
     """
     plugs = folder / "plugs"
     plugs.mkdir(exist_ok=True)
-    body = "\n".join(f"    {line}" for line in text.strip().splitlines())
+    body = textwrap.indent(text.strip(), "    ")
     (plugs / "sitecustomize.py").write_text(
         "import os, sys\n\n\ndef in_worker():\n"
         "    if 'workernode.worker' not in sys.modules or 'supervisor.node' in sys.modules:\n        return\n"
@@ -143,20 +142,13 @@ def plug(folder: Path, text: str) -> str:
     return str(plugs)
 
 
-def patched(folder: Path, **constants: object) -> list[str]:
-    """The command of a node whose supervisor.node has other constants: for what would take a test minutes."""
+def patched(folder: Path, text: str) -> list[str]:
+    """The command of a node in whose supervisor these lines run first: for what would take a test minutes."""
     script = folder / "patched_node.py"
-    lines = [f"supervisor.node.{name} = {value!r}" for name, value in constants.items()]
+    body = textwrap.indent(text.strip(), "    ")
     script.write_text(
-        "\n".join(
-            [
-                f"import sys\n\nsys.path.insert(0, {str(ROOT)!r})",
-                "import supervisor.main\nimport supervisor.node\n",
-                "if __name__ == '__main__':",
-                *(f"    {line}" for line in lines),
-                "    sys.exit(supervisor.main.main())\n",
-            ]
-        )
+        f"import sys\n\nsys.path.insert(0, {str(ROOT)!r})\nimport supervisor.broker\nimport supervisor.main\n"
+        f"import supervisor.node\n\nif __name__ == '__main__':\n{body}\n    sys.exit(supervisor.main.main())\n"
     )
     return [sys.executable, str(script)]
 

@@ -28,6 +28,7 @@ from tests.support.wait import until
 
 KILL_EVERY = 2.0  # seconds
 IN_FLIGHT = 64
+OPEN = 3 * IN_FLIGHT  # tasks published and not yet answered: some wait out the delay of a nak
 WORKERS = 4
 
 # What upstream does to a task, with its weight; most tasks meet nothing, as in life.
@@ -156,6 +157,7 @@ def mix(world: House, tasks: int, seed: int, kill_every: float) -> Counted:
     memory: list[tuple[int, int]] = []  # tasks done, bytes
     stop = threading.Event()
     killed: list[int] = []
+    most = 0
 
     def killing() -> None:
         while not stop.wait(kill_every):
@@ -182,8 +184,9 @@ def mix(world: House, tasks: int, seed: int, kill_every: float) -> Counted:
         ids[id] = must
         world.platform.ask({**does, "key": id}, stream=way, request_id=id)
         if number % 20 == 19:
-            _wait_room(world, ids, number + 1 - 3 * IN_FLIGHT)
+            _wait_room(world, ids)
             memory.append((number + 1, pss_bytes(node)))
+            most = max(most, world.platform.unacked())
     counted = Counted(world, ids)
     try:
         counted.settle(300)
@@ -193,6 +196,7 @@ def mix(world: House, tasks: int, seed: int, kill_every: float) -> Counted:
     died = sum(line.get("event") == "worker_died" for line in node.logs())
     counted.figures |= {
         "seconds": round(time.monotonic() - start, 1),
+        "most in flight": most,
         "workers killed": len(killed),
         "worker deaths seen": died,
         "faults injected": sum(faults.values()) + len(killed),
@@ -202,10 +206,14 @@ def mix(world: House, tasks: int, seed: int, kill_every: float) -> Counted:
     return counted
 
 
-def _wait_room(world: House, ids: dict[str, bool], done: int) -> None:
-    """Wait until all but a few hundred tasks are done, so that the run measures the node and not a queue."""
-    waited = [id for id in list(ids)[: max(0, done)] if ids[id]]
-    world.gateway.wait_all(waited[-1:] if waited else [], 240)
+def _wait_room(world: House, ids: dict[str, bool]) -> None:
+    """Wait until only so many tasks are open that the node is full and no queue grows."""
+
+    def room() -> bool:
+        answers = [world.gateway.answer(id) for id, must in ids.items() if must]
+        return sum(not one.done.is_set() for one in answers) < OPEN
+
+    until(room, 240, "room for more")
 
 
 def _memory(samples: list[tuple[int, int]], tasks: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_chunks_then_one_end(seed: int, build: Callable[..., House]) -> None:
     dice = random.Random(seed)
-    house = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=4, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)
+    house = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=2, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)
     first = house.start()
     stories = {}
     for number in range(STREAMS):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.house import House, kill, one_end_each, plug, wait_workers
+from tests.faults.house import House, kill, one_end_each, patched, plug, wait_workers
 from tests.support.node import Node
 from tests.support.wait import until
 
@@ -140,6 +140,27 @@ def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported
     assert pauses[1] > 0.9  # the second successor waited 1 s, the third 2 s
     assert pauses[2] > pauses[1] + 0.5
     assert node.log_lines.count(report) == 1
+    house.close_nodes()
+
+
+def test_workers_that_die_while_they_are_started_do_not_take_the_node_along(
+    build: Callable[..., House], tmp_path: Path
+) -> None:
+    stillborn = """
+from multiprocessing.context import ForkServerProcess
+births, start = iter(range(3)), ForkServerProcess.start
+def die(process):
+    if next(births, None) is None:
+        return start(process)
+    raise BrokenPipeError  # what start says of a child that was killed before it read what it is to do
+ForkServerProcess.start = die
+"""
+    house = build(WORKER_PROCESSES=2)
+    node = house.start(command=patched(tmp_path, stillborn))
+    assert house.platform.ask_and_wait("hello").text
+    wait_workers(node, 2)
+    died = [line["why"] for line in node.logs() if line.get("event") == "worker_died"]
+    assert died == ["it could not be started (BrokenPipeError)"] * 3
     house.close_nodes()
 
 
