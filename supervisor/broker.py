@@ -31,6 +31,7 @@ RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0  # seconds between attempts to connect
 SEND_TIMEOUT = 30_000  # milliseconds after which a record that is not stored is sent anew
 EXPLAIN_TIME = 5.0  # seconds for finding out why it could not connect
 KEPT = "kept"  # the subscription that keeps dead letters until a person has looked at them
+LEAVE_TIME = 2.0  # seconds that the receiving thread gets to leave; it looks every RECEIVE_TIME
 FLUSH_TIME = 3.0  # seconds that a node that stops gives to records on their way
 MAX_PENDING = 10_000  # records in the library's hands; far above any cap
 
@@ -214,10 +215,12 @@ class Broker:
         self._stopping.set()
         with self._turn:
             self._turn.notify()
-        self._thread.join(timeout=OPERATION_TIMEOUT + 2)
+        if self._consumer is not None:
+            self._thread.join(LEAVE_TIME)
         client = self._client
-        if client is not None and not self._thread.is_alive():
+        if client is not None:  # a thread that still connects is freed by this, and would else keep us for its timeout
             _bounded(lambda: _close(client), FLUSH_TIME)
+        self._thread.join(LEAVE_TIME)
 
     def _send(
         self,
