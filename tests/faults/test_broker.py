@@ -8,7 +8,9 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pulsar
 import pytest
@@ -33,45 +35,56 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield one
 
 
-def test_killed_and_started_again_under_load_nothing_is_lost(mortal: Broker, build: Callable[..., House]) -> None:
-    house = build(on=mortal)
+@dataclass
+class Outage:
+    """One outage of the broker, for the tests of what it does to a node that has work and to one that comes meanwhile."""
+
+    house: House  # its node has work when the broker is killed
+    ids: list[str]
+    later: House  # its node is started while the broker is away
+    waiting: str  # the id of a task that was published before
+    report: dict[str, Any]  # what that node says when it lasts
+
+
+@pytest.fixture(scope="module")
+def outage(mortal: Broker, build: Callable[..., House], tmp_path_factory: pytest.TempPathFactory) -> Outage:
+    """Kill the broker under load, start a node without it, and start it again."""
+    house, later = build(on=mortal), build(on=mortal)
+    waiting = later.platform.ask("before the node")
     node = house.start()
     slow = {"latency_ms": 200, "chunks": 5, "chunk_ms": 20}
     ids = house.platform.ask_many([slow] * 150) + house.platform.ask_many([slow] * 150, stream=True)
     until(lambda: sum(one.done.is_set() for one in house.gateway.answers) > 60, 40, "load")
     mortal.kill()
-    assert "no connection" in node.wait_not_ready()
+    assert "Pulsar" in node.wait_not_ready()
+    late = later.start(ready=False, command=patched(tmp_path_factory.mktemp("late"), SOON))
+    late.wait_not_ready()
+    report = json.loads(late.wait_log("MessageQueueConnectionError", 30))
     mortal.start()
     mortal.wait_ready()
-    node.wait_ready(60)
+    return Outage(house, ids, later, waiting, report)
+
+
+def test_killed_and_started_again_under_load_nothing_is_lost(outage: Outage) -> None:
+    house, ids = outage.house, outage.ids
+    house.node.wait_ready(60)
     house.platform.wait_balanced(ids, 60)
     one_end_each(house, ids)
     for id in ids:
         assert house.gateway.answer(id).error is None
-    assert node.running
     print(f"{len(ids)} tasks, {house.asked_twice(ids)} calls of upstream repeated")
     house.close_nodes()
 
 
-def test_absent_at_start_it_is_waited_for_and_reported_when_it_lasts(
-    mortal: Broker, build: Callable[..., House], tmp_path: Path
-) -> None:
-    house = build(on=mortal)
-    id = house.platform.ask("before the node")
-    mortal.kill()
-    node = house.start(ready=False, command=patched(tmp_path, SOON))
-    node.wait_not_ready()
-    report = json.loads(node.wait_log("MessageQueueConnectionError", 30))
-    assert report["level"] == "ERROR"
-    assert "PULSAR_URL" in report["message"]
-    assert node.running
-    mortal.start()
-    mortal.wait_ready()
-    node.wait_ready(60)
-    assert house.answer(id, 40).error is None
+def test_absent_at_start_it_is_waited_for_and_reported_when_it_lasts(outage: Outage) -> None:
+    house = outage.later
+    assert outage.report["level"] == "ERROR"
+    assert "start the broker, or correct PULSAR_URL" in outage.report["message"]
+    house.node.wait_ready(60)
+    assert house.answer(outage.waiting, 40).error is None
     assert house.platform.ask_and_wait("after it").text
     house.platform.wait_balanced()
-    assert sum(line.get("reason") == "MessageQueueConnectionError" for line in node.logs()) == 1
+    assert sum(line.get("reason") == "MessageQueueConnectionError" for line in house.node.logs()) == 1
     house.close_nodes()
 
 

@@ -35,7 +35,7 @@ def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
     return does, manners
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_chunks_then_one_end(seed: int, build: Callable[..., House]) -> None:
     dice = random.Random(seed)
     house = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=2, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)

@@ -138,7 +138,6 @@ def test_rubbish_is_dead_lettered_and_told_and_good_tasks_are_served(house: Hous
     assert len(house.upstream.requests) == len(good)  # nothing else was asked
     platform.wait_balanced(good)
     told = sum(bool(id) for _, _, id, _ in rubbish)
-    assert len(house.gateway.answers) == told + len(good)  # nobody was told who could not be
     assert not house.gateway.strange
     assert node.workers() == workers
     assert not [line for line in node.logs() if line.get("level") in ("ERROR", "CRITICAL")]
