@@ -24,7 +24,8 @@ _SECRET_HEADER = re.compile(r"(?i)auth|cookie|credential|key|password|secret|ses
 SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}  # scheme → over TLS?
 # Labels of 1 to 63 characters: for others name resolution raises UnicodeError instead of OSError.
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
+_HOST = rf"(?=[^:]{{1,253}}(:|$)){_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]"
+_PLACE = re.compile(rf"({_HOST})(:[0-9]{{1,5}})?")
 _MEMBER = re.compile(r'[ \t\r\n]*([{,])[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*')  # up to its value
 _TARGET = re.compile(r"[!-~]*")  # what may stand in a request line: printable ASCII without a space
 
@@ -225,8 +226,7 @@ def read_endpoint(value: object, reply_hosts: Sequence[str] = ()) -> Endpoint:
     if "@" in parts.netloc:
         raise ValueError("endpoint must not hold credentials")
     host = parts.hostname or ""
-    written = f"[{host}]" if "[" in parts.netloc else host
-    if not _HOST.fullmatch(written) or port == 0 or parts.netloc.endswith(":"):
+    if not _PLACE.fullmatch(parts.netloc) or port == 0:
         raise ValueError("endpoint must name a host, and a port between 1 and 65535 where there is one")
     if reply_hosts and not any(fnmatchcase(host, glob.lower()) for glob in reply_hosts):
         raise ValueError("endpoint's host is not among REPLY_HOSTS")

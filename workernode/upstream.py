@@ -156,8 +156,18 @@ class Upstream:
             sleep=client.pause if client else time.sleep,
             reraise=True,
         )
-        result: T = retrying(ask)
-        return result
+        try:
+            result: T = retrying(ask)
+            return result
+        except UpstreamFault as exc:
+            fault = exc
+        # Its traceback holds tenacity's state, which holds it: such a circle, and all that was read of an answer with
+        # it, would stay in memory until the garbage collector comes by.
+        fault.__cause__ = fault.__context__ = None
+        try:
+            raise fault.with_traceback(None)
+        finally:
+            del fault
 
     def _complete(self, question: Question, asked: Asked) -> bytes:
         exchange = self._ask(question.body, question, asked, None, None)

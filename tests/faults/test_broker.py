@@ -23,7 +23,7 @@ from tests.support.platform import Platform
 from tests.support.tokens import token_conf, token_for
 from tests.support.wait import until
 
-DEAF = 5.0  # seconds
+DEAF = 3.0  # seconds
 # A minute is long for a test.
 SOON = "supervisor.node.REPORT_AFTER = 4.0\nsupervisor.broker.OPERATION_TIMEOUT = 1"
 
@@ -37,7 +37,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @dataclass
 class Outage:
-    """One outage of the broker, for the tests of what it does to a node that has work and to one that comes meanwhile."""
+    """One outage of the broker: what it does to a node that has work, and to one that comes meanwhile."""
 
     house: House  # its node has work when the broker is killed
     ids: list[str]

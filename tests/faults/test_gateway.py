@@ -18,7 +18,7 @@ BOTH = pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
 @pytest.fixture(scope="module")
 def house(build: Callable[..., House]) -> House:
     """One node for all that does not end with the task's time."""
-    one = build()
+    one = build(CONNECT_TIMEOUT=1)
     one.start()
     return one
 
@@ -26,7 +26,7 @@ def house(build: Callable[..., House]) -> House:
 @pytest.fixture(scope="module")
 def hasty(build: Callable[..., House]) -> House:
     """A node whose tasks have little time."""
-    one = build(TASK_TIMEOUT=8)
+    one = build(TASK_TIMEOUT=6)
     one.start()
     return one
 
@@ -102,20 +102,20 @@ def test_a_gateway_that_is_down_for_seconds_gets_the_answer_later(way: bool, hou
     assert house.last_record(id)["outcome"]["status"] == "answered"
 
 
-@BOTH
-def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_time(way: bool, hasty: House) -> None:
+def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_time(hasty: House) -> None:
     start = time.monotonic()
     hasty.gateway.down()
     try:
-        id = hasty.platform.ask("hello", stream=way)
-        record = hasty.last_record(id)
+        ids = [hasty.platform.ask("hello", stream=way) for way in (False, True)]
+        records = [hasty.last_record(id) for id in ids]
     finally:
         hasty.gateway.up()
-    assert time.monotonic() - start > hasty.task_timeout / 2  # it was kept, and offered again and again
-    assert record["outcome"]["status"] == "gateway_unreachable"
-    assert record["outcome"]["decision"] == "ack"
-    assert record["usage_source"] == "upstream"
-    assert hasty.asked(id) == 1
+    assert time.monotonic() - start > hasty.task_timeout / 3  # it was kept, and offered again and again
+    for id, record in zip(ids, records, strict=True):
+        assert record["outcome"]["status"] == "gateway_unreachable"
+        assert record["outcome"]["decision"] == "ack"
+        assert record["usage_source"] == "upstream"
+        assert hasty.asked(id) == 1
     hasty.platform.wait_backlog(0)
 
 

@@ -9,7 +9,7 @@ from tests.faults.soak import mix, taken_over
 
 
 def test_every_fault_at_once_and_a_worker_killed_every_two_seconds(build: Callable[..., House]) -> None:
-    counted = mix(build(), tasks=240, seed=4, kill_every=2.0)
+    counted = mix(build(), tasks=150, seed=4, kill_every=2.0)
     print(counted.figures)
     counted.check()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from tests.support.fixtures import API_KEY
 from tests.support.upstream import FakeUpstream
+from tests.support.wait import until
 from workernode import exchange
 from workernode import upstream as room
 from workernode.body import Chunk, for_upstream
@@ -607,6 +610,21 @@ def test_a_hold_beyond_the_tasks_time_sends_it_back(ask: Asker, upstream: FakeUp
     fault = ask.fault({}, time_s=5)
     assert (fault.kind, upstream.requests, pauses) == (Kind.RATE_LIMIT, [], [])
     assert fault.retry_after == pytest.approx(60, abs=5)
+
+
+def test_nothing_of_an_answer_that_was_refused_stays_in_memory(ask: Asker) -> None:
+    """Not even until the garbage collector comes by: 64 MiB for each of 128 slots would be too much to wait with."""
+    ask.fault({"nan": True})
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for stream in (False, True):
+            ask.fault({"nan": True, "size": 20_000_000, "no_stream": True}, stream)
+            until(lambda: tracemalloc.get_traced_memory()[0] < 10_000_000, LONG, "memory given back")
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 # --- safety ---
