@@ -72,8 +72,9 @@ class Pool:
             TimeoutError, OSError, http.client.HTTPException: no answer came, or it is not HTTP.
             AnswerTooLarge: it says itself that it is too large.
         """
+        was_stale = False
         while True:
-            connection = self._kept()
+            connection = None if was_stale else self._kept()
             reused = connection is not None
             if connection is None:
                 left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))
@@ -94,7 +95,9 @@ class Pool:
                 if not reused:
                     raise
                 # The server closed the kept connection while the request was on its way: that is no answer, so ask
-                # anew.
+                # anew. Over a new one: a server that reads requests and resets would else be asked as often as
+                # connections are kept.
+                was_stale = True
             except BaseException:
                 connection.drop()
                 raise

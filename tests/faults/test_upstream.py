@@ -51,7 +51,7 @@ CASES = [
     Case("x-should-retry true", {"status": 400, "headers": {"x-should-retry": "true"}, "fail_times": 1},
          "answered", (2,)),
     Case("x-should-retry false", {"status": 500, "headers": {"x-should-retry": "false"}}, "refused"),
-    # A reset of a kept connection is no answer: each of the tries may cost a second call.
+    # A reset of a kept connection is no answer: each of the tries may cost a second call, over a new one.
     Case("reset for good", {"reset": True}, "gave_up", tuple(range(TRIES, TRIES * 4 + 1)), "upstream_unreachable"),
     Case("reset twice", {"reset": True, "fail_times": 2}, "answered", (3,)),
     Case("closed without an answer", {"close": True, "fail_times": 1}, "answered", (2,)),

@@ -133,6 +133,19 @@ def test_a_kept_connection_that_closes_on_the_request_is_no_answer(
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
+def test_a_server_that_closes_on_every_request_is_not_asked_over_each_kept_connection(
+    upstream: FakeUpstream, pool: Pool, end: str
+) -> None:
+    open_at_once = [ask(pool) for _ in range(3)]
+    for one in open_at_once:
+        one.read_all()
+        one.finish()
+    with pytest.raises(ConnectionError):
+        ask(pool, {end: True})
+    assert [one.connection for one in upstream.requests] == [1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
 def test_a_new_connection_that_closes_on_the_request_is_an_error(upstream: FakeUpstream, pool: Pool, end: str) -> None:
     with pytest.raises(ConnectionError):
         ask(pool, {end: True})
