@@ -78,7 +78,8 @@ step 5 "types: mypy"
 mypy || fail "mypy found faults (above)."
 step 6 "tests: pytest"
 code=0
-python -m pytest -o cache_dir="$CACHE/pytest" "$@" || code=$?
+# Three at a time, each with a broker of its own: they mostly wait. Files stay whole; -n 0 puts all of it in one process.
+python -m pytest -o cache_dir="$CACHE/pytest" -n 3 --dist loadfile "$@" || code=$?
 [ "$code" = 1 ] || exit "$code"
 # These tests kill processes and wait for what follows; on a box that others load, one may wait too long. What failed is
 # named above, and tried once more with nothing beside it: a fault of ours fails again.
