@@ -17,9 +17,10 @@ from collections.abc import Callable
 from enum import Enum
 from http.client import HTTPException
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from workernode import __version__
+from workernode.again import persistently
 from workernode.errors import ClientGone
 from workernode.exchange import AnswerTooLarge, Pool, tls_context
 from workernode.protocol import Visible
@@ -84,16 +85,18 @@ class Gateways:
                 return now - first_404[0] >= NOT_YET_TIME or now >= deadline
             return now + state.upcoming_sleep >= deadline
 
-        retrying = Retrying(
-            retry=retry_if_exception_type((_Trouble, _NotYet)), wait=_pause, stop=stop, sleep=time.sleep, reraise=True
-        )
         try:
-            result: Delivery = retrying(self._post, endpoint, body, deadline)
+            return persistently(
+                lambda: self._post(endpoint, body, deadline),
+                retry=retry_if_exception_type((_Trouble, _NotYet)),
+                wait=_pause,
+                stop=stop,
+                sleep=time.sleep,
+            )
         except _NotYet:
             return Delivery.GONE
         except _Trouble:
             return Delivery.UNREACHABLE
-        return result
 
     def _post(self, endpoint: Endpoint, body: bytes, deadline: float) -> Delivery:
         sent: list[bool] = []

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
 
 from workernode import __version__
+from workernode.again import persistently
 from workernode.body import Chunk, chunks_from_completion, completion_from_chunks, read_chunk, read_json
 from workernode.errors import STILL_BUSY, UpstreamFault, of_bad_answer, of_error_object, of_exception, of_response
 from workernode.exchange import AnswerTooLarge, Exchange, Pool, tls_context
@@ -149,16 +150,14 @@ class Upstream:
         return self._try(question, asked, client, lambda: self._stream(question, asked, client, first_time))
 
     def _try(self, question: Question, asked: Asked, client: Client | None, ask: Callable[[], T]) -> T:
-        retrying = Retrying(
-            retry=retry_if_exception(lambda exc: isinstance(exc, UpstreamFault) and exc.kind in STILL_BUSY),
-            wait=_pause,
-            stop=lambda state: _stop(state, question.deadline),
-            sleep=client.pause if client else time.sleep,
-            reraise=True,
-        )
         try:
-            result: T = retrying(ask)
-            return result
+            return persistently(
+                ask,
+                retry=retry_if_exception(_may_pass),
+                wait=_pause,
+                stop=lambda state: _stop(state, question.deadline),
+                sleep=client.pause if client else time.sleep,
+            )
         except UpstreamFault as exc:
             fault = exc
         # Its traceback holds tenacity's state, which holds it: such a circle, and all that was read of an answer with
@@ -490,6 +489,10 @@ def _pause(state: RetryCallState) -> float:
     fault = state.outcome.exception() if state.outcome else None
     asked_for = fault.retry_after if isinstance(fault, UpstreamFault) else None
     return max(_backoff(state), asked_for or 0.0)
+
+
+def _may_pass(exc: BaseException) -> bool:
+    return isinstance(exc, UpstreamFault) and exc.kind in STILL_BUSY
 
 
 def _stop(state: RetryCallState, deadline: float) -> bool:
