@@ -10,11 +10,11 @@ from __future__ import annotations
 import http.client
 import io
 import ssl
-import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import certifi
 
@@ -45,8 +45,7 @@ class Pool:
         self._origin = origin
         self._connect_timeout = connect_timeout
         self._tls = tls
-        self._idle: deque[tuple[_Connection, float]] = deque()
-        self._lock = threading.Lock()
+        self._idle: deque[tuple[_Connection, float]] = deque()  # no lock: each of its operations is one step
 
     def post(
         self,
@@ -83,7 +82,7 @@ class Pool:
             wire.deadline, wire.silence, wire.watch, wire.patient = deadline, silence, watch, True
             try:
                 try:
-                    connection.request("POST", target, body, headers)
+                    connection.post(target, body, headers)
                 except ConnectionError:
                     pass  # it stopped reading: its answer, if it gave one before (a 413, say), tells why
                 if meanwhile is not None:
@@ -106,31 +105,30 @@ class Pool:
         """Keep the connection for the next request."""
         connection.wire.watch = None
         now = time.monotonic()
-        old = None
-        with self._lock:
-            self._idle.append((connection, now))
-            # The last is used first, so those below would stay open for ever: one of them goes with each that comes.
+        self._idle.append((connection, now))
+        # The last is used first, so those below would stay open for ever: one of them goes with each that comes.
+        with suppress(IndexError):  # another thread took them meanwhile
             if now - self._idle[0][1] >= MAX_IDLE:
-                old = self._idle.popleft()[0]
-        if old is not None:
-            old.drop()
+                self._idle.popleft()[0].drop()
 
     def close(self) -> None:
         """Close what is kept."""
-        with self._lock:
-            idle, self._idle = self._idle, deque()
-        for connection, _ in idle:
-            connection.drop()
+        while (connection := self._last_kept()) is not None:
+            connection[0].drop()
 
     def _kept(self) -> _Connection | None:
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
-                connection, since = self._idle.pop()
+        while (kept := self._last_kept()) is not None:
+            connection, since = kept
             if time.monotonic() - since < MAX_IDLE and not connection.wire.stale():
                 return connection
             connection.drop()
+        return None
+
+    def _last_kept(self) -> tuple[_Connection, float] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
 
 class Exchange:
@@ -249,7 +247,12 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port)
         self.default_port = 443 if secure else 80  # what the Host header leaves out
         self.wire = Wire.connect(secure, host, port, timeout, tls)
-        self.sock = _Borrowed(self.wire)
+        self.sock = self._borrowed = _Borrowed(self.wire)
+
+    def post(self, target: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send the request."""
+        self.request("POST", target, body, headers)
+        self._borrowed.flush()
 
     def drop(self) -> None:
         """Close the connection."""
@@ -259,12 +262,21 @@ class _Connection(http.client.HTTPConnection):
 
 class _Borrowed:
     """The Wire as http.client sees it. http.client closes its socket as soon as it knows that the answer is the last
-    one, before the answer was read: here that closes nothing.
+    one, before the answer was read: here that closes nothing. And it sends head and body one by one: here they leave
+    together.
     """
 
     def __init__(self, wire: Wire) -> None:
-        self.sendall = wire.sendall
         self._wire = wire
+        self._held = bytearray()
+
+    def sendall(self, data: bytes) -> None:
+        self._held += data
+
+    def flush(self) -> None:
+        """Send what is held."""
+        held, self._held = self._held, bytearray()
+        self._wire.sendall(held)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return self._wire.reader()

@@ -45,6 +45,8 @@ class Wire:
         self.silence = float("inf")  # seconds: the longest wait for the next byte
         self.watch: Watch | None = None
         self.patient = True  # False: a read that would wait returns None at once
+        self._asked = False  # something was sent since the last read: what comes next has not come yet
+        self._decrypted = getattr(sock, "pending", None)  # TLS: bytes that have come already
 
     @classmethod
     def connect(cls, secure: bool, host: str, port: int, timeout: float, tls: ssl.SSLContext | None) -> Wire:
@@ -87,6 +89,10 @@ class Wire:
             OSError: the connection broke.
         """
         quiet_at = None
+        if self._asked and self.patient and not (self._decrypted and self._decrypted()):
+            quiet_at = time.monotonic() + self.silence
+            self._wait(select.POLLIN, quiet_at)
+        self._asked = False
         while True:
             try:
                 return self._sock.recv_into(buffer)
@@ -113,6 +119,7 @@ class Wire:
             TimeoutError: the deadline is over.
             OSError: the connection broke.
         """
+        self._asked = True
         view = memoryview(data)
         while view:
             try:
