@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import select
 import selectors
 import signal
 import sys
@@ -37,7 +38,6 @@ START_LIMIT = 30.0  # seconds to the first sign of life: a box under load is slo
 SHORT_LIFE = 5.0  # seconds
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 30.0  # seconds
 CRASHES_TO_REPORT = 4  # deaths at once in a row, after which a person is told
-PIECE = 65536
 
 PRELOAD = ["workernode.preload"]
 FORKSERVER_GONE = 255  # what multiprocessing says of a worker whose forkserver died: nothing is known of it
@@ -46,6 +46,8 @@ FORKSERVER_GONE = 255  # what multiprocessing says of a worker whose forkserver 
 class TaskQueue:
     """A multiprocessing queue with one process at its end: a buffer, a feeder thread and a pipe.
 
+    What the pipe takes at once goes without the feeder, whose turn would cost two changes of threads a task.
+
     multiprocessing.Queue has the same parts and two traps that this one is free of: its lock stays taken when the
     reader is killed, and its feeder waits for ever on the pipe of a reader that was stopped and then killed, because
     the parent holds a reading end open (docs/decisions/0004-queues.md).
@@ -53,24 +55,50 @@ class TaskQueue:
 
     def __init__(self, writer: Connection, name: str) -> None:
         self._writer = writer
-        self._buffer: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        self._fd = writer.fileno()
+        os.set_blocking(self._fd, False)
+        self._buffer: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queued = self._fed = 0  # messages that went into the buffer, and that have left it whole
         threading.Thread(target=self._feed, name=name, daemon=True).start()
 
     def put(self, message: ToWorker) -> None:
         """Queue the message; never waits."""
-        self._buffer.put(message)
+        data = worker.pack(message)
+        if self._queued == self._fed and len(data) <= select.PIPE_BUF:  # it goes whole, or not at all
+            try:
+                os.write(self._fd, data)
+                return
+            except BlockingIOError:
+                pass  # the pipe is full
+            except OSError:
+                return  # the reader died; the pool notices by its sentinel
+        self._queued += 1
+        self._buffer.put(data)
 
     def close(self) -> None:
         """Nothing more comes."""
+        self._queued += 1  # nothing is written past the end
         self._buffer.put(None)
 
     def _feed(self) -> None:
         with self._writer:
-            while (message := self._buffer.get()) is not None:
+            while (data := self._buffer.get()) is not None:
                 try:
-                    self._writer.send(message)
+                    self._write(data)
                 except OSError:
-                    return  # the reader died; the pool notices by its sentinel
+                    return  # the reader died, as above
+                self._fed += 1
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        room = select.poll()
+        room.register(self._fd, select.POLLOUT)
+        while rest:
+            room.poll()
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                continue  # less room than it takes
 
 
 @dataclass(slots=True)
@@ -86,7 +114,7 @@ class Handle:
     beat: Any
     free: list[int]  # slots without a job, lowest first
     started_at: float
-    unpacker: worker.Unpacker = field(default_factory=worker.Unpacker)
+    unpacker: worker.Unpacker[FromWorker] = field(default_factory=worker.Unpacker)
     jobs: dict[int, int] = field(default_factory=dict)  # slot → number of the job in it
     ready: bool = False
     reserved: bool = False  # for a job that is to run alone: it gets no other
@@ -179,7 +207,7 @@ class Pool:
     def collect(self, handle: Handle) -> Iterator[FromWorker]:
         """Yield what the worker has said. Call when its pipe is readable."""
         try:
-            piece = os.read(handle.outbox.fileno(), PIECE)
+            piece = os.read(handle.outbox.fileno(), worker.PIECE)
         except OSError:
             piece = b""
         if not piece:
@@ -312,7 +340,7 @@ class Pool:
         os.set_blocking(handle.outbox.fileno(), False)
         while True:
             try:
-                piece = os.read(handle.outbox.fileno(), PIECE)
+                piece = os.read(handle.outbox.fileno(), worker.PIECE)
             except OSError:
                 return
             if not piece:

@@ -83,6 +83,7 @@ def configure(
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
     # What nothing here shows need not be looked up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the caller's place (Python's logging HOWTO, "Optimization")
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     return handler

@@ -22,10 +22,10 @@ import time
 from collections.abc import MutableSequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from workernode import attempt, logs
-from workernode.protocol import FromWorker, Hold, Job, Ready, Stop, Target, Visible
+from workernode.protocol import FromWorker, Hold, Job, Ready, Stop, Target, ToWorker, Visible
 from workernode.record import Node
 from workernode.reply import Gateways
 from workernode.settings import Settings
@@ -40,7 +40,10 @@ SWITCH_INTERVAL = 0.001  # seconds
 # Python 3.13 lets json go 10,000 levels deep, which takes 2 MB of it; a smaller one ends the process. Of what is asked
 # for, only what is used becomes memory.
 THREAD_STACK = 4 * 1024 * 1024  # bytes
-LENGTH = struct.Struct("!I")  # before each message on the pipe out: the bytes that follow
+LENGTH = struct.Struct("!I")  # before each message on a pipe: the bytes that follow
+PIECE = 65536  # bytes read at once
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,17 @@ class Birth:
 
     settings: Settings
     node: Node
-    inbox: Connection  # ToWorker, pickled, one a message
+    inbox: Connection  # ToWorker, pickled, each behind its LENGTH
     outbox: Connection  # FromWorker, pickled, each behind its LENGTH
     visible: MutableSequence[int]  # shared memory: a Visible for each slot
     said: MutableSequence[float]  # shared memory: tokens that came from upstream, for each slot, since the start
     beat: Any  # shared memory: monotonic time of the last sign of life
+
+
+def pack(message: object) -> bytes:
+    """Return a message as it goes through a pipe."""
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return LENGTH.pack(len(body)) + body
 
 
 class Outbox:
@@ -65,24 +74,23 @@ class Outbox:
 
     def put(self, message: FromWorker) -> None:
         """Write the message; waits while the supervisor is slow to read."""
-        body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        data = memoryview(LENGTH.pack(len(body)) + body)
+        data = memoryview(pack(message))
         with self._lock:
             while data:
                 data = data[os.write(self._fd, data) :]
 
 
-class Unpacker:
-    """The other end of an Outbox: pieces of the pipe in, messages out. It never waits for the rest of one."""
+class Unpacker(Generic[T]):
+    """The other end of a pipe: its pieces in, messages out. It never waits for the rest of one."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, piece: bytes) -> list[FromWorker]:
+    def feed(self, piece: bytes) -> list[T]:
         """Return the messages that are whole with this piece."""
         buffer = self._buffer
         buffer += piece
-        messages: list[FromWorker] = []
+        messages: list[T] = []
         start = 0
         while len(buffer) - start >= LENGTH.size:
             end = start + LENGTH.size + LENGTH.unpack_from(buffer, start)[0]
@@ -112,20 +120,18 @@ def main(birth: Birth) -> None:
     shop = attempt.Shop(settings, upstream, Gateways(settings.connect_timeout), birth.node)
     slots = [_Slot(number, shop, outbox, birth) for number in range(len(birth.visible))]
     outbox.put(Ready(os.getpid()))
-    while True:
-        try:
-            message = birth.inbox.recv()
-        except EOFError:
-            return
-        match message:
-            case Job():
-                slots[message.slot].hand(message)
-            case Hold():
-                upstream.hold(message)
-            case Target():
-                upstream.aim(message)
-            case Stop():
-                return
+    unpacker: Unpacker[ToWorker] = Unpacker()
+    while piece := os.read(birth.inbox.fileno(), PIECE):  # b"": the supervisor is gone
+        for message in unpacker.feed(piece):
+            match message:
+                case Job():
+                    slots[message.slot].hand(message)
+                case Hold():
+                    upstream.hold(message)
+                case Target():
+                    upstream.aim(message)
+                case Stop():
+                    return
 
 
 class _Slot:
