@@ -16,7 +16,6 @@ import pickle
 import queue
 import signal
 import struct
-import sys
 import threading
 import time
 from collections.abc import MutableSequence
@@ -34,9 +33,6 @@ from workernode.upstream import Upstream
 log = logging.getLogger(__name__)
 
 BEAT_EVERY = 1.0  # seconds
-# Threads here hold the interpreter for some 100 µs at a time; the default of 5 ms would let one that works through a
-# long body delay every first token behind it.
-SWITCH_INTERVAL = 0.001  # seconds
 # Python 3.13 lets json go 10,000 levels deep, which takes 2 MB of it; a smaller one ends the process. Of what is asked
 # for, only what is used becomes memory.
 THREAD_STACK = 4 * 1024 * 1024  # bytes
@@ -108,7 +104,6 @@ def main(birth: Birth) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     threading.stack_size(THREAD_STACK)
     gc.freeze()  # what was imported stays: never walked through again, and its pages stay shared with the other workers
     settings = birth.settings
