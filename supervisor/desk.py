@@ -63,17 +63,17 @@ class Desk:
     @property
     def parked(self) -> int:
         """Deliveries that wait for a worker with room."""
-        return len(self._parked) + len(self._suspects)
+        return self._ledger.count(Place.PARKED)
 
     @property
     def running(self) -> int:
         """Deliveries at workers."""
-        return self._ledger.running()
+        return self._ledger.count(Place.RUNNING)
 
     @property
     def unrecorded(self) -> int:
         """Deliveries that are decided and whose record is not stored yet."""
-        return len(self._ledger) - self._ledger.running() - self.parked
+        return self._ledger.count(Place.RECORDING)
 
     # --- in ---
 
@@ -110,12 +110,12 @@ class Desk:
         place = self._pool.hand(self._job(delivery), alone)
         assert place is not None
         delivery.worker, delivery.slot = place
-        delivery.place = Place.RUNNING
+        self._ledger.move(delivery, Place.RUNNING)
         delivery.is_alone = alone
         delivery.handed_at = time.monotonic()
 
     def _park(self, delivery: Delivery) -> None:
-        delivery.place = Place.PARKED
+        self._ledger.move(delivery, Place.PARKED)
         alone = delivery.verdict is None and self._is_suspect(delivery)
         (self._suspects if alone else self._parked).append(delivery)
 
@@ -168,7 +168,7 @@ class Desk:
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """The decision stands: have it recorded, then carried out."""
         delivery.outcome = outcome
-        delivery.place = Place.RECORDING
+        self._ledger.move(delivery, Place.RECORDING)
         delivery.waits_for = {"record", "letter"} if outcome.decision is Decision.DEAD_LETTER else {"record"}
         log.log(
             logging.INFO if outcome.status == "answered" else logging.WARNING,

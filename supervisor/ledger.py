@@ -43,7 +43,6 @@ class Delivery:
     verdict: Verdict | None = None  # it is not to be run but told
     outcome: Outcome | None = None
     waits_for: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
-    store_tries: int = 0
 
 
 class Ledger:
@@ -53,6 +52,7 @@ class Ledger:
         self._next = 1
         self._by_number: dict[int, Delivery] = {}
         self._by_key: dict[MessageKey, Delivery] = {}
+        self._counts = dict.fromkeys(Place, 0)
         self._open_ids: set[str] = set()
         self._answered: OrderedDict[MessageKey, str] = OrderedDict()
         self._answered_ids: OrderedDict[str, MessageKey] = OrderedDict()
@@ -70,9 +70,15 @@ class Ledger:
         """The delivery with that number, if it is still open."""
         return self._by_number.get(number)
 
-    def running(self) -> int:
-        """Deliveries at workers."""
-        return sum(1 for delivery in self._by_number.values() if delivery.place is Place.RUNNING)
+    def count(self, place: Place) -> int:
+        """How many deliveries are there. Asked at every turn of the loop, so that it must not look at each."""
+        return self._counts[place]
+
+    def move(self, delivery: Delivery, place: Place) -> None:
+        """The delivery is there from now on."""
+        self._counts[delivery.place] -= 1
+        self._counts[place] += 1
+        delivery.place = place
 
     def holds(self, received: Received) -> bool:
         """True if the message is here already: the broker handed it out again."""
@@ -82,6 +88,7 @@ class Ledger:
         """Enter a message that is not here yet, and return its delivery."""
         delivery = Delivery(self._next, received, request_id=request_id)
         self._next += 1
+        self._counts[delivery.place] += 1
         self._by_number[delivery.number] = delivery
         self._by_key[received.key] = delivery
         if request_id:
@@ -114,6 +121,7 @@ class Ledger:
         """It is decided, recorded, and acked or nak'd: it is not at this node any more."""
         del self._by_number[delivery.number]
         del self._by_key[delivery.received.key]
+        self._counts[delivery.place] -= 1
         self._open_ids.discard(delivery.request_id)
         key = delivery.received.key
         if delivery.outcome is not None and delivery.outcome.decision is Decision.NAK:

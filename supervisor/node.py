@@ -270,7 +270,9 @@ class Node:
             self._broker.allow(0)
             return
         cap = min(self._throttle.cap, self._fitness.cap)
-        room = cap - len(self._desk)
+        # One whose record is on its way holds no slot: the next may come meanwhile. Only one: with the one that the
+        # library keeps beforehand, that makes the two that may be unacknowledged beyond the cap.
+        room = cap - len(self._desk) + min(1, self._desk.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
             room = min(room, 1 - (len(self._desk) - self._desk.running))
         if room <= 0:
