@@ -39,7 +39,7 @@ def limits_of(
 
     Args:
         status: HTTP status.
-        headers: looked up by lower-case names: http.client's messages, or a dict of such names.
+        headers: looked up by lower-case names.
         at: monotonic, when the headers came.
         asked: monotonic, when the call was sent.
         kind: what a 429 is about, by workernode.errors; without it a 429 is a rate limit.

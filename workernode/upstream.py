@@ -314,11 +314,12 @@ class Relay:
                 self._first = self._plain(head + self._exchange.read_all())
         except CONNECTION_FAULTS as exc:
             raise _fault_of(exc) from exc
-        for chunk in self._first:
-            if chunk.error is not None:
-                raise of_error_object(chunk.error, own_model=self._question.own_model)
         if not self._first:
             raise of_bad_answer("it is an event stream without a chunk")
+        # Only where it comes first: whether good chunks before it came in the same read is chance, and what becomes of
+        # a task must not hang on it.
+        if self._first[0].error is not None:
+            raise of_error_object(self._first[0].error, own_model=self._question.own_model)
         self._asked.first_at = time.monotonic()
 
     def batches(self) -> Iterator[list[Chunk]]:

@@ -1,21 +1,19 @@
 """One TCP or TLS connection whose every wait has an end.
 
 A blocking read that honours three things at once: a deadline (one moment on the monotonic clock), the longest silence,
-and a second connection that must be looked after meanwhile (the client's, while upstream is silent). http.client reads
-through `reader()`; the WebSocket of the way back uses `receive` and `send`. Knows no protocol.
+and a second connection that must be looked after meanwhile (the client's, while upstream is silent). Knows no protocol.
 """
 
 from __future__ import annotations
 
-import io
 import select
 import socket
 import ssl
 import time
 from typing import Protocol
 
-# A read ahead of this many bytes holds several small chunks of a stream, which can then leave in one write.
-READ_AHEAD = 65536
+# Bytes of one read: it may hold several small chunks of a stream, which then leave in one write.
+PIECE = 65536
 
 
 class Watch(Protocol):
@@ -73,16 +71,11 @@ class Wire:
             raise
         return cls(sock)
 
-    def reader(self) -> io.BufferedReader:
-        """Return a buffered reader. Closing it leaves the connection open."""
-        return io.BufferedReader(_Reader(self), READ_AHEAD)
-
     def fileno(self) -> int:
         return self._fd
 
-    def receive_into(self, buffer: memoryview | bytearray) -> int | None:
-        """Read what is there, waiting for it: the bytes read, 0 at the end, None if it is not `patient` and nothing is
-        there.
+    def receive(self) -> bytes | None:
+        """Return what is there, waiting for it: b"" at the end, None if it is not `patient` and nothing is there.
 
         Raises:
             TimeoutError: the deadline or the longest silence is over.
@@ -95,7 +88,7 @@ class Wire:
         self._asked = False
         while True:
             try:
-                return self._sock.recv_into(buffer)
+                return self._sock.recv(PIECE)
             except (BlockingIOError, ssl.SSLWantReadError):
                 wanted = select.POLLIN
             except ssl.SSLWantWriteError:
@@ -105,12 +98,6 @@ class Wire:
             if quiet_at is None:
                 quiet_at = time.monotonic() + self.silence
             self._wait(wanted, quiet_at)
-
-    def receive(self) -> bytes | None:
-        """The same as new bytes: b"" at the end, None if it is not `patient` and nothing is there."""
-        buffer = bytearray(16384)
-        size = self.receive_into(buffer)
-        return None if size is None else bytes(buffer[:size])
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it, waiting until the deadline where the other side is slow to read.
@@ -175,16 +162,3 @@ class Wire:
             if fd >= 0:
                 self._poll.register(fd, select.POLLIN)
         return fd
-
-
-class _Reader(io.RawIOBase):
-    """A Wire as io.BufferedReader wants it."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
-        return self._wire.receive_into(buffer)

@@ -273,19 +273,124 @@ def test_a_piece_is_there_before_the_next_one_leaves(
     asked.finish()
 
 
-def test_what_has_come_already_is_at_hand() -> None:
+def test_what_has_come_together_is_one_piece_and_what_has_come_since_is_at_hand() -> None:
+    more = threading.Event()
+
     def answer(connection: socket.socket) -> None:
         connection.recv(10_000)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n")
+        more.wait(LONG)
+        connection.sendall(b"5\r\nthree\r\n0\r\n\r\n")
+        connection.recv(1)
+
+    with server(answer) as port:
+        asked = ask(pool_of(port))
+        assert asked.read_some() == b"onetwo"
+        assert not asked.at_hand()
+        more.set()
+        until(asked.at_hand, LONG, "the third")
+        assert asked.read_all() == b"three"
+        assert not asked.at_hand()
+        asked.abort()
+
+
+def test_what_came_before_a_body_broke_is_read_first() -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\nno length\r\n")
         connection.recv(1)
 
     with server(answer) as port:
         asked = ask(pool_of(port))
         assert asked.read_some() == b"one"
-        assert asked.at_hand()
-        assert asked.read_all() == b"two"
         assert not asked.at_hand()
+        with pytest.raises(http.client.HTTPException, match="not HTTP"):
+            asked.read_some()
         asked.abort()
+
+
+HEADS = {
+    "lf": b"HTTP/1.1 200 OK\nContent-Length: 4\n\nbody",
+    "early_hints": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody",
+    "no_reason": b"HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nbody",
+    "folded": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 4\r\n\r\nbody",
+    "twice_framed": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+    "padded_size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4  \r\nbody\r\n0\r\nTrailer: x\r\n\r\n",
+    "latin_1": b"HTTP/1.1 200 OK\r\nServer: caf\xe9\r\nContent-Length: 4\r\n\r\nbody",
+}
+
+
+@pytest.mark.parametrize("answer", HEADS.values(), ids=HEADS.keys())
+def test_an_unusual_head_is_read(answer: bytes) -> None:
+    """At once, and byte by byte."""
+    for step in (len(answer), 1):
+
+        def drip(connection: socket.socket, step: int = step) -> None:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.recv(10_000)
+            for start in range(0, len(answer), step):
+                connection.sendall(answer[start : start + step])
+            connection.recv(1)
+
+        with server(drip) as port:
+            asked = ask(pool_of(port))
+            assert (asked.status, asked.read_all()) == (200, b"body")
+            assert "link" not in asked.headers
+            assert "trailer" not in asked.headers
+            asked.abort()
+
+
+def test_a_second_answer_that_nobody_asked_for_is_never_read() -> None:
+    asked_for = []
+
+    def answer(connection: socket.socket) -> None:
+        asked_for.append(connection.recv(10_000))
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
+        connection.sendall(one + b"HTTP/1.1 500 Oh\r\nX: y\r\nContent-Length: 3\r\n\r\ntwo")
+        connection.recv(1)
+
+    with server(answer) as port:
+        pool = pool_of(port)
+        for _ in range(2):
+            asked = ask(pool)
+            assert (asked.status, asked.read_all()) == (200, b"one")
+            assert "x" not in asked.headers
+            asked.finish()
+        assert len(asked_for) == 2
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        ("/a b", {}),
+        ("/a\r\nX: y", {}),
+        ("/", {"X": "y\r\nZ: 1"}),
+        ("/", {"X\n": "y"}),
+        ("/", {"X": "\0"}),
+        ("/", {"X": "\u2603"}),
+    ],
+)
+def test_a_request_that_would_be_another_one_is_not_sent(
+    upstream: FakeUpstream, pool: Pool, target: str, headers: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match=r"cannot be sent|codec can't encode"):
+        pool.post(target, headers, b"{}", deadline=time.monotonic() + LONG, silence=LONG)
+    assert not upstream.connections
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ((False, "127.0.0.1", 80), "127.0.0.1"),
+        ((False, "127.0.0.1", 8080), "127.0.0.1:8080"),
+        ((True, "example.org", 443), "example.org"),
+        ((False, "::1", 8080), "[::1]:8080"),
+    ],
+)
+def test_the_host_is_named_as_the_standard_has_it(origin: tuple[bool, str, int], host: str) -> None:
+    """RFC 9110, 7.2: the port where it is not the scheme's own, an IPv6 address in brackets."""
+    assert exchange.host_of(origin) == host
 
 
 def test_a_dripped_body_ends_with_the_deadline(pool: Pool) -> None:

@@ -435,8 +435,8 @@ def test_a_silent_upstream_is_given_up_and_asked_again(ask: Asker, upstream: Fak
 
 def test_what_a_failed_try_brought_does_not_count(ask: Asker, upstream: FakeUpstream) -> None:
     """It failed before anything was relayed: neither its usage nor its end are those of the next."""
-    chunk = {"model": "old", "choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": {"a": 9}}
-    broken = f'data: {json.dumps(chunk)}\n\ndata: {{"error":{{"message":"overloaded"}}}}\n\n'
+    chunk = {"error": {"message": "overloaded"}, "model": "old", "usage": {"a": 9}}
+    broken = f"data: {json.dumps(chunk)}\n\n"
     upstream.script(lambda one: {"raw": broken} if not upstream.requests else {"no_usage": True, "chunks": 2})
     ask.stream()
     asked = ask.asked
@@ -502,6 +502,18 @@ def test_chunks_before_an_error_in_the_same_piece_are_given_first(ask: Asker) ->
     with pytest.raises(UpstreamFault, match="late"):
         got += relay.batches()  # one by one, as they come
     assert "".join(map(texts, got)) == "ab"
+
+
+def test_chunks_before_an_error_in_the_first_piece_are_given_first(ask: Asker, upstream: FakeUpstream) -> None:
+    """As if they had come alone: what a stream's fault does must not depend on how the network cuts it."""
+    good = 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    relay = ask.begin({"raw": good + 'data: {"error":{"message":"late"}}\n\n'})
+    got: list[list[Chunk]] = []
+    with pytest.raises(UpstreamFault, match="late") as caught:
+        got += relay.batches()  # one by one, as they come
+    assert "".join(map(texts, got)) == "a"
+    assert caught.value.kind is Kind.BROKEN
+    assert len(upstream.requests) == 1
 
 
 def test_an_error_before_anything_was_relayed_is_asked_again(ask: Asker, upstream: FakeUpstream) -> None:

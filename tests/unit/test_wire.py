@@ -207,18 +207,6 @@ def test_a_watch_does_not_outlive_its_wait(pair: tuple[Wire, socket.socket]) -> 
     other.close()
 
 
-def test_a_reader_gives_what_is_there_and_leaves_the_connection_open(pair: tuple[Wire, socket.socket]) -> None:
-    wire, theirs = pair
-    with wire.reader() as reader:
-        theirs.send(b"abc")
-        assert reader.read1(10) == b"abc"
-        wire.patient = False
-        assert reader.peek(1) == b""
-        wire.patient = True
-    theirs.send(b"d")
-    assert wire.receive() == b"d"
-
-
 # --- connecting ---
 
 

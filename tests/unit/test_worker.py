@@ -191,6 +191,7 @@ def test_a_life_of_a_worker(crew: Worker, upstream: FakeUpstream, gateway: FakeG
     upstream.open_gate("slow")
     crew.hear(lambda: len(crew.outcomes()) == 3, "all outcomes")
     assert {one.status for one in crew.outcomes()} == {"answered"}
+    gateway.wait_all([one.request_id for one in crew.outcomes()])
     assert gateway.faults() == []
     assert list(crew.visible) == [Visible.ENDED] * 3 + [Visible.NOTHING]
     assert list(crew.said) == [2, 5, 5, 0]
