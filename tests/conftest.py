@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
 
 pytest_plugins = ["tests.support.fixtures"]
+
+# No test is judged by the clock: on a box that is busy, neither an example nor the making of one is "too slow".
+# Fixtures that all examples share are meant to be shared.
+SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("busy box", deadline=None, suppress_health_check=SUPPRESSED)
+settings.load_profile("busy box")
 
 
 @pytest.fixture(scope="session")

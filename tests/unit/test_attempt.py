@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -652,7 +652,7 @@ MESSAGE = st.fixed_dictionaries(
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60)
 @given(message=st.binary(max_size=60) | MESSAGE.map(lambda value: json.dumps(value).encode()))
 def test_any_message_yields_a_decision(bench: Bench, monkeypatch: pytest.MonkeyPatch, message: bytes) -> None:
     monkeypatch.setattr(reply, "SHORTEST_OFFER", 0.0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.wait import until
@@ -135,7 +135,6 @@ def test_a_secret_made_while_running_is_hidden_too(log: Log, monkeypatch: pytest
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6, max_size=40)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(secret=SECRETS | st.from_regex("[0-9.]{6,12}", fullmatch=True), text=st.text(), number=st.integers(0, 10**12))
 def test_whatever_the_secret_is_the_line_stays_json_without_it(secret: str, text: str, number: int) -> None:
     formatter = JsonLines(Redactor([secret], as_json=True), {})

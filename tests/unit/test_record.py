@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -257,7 +257,6 @@ ANY_RECORD = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(ANY_RECORD)
 def test_whatever_a_task_holds_its_record_is_valid(anything: Record) -> None:
     read(encode(anything))

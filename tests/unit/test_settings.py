@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from workernode.settings import VARIABLES, Settings, SettingsError, chat_address, describe, load, read_environment
@@ -260,7 +260,6 @@ def test_an_env_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 CANARY = "Zq7-canary-Zq7"
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(sorted(VARIABLES)), st.text() | st.just(CANARY) | st.just(f"x {CANARY}")),
     st.sampled_from(["API_KEY", "PULSAR_TOKEN"]),
@@ -273,7 +272,6 @@ def test_whatever_is_set_no_fault_shows_a_secret_and_each_is_one_line(environ: d
     assert all(line.isprintable() for line in told)
 
 
-@settings(deadline=None)
 @given(st.text() | st.from_regex(r"https?://[a-z\[\]:@/?#.\\0-9]*", fullmatch=True))
 def test_any_text_is_an_address_or_is_refused(text: str) -> None:
     try:
