@@ -157,11 +157,27 @@ start_llamafile() {
     if ! [ -x "$file" ]; then
         fail 126 "$file is not executable (permission denied)." "Make it so: chmod +x '$file'"
     fi
-    say "starting $file"
-    # An APE, as most llamafiles are, is a shell script too. Through sh it starts also where the kernel does not know
-    # the format, or takes it for a Windows program (binfmt).
-    if [ "$(head -c 6 "$file" | tr -d '\0')" = MZqFpD ]; then exec sh "$file" "${args[@]}"; fi
-    exec "$file" "${args[@]}"
+    # Looked at first: a shell takes whatever the kernel cannot run for a script, and would run a web page's lines.
+    case "$(head -c 6 "$file" | LC_ALL=C tr -d '\0')" in
+    MZqFpD | jartsr)
+        # An APE, as most llamafiles are, is a shell script too. Through sh it starts also where the kernel does not
+        # know the format, or takes it for a Windows program (binfmt).
+        say "starting $file"
+        exec sh "$file" "${args[@]}"
+        ;;
+    $'\x7f'ELF* | '#!'* | $'\xcf\xfa\xed\xfe'* | $'\xca\xfe\xba\xbe'*) # Linux, a script, macOS twice
+        say "starting $file"
+        exec "$file" "${args[@]}"
+        ;;
+    GGUF*)
+        fail 1 "$file is not a llamafile but a model alone (GGUF)." \
+            "Set LLAMAFILE to a .llamafile, which brings its server along, or LOCAL_COMMAND to a server that serves this file."
+        ;;
+    *)
+        fail 1 "$file is not a llamafile: neither a program nor a script." \
+            "Download it anew and set LLAMAFILE_SHA256, or set LLAMAFILE to another one."
+        ;;
+    esac
 }
 
 start_embedded() { # with the first python that has it

@@ -63,7 +63,7 @@ CAUSES = (
     Cause(
         CONFIGURATION,
         r"invalid magic|invalid gguf|failed to load model|error loading model|unknown model architecture|"
-        r"failed to open gguf|not a gguf|model is corrupted|not within the file bounds",
+        r"failed to open gguf|not a gguf|model is corrupted|not within the file bounds|is not a llamafile",
         "the model file cannot be loaded: check that LLAMAFILE (or what LLAMAFILE_URL brings) is whole and is a model "
         "that this version knows; download it anew and set LLAMAFILE_SHA256",
     ),
@@ -128,6 +128,7 @@ CAUSES = (
 )
 
 LAST_WORDS = 300  # characters of its last line that a report quotes
+LEGIBLE = 0.9  # of a line's characters: what a broken program writes is no help to anybody
 
 
 def diagnose(code: int, tail: Sequence[str]) -> Diagnosis:
@@ -167,6 +168,13 @@ def signal_name(number: int) -> str:
 
 def last_words(tail: Sequence[str], said: str) -> str:
     """The line that gave it away, else the last one."""
-    telling = [line for line in tail if said and re.search(said, line, re.IGNORECASE)]
-    lines = telling or list(tail)
+    words = [line for line in tail if legible(line)]
+    telling = [line for line in words if said and re.search(said, line, re.IGNORECASE)]
+    lines = telling or words
     return lines[-1].strip()[:LAST_WORDS] if lines else ""
+
+
+def legible(line: str) -> bool:
+    """Whether it is text: U+FFFD stands for bytes that are none."""
+    good = sum(each.isprintable() and each != "\ufffd" for each in line.strip())
+    return good >= LEGIBLE * len(line.strip())

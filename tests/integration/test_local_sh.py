@@ -144,6 +144,27 @@ def test_a_llamafile_that_cannot_be_run_is_told(
     assert said.format(path) in errors
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(b"<!DOCTYPE html>\n<a href=x>log in</a>\n: > RUN\n", "neither a program", id="web page"),
+        pytest.param(b"\n: > RUN\n", "neither a program", id="text"),
+        pytest.param(b"", "neither a program", id="empty"),
+        pytest.param(b"\x00\xff\x80\n: > RUN\n", "neither a program", id="rubbish"),
+        pytest.param(b"GGUF\x03\x00\x00\x00\n: > RUN\n", "a model alone (GGUF)", id="model alone"),
+    ],
+)
+def test_what_is_no_program_is_never_run(box: Box, tmp_path: Path, content: bytes, said: str) -> None:
+    """A shell would take it for a script: a download may be a page that asks for a log-in."""
+    path, trace = box.llamafile(), tmp_path / "it-ran"
+    path.write_bytes(content.replace(b"RUN", bytes(trace)))
+    code, output, errors = box.run()
+    assert (code, output) == (1, [])
+    assert f"{path} is not a llamafile" in errors
+    assert said in errors
+    assert not trace.exists()
+
+
 def test_a_program_for_another_machine_is_told(box: Box) -> None:
     path = box.llamafile()
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(200))

@@ -25,6 +25,8 @@ from supervisor.diagnosis import CAUSES, CONFIGURATION, GENERAL, diagnose
         (1, "llama_model_load: error loading model: unknown model architecture: 'qwen9'", CONFIGURATION, "LLAMAFILE"),
         (1, "llama_model_load: error loading model: tensor 'x' data is not within the file bounds, model is corrupted",
          CONFIGURATION, "LLAMAFILE"),
+        (1, "local.sh: /m/x.llamafile is not a llamafile: neither a program nor a script.", CONFIGURATION,
+         "LLAMAFILE_SHA256"),
         (1, "main: error: unable to load model: failed to load model '/m/x.gguf'", CONFIGURATION, "LLAMAFILE"),
         (-4, "", CONFIGURATION, "AVX"),
         (132, "Illegal instruction (core dumped)", CONFIGURATION, "AVX"),
@@ -51,6 +53,12 @@ def test_known_faults_are_told_with_what_to_do(code: int, line: str, reason: str
     diagnosis = diagnose(code, ["loading", line] if line else [])
     assert diagnosis.reason == reason
     assert advice in diagnosis.message
+
+
+def test_only_text_is_quoted() -> None:
+    tail = ["model: line 2: syntax error", "\ufffd\x14\ufffdZ\ufffd{\ufffdH\ufffd", "\x00\x01"]
+    assert diagnose(2, tail).message.endswith("It said: model: line 2: syntax error")
+    assert "It said" not in diagnose(2, tail[1:]).message
 
 
 def test_the_line_that_gave_it_away_is_quoted() -> None:
