@@ -43,6 +43,7 @@ CONF = {
     "webSocketServiceEnabled": "false",
     "systemTopicEnabled": "false",
     "topicLevelPoliciesEnabled": "false",
+    "acknowledgmentAtBatchIndexLevelEnabled": "true",  # what of a batch was acked does not come again with the rest
 }
 # Below the range from which systems take the ports of outgoing connections: nobody sits on it between kill and restart.
 FREE_PORTS = range(15_000, 30_000)

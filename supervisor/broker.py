@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pulsar
 
-from supervisor.events import BrokerDown, BrokerUp, Event, Received, Stored
+from supervisor.events import Again, BrokerDown, BrokerUp, Entry, Event, MessageKey, Received, Stored
 from supervisor.handshake import NoEntry, Session
 from workernode.settings import Settings
 
@@ -53,6 +53,16 @@ class Topics:
         return cls(tasks, subscription, settings.res_topic_name, f"{tasks}-{subscription}-DLQ")
 
 
+class Batches(Protocol):
+    """What is known of the batches that messages came in. The ledger, to the broker."""
+
+    def has_mates(self, key: MessageKey) -> bool:
+        """Is a message that came in the same batch being worked on here?"""
+
+    def has_answered_mates(self, key: MessageKey) -> bool:
+        """Was a message that came in the same batch answered here?"""
+
+
 class Broker:
     """The connection to Pulsar. Everything but `post` is called by the owner's thread.
 
@@ -79,8 +89,10 @@ class Broker:
         self._letters: pulsar.Producer | None = None
         self._waiting_letters: queue.SimpleQueue[tuple[int, bytes, dict[str, str]]] = queue.SimpleQueue()
         self._opening_letters = False
-        self._naks: list[tuple[float, Any]] = []  # due (monotonic), message
+        self._naks: list[tuple[float, Received]] = []  # due (monotonic), message
         self._last_burst = 0.0
+        self._newest: dict[int, tuple[int, int]] = {}  # ledger and entry of the message seen last, by partition
+        self._nothing_after = 0  # messages taken when there was no further one for a while
         self._log = _quiet_logger()
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
@@ -100,9 +112,11 @@ class Broker:
                 self._allowed = allowed
                 self._turn.notify()
 
-    def seen(self) -> None:
+    def seen(self, received: Received) -> None:
         """The owner has seen a Received."""
         self._seen += 1
+        ledger, entry, partition, _ = received.key
+        self._newest[partition] = (ledger, entry)
 
     def step_aside(self, seconds: float) -> None:
         """Leave the subscription for so long: what is sent back then goes to other nodes, and not half of it to this
@@ -124,22 +138,40 @@ class Broker:
             except pulsar.PulsarException:
                 pass  # closed: the broker hands it out again, and the ledger knows it
 
-    def nak(self, message: Any, delay_s: float) -> None:
+    def nak(self, received: Received, delay_s: float) -> None:
         """Have the broker hand the message out again after so many seconds."""
-        self._naks.append((time.monotonic() + delay_s, message))
+        self._naks.append((time.monotonic() + delay_s, received))
 
-    def burst(self, now: float, everything: bool = False) -> int:
-        """Give the naks that are due to the library, in one burst; return how many are still held."""
-        if self._naks and (everything or now - self._last_burst >= NAK_BURST):
-            due = [message for at, message in self._naks if everything or at <= now]
-            if due:
-                self._naks = [(at, message) for at, message in self._naks if not (everything or at <= now)]
-                self._last_burst = now
-                consumer = self._consumer
-                if consumer is not None:
-                    for message in due:
-                        consumer.negative_acknowledge(message)
-        return len(self._naks)
+    def burst(self, now: float, batches: Batches, everything: bool = False) -> None:
+        """Give the naks that are due to the library, in one burst.
+
+        A batch comes back as a whole, to any node. So of a batch none is sent back while others of it are at this node,
+        and none at all once one was answered: it is tried again here (Again).
+
+        Args:
+            batches: what is known of them.
+            everything: the node leaves, and nothing is being worked on: all goes back, whatever comes with it.
+        """
+        if not everything and now < self.next_burst():
+            return
+        self._last_burst = now
+        early = {received.key[:3] for at, received in self._naks if at > now}  # batches in which one is not due yet
+        naks, self._naks = self._naks, []
+        for at, received in naks:
+            if not everything and (at > now or self._in_part(received.key, early, batches)):
+                self._naks.append((at, received))
+            elif not everything and received.key[3] >= 0 and batches.has_answered_mates(received.key):
+                self._post(Again(received))
+            elif self._consumer is not None:
+                self._consumer.negative_acknowledge(received.message)
+
+    def _in_part(self, key: MessageKey, early: set[Entry], batches: Batches) -> bool:
+        """Whether others of its batch are here, or may still be in the library's hands."""
+        ledger, entry, partition, place = key
+        if place < 0:
+            return False  # no batch
+        may_go_on = self._newest.get(partition) == (ledger, entry) and self._nothing_after != self._seen
+        return may_go_on or key[:3] in early or batches.has_mates(key)
 
     @property
     def held_naks(self) -> int:
@@ -309,6 +341,7 @@ class Broker:
             initial_position=pulsar.InitialPosition.Earliest,
             receiver_queue_size=1,
             negative_ack_redelivery_delay_ms=LIBRARY_NAK_DELAY,
+            batch_index_ack_enabled=True,  # a batch that comes again comes without what was acked, if the broker can
         )
 
     def _receive(self) -> None:
@@ -327,6 +360,7 @@ class Broker:
                     self._taken += 1
                     self._post(_received(message))
             except pulsar.Timeout:
+                self._nothing_after = self._taken
                 continue
             except pulsar.PulsarException as exc:
                 self._post(BrokerDown(_words(exc)))

@@ -88,7 +88,7 @@ class Desk:
             return False
         if request_id and self._ledger.is_open(request_id):
             # Published twice: it comes back when the first is done, and is then known as answered.
-            self._broker.nak(received.message, self._settings.nak_delay)
+            self._broker.nak(received, self._settings.nak_delay)
             return False
         self._park(self._ledger.open(received, request_id))
         return True
@@ -221,11 +221,15 @@ class Desk:
             trouble = outcome.trouble
             pause = trouble.retry_after if trouble and trouble.retry_after else 0.0
             at_once = outcome.status in ("worker_died", "drained")
-            self._broker.nak(delivery.received.message, 0.0 if at_once else max(self._settings.nak_delay, pause))
+            self._broker.nak(delivery.received, 0.0 if at_once else max(self._settings.nak_delay, pause))
         else:
             self._broker.ack(delivery.received.message)
         self._ledger.close(delivery)
         self._hooks.settled(delivery, outcome)
+
+    def send_back(self, now: float, everything: bool = False) -> None:
+        """Send back what is to be handed out again, and whose time has come."""
+        self._broker.burst(now, self._ledger, everything)
 
     def retry_records(self, now: float) -> None:
         """Send the records again whose time has come."""

@@ -11,6 +11,8 @@ MessageKey: TypeAlias = tuple[
     int, int, int, int
 ]  # ledger, entry, partition, batch index: the broker's name for a message
 
+Entry: TypeAlias = tuple[int, int, int]  # ledger, entry, partition: what the messages of a batch have in common
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -23,6 +25,13 @@ class Received:
     received: float  # seconds since the epoch
     received_at: float  # monotonic
     redeliveries: int  # as the broker counts
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A message that was to be sent back stays, and is to be tried again here."""
+
+    received: Received
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +67,4 @@ class Poke:
     """Something that belongs to another room has changed; the owner should look (`tick`)."""
 
 
-Event: TypeAlias = Received | Stored | BrokerUp | BrokerDown | Found | Poke
+Event: TypeAlias = Received | Again | Stored | BrokerUp | BrokerDown | Found | Poke

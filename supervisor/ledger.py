@@ -6,12 +6,12 @@ has it back; and one that was answered is never run again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from supervisor.events import MessageKey, Received
+from supervisor.events import Entry, MessageKey, Received
 from workernode.protocol import Decision, Outcome, Verdict
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
@@ -53,9 +53,11 @@ class Ledger:
         self._by_number: dict[int, Delivery] = {}
         self._by_key: dict[MessageKey, Delivery] = {}
         self._counts = dict.fromkeys(Place, 0)
+        self._by_entry: Counter[Entry] = Counter()
         self._open_ids: set[str] = set()
         self._answered: OrderedDict[MessageKey, str] = OrderedDict()
         self._answered_ids: OrderedDict[str, MessageKey] = OrderedDict()
+        self._answered_entries: OrderedDict[Entry, None] = OrderedDict()  # batches of which one was answered
         self._naks: OrderedDict[MessageKey, int] = OrderedDict()
         self._deaths: OrderedDict[MessageKey, int] = OrderedDict()
 
@@ -84,6 +86,14 @@ class Ledger:
         """True if the message is here already: the broker handed it out again."""
         return received.key in self._by_key
 
+    def has_mates(self, key: MessageKey) -> bool:
+        """True if a message that came in the same batch is here."""
+        return self._by_entry[key[:3]] > 0
+
+    def has_answered_mates(self, key: MessageKey) -> bool:
+        """True if a message that came in the same batch was answered here."""
+        return key[:3] in self._answered_entries
+
     def open(self, received: Received, request_id: str) -> Delivery:
         """Enter a message that is not here yet, and return its delivery."""
         delivery = Delivery(self._next, received, request_id=request_id)
@@ -91,6 +101,7 @@ class Ledger:
         self._counts[delivery.place] += 1
         self._by_number[delivery.number] = delivery
         self._by_key[received.key] = delivery
+        self._by_entry[received.key[:3]] += 1
         if request_id:
             self._open_ids.add(request_id)
         return delivery
@@ -122,6 +133,10 @@ class Ledger:
         del self._by_number[delivery.number]
         del self._by_key[delivery.received.key]
         self._counts[delivery.place] -= 1
+        entry = delivery.received.key[:3]
+        self._by_entry[entry] -= 1
+        if not self._by_entry[entry]:
+            del self._by_entry[entry]
         self._open_ids.discard(delivery.request_id)
         key = delivery.received.key
         if delivery.outcome is not None and delivery.outcome.decision is Decision.NAK:
@@ -130,6 +145,7 @@ class Ledger:
         self._naks.pop(key, None)
         self._deaths.pop(key, None)
         _remember(self._answered, key, delivery.request_id)
+        _remember(self._answered_entries, entry, None)
         if delivery.request_id:
             _remember(self._answered_ids, delivery.request_id, key)
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from supervisor import firstlook, standin
 from supervisor.broker import Broker
 from supervisor.desk import Desk
-from supervisor.events import BrokerDown, BrokerUp, Event, Found, Poke, Received, Stored
+from supervisor.events import Again, BrokerDown, BrokerUp, Event, Found, Poke, Received, Stored
 from supervisor.fitness import Admission, Begin, End, Fitness, Intake
 from supervisor.fitness import State as Fit
 from supervisor.ledger import Delivery
@@ -183,7 +183,7 @@ class Node:
             if self._throttle.sample(self._desk.running, self._pool.said()) and self._child is not None:
                 self._child.progress(now)  # tokens come: it lives, whatever /health says
         self._heed_fitness()
-        self._broker.burst(now)
+        self._desk.send_back(now)
         self._desk.retry_records(now)
         self._desk.hand_over()
         self._set_intake(now)
@@ -206,11 +206,14 @@ class Node:
     def _take_in(self, event: Event) -> None:
         match event:
             case Received():
-                self._broker.seen()
+                self._broker.seen(event)
                 if self._desk.receive(event):
                     self._metrics.taken(event.redeliveries)
                 else:
                     self._metrics.duplicate()
+            case Again():
+                if self._desk.receive(event.received):
+                    self._metrics.taken(event.received.redeliveries)
             case Stored():
                 if not event.fault and not event.dead_letter:
                     self._metrics.record_stored()
@@ -408,7 +411,7 @@ class Node:
                 self._leave_the_rest()
             elif len(self._desk):
                 return
-            self._broker.burst(now, everything=True)
+            self._desk.send_back(now, everything=True)
             self._drain_until = float("inf")
             self._move("empty")
             if self._child is not None:
