@@ -26,7 +26,7 @@ def test_200_streams_and_200_plain_tasks_one_after_another_get_their_whole_answe
     broker: Broker, tmp_path: Path
 ) -> None:
     with house(broker, tmp_path) as one:
-        one.platform.register_delay = 0.02
+        one.platform.register_delay = 0.05
         one.start()
         streams: list[str] = []
         plain: list[str] = []

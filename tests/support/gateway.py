@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import threading
 import time
 from collections import defaultdict
@@ -223,6 +224,7 @@ class FakeGateway(Server):
         self.unknown: list[str] = []  # ids of POSTs and frames that were not registered at that moment
         self.rubbish: list[bytes] = []  # bodies and frames that were not what spec 1.2 says
         self._answers: dict[str, Answer] = {}
+        self._due: dict[str, float] = {}  # monotonic: when these ids are to be registered
         self._manners: dict[str, Manners] = {}
         self._suffered: defaultdict[tuple[str, str], int] = defaultdict(int)
         super().__init__()
@@ -246,7 +248,10 @@ class FakeGateway(Server):
         self.loop.call_soon_threadsafe(self._register, ids)
 
     def register_after(self, seconds: float, *ids: str) -> None:
-        """The same in a while, as a gateway that publishes first and registers later."""
+        """The same in a while, as a gateway that publishes first and registers later. What comes after that moment is
+        taken, however late this process, which is also everything else in a test, gets to its timers.
+        """
+        self._due.update(dict.fromkeys(ids, time.monotonic() + seconds))
         self.loop.call_soon_threadsafe(self.loop.call_later, seconds, self._register, ids)
 
     def forget(self, *ids: str) -> None:
@@ -349,6 +354,7 @@ class FakeGateway(Server):
 
     async def _decide(self, connection: Connection, answer: Answer, post: Post, manners: Manners) -> None:
         await connection.pause(manners.delay_ms / 1000)
+        self._register_due(answer.id)
         if manners.hang:
             await connection.never()
         if manners.reset:
@@ -451,6 +457,7 @@ class FakeGateway(Server):
         frame = Frame(
             id, time.time(), message.decode(), words.get("data"), "data" in words, end, link.connection.number
         )
+        self._register_due(id)
         frame.taken = answer.registered_at is not None and not answer.done.is_set()
         answer.frames.append(frame)
         if not frame.taken:
@@ -478,8 +485,13 @@ class FakeGateway(Server):
         answer.finished_at = time.time()
         answer.done.set()
 
+    def _register_due(self, id: str) -> None:
+        if time.monotonic() >= self._due.get(id, math.inf):
+            self._register([id])
+
     def _register(self, ids: Iterable[str]) -> None:
         for one in ids:
+            self._due.pop(one, None)
             self.answer(one).registered_at = time.time()
         self.notify()
 

@@ -42,8 +42,8 @@ class Platform:
     """Everything that a test does to, or asks of, the broker.
 
     Args:
-        register_delay: seconds between publishing a task and registering its id at the gateway, which the real
-            platform does in this order; None: never registered.
+        register_delay: seconds from beginning to publish a task until its id is registered at the gateway, which the
+            real platform does in this order; None: never registered.
     """
 
     def __init__(
@@ -110,8 +110,11 @@ class Platform:
         whole = self.task(ask, stream, request_id, task, **chat)
         id: str = whole.get("request_id", "")
         self.asked.append(id)
+        if self.register_delay:  # it runs from here: what the broker and this process take is a part of it
+            self._register(id)
         self.publish(json.dumps(whole, ensure_ascii=False).encode())
-        self._register(id)
+        if not self.register_delay:
+            self._register(id)
         return id
 
     def ask_many(
