@@ -115,6 +115,8 @@ class Broker:
     def seen(self, received: Received) -> None:
         """The owner has seen a Received."""
         self._seen += 1
+        if self._naks:  # it came by itself, after a lost connection: sent back now, it would run at two nodes
+            self._naks = [nak for nak in self._naks if nak[1].key != received.key]
         ledger, entry, partition, _ = received.key
         self._newest[partition] = (ledger, entry)
 

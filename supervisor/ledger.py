@@ -145,7 +145,8 @@ class Ledger:
         self._naks.pop(key, None)
         self._deaths.pop(key, None)
         _remember(self._answered, key, delivery.request_id)
-        _remember(self._answered_entries, entry, None)
+        if key[3] >= 0:  # else it came in no batch
+            _remember(self._answered_entries, entry, None)
         if delivery.request_id:
             _remember(self._answered_ids, delivery.request_id, key)
 
