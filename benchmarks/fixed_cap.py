@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 
-from supervisor import main, throttle
-from supervisor.cap import Cap, Change
-from supervisor.search import Sample
+from supervisor import main
+from supervisor.concurrency import controller as throttle
+from supervisor.concurrency.limit import Cap, Change
+from supervisor.concurrency.search import Sample
 
 
 class Fixed(Cap):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.version import version
-from workernode import logs
+from workernode.logs import setup as logs
 from workernode.settings import VARIABLES, SettingsError, describe, load, read_environment
 
 DOTENV = Path(".env")  # in the working directory
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parsed(arguments)
     if options.check:
-        from supervisor import check
+        from supervisor.check import command as check
 
         logging.disable()  # the table tells what matters
         try:

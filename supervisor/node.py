@@ -19,25 +19,26 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from supervisor import firstlook, standin
-from supervisor.broker import Broker
-from supervisor.desk import Desk
+from supervisor.broker.client import Broker
+from supervisor.concurrency.controller import Throttle
+from supervisor.dispatcher import Desk
 from supervisor.events import Again, BrokerDown, BrokerUp, Event, Found, Poke, Received, Stored
-from supervisor.fitness import Admission, Begin, End, Fitness, Intake
-from supervisor.fitness import State as Fit
+from supervisor.fitness import preflight as firstlook
+from supervisor.fitness.breaker import Admission, Begin, End, Fitness, Intake
+from supervisor.fitness.breaker import State as Fit
+from supervisor.fitness.messages import Words
 from supervisor.ledger import Delivery
-from supervisor.overview import Overview, Rooms
-from supervisor.pool import CRASHES_TO_REPORT, Handle, Pool
+from supervisor.observability.overview import Overview, Rooms
+from supervisor.observability.snapshot import About
 from supervisor.report import Reporter
-from supervisor.snapshot import About
-from supervisor.throttle import Throttle
-from supervisor.words import Words
+from supervisor.workers import stream_ender as standin
+from supervisor.workers.pool import CRASHES_TO_REPORT, Handle, Pool
 from workernode import __version__, record
 from workernode.protocol import FromWorker, LimitSeen, Outcome, Ready, Target
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
-    from supervisor.llamafile import Llamafile
+    from supervisor.model_server.lifecycle import Llamafile
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Node:
             self._start_child()
 
     def _start_child(self) -> None:
-        from supervisor.llamafile import Llamafile  # a remote node carries none of it
+        from supervisor.model_server.lifecycle import Llamafile  # a remote node carries none of it
 
         self._child = self._rooms.child = Llamafile(self._settings, lambda: self.post(Poke()))
         self._pool.aim(Target(self._child.base_url, self._child.api_key))
@@ -343,7 +344,7 @@ class Node:
             )  # fmt: skip
 
     def _look_at_child(self, now: float) -> None:
-        from supervisor.llamafile import What
+        from supervisor.model_server.lifecycle import What
 
         assert self._child is not None
         for event in self._child.tick(now):

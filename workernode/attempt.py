@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from workernode import record
 from workernode.body import UnsendableBody, for_upstream, wants_usage
 from workernode.errors import ClientGone, UpstreamFault, hide, hide_text, malformed_error, timeout_error
+from workernode.gateway.reply import Delivery, Gateways, StreamReply
 from workernode.protocol import Decision, Job, Kind, Outcome, Stages, Trouble, Verdict, Visible
-from workernode.reply import Delivery, Gateways, StreamReply
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
-from workernode.upstream import Asked, Question, Upstream
+from workernode.upstream.client import Asked, Question, Upstream
 
 log = logging.getLogger(__name__)
 

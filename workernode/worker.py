@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from workernode import attempt, logs
+from workernode import attempt
+from workernode.gateway.reply import Gateways
+from workernode.logs import setup as logs
 from workernode.protocol import FromWorker, Hold, Job, Ready, Stop, Target, ToWorker, Visible
 from workernode.record import Node
-from workernode.reply import Gateways
 from workernode.settings import Settings
-from workernode.upstream import Upstream
+from workernode.upstream.client import Upstream
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ import psutil
 import pytest
 import requests
 
-from supervisor.diagnosis import CONFIGURATION, GENERAL
-from supervisor.llamafile import Child, Event, Limits, Llamafile, What
-from supervisor.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
+from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
+from supervisor.model_server.lifecycle import Child, Event, Limits, Llamafile, What
+from supervisor.model_server.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
+from tests.support.paths import ROOT
 from tests.support.wait import until
 from workernode import settings
 
-ROOT = Path(__file__).parent.parent.parent
 STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
 COMMAND = f"{shlex.quote(sys.executable)} {shlex.quote(str(STANDIN))}"
 SECRETS = {"API_KEY": "sk-node-secret", "PULSAR_TOKEN": "pulsar-secret"}
@@ -230,7 +230,7 @@ def test_a_long_prompt_is_not_a_hang(owners: Callable[..., Owner], tmp_path: Pat
 
 
 def test_a_flood_of_output_blocks_nobody(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="supervisor.llamafile"):
+    with caplog.at_level(logging.INFO, logger="supervisor.model_server.lifecycle"):
         owner = owners({"STANDIN_FLOOD": "1"}).started()
         before = psutil.Process().cpu_times()
         ends = time.monotonic() + 3
@@ -348,7 +348,7 @@ def test_stopping_is_legal_at_any_time(owners: Callable[..., Owner]) -> None:
 PARENT = """
 import json, os, sys, threading, time
 sys.path.insert(0, {root!r})
-from supervisor.llamafile import Llamafile, What
+from supervisor.model_server.lifecycle import Llamafile, What
 from workernode import settings
 told = dict(NODE_TYPE="local", MODEL_NAME="m", PULSAR_URL="pulsar://localhost", LOCAL_COMMAND={command!r})
 child = Llamafile(settings.load(told), lambda: None)

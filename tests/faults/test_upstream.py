@@ -16,7 +16,7 @@ from tests.faults.house import House, pss_bytes
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 
-TRIES = 4  # of one delivery (workernode/upstream.py)
+TRIES = 4  # of one delivery (workernode/upstream/client.py)
 BOTH = (False, True)
 
 

@@ -16,8 +16,9 @@ import requests
 
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
-from supervisor import check_broker, records
-from supervisor.check_findings import Context, Finding, Mark, run_all
+from supervisor.check import broker as check_broker
+from supervisor.check.findings import Context, Finding, Mark, run_all
+from supervisor.records import command as records
 from tests.support.check import REMOTE
 from tests.support.tokens import token_conf, token_for
 from workernode import settings

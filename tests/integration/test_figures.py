@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.series import SERIES
+from supervisor.observability.metric_table import SERIES
 from tests.support.node import Node
 from tests.support.platform import Platform
 from tests.support.upstream import FakeUpstream

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from devstack.broker import Broker
-from devstack.gateway import Gateway
+from devstack.gateway.server import Gateway
 from tests.support.wait import until
 
 CHAT = "/v1/chat/completions"

@@ -18,9 +18,9 @@ import pytest
 import requests
 
 from devstack.broker import free_port
+from tests.support.paths import ROOT
 from tests.support.wait import until
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds; a bound for a broken run
 # Says what it was started with, and stays until a signal where it is told to.
 LLAMAFILE = """#!/bin/sh

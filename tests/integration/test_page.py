@@ -15,8 +15,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from supervisor import page
-from supervisor.snapshot import INTAKES, Next, Told
+from supervisor.observability import page
+from supervisor.observability.snapshot import INTAKES, Next, Told
 from tests.support.browser import MISSING, Browser, Page, browser, find
 from tests.support.status import ABOUT, LINES, Shown, life, serving, shown
 from tests.support.wait import until

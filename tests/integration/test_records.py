@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from devstack.broker import Broker
-from supervisor.recordreader import read_records
+from supervisor.broker.record_reader import read_records
 from tests.support.wait import until
 from workernode.protocol import Decision
 from workernode.record import Node, Record, encode
@@ -47,7 +47,7 @@ def publisher(broker: Broker, topic: str, **how: Any) -> Iterator[pulsar.Produce
 
 
 def command(broker: Broker, topic: str, *arguments: str) -> list[str]:
-    module = [sys.executable, "-m", "supervisor.records"]
+    module = [sys.executable, "-m", "supervisor.records.command"]
     return [*module, arguments[0], "--url", broker.url, "--topic", topic, *arguments[1:]]
 
 

@@ -23,12 +23,12 @@ import pytest
 
 from devstack import startup
 from devstack.broker import Broker, free_port
-from devstack.gateway import Gateway
+from devstack.gateway.server import Gateway
 from devstack.terminal import StackError
+from tests.support.paths import ROOT
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0  # seconds; a bound for a broken run
 MARK = "START_UNDER_TEST"  # rides in the environment of everything that start.sh starts: that is how orphans are found
 UP = "everything is up"
@@ -228,7 +228,7 @@ def test_check_fails_without_real_answers(
     checkout.all_gone()
 
 
-@pytest.mark.parametrize(("part", "words"), [("gateway", "devstack.gateway"), ("node", "WorkerNode.py")])
+@pytest.mark.parametrize(("part", "words"), [("gateway", "devstack.gateway.server"), ("node", "WorkerNode.py")])
 def test_when_a_part_dies_all_of_it_goes_and_its_log_is_named(checkout: Checkout, part: str, words: str) -> None:
     run = checkout.start().until_up()
     [process] = checkout.processes(words)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor import page, status
-from supervisor.snapshot import Next
-from supervisor.status import MOST_CLIENTS, StatusServer
+from supervisor.observability import page
+from supervisor.observability import status_server as status
+from supervisor.observability.snapshot import Next
+from supervisor.observability.status_server import MOST_CLIENTS, StatusServer
 from tests.support.status import ABOUT, Shown, outcome, serving, settings, shown
 from tests.support.wait import until
 from workernode.protocol import Decision

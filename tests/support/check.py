@@ -8,7 +8,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from supervisor.check_findings import Context, Finding, Mark
+from supervisor.check.findings import Context, Finding, Mark
 from workernode import settings
 
 KEY = "sk-canary-check-31"

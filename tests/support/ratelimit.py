@@ -1,7 +1,7 @@
 """An upstream with a rate limit and the nodes that share its key, in simulated time: Fitness in a closed loop.
 
 The limit is a token bucket, and its headers come in the forms of the wild. A node has slots, hands a task out when
-Fitness lets it, and tries again as workernode/upstream.py does. Deterministic for a seed; no clock, no socket.
+Fitness lets it, and tries again as workernode/upstream/client.py does. Deterministic for a seed; no clock, no socket.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from supervisor.fitness import Fitness, Intake
-from workernode.limits import limits_of
+from supervisor.fitness.breaker import Fitness, Intake
 from workernode.protocol import LimitSeen, Trouble
+from workernode.upstream.ratelimit_headers import limits_of
 
-TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 0.5, 8.0  # workernode/upstream.py
+TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 0.5, 8.0  # workernode/upstream/client.py
 NAK_DELAY = 1.0
 
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from supervisor.metrics import Metrics
-from supervisor.snapshot import About, Accounts, Next, Snapshot, Told
-from supervisor.status import StatusServer
+from supervisor.observability.metrics import Metrics
+from supervisor.observability.snapshot import About, Accounts, Next, Snapshot, Told
+from supervisor.observability.status_server import StatusServer
 from workernode.protocol import Decision, Outcome, Stages
 from workernode.settings import Address, Settings, load
 

@@ -1,0 +1,208 @@
+"""Asks a broker by hand whether it lets us in, and which topics it has. For people who wait: `--check` and
+`workernode-records`.
+
+The client library answers a refused token, a wrong port and a broker that is away alike: Timeout, after its whole
+operation timeout (pulsar-client 3.13), and a topic that it is asked to read it makes. The first frames of the protocol
+tell these apart at once: pulsar.apache.org/docs/developing-binary-protocol, pulsar-common `PulsarApi.proto`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from types import TracebackType
+
+from supervisor.broker.protobuf import fields, nested, number, text
+from workernode import __version__
+
+CONNECT, CONNECTED, ERROR, TOPICS, TOPICS_RESPONSE = 2, 3, 14, 32, 33  # BaseCommand.Type, and the field of each
+ANSWERS = (CONNECTED, ERROR, TOPICS_RESPONSE)
+AUTHENTICATION_ERROR = 3  # ServerError
+PROTOCOL_VERSION = 12  # has what is asked here; any broker since 2.2
+MOST_BYTES = 64 * 1024 * 1024  # of one frame: a namespace with half a million topics
+PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
+CHECK_URL = "check PULSAR_URL"
+RIGHT_PORT = f"{CHECK_URL}: it wants the broker's port, mostly 6650, or 6651 with pulsar+ssl://"
+
+Fields = list[tuple[int, "int | bytes"]]
+
+
+class NoEntry(Exception):
+    """The broker cannot be reached or does not let us in. The token is in none of these texts.
+
+    Attributes: said (ends a sentence that begins "no connection to Pulsar:"); advice (what to do).
+    """
+
+    def __init__(self, said: str, advice: str) -> None:
+        super().__init__(said, advice)
+        self.said, self.advice = said, advice
+
+    def __str__(self) -> str:
+        return f"no connection to Pulsar: {self.said}; {self.advice}"
+
+
+class Session:
+    """A connection to a broker that has let us in. For one thread; a context manager.
+
+    Attributes: address (host:port); version (the broker's, as it tells it).
+    """
+
+    def __init__(self, url: str, token: str, timeout: float) -> None:
+        """Connect.
+
+        Args:
+            url: `pulsar://` or `pulsar+ssl://`; where it names several brokers they are tried in turn.
+            token: "" without.
+            timeout: seconds for all that is asked of it together; a name service that hangs can add to it.
+
+        Raises:
+            NoEntry: no broker lets us in; it tells of the last one.
+        """
+        scheme, _, brokers = url.partition("://")
+        hosts = brokers.rstrip("/").split(",")
+        self._deadline = time.monotonic() + timeout
+        for place, broker in enumerate(hosts):
+            host, _, port = broker.partition(":")
+            port = port or str(PORTS[scheme])
+            self.address = f"{host}:{port}"
+            try:
+                self._socket = connect(host, int(port), scheme == "pulsar+ssl", timeout / len(hosts))
+                self.version = self._enter(token)
+                return
+            except NoEntry:
+                if place == len(hosts) - 1:
+                    raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def topics(self, namespace: str) -> list[str] | None:
+        """Return the persistent topics of `tenant/namespace` by their whole names, the parts of partitioned ones too.
+
+        None: the broker does not tell us. That says nothing of the right to read one.
+
+        Raises:
+            NoEntry: it stopped answering.
+        """
+        kind, answer = self._ask(TOPICS, number(1, 1) + text(2, namespace))
+        if kind != TOPICS_RESPONSE:
+            return None
+        return [value.decode("utf-8", "replace") for name, value in answer if name == 2 and isinstance(value, bytes)]
+
+    def _enter(self, token: str) -> str:
+        """Say who we are. Returns the broker's version."""
+        hello = text(1, f"WorkerNode {__version__}") + number(4, PROTOCOL_VERSION)
+        if token:
+            hello += text(3, token) + text(5, "token")
+        try:
+            kind, answer = self._ask(CONNECT, hello)
+            if kind == CONNECTED:
+                return words(dict(answer).get(1))
+            raise refusal(self.address, dict(answer), token)
+        except NoEntry:
+            self._socket.close()
+            raise
+
+    def _ask(self, kind: int, command: bytes) -> tuple[int, Fields]:
+        """Send a command. Returns the answer's kind and fields."""
+        base = number(1, kind) + nested(kind, command)
+        try:
+            self._wait_no_longer()
+            self._socket.sendall(struct.pack(">II", len(base) + 4, len(base)) + base)
+            return self._answer()
+        except TimeoutError:
+            said = f"{self.address} takes the connection and does not answer"
+            raise NoEntry(said, "check that it is a broker, and look at its log") from None
+        except (OSError, ValueError):
+            raise NoEntry(f"{self.address} does not speak Pulsar's protocol", RIGHT_PORT) from None
+
+    def _answer(self) -> tuple[int, Fields]:
+        while True:
+            _, size = struct.unpack(">II", self._read(8))
+            if size > MOST_BYTES:
+                raise ValueError("no frame of Pulsar's")
+            command = dict(fields(self._read(size)))
+            kind = command.get(1)
+            if not isinstance(kind, int):
+                raise ValueError("no command of Pulsar's")
+            body = command.get(kind)
+            if kind in ANSWERS and isinstance(body, bytes):  # pings and the like are not answered: we do not stay
+                return kind, list(fields(body))
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            self._wait_no_longer()
+            piece = self._socket.recv(min(size - len(data), 1 << 20))
+            if not piece:
+                raise ConnectionError("it closed the connection")
+            data += piece
+        return bytes(data)
+
+    def _wait_no_longer(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+def connect(host: str, port: int, secure: bool, timeout: float) -> socket.socket:
+    """Return a connection, over TLS if it is to be secure.
+
+    Raises:
+        NoEntry: there is none.
+    """
+    address = f"{host}:{port}"
+    connection: socket.socket | None = None
+    try:
+        connection = socket.create_connection((host, port), timeout)
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=host) if secure else connection
+    except OSError as error:
+        if connection is not None:
+            connection.close()
+        raise unreachable(host, address, error, timeout) from None
+
+
+def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoEntry:
+    """What a failed connection is, for a person."""
+    match error:
+        case socket.gaierror():
+            return NoEntry(f"the host {host} has no address", f"{CHECK_URL} and the name service")
+        case ssl.SSLCertVerificationError():
+            said = f"the certificate of {address} is not trusted ({error.verify_message})"
+            return NoEntry(said, "add its authority to the system's, or correct the certificate")
+        case ssl.SSLError():
+            said = f"no TLS with {address} ({error.reason})"
+            return NoEntry(said, f"{CHECK_URL}: pulsar+ssl:// wants the broker's TLS port, mostly 6651")
+        case ConnectionRefusedError():
+            return NoEntry(f"nothing listens at {address}", "start the broker, or correct PULSAR_URL")
+        case TimeoutError():
+            said = f"{address} does not answer within {timeout:.0f} s"
+            return NoEntry(said, f"{CHECK_URL}, and that no firewall is in the way")
+        case _:
+            return NoEntry(f"{address} cannot be reached ({error.strerror})", f"{CHECK_URL} and the network")
+
+
+def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoEntry:
+    """What a broker's CommandError is, for a person."""
+    why = " ".join(words(answer.get(3)).split())
+    if token:
+        why = why.replace(token, "***")
+    said = f"{address} refuses us ({why[:200] or 'it does not say why'})"
+    if answer.get(2) != AUTHENTICATION_ERROR:
+        return NoEntry(said, "look at the broker's log")
+    if not token:
+        return NoEntry(said, "it wants a token: set PULSAR_TOKEN")
+    return NoEntry(said, "set PULSAR_TOKEN to a token that it takes and that has not expired")
+
+
+def words(value: int | bytes | None) -> str:
+    """The text of a field that holds one."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""

@@ -1,0 +1,155 @@
+"""Reads the topic of the billing records, from a moment on. Besides broker.py the only importer of pulsar: this is a
+tool's way in, which takes nothing away from anybody (a Pulsar reader has no subscription that stays).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pulsar
+
+from supervisor.broker.handshake import NoEntry, Session
+
+ENTRY_TIME = 8.0  # seconds for a broker to let us in and to list its topics
+OPERATION_TIMEOUT = 10  # seconds for the library's operations
+TICK = 250  # milliseconds of one wait for a record: how soon Ctrl-C is heard
+SILENCE = 15.0  # seconds without the record that is known to be there, after which the broker is given up
+CLOSE_TIME = 3.0  # seconds
+
+
+class NoRecords(Exception):
+    """The topic cannot be read. The text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One message of the topic."""
+
+    data: bytes
+    at: float  # seconds since the epoch: when it was published; all of a batch when its first was
+
+
+def read_records(url: str, topic: str, token: str, since: float, *, follow: bool) -> Iterator[Published | None]:
+    """Yield what was published since a moment, oldest first (of a partitioned topic, each part by itself).
+
+    Args:
+        url: as PULSAR_URL.
+        topic: a name, or persistent://tenant/namespace/name.
+        token: "" without.
+        since: seconds since the epoch.
+        follow: go on with what is published from now on, for ever; a None comes every quarter of a second of waiting.
+
+    Raises:
+        NoEntry: the broker cannot be reached, or refuses us.
+        NoRecords: there is no such topic, or we may not read it.
+    """
+    name = topic if "://" in topic else f"persistent://public/default/{topic}"
+    with Session(url, token, ENTRY_TIME) as session:
+        look_for(session, name)
+    client = pulsar.Client(
+        url,
+        authentication=pulsar.AuthenticationToken(token) if token else None,
+        operation_timeout_seconds=OPERATION_TIMEOUT,
+        logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, os.devnull),
+        tls_validate_hostname=True,
+    )
+    try:
+        reader = open_reader(client, name, since)
+        yield from follow_on(reader, since) if follow else to_the_end(reader, since)
+    finally:
+        closing = threading.Thread(target=close, args=(client,), daemon=True)
+        closing.start()
+        closing.join(CLOSE_TIME)  # a broker that has gone does not keep anybody here
+
+
+def look_for(session: Session, name: str) -> None:
+    """Make sure that the topic exists: asked to read one that does not, a broker would make it.
+
+    Raises:
+        NoRecords: it does not exist.
+    """
+    namespace, _, short = name.partition("://")[2].rpartition("/")
+    listed = session.topics(namespace)
+    if listed is None:  # it does not tell us; the reader will find out
+        return
+    known = {each.partition("-partition-")[0] for each in listed}
+    if name in known or name in listed:
+        return
+    near = difflib.get_close_matches(short, [each.rpartition("/")[2] for each in known], 3)
+    hint = f"; it has {', '.join(near)}" if near else ""
+    raise NoRecords(
+        f"the broker at {session.address} has no topic {name}{hint}: no node has written a record there yet, "
+        "or RES_TOPIC_NAME (--topic) is another one"
+    )
+
+
+def open_reader(client: pulsar.Client, name: str, since: float) -> Any:
+    """Return a reader that begins at this moment.
+
+    Raises:
+        NoRecords: it may not be read.
+    """
+    try:
+        reader = client.create_reader(name, pulsar.MessageId.earliest, reader_name="workernode-records")
+        reader.seek(max(0, int(since * 1000)))
+    except pulsar.AuthorizationError:
+        why = "the token's role may not read it; grant it the right to consume, or take another PULSAR_TOKEN"
+        raise NoRecords(f"{name}: {why}") from None
+    except pulsar.PulsarException as error:
+        raise NoRecords(f"{name} cannot be read ({error}); look at the broker's log") from None
+    return reader
+
+
+def to_the_end(reader: Any, since: float) -> Iterator[Published]:
+    """What there is at this moment, and nothing that comes later."""
+    end = time.time()
+    patience = time.monotonic() + SILENCE
+    while has_more(reader):
+        if (message := read(reader)) is None:
+            if time.monotonic() > patience:
+                raise NoEntry("it was lost while records were read", "try again when the broker is back")
+            continue
+        patience = time.monotonic() + SILENCE
+        if message.at > end:
+            return
+        if message.at >= since:
+            yield message
+
+
+def follow_on(reader: Any, since: float) -> Iterator[Published | None]:
+    """What there is and what comes. The library itself connects again where the connection is lost."""
+    while True:
+        message = read(reader)
+        if message is None or message.at >= since:
+            yield message
+
+
+def has_more(reader: Any) -> bool:
+    try:
+        return bool(reader.has_message_available())
+    except pulsar.PulsarException as error:
+        raise NoEntry(f"it was lost while records were read ({error})", "try again when the broker is back") from None
+
+
+def read(reader: Any) -> Published | None:
+    """The next message; None: none came within TICK."""
+    try:
+        message = reader.read_next(TICK)
+    except pulsar.Timeout:
+        return None
+    except pulsar.PulsarException as error:
+        raise NoEntry(f"it was lost while records were read ({error})", "try again when the broker is back") from None
+    return Published(message.data(), message.publish_timestamp() / 1000)
+
+
+def close(client: pulsar.Client) -> None:
+    try:
+        client.close()
+    except pulsar.PulsarException:
+        pass  # it was closed already

@@ -1,0 +1,1 @@
+"""`--check`: tests what the node needs (settings, broker, upstream, rights) and says how to mend each fault."""

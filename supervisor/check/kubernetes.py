@@ -1,0 +1,104 @@
+"""`--check`: may reports be made (spec 1.3)? One is tried with dryRun=All: the API server judges it and stores nothing.
+
+Trying it tries address, token, namespace and right alike. The operator never sees a dry run (its code was watched at a
+real API server), so that the AIModel stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import requests
+
+from supervisor.check.clock import note_clock
+from supervisor.check.findings import Check, Context, Finding, Mark
+from supervisor.report import SERVICE_ACCOUNT
+from workernode.settings import Settings
+
+NAME = "kubernetes"
+PATIENCE = (3.0, 5.0)  # seconds to connect, and to answer
+ROLE = "deploy/kubernetes/account.yaml"
+
+
+def checks() -> list[Check]:
+    """What is looked at."""
+    return [Check((NAME,), look)]
+
+
+def look(context: Context, account: Path = Path(SERVICE_ACCOUNT)) -> Iterator[Finding]:
+    """Whether an Event can be made.
+
+    Args:
+        account: the folder of the pod's `token` and `ca.crt`.
+    """
+    settings = context.settings
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}") for name in ("HOST", "PORT"))
+    if not settings.aimodel_name:
+        yield Finding(NAME, Mark.OK, "reports go to the log only, because AIMODEL_NAME is not set")
+    elif not host:
+        said = "reports go to the log only, because this is no pod (KUBERNETES_SERVICE_HOST is not set)"
+        yield Finding(NAME, Mark.OK, said)
+    elif find_spec("kubernetes") is None:
+        yield Finding(NAME, Mark.FAULT, "the kubernetes library is missing", "pip install workernode[kubernetes]")
+    else:
+        shown = f"[{host}]" if ":" in host else host
+        yield try_it(context, f"https://{shown}:{port or 443}", account)
+
+
+def try_it(context: Context, server: str, account: Path) -> Finding:
+    """Create an Event, dryly."""
+    settings, asked_at = context.settings, time.time()
+    try:
+        token = (account / "token").read_text(encoding="ascii").strip()
+        with requests.Session() as session:
+            session.trust_env = False  # a proxy that is there for upstream knows no cluster
+            answer = session.post(
+                f"{server}/api/v1/namespaces/{settings.aimodel_namespace}/events",
+                params={"dryRun": "All"},
+                json=event(settings),
+                headers={"Authorization": f"Bearer {token}"},
+                verify=str(account / "ca.crt"),
+                timeout=PATIENCE,
+                allow_redirects=False,
+            )
+    except requests.RequestException as error:
+        said = f"the API server at {server} cannot be reached ({type(error).__name__})"
+        return Finding(NAME, Mark.FAULT, said, "check the cluster's network policies")
+    except (OSError, ValueError) as error:
+        said = f"the pod's service account cannot be used ({error})"
+        return Finding(NAME, Mark.FAULT, said, "set automountServiceAccountToken: true")
+    note_clock(context, "the API server", answer.headers.get("Date"), asked_at)
+    return judge(settings, answer)
+
+
+def event(settings: Settings) -> dict[str, object]:
+    """A report in the shape of report.py's."""
+    name, namespace = settings.aimodel_name, settings.aimodel_namespace
+    return {
+        "metadata": {"generateName": f"{name}-", "namespace": namespace},
+        "involvedObject": {"kind": "AIModel", "name": name, "namespace": namespace},
+        "type": "Warning",
+        "reason": "GeneralError",
+        "message": "This is a dry run by --check.",
+    }
+
+
+def judge(settings: Settings, answer: requests.Response) -> Finding:
+    """What the API server's answer says of the account."""
+    where = f"namespace {settings.aimodel_namespace}"
+    match answer.status_code:
+        case 200 | 201:
+            return Finding(NAME, Mark.OK, f"may report on AIModel {settings.aimodel_name} in {where}")
+        case 401:
+            return Finding(NAME, Mark.FAULT, "the API server refuses the account's token (401)", "restart the pod")
+        case 403:
+            said = f"the account may not create events in {where} (403)"
+            return Finding(NAME, Mark.FAULT, said, f"give it a Role with create on events, as in {ROLE}")
+        case 404:
+            return Finding(NAME, Mark.FAULT, f"there is no {where} (404)", "correct AIMODEL_NAMESPACE")
+        case status:
+            return Finding(NAME, Mark.FAULT, f"the API server answers {status}: {answer.text[:200]}", "see its log")

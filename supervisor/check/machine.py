@@ -1,0 +1,110 @@
+"""`--check`: is there enough of the machine, or of the container, for MAX_PROCESS_NUM?"""
+
+from __future__ import annotations
+
+import math
+import resource
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from supervisor.check.findings import Check, Context, Finding, Mark
+from supervisor.machine.cgroups import hierarchy
+from supervisor.machine.resources import Sampler
+
+FILES, TASKS, MEMORY, FOLDERS = "open files", "threads", "memory", "folders"
+# What a slot may have open at once: upstream, the gateway, and a connection kept for later to each.
+FILES_PER_SLOT, FILES_BESIDES = 4, 100
+# Beside its thread for each slot a process has a few of its own, the broker's library and the model server some more.
+THREADS_BESIDES = 100
+WORKER_BYTES, SUPERVISOR_BYTES = 40 << 20, 150 << 20  # in use when busy
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  # tried with a file of a name of its own
+TMPDIR = "set TMPDIR to one that can (containers: --tmpfs /tmp)"
+MOUNT = f"mount a tmpfs there (containers: --tmpfs {SHARED_MEMORY})"
+
+
+def checks() -> list[Check]:
+    """What is looked at."""
+    return [Check((FILES, TASKS, MEMORY, FOLDERS), limits)]
+
+
+def limits(context: Context) -> Iterator[Finding]:
+    """Whether there is enough for MAX_PROCESS_NUM."""
+    yield files(context)
+    yield threads(context, Path("/"))
+    yield memory(context)
+    yield folders()
+
+
+def files(context: Context) -> Finding:
+    """Open files of a worker, which has its share of the slots."""
+    settings = context.settings
+    slots = math.ceil(settings.max_process_num / settings.worker_processes)
+    needed = slots * FILES_PER_SLOT + FILES_BESIDES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return Finding(FILES, Mark.OK, f"{needed} at most of {allowed} (a process with {slots} slots)")
+    said = f"a process with {slots} slots may need {needed}, and may have {allowed}"
+    return Finding(FILES, Mark.FAULT, said, f"ulimit -n {needed} (systemd: LimitNOFILE=), or lower MAX_PROCESS_NUM")
+
+
+def threads(context: Context, root: Path) -> Finding:
+    """Threads, which are tasks to the kernel: a container's limit, and the user's.
+
+    Args:
+        root: the file system's root; another one for recorded cgroup files.
+    """
+    settings = context.settings
+    needed = settings.max_process_num + settings.worker_processes * 8 + THREADS_BESIDES
+    allowed = [limit for limit in map(pids_limit, hierarchy(root, "pids").folders) if limit is not None]
+    user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if user != resource.RLIM_INFINITY:
+        allowed.append(user)
+    if not allowed or min(allowed) >= needed:
+        return Finding(TASKS, Mark.OK, f"{needed} at most of {min(allowed) if allowed else 'any number'}")
+    advice = "raise it (systemd: TasksMax=; containers: --pids-limit; ulimit -u), or lower MAX_PROCESS_NUM"
+    return Finding(TASKS, Mark.FAULT, f"up to {needed} may be needed, and {min(allowed)} are allowed", advice)
+
+
+def pids_limit(folder: Path) -> int | None:
+    """A cgroup's limit; None: it has none."""
+    try:
+        text = (folder / "pids.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def memory(context: Context) -> Finding:
+    """Memory for the node's own processes; how much a model needs is the model's."""
+    settings, seen = context.settings, Sampler().sample()
+    needed = SUPERVISOR_BYTES + settings.worker_processes * WORKER_BYTES
+    of = f"{megabytes(seen.memory_limit_bytes)} ({seen.memory_source}), {seen.cpus:g} CPUs"
+    said = f"{megabytes(seen.memory_free_bytes)} free of {of}; the node itself takes about {megabytes(needed)}"
+    if seen.memory_free_bytes < needed:
+        return Finding(MEMORY, Mark.FAULT, said, "give it more memory, or lower WORKER_PROCESSES")
+    if seen.memory_percent >= settings.memory_high:
+        advice = "free some: above MEMORY_HIGH the node takes one task at a time"
+        return Finding(MEMORY, Mark.LOOK, f"{said}; {seen.memory_percent:.0f} % are in use", advice)
+    return Finding(MEMORY, Mark.OK, said)
+
+
+def megabytes(count: int) -> str:
+    """A count of bytes for a person."""
+    return f"{count / (1 << 20):,.0f} MB".replace(",", " ")
+
+
+def folders() -> Finding:
+    """The folders that are written to: sockets between the processes, and the memory that they share."""
+    written = []
+    for folder, advice in ((None, TMPDIR), (SHARED_MEMORY, MOUNT)):
+        if folder and not Path(folder).is_dir():
+            continue  # multiprocessing takes it only where there is one
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            what = folder or "the folder for temporary files"
+            return Finding(FOLDERS, Mark.FAULT, f"{what} cannot be written to ({error.strerror})", advice)
+        written.append(folder or tempfile.gettempdir())
+    return Finding(FOLDERS, Mark.OK, f"{' and '.join(written)} can be written to")

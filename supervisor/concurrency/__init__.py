@@ -1,0 +1,1 @@
+"""The dynamic concurrency limit: readings of the machine and of the throughput in, a number of tasks out."""

@@ -1,0 +1,1 @@
+"""Whether this node may serve tasks: rate-limit holds, pacing, half-open probing, and what people are told."""

@@ -1,0 +1,144 @@
+"""How fast upstream may be asked, so that its limits are seldom hit: figures and refusals in, calls a second out. Pure.
+
+`Pacer` puts two laws together, of which the slower counts, and counts what may be asked now: level.py follows what
+headers tell, learned.py what refusals teach. `Ceiling` is the cap on calls at once after refusals.
+Every `now` is monotonic seconds and never goes back.
+"""
+
+from __future__ import annotations
+
+import math
+
+from supervisor.fitness.header_pacing import Level
+from supervisor.fitness.refusal_pacing import Learned
+from workernode.protocol import Kind, LimitSeen
+
+# Calls that may be asked at once after a pause of the loop: this long of the rate.
+BURST = 0.02  # seconds
+# What a time-out of the loop may be at most while pacing: the rate changes as figures age.
+LOOK_AGAIN = 0.25  # seconds
+UNPACED = 1 << 30  # room without end
+# Those that were refused ask again over a time in which upstream gives back so many times what they need (other nodes'
+# calls were refused as well), but not over a longer one.
+SPREAD = 3.0
+SLOWEST_SPREAD = 1.0  # calls a second, where less is known
+LONGEST_SPREAD = 15.0  # seconds
+TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
+
+# A refusal is explained by a budget of which less is left. Else there is a limit of which the headers do not tell.
+LOW = 0.1  # of the whole
+
+CUT = 0.8  # of the cap, once an episode
+FAST_UNTIL = 0.9  # of the cap at which the limit was met: up to there one step a success, then one step a round
+
+
+class Pacer:
+    """How many calls may be asked now. Owned by Fitness."""
+
+    def __init__(self) -> None:
+        self._requests, self._tokens, self._learned = Level(), Level(), Learned()
+        self._credit, self._credit_at = 1.0, -math.inf
+        self._measured = 0  # calls whose tokens are known
+        self._waiting = 0  # calls of this episode that were refused and will be asked again
+
+    def seen(self, seen: LimitSeen) -> None:
+        """Take in an answer's figures."""
+        asked = seen.at if seen.asked is None else seen.asked
+        if seen.remaining_requests is not None:
+            self._requests.seen(seen.at, asked, seen.limit_requests, seen.remaining_requests, seen.reset_requests)
+        if seen.remaining_tokens is not None:
+            self._tokens.seen(seen.at, asked, seen.limit_tokens, seen.remaining_tokens, seen.reset_tokens)
+
+    def used(self, tokens: int) -> None:
+        """A call used so many tokens, by upstream's count: what the next one is taken to cost."""
+        if tokens > 0:
+            self._measured += 1
+            self._tokens.cost += (tokens - self._tokens.cost) * max(TOKENS_WEIGHT, 1 / self._measured)
+
+    def sent(self, now: float) -> None:
+        """A task is handed out, and asks at once."""
+        self._requests.sent(now)
+        self._tokens.sent(now)
+        self._learned.sent(now)
+        self._credit -= 1
+
+    def refused(self, now: float, seen: LimitSeen, resumes: float, first: bool) -> float:
+        """A call was refused by a limit.
+
+        Args:
+            resumes: when calls go on.
+            first: whether it is the first of its episode; the others had been on their way.
+
+        Returns:
+            The seconds after `resumes` over which those that were refused should ask again.
+        """
+        explained = any(level.left(now) < LOW * level.size + level.cost for level in self._levels(now))
+        if seen.kind is Kind.RAMP:
+            self._learned.slow_down(now)
+        elif not explained:
+            self._learned.refused(now, first)
+        self._waiting = 1 if first else self._waiting + 1
+        spread = min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
+        if seen.kind is Kind.RAMP or not explained:
+            self._learned.resume(resumes + spread)
+        # Where figures tell of the budget, those that ask again are paid for here; else the rate waits for them.
+        self._credit, self._credit_at = min(self._credit, 0.0) - explained, resumes
+        return spread
+
+    def rate(self, now: float) -> float:
+        """Return the calls a second that may be asked now, infinite where nothing paces."""
+        known = [level.rate(now) for level in self._levels(now)]
+        if known and not self._learned.met:
+            return min(known)
+        return min([*known, self._learned.rate(now)])
+
+    def room(self, now: float) -> int:
+        """Return how many calls may be asked at once, now."""
+        rate = self.rate(now)
+        most = min((int(level.left(now) / level.cost) for level in self._levels(now)), default=UNPACED)
+        if math.isinf(rate):
+            self._credit, self._credit_at = max(self._credit, 1.0), now
+            return most
+        if now > self._credit_at:
+            earned = rate * min(now - self._credit_at, LOOK_AGAIN)
+            self._credit = min(self._credit + earned, max(1.0, rate * BURST))
+            self._credit_at = now
+        return max(0, min(int(self._credit + 1e-9), most))
+
+    def again_at(self, now: float) -> float:
+        """Return when `room` should be asked again, if it is 0 now."""
+        rate = self.rate(now)
+        paced = max(now, self._credit_at) + (max(0.0, 1 - self._credit) / rate if rate > 0 else LOOK_AGAIN)
+        return min(max([paced, *(level.when(now) for level in self._levels(now))]), now + LOOK_AGAIN)
+
+    def _levels(self, now: float) -> list[Level]:
+        """The budgets that are known."""
+        return [level for level in (self._requests, self._tokens) if level.fresh(now)]
+
+    def _base_rate(self, now: float) -> float:
+        """What upstream gives back, as far as it is known: the pace of those who ask again."""
+        known = [level.refill / level.cost for level in self._levels(now)]
+        return max(min([*known, self._learned.rate(now)]), SLOWEST_SPREAD)
+
+
+class Ceiling:
+    """The cap on calls at once, as refusals leave it: one cut an episode, up again by successes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = float(most)
+        self._cap = self._met = self._most
+
+    @property
+    def cap(self) -> int:
+        """From 1 to the most."""
+        return max(1, int(self._cap))
+
+    def cut(self) -> None:
+        """An episode began."""
+        self._met = self._cap
+        self._cap = max(1.0, self._cap * CUT)
+
+    def grow(self) -> None:
+        """A call that was asked after the episode succeeded."""
+        step = 1.0 if self._cap < self._met * FAST_UNTIL else 1.0 / self._cap
+        self._cap = min(self._most, self._cap + step)

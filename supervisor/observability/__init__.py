@@ -1,0 +1,1 @@
+"""What the node shows of itself: status server, page, metrics, and messages to systemd."""

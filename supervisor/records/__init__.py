@@ -1,0 +1,1 @@
+"""`workernode-records`: shows the billing records of the record topic, one by one or added up."""

@@ -1,0 +1,8 @@
+"""`python -m supervisor.records` runs `workernode-records`."""
+
+import sys
+
+from supervisor.records.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""`workernode-records`: shows the billing records of the record topic, as they come or added up. Takes none away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from supervisor.broker.handshake import NoEntry
+from supervisor.broker.record_reader import NoRecords, Published, read_records
+from supervisor.records import show
+from supervisor.records.options import parser
+from supervisor.records.sums import Record, Sums
+from workernode.record import rfc3339
+from workernode.settings import SettingsError, read_environment
+
+DONE, FAILED, USAGE = 0, 1, 2  # exit codes: shown; the topic cannot be read; the arguments are wrong (argparse's)
+INTERRUPTED = 130  # by Ctrl-C, as shells have it
+REDRAW = 0.25  # seconds between two states of the progress line
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where records come from."""
+
+    url: str
+    topic: str
+    token: str
+    since: float  # seconds since the epoch
+
+
+class Progress:
+    """A line that is written over and over on a terminal, and never anywhere else."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._shows = stream.isatty()
+        self._next = 0.0
+        self._shown = False
+
+    def due(self) -> bool:
+        """Whether it is time for another state of the line."""
+        return self._shows and self._clock() >= self._next
+
+    def say(self, text: str) -> None:
+        """Show the text."""
+        self._next = self._clock() + REDRAW
+        self._stream.write(f"\r{text}\x1b[K")
+        self._stream.flush()
+        self._shown = True
+
+    def clear(self) -> None:
+        """Leave the line free for something else."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._shown = False
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+    try:
+        environ = read_environment(os.environ, Path(".env"))
+    except SettingsError as error:
+        print(f"workernode-records: {error}", file=sys.stderr)
+        return USAGE
+    options = parser(environ).parse_args(arguments)
+    source = Source(options.url, options.topic, options.token, options.since)
+    try:
+        return tail(source, options.form) if options.command == "tail" else add_up(source, options.by, options.form)
+    except (NoEntry, NoRecords) as error:
+        print(f"workernode-records: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # who reads has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def tail(source: Source, form: str) -> int:
+    """Show records as they come, until Ctrl-C."""
+    sums, progress, screen = Sums([]), Progress(sys.stderr), Screen(form, sys.stdout)
+    try:
+        for message in messages(source, follow=True):
+            record = sums.add(message.data) if message else None
+            if message and record is not None:
+                progress.clear()
+                screen.show(record, message.data)
+            if progress.due():
+                progress.say(so_far(sums))
+    except KeyboardInterrupt:  # the one way to end it
+        pass
+    finally:
+        progress.clear()
+    return DONE
+
+
+class Screen:
+    """Where `tail` writes, record by record. On a terminal no line is longer than its width, and the heads of the
+    columns come again with each page.
+    """
+
+    def __init__(self, form: str, stream: TextIO) -> None:
+        self._form, self._stream = form, stream
+        self._on_terminal = stream.isatty()
+        self._lines = 0
+
+    def show(self, record: Record, data: bytes) -> None:
+        """Write one record; `data` is what it was read from."""
+        width, height = shutil.get_terminal_size() if self._on_terminal else (0, 0)
+        again = self._lines % max(2, height - 2) == 0 if height else self._lines == 0
+        self._lines += 1
+        match self._form:
+            case "json":
+                text = data.decode() + "\n"
+            case "csv":
+                heads = show.csv_lines([show.TAIL]) if self._lines == 1 else ""
+                text = heads + show.csv_lines([show.tail_row(record).values()])
+            case _:
+                text = (show.tail_head(width) if again else "") + show.tail_line(show.tail_row(record), width)
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def so_far(sums: Sums) -> str:
+    """What has been read, in a line."""
+    total = sums.total
+    return f"{show.shown(total.requests)} requests, {total.errors} errors, {show.shown(total.total_tokens)} tokens"
+
+
+def add_up(source: Source, by: tuple[str, ...], form: str) -> int:
+    """Show the sums of what there is."""
+    sums, progress, now = Sums(by), Progress(sys.stderr), time.time()
+    try:
+        for message in messages(source, follow=False):
+            if message:
+                sums.add(message.data)
+                if progress.due():
+                    share = (message.at - source.since) / max(1.0, now - source.since)
+                    progress.say(f"{min(1, max(0, share)):4.0%}  {so_far(sums)}")
+    finally:
+        progress.clear()
+    about = {"topic": source.topic, "since": rfc3339(source.since), "until": rfc3339(now)}
+    match form:
+        case "json":
+            text = show.sums_json(sums, **about)
+        case "csv":
+            text = show.sums_csv(sums)
+        case _:
+            text = f"{about['topic']}, {about['since']} to {about['until']}\n{show.table(sums)}"
+            if sums.unreadable:
+                text += f"{sums.unreadable} messages of the topic are no records and were left out\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return DONE
+
+
+def messages(source: Source, *, follow: bool) -> Iterator[Published | None]:
+    """What the topic has."""
+    return read_records(source.url, source.topic, source.token, source.since, follow=follow)
+
+

@@ -1,0 +1,140 @@
+"""What people are told of a broker that cannot be reached or refuses, by brokers of a few bytes."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.broker import protobuf
+from supervisor.broker.handshake import CONNECTED, ERROR, TOPICS_RESPONSE, NoEntry, Session
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.canary"
+TIMEOUT = 10
+PING = 18  # BaseCommand.Type
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    """A command as a broker sends it."""
+    command = protobuf.number(1, kind) + protobuf.nested(kind, body)
+    return struct.pack(">II", len(command) + 4, len(command)) + command
+
+
+@contextmanager
+def broker(answers: list[bytes], heard: list[bytes] | None = None) -> Iterator[str]:
+    """A broker that gives these answers, one to each thing that is said, and then closes. Its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                for answer in answers:
+                    said = connection.recv(65536)
+                    if heard is not None:
+                        heard.append(said)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"pulsar://127.0.0.1:{server.getsockname()[1]}"
+        thread.join(TIMEOUT)
+
+
+def refused(code: int, why: str) -> bytes:
+    return frame(ERROR, protobuf.number(1, 2**64 - 1) + protobuf.number(2, code) + protobuf.text(3, why))
+
+
+def test_a_broker_that_lets_us_in_tells_its_version_and_its_topics() -> None:
+    names = [f"persistent://public/default/t-{number}" for number in range(300)]
+    listed = b"".join(protobuf.text(2, name) for name in names)
+    heard: list[bytes] = []
+    answers = [frame(CONNECTED, protobuf.text(1, "Pulsar 4.0.8")), frame(PING, b"") + frame(TOPICS_RESPONSE, listed)]
+    with broker(answers, heard) as url, Session(url, TOKEN, TIMEOUT) as session:
+        assert session.version == "Pulsar 4.0.8"
+        assert session.topics("public/default") == names
+    hello = dict(protobuf.fields(heard[0][8:]))
+    connect = hello[2]
+    assert isinstance(connect, bytes)
+    said = dict(protobuf.fields(connect))
+    assert (said[3], said[5]) == (TOKEN.encode(), b"token")
+
+
+@pytest.mark.parametrize(
+    ("answers", "token", "said", "advice"),
+    [
+        ([refused(3, f"no  such {TOKEN}\n key")], TOKEN, r"refuses us \(no such \*\*\* key\)", "set PULSAR_TOKEN to"),
+        ([refused(3, "who?")], "", r"refuses us \(who\?\)", "it wants a token: set PULSAR_TOKEN"),
+        ([refused(5, "")], TOKEN, r"refuses us \(it does not say why\)", "the broker's log"),
+        ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], "", "does not speak Pulsar", "mostly 6650"),
+        ([b""], "", "does not speak Pulsar", "mostly 6650"),
+        ([struct.pack(">II", 8, 4) + b"\xff\xff\xff\xff"], "", "does not speak Pulsar", "mostly 6650"),
+        ([frame(CONNECTED, b"\x0a\x7f")], "", "does not speak Pulsar", "mostly 6650"),
+    ],
+    ids=["token", "no token", "another refusal", "a web server", "closed", "no protobuf", "half a message"],
+)
+def test_a_refusal_says_what_to_do(answers: list[bytes], token: str, said: str, advice: str) -> None:
+    with broker(answers) as url, pytest.raises(NoEntry, match=f"^no connection to Pulsar: .*{said}.*{advice}") as told:
+        Session(url, token, TIMEOUT)
+    assert not token or token not in str(told.value)
+
+
+def test_a_broker_that_is_silent_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"pulsar://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(NoEntry, match="takes the connection and does not answer"):
+            Session(url, "", 0.2)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (lambda: f"pulsar://127.0.0.1:{closed_port()}", "nothing listens at 127.0.0.1:[0-9]+; start the broker"),
+        (lambda: "pulsar://no.such.host.invalid", "the host no.such.host.invalid has no address"),
+        (lambda: f"pulsar+ssl://127.0.0.1:{closed_port()}", "nothing listens"),
+    ],
+    ids=["nobody there", "no such host", "nobody there, TLS"],
+)
+def test_a_broker_that_cannot_be_reached_says_what_to_do(url: Callable[[], str], said: str) -> None:
+    with pytest.raises(NoEntry, match=said):
+        Session(url(), "", TIMEOUT)
+
+
+def test_tls_against_a_plain_port_says_so() -> None:
+    said = r"no TLS with .*pulsar\+ssl:// wants the broker's TLS port"
+    with broker([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url, pytest.raises(NoEntry, match=said):
+        Session(url.replace("pulsar://", "pulsar+ssl://"), "", TIMEOUT)
+
+
+def test_of_several_brokers_the_first_that_lets_us_in_is_taken() -> None:
+    with broker([frame(CONNECTED, protobuf.text(1, "second"))]) as url:
+        both = f"pulsar://127.0.0.1:{closed_port()},{url.removeprefix('pulsar://')}"
+        with Session(both, "", TIMEOUT) as session:
+            assert session.version == "second"
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary()))))
+def test_what_is_encoded_is_read_back(written: list[tuple[int, int | bytes]]) -> None:
+    data = b"".join(
+        protobuf.number(name, value) if isinstance(value, int) else protobuf.nested(name, value)
+        for name, value in written
+    )
+    assert list(protobuf.fields(data)) == written
+
+
+@given(st.binary())
+def test_whatever_comes_is_read_or_refused(data: bytes) -> None:
+    try:
+        list(protobuf.fields(data))
+    except ValueError:
+        pass

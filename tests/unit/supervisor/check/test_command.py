@@ -1,0 +1,318 @@
+"""`--check` without a broker: how checks run, and what they say of the broker, Kubernetes and the machine."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.check import broker as check_broker
+from supervisor.check import clock as check_clock
+from supervisor.check import command as check
+from supervisor.check import kubernetes as check_kubernetes
+from supervisor.check import machine as check_machine
+from supervisor.check import status as check_status
+from supervisor.check import upstream as check_upstream
+from supervisor.check.findings import Check, Context, Finding, Mark, run_all
+from tests.support.apiserver import ApiServer
+from tests.support.check import REMOTE, Api, closed_port, context, marks, one_line
+from workernode import settings
+from workernode.settings import Address
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    one = Api()
+    yield one
+    one.close()
+
+
+# How checks run.
+
+
+def test_a_check_that_hangs_is_left_and_the_others_are_told() -> None:
+    released = threading.Event()
+
+    def hangs(_: Context) -> Iterator[Finding]:
+        yield Finding("first", Mark.OK, "fine")
+        released.wait()
+
+    def fine(_: Context) -> Iterator[Finding]:
+        yield Finding("other", Mark.LOOK, "hm")
+
+    short = Context(settings.load(REMOTE), time.monotonic() + 0.1)
+    found = run_all([Check(("first", "second", "third"), hangs), Check(("other",), fine)], short)
+    released.set()
+    assert marks(found) == [("first", Mark.OK), ("second", Mark.FAULT), ("third", Mark.NONE), ("other", Mark.LOOK)]
+    assert "no answer within" in found[1].said
+
+
+def test_a_check_that_breaks_is_a_finding() -> None:
+    def breaks(_: Context) -> Iterator[Finding]:
+        yield Finding("first", Mark.OK, "fine")
+        raise RuntimeError("boom")
+
+    found = run_all([Check(("first", "second"), breaks)], context())
+    assert marks(found) == [("first", Mark.OK), ("second", Mark.FAULT)]
+    assert "RuntimeError: boom" in found[1].said
+
+
+def test_what_a_fault_hinders_is_not_checked() -> None:
+    def ends(_: Context) -> Iterator[Finding]:
+        yield Finding("first", Mark.FAULT, "broken")
+
+    found = run_all([Check(("first", "second"), ends)], context())
+    assert marks(found) == [("first", Mark.FAULT), ("second", Mark.NONE)]
+
+
+# What is shown.
+
+SOME = [
+    Finding("environment", Mark.OK, "a remote node"),
+    Finding("upstream: key", Mark.FAULT, "the key is refused", "set API_KEY"),
+    Finding("clock", Mark.LOOK, "5 s behind", "set it"),
+]
+
+
+def test_the_table_has_a_line_for_each_and_what_to_do_below() -> None:
+    lines = check.table(SOME).splitlines()
+    assert lines[2:7] == [
+        "ok     environment    a remote node",
+        "FAULT  upstream: key  the key is refused",
+        "                      → set API_KEY",
+        "look   clock          5 s behind",
+        "                      → set it",
+    ]
+    assert "1 of 3 are at fault." in lines
+
+
+def test_json_says_the_same() -> None:
+    told = json.loads(check.report(SOME))
+    assert told["ok"] is False
+    assert told["findings"][1] == {
+        "name": "upstream: key", "mark": "fault", "said": "the key is refused", "advice": "set API_KEY",
+    }  # fmt: skip
+    assert json.loads(check.report(SOME[:1]))["ok"] is True
+
+
+@pytest.mark.parametrize(("found", "code"), [(SOME, 1), (SOME[::2], 0)])
+def test_only_a_fault_is_a_failure(
+    found: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "look", lambda *_: found)
+    assert check.check({}, Path("none"), as_json=False) == code
+    assert check.check({}, Path("none"), as_json=True) == code
+    assert capsys.readouterr().out.count("a remote node") == 2
+
+
+def test_every_fault_of_the_environment_is_a_line(tmp_path: Path) -> None:
+    found = check.look({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env")
+    assert [one.name for one in found] == ["environment"] * 5 + ["everything else"]
+    assert one_line(found[0]).startswith("fault: MODEL_NAME is not set → right is ")
+
+
+# The broker.
+
+
+def test_without_a_connection_rights_are_not_tried() -> None:
+    found = run_all(check_broker.checks(), context())
+    assert marks(found) == [
+        ("broker", Mark.FAULT), ("broker: tasks", Mark.NONE), ("broker: records", Mark.NONE),
+    ]  # fmt: skip
+    assert one_line(found[0]).startswith("fault: no connection to Pulsar: nothing listens at 127.0.0.1:1 → ")
+
+
+# Kubernetes.
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path) as api_server:
+        for name, value in api_server.environ.items():
+            monkeypatch.setenv(name, value)
+        yield api_server
+
+
+def kubernetes(cluster: ApiServer, namespace: str = "prod") -> Finding:
+    (found,) = check_kubernetes.look(context(AIMODEL_NAME="m", AIMODEL_NAMESPACE=namespace), cluster.service_account)
+    return found
+
+
+def test_the_right_to_report_is_tried_without_reporting(cluster: ApiServer) -> None:
+    found = kubernetes(cluster)
+    assert (found.mark, found.said) == (Mark.OK, "may report on AIModel m in namespace prod")
+    assert cluster.events == []
+    assert [path for _, path, _ in cluster.requests] == ["/api/v1/namespaces/prod/events?dryRun=All"]
+
+
+def test_a_right_that_is_missing_is_told(cluster: ApiServer) -> None:
+    found = kubernetes(cluster, namespace="other")
+    assert found.mark is Mark.FAULT
+    assert one_line(found).endswith("give it a Role with create on events, as in deploy/kubernetes/account.yaml")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "refuses the account's token"), (404, "no namespace prod"), (500, "answers 500")]
+)
+def test_other_answers_of_the_api_server(cluster: ApiServer, status: int, said: str) -> None:
+    cluster.status = status
+    assert said in kubernetes(cluster).said
+
+
+def test_an_api_server_that_is_away_is_told(cluster: ApiServer) -> None:
+    cluster.go_away()
+    assert "cannot be reached (ConnectionError)" in kubernetes(cluster).said
+    cluster.come_back()
+
+
+def test_an_account_without_a_token_is_told(cluster: ApiServer) -> None:
+    (cluster.service_account / "token").unlink()
+    assert "service account cannot be used" in kubernetes(cluster).said
+
+
+def test_without_a_cluster_reports_go_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for variables in ({}, {"AIMODEL_NAME": "m"}):
+        (found,) = check_kubernetes.look(context(**variables))
+        assert (found.mark, found.said.split(",")[0]) == (Mark.OK, "reports go to the log only")
+
+
+# The machine.
+
+
+def test_open_files_are_counted_for_the_slots_of_a_process() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+        few, many = (context(MAX_PROCESS_NUM=count, WORKER_PROCESSES="4") for count in ("400", "404"))
+        assert check_machine.files(few).mark is Mark.OK
+        assert check_machine.files(many).said == "a process with 101 slots may need 504, and may have 500"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_threads_are_counted_against_the_containers_limit(tmp_path: Path) -> None:
+    group = tmp_path / "sys/fs/cgroup/pod"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/pod\n")
+    mount = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
+    (tmp_path / "proc/self/mountinfo").write_text(mount)
+    (group / "pids.max").write_text("max\n")
+    wanted = context(MAX_PROCESS_NUM="128", WORKER_PROCESSES="4")
+    assert check_machine.threads(wanted, tmp_path).mark is Mark.OK
+    (group / "pids.max").write_text("200\n")
+    found = check_machine.threads(wanted, tmp_path)
+    assert (found.mark, found.said) == (Mark.FAULT, "up to 260 may be needed, and 200 are allowed")
+
+
+def test_memory_is_told_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "free of" in check_machine.memory(context()).said
+    assert check_machine.memory(context(MEMORY_HIGH="1")).mark is Mark.LOOK
+    monkeypatch.setattr(check_machine, "SUPERVISOR_BYTES", 1 << 60)
+    assert check_machine.memory(context()).mark is Mark.FAULT
+
+
+@pytest.mark.parametrize("folder", [None, "/dev"], ids=["temporary files", "shared memory"])
+def test_a_folder_that_cannot_be_written_to_is_told(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_machine.folders().mark is Mark.OK
+
+    def read_only(dir: str | None) -> io.BytesIO:
+        if dir == folder:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return io.BytesIO()
+
+    monkeypatch.setattr(check_machine, "SHARED_MEMORY", "/dev")  # there on every system
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    found = check_machine.folders()
+    assert found.mark is Mark.FAULT
+    assert found.said.endswith("cannot be written to (Read-only file system)")
+
+
+# The status address.
+
+
+def status_finding(address: str, model: str = "gpt-4o") -> tuple[Finding, str]:
+    known = context(STATUS_ADDR=address, MODEL_NAME=model)
+    (found,) = check_status.look(known)
+    return found, known.node_here.result(0)
+
+
+def test_a_status_address_that_is_off_or_free() -> None:
+    assert status_finding("off")[0].said == "off"
+    found, model = status_finding(f"0.0.0.0:{closed_port()}")
+    assert (found.mark, model) == (Mark.OK, "")
+
+
+def test_a_status_address_of_another_machine_is_at_fault() -> None:
+    # 192.0.2.0/24 is nobody's (RFC 5737); what answers there on some networks is no node either.
+    assert status_finding("192.0.2.1:1")[0].mark is Mark.FAULT
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark", "said"),
+    [
+        ({"model": "gpt-4o", "ready": True, "why": []}, Mark.OK, "a node for gpt-4o runs here and is ready"),
+        ({"model": "gpt-4o", "ready": False, "why": ["no broker"]}, Mark.LOOK, "not ready: no broker"),
+        ({"model": "other", "ready": True, "why": []}, Mark.FAULT, "the node for other has"),
+        ({"some": "thing"}, Mark.FAULT, "something else than a node"),
+    ],
+    ids=["ready", "not ready", "another model", "another program"],
+)
+def test_who_has_the_status_address_is_told(api: Api, answer: dict[str, Any], mark: Mark, said: str) -> None:
+    api.open, api.body = True, json.dumps(answer).encode()
+    found, model = status_finding(api.url.removeprefix("http://"))
+    assert (found.mark, model) == (mark, answer.get("model", ""))
+    assert said in found.said
+
+
+def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
+    api.open, api.body = True, b'{"model": "m", "ready": true, "why": []}'
+    found, model = check_status.listener(Address("0.0.0.0", api.server.server_address[1]), "m")  # noqa: S104
+    assert (found.mark, model) == (Mark.OK, "m")
+
+
+# The clock.
+
+
+@pytest.mark.parametrize(
+    ("ahead", "mark", "said"),
+    [(0.4, Mark.OK, "as upstream"), (6, Mark.LOOK, "6 s behind that"), (-90, Mark.FAULT, "90 s ahead of")],
+)
+def test_the_clock_is_compared(ahead: float, mark: Mark, said: str) -> None:
+    known = context()
+    known.clocks += [("the API server", 0.1), ("upstream", ahead)]
+    found = check_clock.clock(known)
+    assert found.mark is mark
+    assert said in found.said
+
+
+def test_the_date_of_an_answer_is_a_clock(api: Api) -> None:
+    api.date = time.time() + 100
+    known = context(API_URL=api.url)
+    run_all(check_upstream.checks(), known)
+    assert [(whose, round(ahead / 10)) for whose, ahead in known.clocks] == [("upstream", 10)] * 2
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Mon, 99 Foo 2026 00:00:00 GMT"])
+def test_a_date_that_is_none_is_left_out(date: str | None) -> None:
+    known = context()
+    check_clock.note_clock(known, "upstream", date, 0)
+    assert known.clocks == []
+
+
+@pytest.mark.parametrize(("kernel", "mark"), [(True, Mark.OK), (False, Mark.LOOK), (None, Mark.NONE)])
+def test_without_anybody_the_kernel_is_asked(kernel: bool | None, mark: Mark) -> None:
+    assert check_clock.clock(context(), lambda: kernel).mark is mark
+
+
+def test_the_kernel_answers_or_does_not() -> None:
+    assert check_clock.synchronised() in (True, False, None)

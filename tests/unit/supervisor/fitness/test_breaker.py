@@ -1,0 +1,401 @@
+"""supervisor/fitness/breaker.py: the arrows of MOVES, and what the node may do and says in each state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from supervisor.fitness.breaker import (
+    FIRST_PROBE,
+    FRESH,
+    LAST_PROBE,
+    MOVES,
+    REASONS,
+    Admission,
+    Admit,
+    Begin,
+    End,
+    Fitness,
+    Intake,
+    State,
+)
+from supervisor.fitness.messages import Words
+from supervisor.fitness.pacing import UNPACED
+from tests.support.paths import ROOT
+from tests.support.ratelimit import Form, World, simulate
+from workernode.protocol import Hold, Kind, LimitSeen, Trouble
+
+WORDS = Words("https://api.openai.com", "gpt-4", "prod/gpt-4")
+KEY = Trouble(Kind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
+QUOTA = Trouble(Kind.QUOTA, 429, "insufficient_quota", "You exceeded your current quota.")
+MODEL = Trouble(Kind.MODEL, 404, "model_not_found", "The model does not exist.")
+
+
+def made() -> Fitness:
+    return Fitness(64, WORDS)
+
+
+def refuse(fitness: Fitness, now: float, wait: float | None = 1.0, asked: float | None = None) -> None:
+    """A call is answered 429."""
+    fitness.limit_seen(now, LimitSeen(at=now, kind=Kind.RATE_LIMIT, asked=asked or now, retry_after=wait))
+
+
+def answer(fitness: Fitness, now: float, asked: float | None = None) -> None:
+    """A call is answered well."""
+    fitness.ended(now, now if asked is None else asked, None, reached_upstream=True, was_probe=False)
+
+
+def fail(fitness: Fitness, now: float, trouble: Trouble | None) -> None:
+    """A task ends with a trouble."""
+    fitness.ended(now, now, trouble, reached_upstream=False, was_probe=False)
+
+
+def probe(fitness: Fitness, now: float, trouble: Trouble | None, well: bool = False) -> None:
+    """The task taken now is the probe, and ends at once."""
+    assert fitness.admit(now) == Admission(Admit.PROBE)
+    fitness.ended(now, now, trouble, reached_upstream=well, was_probe=True)
+
+
+def unfit(trouble: Trouble = KEY, now: float = 100.0) -> Fitness:
+    fitness = made()
+    fail(fitness, now, trouble)
+    return fitness
+
+
+def limited(now: float = 100.0) -> Fitness:
+    fitness = made()
+    refuse(fitness, now)
+    return fitness
+
+
+# The arrows: how each state is reached, and the event that leaves it.
+START: dict[State, Callable[[], Fitness]] = {State.FIT: made, State.LIMITED: limited, State.UNFIT: unfit}
+EVENTS: dict[str, Callable[[Fitness], None]] = {
+    "limited": lambda fitness: refuse(fitness, 110.0),
+    "lifted": lambda fitness: answer(fitness, 110.0),
+    "lasted": lambda fitness: refuse(fitness, 170.0),
+    "refused": lambda fitness: fail(fitness, 110.0, KEY),
+    "answered": lambda fitness: probe(fitness, 110.0, None, well=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("begin", "event", "end"), [(*pair, end) for pair, end in MOVES.items()],
+    ids=[f"{begin.value}-{event}-{end.value}" for (begin, event), end in MOVES.items()],
+)
+def test_arrow(begin: State, event: str, end: State) -> None:
+    fitness = START[begin]()
+    fitness.changes()
+    EVENTS[event](fitness)
+    assert fitness.state is end
+    assert [change.state for change in fitness.changes()] == [end]
+
+
+# FIT
+
+
+def test_a_fit_node_takes_and_runs_and_reports_nothing() -> None:
+    fitness = made()
+    gate = fitness.gate(0.0)
+    assert gate.intake is Intake.OPEN
+    assert gate.room > 0
+    assert fitness.admit(0.0) == Admission(Admit.RUN)
+    assert (fitness.cap, fitness.reports(), fitness.status(0.0).reason) == (64, [], "")
+
+
+def test_a_thousand_bad_requests_never_make_it_unfit() -> None:
+    fitness = made()
+    for number in range(1000):
+        status = (400, 404, 422)[number % 3]
+        fitness.admit(number / 10)
+        fail(fitness, number / 10, Trouble(Kind.CLIENT, status, "invalid_request_error", "no"))
+    assert fitness.state is State.FIT
+    assert fitness.reports() == []
+
+
+@pytest.mark.parametrize("kind", [Kind.CLIENT, Kind.PASSING, Kind.BROKEN, Kind.RATE_LIMIT, Kind.RAMP])
+def test_what_is_not_the_nodes_or_passes_leaves_it_fit(kind: Kind) -> None:
+    fitness = made()
+    fail(fitness, 1.0, Trouble(kind, 500, "", ""))
+    assert fitness.state is State.FIT
+
+
+def test_after_a_thousand_calls_without_a_refusal_nothing_paces() -> None:
+    fitness = made()
+    for number in range(1000):
+        fitness.admit(number / 1000)
+    assert fitness.gate(1.0).room == UNPACED
+    assert fitness.next_wakeup(1.0) is None
+
+
+# LIMITED
+
+
+def test_a_429_holds_the_whole_node_until_the_limit_lifts() -> None:
+    fitness = made()
+    refuse(fitness, 10.0, wait=3.0)
+    assert fitness.hold.until == 13.0
+    assert (fitness.gate(12.9).intake, fitness.gate(12.9).room, fitness.next_wakeup(12.9)) == (Intake.HOLD, 0, 13.0)
+    assert fitness.gate(13.0).intake is Intake.OPEN
+
+
+def test_the_longest_wait_of_an_episode_counts() -> None:
+    fitness = made()
+    refuse(fitness, 10.0, wait=3.0)
+    refuse(fitness, 10.1, wait=1.0, asked=9.9)
+    assert fitness.hold.until == 13.0
+    refuse(fitness, 10.2, wait=5.0, asked=9.9)
+    assert fitness.hold.until == 15.2
+
+
+def test_those_that_were_refused_are_spread() -> None:
+    fitness = made()
+    refuse(fitness, 10.0)
+    assert fitness.hold.spread == 0
+    refuse(fitness, 10.01, asked=9.99)
+    assert fitness.hold.spread > 0
+
+
+def test_a_429_without_a_wait_doubles_its_guess_until_an_answer_comes() -> None:
+    fitness, now, waits = made(), 10.0, []
+    for _ in range(6):
+        refuse(fitness, now, wait=None)
+        waits.append(fitness.hold.until - now)
+        now = fitness.hold.until
+    assert waits == pytest.approx([0.5, 1, 2, 4, 8, 8])
+    answer(fitness, now)
+    refuse(fitness, now + 1, wait=None)
+    assert fitness.hold.until == pytest.approx(now + 1.5)
+
+
+def test_the_cap_falls_once_an_episode_however_many_429s_it_has() -> None:
+    fitness = made()
+    for number in range(30):
+        refuse(fitness, 10.0 + number / 1000, asked=9.9)
+    assert fitness.cap == 51
+    refuse(fitness, 12.0)
+    assert fitness.cap == 40
+
+
+def test_successes_of_calls_that_were_asked_before_the_refusal_count_for_nothing() -> None:
+    fitness = limited(100.0)
+    for _ in range(10):
+        answer(fitness, 105.0, asked=99.0)
+    assert (fitness.state, fitness.cap) == (State.LIMITED, 51)
+    answer(fitness, 105.0, asked=102.0)
+    assert fitness.state is State.FIT
+    for _ in range(20):
+        answer(fitness, 106.0)
+    assert fitness.cap == 58
+
+
+def test_figures_of_a_later_call_lift_a_limit_as_well() -> None:
+    fitness = limited(100.0)
+    for asked, state in ((99.0, State.LIMITED), (101.5, State.FIT)):
+        fitness.limit_seen(102.0, LimitSeen(at=102.0, kind=None, asked=asked, limit_requests=60, remaining_requests=5))
+        assert fitness.state is state
+
+
+def test_a_short_limit_is_not_reported() -> None:
+    fitness = limited(100.0)
+    answer(fitness, 102.0)
+    assert fitness.reports() == []
+    assert "lifted after 2.0 s" in fitness.changes()[-1].text
+
+
+def test_a_limit_that_announces_more_than_a_minute_makes_the_node_unfit_at_once() -> None:
+    fitness = made()
+    refuse(fitness, 100.0, wait=90.0)
+    assert fitness.state is State.UNFIT
+    assert [report.reason for report in fitness.reports() if isinstance(report, Begin)] == ["APIQuotaExceededError"]
+    assert fitness.admit(150.0).admit is Admit.SEND_BACK  # upstream's wait is obeyed by probes as well
+    assert fitness.admit(190.0).admit is Admit.PROBE
+
+
+def test_a_limit_that_lasts_counts_from_its_first_refusal() -> None:
+    fitness = made()
+    for second in range(0, 62, 2):
+        refuse(fitness, 100.0 + second)
+    assert (fitness.state, fitness.status(162.0).since) == (State.UNFIT, 100.0)
+
+
+def test_limits_that_lift_in_between_never_last() -> None:
+    fitness = made()
+    for second in range(0, 600, 2):
+        refuse(fitness, 100.0 + second)
+        answer(fitness, 101.5 + second)
+    assert fitness.state is State.FIT
+    assert fitness.reports() == []
+
+
+# UNFIT
+
+
+@pytest.mark.parametrize("trouble", [KEY, QUOTA, MODEL], ids=lambda trouble: str(trouble.kind.value))
+def test_key_quota_and_model_make_the_node_unfit_and_are_reported_once(trouble: Trouble) -> None:
+    fitness = made()
+    for number in range(50):
+        fail(fitness, 100.0 + number / 100, trouble)
+    assert fitness.state is State.UNFIT
+    (report,) = fitness.reports()
+    assert report == Begin(trouble.kind.value, REASONS[trouble.kind], WORDS(trouble))
+    assert fitness.reports() == []
+
+
+def test_what_the_first_look_finds_counts_as_well() -> None:
+    fitness = made()
+    fitness.found(0.5, KEY)
+    assert fitness.state is State.UNFIT
+
+
+def test_half_open_one_task_is_tried_and_the_others_go_back_with_the_reason() -> None:
+    fitness = unfit()
+    assert fitness.gate(100.0).intake is Intake.ONE_AT_A_TIME
+    assert fitness.admit(100.0) == Admission(Admit.SEND_BACK, KEY)
+    assert fitness.admit(101.0) == Admission(Admit.PROBE)
+    assert fitness.admit(101.5) == Admission(Admit.SEND_BACK, KEY)  # one at a time
+
+
+def test_probes_come_at_growing_intervals_from_one_second_to_a_minute() -> None:
+    fitness, now, probes = unfit(now=0.0), 0.0, []
+    while now < 600:
+        if fitness.admit(now).admit is Admit.PROBE:
+            probes.append(now)
+            fitness.ended(now, now, KEY, reached_upstream=False, was_probe=True)
+        now += 0.25
+    gaps = [after - before for before, after in zip([0.0, *probes], probes, strict=False)]
+    assert gaps[:7] == [FIRST_PROBE, 2, 4, 8, 16, 32, LAST_PROBE]
+    assert set(gaps[6:]) == {LAST_PROBE}
+
+
+def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
+    fitness = unfit(QUOTA, now=100.0)
+    probe(fitness, 101.0, QUOTA)
+    fitness.changes()
+    fitness.reports()
+    probe(fitness, 104.5, None, well=True)
+    (change,) = fitness.changes()
+    assert change.state is State.FIT
+    assert "after 4.5 s and 2 probes" in change.text
+    assert "insufficient_quota" in change.text
+    assert fitness.reports() == [End("quota")]
+    assert fitness.admit(104.5) == Admission(Admit.RUN)
+    assert fitness.trouble is None
+
+
+@pytest.mark.parametrize("trouble", [None, Trouble(Kind.CLIENT, 400, "invalid_request_error", "")])
+def test_a_probe_that_says_nothing_about_the_node_is_followed_by_the_next_task(trouble: Trouble | None) -> None:
+    fitness = unfit(now=100.0)
+    probe(fitness, 101.0, trouble)
+    assert fitness.state is State.UNFIT
+    assert fitness.admit(101.1).admit is Admit.PROBE
+
+
+def test_a_probe_that_fails_otherwise_keeps_the_reason() -> None:
+    fitness = unfit(KEY, now=100.0)
+    fitness.reports()
+    probe(fitness, 101.0, Trouble(Kind.PASSING, 503, "", ""))
+    assert (fitness.state, fitness.trouble, fitness.reports()) == (State.UNFIT, KEY, [])
+    assert fitness.admit(102.0).admit is Admit.SEND_BACK
+
+
+def test_a_probe_that_finds_another_reason_reports_that_instead() -> None:
+    fitness = unfit(KEY, now=100.0)
+    fitness.reports()
+    probe(fitness, 101.0, QUOTA)
+    assert [type(report) for report in fitness.reports()] == [End, Begin]
+    assert "quota" in fitness.status(101.0).reason
+
+
+def test_a_probe_that_meets_a_short_limit_is_not_reported_as_such() -> None:
+    fitness = unfit(KEY, now=100.0)
+    fitness.reports()
+    refuse(fitness, 101.0)
+    probe(fitness, 102.0, Trouble(Kind.RATE_LIMIT, 429, "rate_limit_exceeded", ""))
+    assert (fitness.trouble, fitness.reports()) == (KEY, [])
+
+
+def test_a_probe_of_which_nothing_is_heard_is_taken_as_lost() -> None:
+    fitness = unfit(now=0.0)
+    assert fitness.admit(1.0).admit is Admit.PROBE
+    assert fitness.admit(300.0).admit is Admit.SEND_BACK
+    assert fitness.admit(602.0).admit is Admit.PROBE
+
+
+def test_answers_of_tasks_that_were_under_way_do_not_restore_an_unfit_node() -> None:
+    fitness = unfit(now=100.0)
+    answer(fitness, 100.5, asked=99.0)
+    assert fitness.state is State.UNFIT
+
+
+def test_a_failure_from_before_it_was_restored_does_not_make_it_unfit_again() -> None:
+    fitness = unfit(now=100.0)
+    probe(fitness, 101.0, None, well=True)
+    fitness.ended(102.0, 99.5, KEY, reached_upstream=False, was_probe=False)
+    assert fitness.state is State.FIT
+
+
+def test_fresh_tasks_are_left_to_fit_nodes_and_old_ones_are_told_quickly() -> None:
+    fitness = unfit(now=100.0)
+    fitness.admit(100.0, age=0.1)
+    assert fitness.gate(100.0).room == 0
+    assert fitness.next_wakeup(100.0) == fitness.gate(100.0).again_at == pytest.approx(100.2)
+    assert fitness.gate(100.2).room == 1
+    fitness.admit(100.2, age=FRESH + 1)
+    assert fitness.gate(100.2).room == 1
+
+
+def test_people_see_since_when_why_what_was_tried_and_when_it_is_tried_again() -> None:
+    fitness = unfit(now=100.0)
+    probe(fitness, 101.0, KEY)
+    status = fitness.status(101.5)
+    assert (status.state, status.since, status.tried, status.next_probe_at) == (State.UNFIT, 100.0, 1, 103.0)
+    assert "401 invalid_api_key" in status.reason
+    assert status.hold_until is None
+
+
+def test_people_see_a_hold() -> None:
+    fitness = limited(100.0)
+    assert fitness.status(100.5).hold_until == 101.0
+    assert fitness.status(101.5).hold_until is None
+
+
+# Words
+
+
+def test_the_sentence_names_what_where_and_what_to_do() -> None:
+    assert WORDS(KEY) == (
+        "OpenAI refused the API key (401 invalid_api_key) at https://api.openai.com; "
+        "set API_KEY of AIModel prod/gpt-4 to a valid key"
+    )
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_has_a_sentence_without_upstreams_own_words(kind: Kind) -> None:
+    words = Words("https://host.example:8443", "llama")
+    sentence = words(Trouble(kind, 0, "", "sk-secret"))
+    assert "https://host.example:8443" in sentence
+    assert "no answer" in sentence
+    assert "AIModel" not in sentence
+    assert "sk-secret" not in sentence
+
+
+# All together
+
+
+def test_nothing_was_held_at_the_start() -> None:
+    assert made().hold == Hold(0.0)
+
+
+def test_no_limit_of_a_whole_backlog_makes_a_node_unfit() -> None:
+    assert simulate(World(Form.NONE, nodes=2, tasks=500)).accepted == 500  # the simulation looks at every gate
+
+
+def test_the_page_names_the_test_of_every_arrow() -> None:
+    page = (ROOT / "docs" / "fitness.md").read_text()
+    for (begin, event), end in MOVES.items():
+        assert f"test_arrow[{begin.value}-{event}-{end.value}]" in page
+    for name in re.findall(r"test_[a-z_]{15,}", page):
+        assert name in globals()

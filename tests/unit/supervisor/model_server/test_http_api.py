@@ -1,0 +1,65 @@
+"""What is known of a model server from what it says of itself."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.model_server.http_api import Facts, facts_from
+
+PROPS = {"total_slots": 4, "default_generation_settings": {"n_ctx": 2048, "params": {}}, "model_path": "/m/x.gguf"}
+SLOTS = [{"id": number, "n_ctx": 2048, "is_processing": False} for number in range(4)]
+MODELS = {"object": "list", "data": [{"id": "gemma3", "aliases": ["gemma3", "gemma"], "meta": {"n_ctx": 2048}}]}
+
+
+@pytest.mark.parametrize(
+    ("props", "slots", "models", "facts"),
+    [
+        pytest.param(PROPS, SLOTS, MODELS, Facts(4, 2048, ("gemma3",), ("gemma3", "gemma"), True), id="llama.cpp"),
+        pytest.param(None, SLOTS, MODELS["data"], Facts(4, 2048, (), (), True), id="no /props"),
+        pytest.param({"total_slots": 1}, None, None, Facts(1, None, (), (), True), id="an old llamafile"),
+        pytest.param(None, None, None, Facts(None, None, (), (), True), id="says nothing"),
+        pytest.param({"total_slots": True}, [], {"data": [{"id": 7}, "x"]}, Facts(metrics=True), id="strange"),
+    ],
+)
+def test_reads_what_every_version_says(props: object, slots: object, models: object, facts: Facts) -> None:
+    assert facts_from(props, slots, models, True) == facts
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["total_slots", "default_generation_settings", "n_ctx", "data", "id", "aliases"]), inner
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON, JSON, JSON)
+def test_no_answer_is_too_strange(props: object, slots: object, models: object) -> None:
+    facts = facts_from(props, slots, models, False)
+    assert facts.slots is None or facts.slots > 0
+    assert facts.stands_for("x") in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("models", "name", "stands"),
+    [
+        ((), "anything", True),
+        (("/models/Llama-3.2-1B.Q6_K.gguf",), "my-model", True),
+        (("qwen", "gemma"), "gemma", True),
+        (("/models/Qwen.gguf", "/models/Gemma-3.gguf"), "gemma-3", True),
+        (("qwen", "gemma"), "llama", False),
+    ],
+)
+def test_one_model_stands_for_any_name_and_several_only_for_their_own(
+    models: tuple[str, ...], name: str, stands: bool
+) -> None:
+    assert Facts(models=models).stands_for(name) is stands
+
+
+def test_an_alias_is_a_name_too() -> None:
+    facts = Facts(models=("qwen", "gemma"), aliases=("small",))
+    assert facts.stands_for("small")

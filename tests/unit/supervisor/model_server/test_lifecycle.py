@@ -1,0 +1,107 @@
+"""The states of the model server: every arrow of the table, and no other. What moves them is tried in tests/faults."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from supervisor.model_server import command as launch
+from supervisor.model_server.http_api import Facts
+from supervisor.model_server.lifecycle import MOVES, Child, Llamafile
+from workernode import settings
+
+TOLD = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://localhost", "PULSAR_TOKEN": "secret"}
+CAUSES = sorted({cause for _, cause in MOVES})
+
+
+def llamafile(**more: str) -> Llamafile:
+    return Llamafile(settings.load({**TOLD, **more}), lambda: None, {})
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("state", list(Child))
+def test_it_moves_along_the_arrows_and_any_other_move_is_a_bug(state: Child, cause: str) -> None:
+    child = llamafile()
+    child.state = state
+    if (state, cause) in MOVES:
+        child._move(cause)
+        assert child.state is MOVES[state, cause]
+    else:
+        with pytest.raises(AssertionError, match="a bug"):
+            child._move(cause)
+        assert child.state is state
+
+
+def test_every_state_can_be_reached_and_left_and_stopped() -> None:
+    for state in Child:
+        assert state in MOVES.values()
+        assert any(before is state and after is not state for (before, _), after in MOVES.items())
+        assert (state, "stop") in MOVES
+
+
+def test_a_server_of_several_models_must_have_the_nodes_own() -> None:
+    child = llamafile()
+    child.facts = Facts(models=("qwen", "llama"))
+    misfit = child.misfit()
+    assert misfit
+    assert "qwen, llama" in misfit.message
+    assert "UPSTREAM_MODEL" in misfit.message
+    child.facts = Facts(models=("qwen", "gemma"))
+    assert child.misfit() is None
+    child = llamafile(UPSTREAM_MODEL="llama")
+    child.facts = Facts(models=("qwen", "llama"))
+    assert child.misfit() is None
+
+
+def test_the_port_is_the_chosen_one_or_a_free_one() -> None:
+    assert llamafile(LOCAL_PORT="8123").base_url == "http://127.0.0.1:8123/v1/chat/completions"
+    child = llamafile()
+    assert child.port in launch.PORTS
+    assert launch.port_fault(child.port) is None
+
+
+def test_the_key_is_long_and_nobody_elses() -> None:
+    assert len(llamafile().api_key) >= 32
+    assert llamafile().api_key != llamafile().api_key
+
+
+def test_the_command_stands_in_the_working_directory_or_in_the_project(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    assert launch.command_line("./local.sh 'two words'") == [str(launch.PROJECT / "local.sh"), "two words"]
+    with open("local.sh", "w", encoding="utf-8"):
+        pass
+    assert launch.command_line("./local.sh") == [f"{tmp_path}/local.sh"]
+    assert launch.command_line("/opt/server --x") == ["/opt/server", "--x"]
+    assert launch.command_line("python3 -m server") == ["python3", "-m", "server"]
+
+
+def test_the_child_is_told_everything_and_given_no_secret() -> None:
+    told = {
+        **TOLD,
+        "LOCAL_PARALLEL": "8",
+        "LOCAL_CTX": "8192",
+        "LOCAL_THREADS": "3",
+        "LOCAL_EXTRA_ARGS": "--mlock",
+        "LLAMAFILE": "/m/x.llamafile",
+        "LLAMAFILE_URL": "https://host/x.llamafile",
+        "LLAMAFILE_SHA256": "0" * 64,
+    }
+    environ = {"PATH": "/bin", "PULSAR_TOKEN": "secret", "API_KEY": "left over", "ELSEWHERE": "the secret too"}
+    child = launch.environment(settings.load(told), environ, port=8123, key="key")
+    assert child == {
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/bin"]),
+        "LOCAL_PORT": "8123",
+        "LOCAL_PARALLEL": "8",
+        "LOCAL_CTX": "8192",
+        "LOCAL_THREADS": "3",
+        "LOCAL_EXTRA_ARGS": "--mlock",
+        "LLAMAFILE": "/m/x.llamafile",
+        "LLAMAFILE_URL": "https://host/x.llamafile",
+        "LLAMAFILE_SHA256": "0" * 64,
+        "LOCAL_API_KEY": "key",
+        "LLAMA_API_KEY": "key",
+    }

@@ -1,0 +1,157 @@
+"""The command line, settings that cannot be used, and the version."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor import main, version
+from tests.support.check import KEY, REMOTE, TIMEOUT, TOKEN
+from tests.support.paths import ROOT
+from workernode import __version__
+from workernode.settings import VARIABLES
+
+# The command.
+
+
+def run(
+    *arguments: str, environ: dict[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return subprocess.run(
+        [sys.executable, ROOT / "WorkerNode.py", *arguments],
+        env={**kept, **(environ or {})}, cwd=cwd, capture_output=True, text=True, check=False, timeout=3 * TIMEOUT,
+    )  # fmt: skip
+
+
+def test_help_tells_every_variable() -> None:
+    told = run("--help").stdout
+    assert set(re.findall(r"^  ([A-Z_0-9]+) ", told, re.MULTILINE)) == set(VARIABLES)
+    assert max(map(len, told.splitlines())) <= main.WIDTH
+
+
+def test_version_tells_what_is_known_of_it() -> None:
+    assert run("--version").stdout == f"WorkerNode {version.version()}\n"
+
+
+def test_json_without_check_is_a_wrong_command_line() -> None:
+    assert run("--json").returncode == 2
+
+
+def test_check_of_a_bare_environment(tmp_path: Path) -> None:
+    done = run("--check", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert {one["name"] for one in json.loads(done.stdout)["findings"]} == {"environment", "everything else"}
+
+
+def test_whatever_hangs_there_is_an_answer(tmp_path: Path) -> None:
+    """Every address takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as hole:
+        address = f"127.0.0.1:{hole.getsockname()[1]}"
+        environ = REMOTE | {
+            "PULSAR_URL": f"pulsar://{address}", "API_URL": f"https://{address}", "STATUS_ADDR": address,
+            "AIMODEL_NAME": "m", "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": address.partition(":")[2],
+        }  # fmt: skip
+        done = run("--check", "--json", environ=environ, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    found = {one["name"]: one["mark"] for one in json.loads(done.stdout)["findings"]}
+    assert [name for name, mark in found.items() if mark == "fault"] == [
+        "status address", "broker", "upstream", "kubernetes",
+    ]  # fmt: skip
+    assert KEY not in done.stdout
+    assert TOKEN not in done.stdout
+
+
+# Settings that cannot be used.
+
+
+# Stands in for the cluster; tests/unit/test_report.py has the rest of the way.
+FAKE_REPORT = """
+import sys
+from supervisor import report
+report.report_once = lambda cluster, *told: print(cluster.aimodel_name, cluster.namespace, *told)
+from supervisor.main import main
+sys.exit(main([]))
+"""
+
+
+def test_wrong_settings_are_told_and_reported(tmp_path: Path) -> None:
+    """Spec 2: a line each, reported as a ConfigurationError, exit 78."""
+    wrong = {"MAX_PROCESS_NUM": "many", "CPU_HIGH": "hot", "AIMODEL_NAME": "m", "AIMODEL_NAMESPACE": "prod"}
+    done = subprocess.run(
+        [sys.executable, "-c", FAKE_REPORT],
+        env={**os.environ, **REMOTE, **wrong, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=3 * TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 78
+    first, second = done.stderr.splitlines()
+    assert first.startswith("MAX_PROCESS_NUM is 'many', not a whole number; right is")
+    assert second.startswith("CPU_HIGH is 'hot'")
+    said = f"The node's settings cannot be used: {first}; {second}"
+    assert done.stdout == f"m prod ConfigurationError {said}\n"
+
+
+def test_settings_that_do_not_say_on_what_to_report_are_told_all_the_same(tmp_path: Path) -> None:
+    done = run(environ={"AIMODEL_NAME": "Not A Name"}, cwd=tmp_path)
+    assert done.returncode == 78
+    assert [line.split()[0] for line in done.stderr.splitlines()] == [
+        "NODE_TYPE", "MODEL_NAME", "PULSAR_URL", "AIMODEL_NAME",
+    ]  # fmt: skip
+
+
+# The version.
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation of its own, without a commit."""
+    here = tmp_path / "supervisor"
+    here.mkdir()
+    monkeypatch.setattr(version, "HERE", here)
+    monkeypatch.setattr(version, "_installed", lambda: "")
+    return tmp_path
+
+
+DIGITS = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_without_a_commit_the_version_stands_alone(place: Path) -> None:
+    assert version.version() == __version__
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"supervisor/commit.txt": f"{DIGITS}\n"},
+        {".git/HEAD": f"{DIGITS}\n"},
+        {".git/HEAD": "ref: refs/heads/main\n", ".git/refs/heads/main": f"{DIGITS}\n"},
+        {".git/HEAD": "ref: refs/heads/main\n", ".git/packed-refs": f"# x\nff refs/x\n{DIGITS} refs/heads/main\n"},
+    ],
+    ids=["noted at the build", "detached", "a branch", "a packed branch"],
+)
+def test_the_commit_is_found(place: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    assert version.commit() == DIGITS[:12]
+
+
+def test_pip_knows_the_commit_that_it_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        text = json.dumps({"url": "git+x", "vcs_info": {"vcs": "git", "commit_id": DIGITS}})
+
+        def read_text(self, name: str) -> str | None:
+            return self.text if name == "direct_url.json" else None
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Installed())
+    assert version._installed() == DIGITS
+    monkeypatch.setattr(Installed, "text", '{"url": "file:///here", "dir_info": {}}')
+    assert version._installed() == ""

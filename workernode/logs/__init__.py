@@ -1,0 +1,1 @@
+"""Logging: JSON or text lines, secrets removed, repeated lines folded."""

@@ -1,0 +1,1 @@
+"""Network connections with deadlines: sockets, HTTP client, WebSocket, event-stream decoder. Knows nothing of tasks."""

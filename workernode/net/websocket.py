@@ -1,0 +1,161 @@
+"""One WebSocket to the gateway: text frames out, pings answered and asked. The protocol is the `websockets` library's
+sans-I/O one; the waiting is Wire's. Knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterable
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CONNECTING, OPEN
+from websockets.uri import WebSocketURI
+
+from workernode.net.connection import Wire
+
+# A client that left can leave the gateway's reader blocked for ever, and a slow one looks the same for a while (spec
+# 1.2).
+SEND_TIME = 60.0  # seconds that one send may take
+CLOSE_TIME = 1.0  # seconds for saying goodbye; the gateway's reader may be blocked
+MAX_INCOMING = 65536  # bytes of one message; the gateway sends none
+MOST_READS = 16  # at once: a gateway that never stops sending must not hold a thread
+
+
+class HandshakeRefused(ConnectionError):
+    """The place answers, and not with a WebSocket. `status` is what it said; 0 if that was no HTTP."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}" if status else "no WebSocket")
+        self.status = status
+
+
+class WebSocket:
+    """A connected WebSocket. Owned by one thread at a time."""
+
+    def __init__(self, wire: Wire, protocol: ClientProtocol) -> None:
+        self._wire = wire
+        self._protocol = protocol
+        self.last_heard = time.monotonic()  # of a pong
+        self._pings = 0
+        self._awaited: bytes | None = None  # the ping that has no answer yet
+
+    @classmethod
+    def connect(
+        cls, origin: tuple[bool, str, int], target: str, tls: ssl.SSLContext | None, timeout: float
+    ) -> WebSocket:
+        """Return an open WebSocket.
+
+        Args:
+            timeout: seconds for the connection, and again for the handshake.
+
+        Raises:
+            HandshakeRefused: the place answers, and not with a WebSocket; redirects are not followed.
+            OSError: it cannot be reached.
+        """
+        secure, host, port = origin
+        path, _, query = target.partition("?")
+        wire = Wire.connect(secure, host, port, timeout, tls)
+        try:
+            protocol = ClientProtocol(WebSocketURI(secure, host, port, path, query), max_size=MAX_INCOMING)
+            socket = cls(wire, protocol)
+            protocol.send_request(protocol.connect())
+            wire.deadline = time.monotonic() + timeout
+            wire.sendall(b"".join(protocol.data_to_send()))
+            while protocol.state is CONNECTING and protocol.handshake_exc is None:
+                data = wire.receive()
+                if data:
+                    protocol.receive_data(data)
+                else:
+                    protocol.receive_eof()  # which may be what ends a refusal
+            refusal = protocol.handshake_exc
+            if refusal is not None:
+                raise HandshakeRefused(refusal.response.status_code if isinstance(refusal, InvalidStatus) else 0)
+            if protocol.state is not OPEN:
+                raise ConnectionResetError("closed as soon as it was open")
+            socket._flush(timeout)  # the pong to a ping that came with the handshake
+        except BaseException:
+            wire.close()
+            raise
+        return socket
+
+    def fileno(self) -> int:
+        return self._wire.fileno()
+
+    def send(self, texts: Iterable[bytes], ping: bool = False) -> None:
+        """Send each text as a frame of its own, all in one write; with `ping`, a ping behind them.
+
+        Raises:
+            TimeoutError: nobody read for SEND_TIME. OSError: the connection broke.
+        """
+        for text in texts:
+            self._protocol.send_text(text)
+        if ping:
+            self.ask()
+        self._flush(SEND_TIME)
+
+    def ask(self) -> None:
+        """Queue a ping; `answered` tells whether its pong came."""
+        self._pings += 1
+        self._awaited = b"%d" % self._pings
+        self._protocol.send_ping(self._awaited)
+
+    def ping(self) -> None:
+        """Send a ping. Raises as `send`."""
+        self.ask()
+        self._flush(SEND_TIME)
+
+    @property
+    def answered(self) -> bool:
+        """The last ping was answered: everything sent before it was read."""
+        return self._awaited is None
+
+    def read(self) -> bool:
+        """Take what has arrived, without waiting; False once the other side has closed."""
+        if not self._take_in():
+            return False
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame) and event.opcode is Opcode.PONG and bytes(event.data) == self._awaited:
+                self._awaited = None
+                self.last_heard = time.monotonic()
+        if self._protocol.state is not OPEN:
+            return False
+        try:
+            self._flush(CLOSE_TIME)  # pongs
+        except OSError:
+            return False
+        return True
+
+    def _take_in(self) -> bool:
+        """Give the protocol all that is there; False at the end of the connection, which may stand behind a pong."""
+        self._wire.patient = False
+        try:
+            for _ in range(MOST_READS):
+                data = self._wire.receive()
+                if not data:
+                    return data is None
+                self._protocol.receive_data(data)
+        except OSError:
+            return False
+        finally:
+            self._wire.patient = True
+        return True
+
+    def close(self) -> None:
+        """Say goodbye, if the other side reads, and close."""
+        try:
+            if self._protocol.state is OPEN:
+                self._protocol.send_close(1000)
+                self._flush(CLOSE_TIME)
+        except OSError:
+            pass  # it is gone already
+        finally:
+            self._wire.close()
+
+    def _flush(self, limit: float) -> None:
+        data = b"".join(self._protocol.data_to_send())
+        if data:
+            self._wire.deadline = time.monotonic() + limit
+            self._wire.sendall(data)

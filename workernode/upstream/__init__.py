@@ -1,0 +1,1 @@
+"""Asks the OpenAI-compatible upstream and yields its answer, plain or streamed."""
