@@ -41,7 +41,7 @@ class Hooks(Protocol):
         """The decision was carried out: the message is not at this node any more."""
 
 
-class Desk:
+class Dispatcher:
     """The messages at this node. Owned by the main thread."""
 
     def __init__(self, settings: Settings, identity: record.Node, broker: Broker, pool: Pool, hooks: Hooks) -> None:

@@ -28,7 +28,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryHere:
     """A message that was to be sent back stays, and is to be tried again here."""
 
     received: Received
@@ -56,15 +56,15 @@ class BrokerDown:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FaultFound:
     """The look at upstream at the start found what a person must mend."""
 
     trouble: Trouble
 
 
 @dataclass(frozen=True, slots=True)
-class Poke:
+class Wake:
     """Something that belongs to another room has changed; the owner should look (`tick`)."""
 
 
-Event: TypeAlias = Received | Again | Stored | BrokerUp | BrokerDown | Found | Poke
+Event: TypeAlias = Received | RetryHere | Stored | BrokerUp | BrokerDown | FaultFound | Wake

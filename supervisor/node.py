@@ -1,6 +1,6 @@
 """The postmaster: start → serve → drain → leave. The one thread that owns the supervisor's state.
 
-It waits for workers, broker, child, signals and the clock at once, and has the desk (desk.py), the counter
+It waits for workers, broker, child, signals and the clock at once, and has the dispatcher (dispatcher.py), the counter
 (broker.py), the workshop (pool.py) and the child (llamafile.py) act; no call here waits for any of them.
 """
 
@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from supervisor.broker.client import Broker
 from supervisor.concurrency.controller import Throttle
-from supervisor.dispatcher import Desk
-from supervisor.events import Again, BrokerDown, BrokerUp, Event, Found, Poke, Received, Stored
+from supervisor.dispatcher import Dispatcher
+from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
 from supervisor.fitness import preflight as firstlook
 from supervisor.fitness.breaker import Admission, Begin, End, Fitness, Intake
 from supervisor.fitness.breaker import State as Fit
@@ -100,7 +100,7 @@ class Node:
         self._broker_up = False
         self._broker_fault = "not connected yet"
         self._broker_since = time.monotonic()
-        self._desk = Desk(settings, self._identity, self._broker, self._pool, self)
+        self._dispatcher = Dispatcher(settings, self._identity, self._broker, self._pool, self)
         self._throttle = Throttle(settings)
         self._fitness = Fitness(settings.max_process_num, _words(settings))
         self._hold = self._fitness.hold
@@ -110,7 +110,7 @@ class Node:
         self._child: Llamafile | None = None
         self._child_ready = settings.node_type == "remote"
         about = About(self._identity.id, settings.model_name, settings.node_type, __version__)
-        self._rooms = Rooms(settings, self._desk, self._pool, self._broker, self._throttle, self._fitness)
+        self._rooms = Rooms(settings, self._dispatcher, self._pool, self._broker, self._throttle, self._fitness)
         self._overview = Overview(self._rooms, about)
         self._metrics = self._overview.metrics
 
@@ -147,14 +147,14 @@ class Node:
         self._broker.start()
         if settings.node_type == "remote":
             self._pool.aim(Target(settings.api_url, settings.api_key))
-            firstlook.start(settings, lambda trouble: self.post(Found(trouble)))
+            firstlook.start(settings, lambda trouble: self.post(FaultFound(trouble)))
         else:
             self._start_child()
 
     def _start_child(self) -> None:
         from supervisor.model_server.lifecycle import Llamafile  # a remote node carries none of it
 
-        self._child = self._rooms.child = Llamafile(self._settings, lambda: self.post(Poke()))
+        self._child = self._rooms.child = Llamafile(self._settings, lambda: self.post(Wake()))
         self._pool.aim(Target(self._child.base_url, self._child.api_key))
         self._child.start(time.monotonic())
 
@@ -181,12 +181,12 @@ class Node:
             self._look(now)
         if now >= self._next_sample:
             self._next_sample = now + self._settings.sample_interval
-            if self._throttle.sample(self._desk.running, self._pool.said()) and self._child is not None:
+            if self._throttle.sample(self._dispatcher.running, self._pool.said()) and self._child is not None:
                 self._child.progress(now)  # tokens come: it lives, whatever /health says
         self._heed_fitness()
-        self._desk.send_back(now)
-        self._desk.retry_records(now)
-        self._desk.hand_over()
+        self._dispatcher.send_back(now)
+        self._dispatcher.retry_records(now)
+        self._dispatcher.hand_over()
         self._set_intake(now)
         self._drain(now)
         self._show(now)
@@ -197,7 +197,7 @@ class Node:
         due = min(
             self._next_look, self._next_sample, self._overview.next_look(),
             self._broker.next_burst(), self._pool.next_check(),
-            self._desk.next_retry(), self._drain_until,
+            self._dispatcher.next_retry(), self._drain_until,
         )  # fmt: skip
         if self._gate.room == 0:  # the gate that the intake was set by: asked anew it may just have opened, unheeded
             due = min(due, self._gate.again_at)
@@ -208,38 +208,38 @@ class Node:
         match event:
             case Received():
                 self._broker.seen(event)
-                if self._desk.receive(event):
+                if self._dispatcher.receive(event):
                     self._metrics.taken(event.redeliveries)
                 else:
                     self._metrics.duplicate()
-            case Again():
-                if self._desk.receive(event.received):
+            case RetryHere():
+                if self._dispatcher.receive(event.received):
                     self._metrics.taken(event.received.redeliveries)
             case Stored():
                 if not event.fault and not event.dead_letter:
                     self._metrics.record_stored()
-                self._desk.stored(event)
+                self._dispatcher.stored(event)
             case BrokerUp():
                 self._set_broker(True, "")
             case BrokerDown():
                 self._set_broker(False, event.why)
-            case Found():
+            case FaultFound():
                 self._fitness.found(time.monotonic(), event.trouble)
-            case Poke():
+            case Wake():
                 pass  # it only wakes the loop
 
     def _hear(self, message: FromWorker) -> None:
         """What a worker says."""
         match message:
             case Outcome():
-                self._desk.decided(message)
+                self._dispatcher.decided(message)
             case LimitSeen():
                 self._metrics.limit_seen(message)
                 self._fitness.limit_seen(time.monotonic(), message)
             case Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
 
-    # --- what the desk asks and tells (desk.Hooks) ---
+    # --- what the dispatcher asks and reports (dispatcher.Hooks) ---
 
     def admit(self, now: float, age: float) -> Admission:
         """May a task be run? Fitness decides."""
@@ -260,7 +260,8 @@ class Node:
         """The message has left this node. One that an unfit node sent back is to go to another."""
         self._metrics.settled(outcome.decision)
         young = time.time() - delivery.received.published < ASIDE
-        if outcome.status in UNFIT_STATUSES and young and len(self._desk) == 0 and self._fitness.state is Fit.UNFIT:
+        is_empty = len(self._dispatcher) == 0
+        if outcome.status in UNFIT_STATUSES and young and is_empty and self._fitness.state is Fit.UNFIT:
             self._broker.step_aside(ASIDE)
 
     # --- how much to take ---
@@ -276,12 +277,12 @@ class Node:
         cap = min(self._throttle.cap, self._fitness.cap)
         # One whose record is on its way holds no slot: the next may come meanwhile. Only one: with the one that the
         # library keeps beforehand, that makes the two that may be unacknowledged beyond the cap.
-        room = cap - len(self._desk) + min(1, self._desk.unrecorded)
+        room = cap - len(self._dispatcher) + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
-            room = min(room, 1 - (len(self._desk) - self._desk.running))
+            room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))
         if room <= 0:
             self._throttle.was_full()
-        self._broker.allow(min(room, gate.room, self._pool.room() - self._desk.parked))
+        self._broker.allow(min(room, gate.room, self._pool.room() - self._dispatcher.parked))
 
     def _heed_fitness(self) -> None:
         """Pass on what the node's fitness says: holds to the workers, changes to the log, troubles to people."""
@@ -307,7 +308,7 @@ class Node:
         about = {"worker": died.worker, "why": died.why, "tasks": len(died.jobs), "crashes": died.crashes}
         log.error("worker %d died: %s", died.worker, died.why, extra={"event": "worker_died", **about})
         self._metrics.worker_died()
-        self._desk.orphaned(died)
+        self._dispatcher.orphaned(died)
         if died.crashes >= CRASHES_TO_REPORT:
             self._report(
                 "workers", "GeneralError",
@@ -398,7 +399,7 @@ class Node:
                 self._forced = True
                 self._drain_until = now
                 continue
-            limit, tasks = self._settings.drain_timeout, len(self._desk)
+            limit, tasks = self._settings.drain_timeout, len(self._dispatcher)
             log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
             self._drain_until = now + limit
             self._move("drain")
@@ -407,12 +408,12 @@ class Node:
     def _drain(self, now: float) -> None:
         """While draining: leave when nothing is in flight, or when the time is over."""
         if self._state is State.DRAINING:
-            self._desk.give_back_unbegun()
-            if len(self._desk) and now >= self._drain_until:
+            self._dispatcher.give_back_unbegun()
+            if len(self._dispatcher) and now >= self._drain_until:
                 self._leave_the_rest()
-            elif len(self._desk):
+            elif len(self._dispatcher):
                 return
-            self._desk.send_back(now, everything=True)
+            self._dispatcher.send_back(now, everything=True)
             self._drain_until = float("inf")
             self._move("empty")
             if self._child is not None:
@@ -422,15 +423,15 @@ class Node:
 
     def _leave_the_rest(self) -> None:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
-        left = self._desk.left_over()
+        left = self._dispatcher.left_over()
         about = {"event": "left_over", "requests": left[:100]}
         log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
         seen = self._pool.seen()
         self._pool.kill()
         if self._forced:
             return
-        ended = standin.run(self._desk.streams_to_end(seen), self._settings, self._identity)
-        self._desk.give_back_the_rest(seen, ended)
+        ended = standin.run(self._dispatcher.streams_to_end(seen), self._settings, self._identity)
+        self._dispatcher.give_back_the_rest(seen, ended)
         self._broker.flush()
         while not self._events.empty():
             self._take_in(self._events.get_nowait())

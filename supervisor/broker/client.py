@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pulsar
 
 from supervisor.broker.handshake import NoEntry, Session
-from supervisor.events import Again, BrokerDown, BrokerUp, Entry, Event, MessageKey, Received, Stored
+from supervisor.events import BrokerDown, BrokerUp, Entry, Event, MessageKey, Received, RetryHere, Stored
 from workernode.settings import Settings
 
 OPERATION_TIMEOUT = 10  # seconds until an attempt to connect or subscribe has failed
@@ -148,7 +148,7 @@ class Broker:
         """Give the naks that are due to the library, in one burst.
 
         A batch comes back as a whole, to any node. So of a batch none is sent back while others of it are at this node,
-        and none at all once one was answered: it is tried again here (Again).
+        and none at all once one was answered: it is tried again here (RetryHere).
 
         Args:
             batches: what is known of them.
@@ -163,7 +163,7 @@ class Broker:
             if not everything and (at > now or self._in_part(received.key, early, batches)):
                 self._naks.append((at, received))
             elif not everything and received.key[3] >= 0 and batches.has_answered_mates(received.key):
-                self._post(Again(received))
+                self._post(RetryHere(received))
             elif self._consumer is not None:
                 self._consumer.negative_acknowledge(received.message)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.broker.client import Broker
 from supervisor.concurrency.controller import Throttle
-from supervisor.dispatcher import Desk
+from supervisor.dispatcher import Dispatcher
 from supervisor.fitness.breaker import Fitness, Gate, Intake
 from supervisor.fitness.breaker import State as Fit
 from supervisor.observability import systemd as notify
@@ -35,7 +35,7 @@ class Rooms:
     """What is looked at."""
 
     settings: Settings
-    desk: Desk
+    dispatcher: Dispatcher
     pool: Pool
     broker: Broker
     throttle: Throttle
@@ -105,15 +105,15 @@ class Overview:
             next=tuple(self._coming(now)),
             broker_connected=broker_up,
             fitness=fitness.state.value,
-            intake=_intake(state, gate, len(rooms.desk) >= cap, bool(why)),
-            in_flight=len(rooms.desk),
+            intake=_intake(state, gate, len(rooms.dispatcher) >= cap, bool(why)),
+            in_flight=len(rooms.dispatcher),
             cap=cap,
             cap_code="rate_limit" if limited else throttle.code,
             cap_reason="upstream refused calls by a rate limit" if limited else throttle.why,
             slots=rooms.pool.slots(),
             accounts=self.metrics.accounts,
             tokens=rooms.pool.said(),
-            records_held=rooms.desk.unrecorded,
+            records_held=rooms.dispatcher.unrecorded,
             held_back=rooms.broker.held_naks,
             workers=rooms.settings.worker_processes,
             workers_ready=rooms.pool.ready(),

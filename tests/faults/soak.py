@@ -23,7 +23,7 @@ from typing import Any
 
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
-from tests.faults.house import House, house, kill, pss_bytes
+from tests.faults.testbed import Testbed, kill, open_testbed, pss_bytes
 from tests.support.wait import until
 
 KILL_EVERY = 2.0  # seconds
@@ -79,7 +79,7 @@ STREAM_ONLY = ("cut_after", "close_after", "close_after_end", "slow_read_ms")
 class Counted:
     """What a run did and what came of it."""
 
-    def __init__(self, world: House, ids: dict[str, bool]) -> None:
+    def __init__(self, world: Testbed, ids: dict[str, bool]) -> None:
         self.world = world
         self.ids = ids  # id → must its client have an answer?
         self.figures: dict[str, Any] = {"tasks": len(ids)}
@@ -148,7 +148,7 @@ class Counted:
         return sum(one["attempts"] for one in self.world.platform.records() if one["redeliveries"] > 0)
 
 
-def mix(world: House, tasks: int, seed: int, kill_every: float) -> Counted:
+def mix(world: Testbed, tasks: int, seed: int, kill_every: float) -> Counted:
     """A random mix of all faults with a worker killed every so often."""
     dice = random.Random(seed)
     node = world.start(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=IN_FLIGHT, READ_TIMEOUT=3, MAX_REDELIVERIES=3)
@@ -206,7 +206,7 @@ def mix(world: House, tasks: int, seed: int, kill_every: float) -> Counted:
     return counted
 
 
-def _wait_room(world: House, ids: dict[str, bool]) -> None:
+def _wait_room(world: Testbed, ids: dict[str, bool]) -> None:
     """Wait until only so many tasks are open that the node is full and no queue grows."""
 
     def room() -> bool:
@@ -227,7 +227,7 @@ def _memory(samples: list[tuple[int, int]], tasks: int) -> dict[str, float]:
     return {"at a third": round(first, 1), "at the end": round(last, 1), "growth": round(last / first - 1, 3)}
 
 
-def crash(world: House, tasks: int, what: Callable[[], None]) -> Counted:
+def crash(world: Testbed, tasks: int, what: Callable[[], None]) -> Counted:
     """A load of good tasks, with something terrible in the middle."""
     start = time.monotonic()
     slow = {"latency_ms": 150, "chunks": 5, "chunk_ms": 20}
@@ -242,7 +242,7 @@ def crash(world: House, tasks: int, what: Callable[[], None]) -> Counted:
     return counted
 
 
-def broker_killed(world: House, broker: Broker, tasks: int) -> Counted:
+def broker_killed(world: Testbed, broker: Broker, tasks: int) -> Counted:
     """kill -9 of the broker in the middle, and its start."""
     world.start(MAX_PROCESS_NUM=IN_FLIGHT)
 
@@ -254,7 +254,7 @@ def broker_killed(world: House, broker: Broker, tasks: int) -> Counted:
     return crash(world, tasks, what)
 
 
-def taken_over(world: House, tasks: int) -> Counted:
+def taken_over(world: Testbed, tasks: int) -> Counted:
     """kill -9 of the supervisor in the middle; another node is there."""
     first = world.start(MAX_PROCESS_NUM=IN_FLIGHT)
     world.start(MAX_PROCESS_NUM=IN_FLIGHT)
@@ -267,7 +267,7 @@ def taken_over(world: House, tasks: int) -> Counted:
     return crash(world, tasks, what)
 
 
-def deafened(world: House, broker: Broker, tasks: int, seconds: float) -> Counted:
+def deafened(world: Testbed, broker: Broker, tasks: int, seconds: float) -> Counted:
     """The broker's process is stopped for a while: the library gives the connection up, and comes back."""
     world.start(MAX_PROCESS_NUM=IN_FLIGHT)
 
@@ -291,7 +291,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         broker = Broker(find_or_get(), folder / "broker", port=free_port(), admin_port=free_port())
-        with broker, house(broker, folder) as world:
+        with broker, open_testbed(broker, folder) as world:
             match given.run:
                 case "mix":
                     counted = mix(world, given.tasks, given.seed, KILL_EVERY)

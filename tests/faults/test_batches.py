@@ -13,13 +13,13 @@ import pytest
 
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
-from tests.faults.house import House, house, one_end_each
+from tests.faults.testbed import Testbed, one_end_each, open_testbed
 from tests.support.wait import until
 
 MATES = 8  # in a batch, besides the one that fails
 
 
-def passes(one: House, tasks: int = 3) -> None:
+def passes(one: Testbed, tasks: int = 3) -> None:
     """Time passes, measured in tasks: the broker has long handed out what was sent back."""
     for _ in range(tasks):
         one.platform.ask_and_wait({"latency_ms": 500})
@@ -38,7 +38,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def test_a_task_that_is_sent_back_does_not_have_its_mates_run_twice(
     broker: Broker, tmp_path: Path, stream: bool
 ) -> None:
-    with house(broker, tmp_path, MAX_REDELIVERIES=3) as one:
+    with open_testbed(broker, tmp_path, MAX_REDELIVERIES=3) as one:
         for _ in range(2):  # each has room for all of it
             one.start()
         gate = {"gate_chunks": "all"} if stream else {"gate": "all"}
@@ -56,7 +56,7 @@ def test_a_task_that_is_sent_back_does_not_have_its_mates_run_twice(
 
 def test_one_node_alone_tries_again_what_it_sent_back(broker: Broker, tmp_path: Path) -> None:
     """With nothing that comes after it, and with no room for more than a part of the batch."""
-    with house(broker, tmp_path, MAX_REDELIVERIES=2, MAX_PROCESS_NUM=2) as one:
+    with open_testbed(broker, tmp_path, MAX_REDELIVERIES=2, MAX_PROCESS_NUM=2) as one:
         ids = one.platform.ask_many([{"latency_ms": 20}, {"status": 503}, *[{"latency_ms": 20}] * MATES], batched=True)
         one.start()
         one.platform.wait_balanced()

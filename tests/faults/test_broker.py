@@ -17,7 +17,7 @@ import pytest
 
 from devstack.broker import Broker, free_port
 from devstack.distribution import find_or_get
-from tests.faults.house import House, one_end_each, patched
+from tests.faults.testbed import Testbed, one_end_each, patched
 from tests.support.platform import Broker as AnyBroker
 from tests.support.platform import Platform
 from tests.support.tokens import token_conf, token_for
@@ -39,22 +39,22 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 class Outage:
     """One outage of the broker: what it does to a node that has work, and to one that comes meanwhile."""
 
-    house: House  # its node has work when the broker is killed
+    testbed: Testbed  # its node has work when the broker is killed
     ids: list[str]
-    later: House  # its node is started while the broker is away
+    later: Testbed  # its node is started while the broker is away
     waiting: str  # the id of a task that was published before
     report: dict[str, Any]  # what that node says when it lasts
 
 
 @pytest.fixture(scope="module")
-def outage(mortal: Broker, build: Callable[..., House], tmp_path_factory: pytest.TempPathFactory) -> Outage:
+def outage(mortal: Broker, build: Callable[..., Testbed], tmp_path_factory: pytest.TempPathFactory) -> Outage:
     """Kill the broker under load, start a node without it, and start it again."""
-    house, later = build(on=mortal), build(on=mortal)
+    testbed, later = build(on=mortal), build(on=mortal)
     waiting = later.platform.ask("before the node")
-    node = house.start()
+    node = testbed.start()
     slow = {"latency_ms": 200, "chunks": 5, "chunk_ms": 20}
-    ids = house.platform.ask_many([slow] * 150) + house.platform.ask_many([slow] * 150, stream=True)
-    until(lambda: sum(one.done.is_set() for one in house.gateway.answers) > 60, 40, "load")
+    ids = testbed.platform.ask_many([slow] * 150) + testbed.platform.ask_many([slow] * 150, stream=True)
+    until(lambda: sum(one.done.is_set() for one in testbed.gateway.answers) > 60, 40, "load")
     mortal.kill()
     assert "Pulsar" in node.wait_not_ready()
     late = later.start(ready=False, command=patched(tmp_path_factory.mktemp("late"), SOON))
@@ -62,72 +62,72 @@ def outage(mortal: Broker, build: Callable[..., House], tmp_path_factory: pytest
     report = json.loads(late.wait_log("MessageQueueConnectionError", 30))
     mortal.start()
     mortal.wait_ready()
-    return Outage(house, ids, later, waiting, report)
+    return Outage(testbed, ids, later, waiting, report)
 
 
 def test_killed_and_started_again_under_load_nothing_is_lost(outage: Outage) -> None:
-    house, ids = outage.house, outage.ids
-    house.node.wait_ready(60)
-    house.platform.wait_balanced(ids, 60)
-    one_end_each(house, ids)
+    testbed, ids = outage.testbed, outage.ids
+    testbed.node.wait_ready(60)
+    testbed.platform.wait_balanced(ids, 60)
+    one_end_each(testbed, ids)
     for id in ids:
-        assert house.gateway.answer(id).error is None
-    print(f"{len(ids)} tasks, {house.asked_twice(ids)} calls of upstream repeated")
-    house.close_nodes()
+        assert testbed.gateway.answer(id).error is None
+    print(f"{len(ids)} tasks, {testbed.asked_twice(ids)} calls of upstream repeated")
+    testbed.close_nodes()
 
 
 def test_absent_at_start_it_is_waited_for_and_reported_when_it_lasts(outage: Outage) -> None:
-    house = outage.later
+    testbed = outage.later
     assert outage.report["level"] == "ERROR"
     assert "start the broker, or correct PULSAR_URL" in outage.report["message"]
-    house.node.wait_ready(60)
-    assert house.answer(outage.waiting, 40).error is None
-    assert house.platform.ask_and_wait("after it").text
-    house.platform.wait_balanced()
-    assert sum(line.get("reason") == "MessageQueueConnectionError" for line in house.node.logs()) == 1
-    house.close_nodes()
+    testbed.node.wait_ready(60)
+    assert testbed.answer(outage.waiting, 40).error is None
+    assert testbed.platform.ask_and_wait("after it").text
+    testbed.platform.wait_balanced()
+    assert sum(line.get("reason") == "MessageQueueConnectionError" for line in testbed.node.logs()) == 1
+    testbed.close_nodes()
 
 
-def test_deaf_for_a_while_nothing_is_lost(mortal: Broker, build: Callable[..., House]) -> None:
+def test_deaf_for_a_while_nothing_is_lost(mortal: Broker, build: Callable[..., Testbed]) -> None:
     """The broker's process is stopped: the connection stands, and nobody answers on it."""
-    house = build(on=mortal)
-    node = house.start()
+    testbed = build(on=mortal)
+    node = testbed.start()
     held = [{"gate": "deaf"}] * 10
-    ids = house.platform.ask_many(held) + house.platform.ask_many(held, stream=True)
-    house.upstream.wait_for_waiting("deaf", len(ids))
+    ids = testbed.platform.ask_many(held) + testbed.platform.ask_many(held, stream=True)
+    testbed.upstream.wait_for_waiting("deaf", len(ids))
     pid = mortal.pid
     assert pid is not None
     os.killpg(pid, signal.SIGSTOP)
     try:
-        house.upstream.open_gate("deaf")
-        house.gateway.wait_all(ids)  # answers do not need the broker
+        testbed.upstream.open_gate("deaf")
+        testbed.gateway.wait_all(ids)  # answers do not need the broker
         stopped_at = time.monotonic()
         until(lambda: time.monotonic() - stopped_at > DEAF, 30, "end of the deafness")
     finally:
         os.killpg(pid, signal.SIGCONT)
-    house.platform.wait_balanced(ids)
-    one_end_each(house, ids)
-    assert house.asked_twice(ids) == 0
+    testbed.platform.wait_balanced(ids)
+    one_end_each(testbed, ids)
+    assert testbed.asked_twice(ids) == 0
     assert node.running
-    house.close_nodes()
+    testbed.close_nodes()
 
 
-def test_a_topic_taken_from_under_its_consumers_loses_nothing(build: Callable[..., House]) -> None:
+def test_a_topic_taken_from_under_its_consumers_loses_nothing(build: Callable[..., Testbed]) -> None:
     """The broker unloads the topic, as it does to move it to another broker, under a node that has work."""
-    house = build()
-    node = house.start()
+    testbed = build()
+    node = testbed.start()
     ids = []
     for _ in range(3):
-        ids += house.platform.ask_many([{"latency_ms": 300}] * 20)
-        ids += house.platform.ask_many([{"latency_ms": 300}] * 20, stream=True)
-        house.upstream.wait_until(lambda: house.upstream.inflight > 10, 20, "load")
-        topic = f"persistent/public/default/{house.platform.topic}"
-        house.platform.admin("PUT", f"{topic}/unload")
-    house.platform.wait_balanced(ids)
-    one_end_each(house, ids)
-    assert house.asked_twice(ids) == 0
+        ids += testbed.platform.ask_many([{"latency_ms": 300}] * 20)
+        ids += testbed.platform.ask_many([{"latency_ms": 300}] * 20, stream=True)
+        testbed.upstream.wait_until(lambda: testbed.upstream.inflight > 10, 20, "load")
+        topic = f"persistent/public/default/{testbed.platform.topic}"
+        testbed.platform.admin("PUT", f"{topic}/unload")
+    testbed.platform.wait_balanced(ids)
+    one_end_each(testbed, ids)
+    assert testbed.asked_twice(ids) == 0
     assert node.running
-    house.close_nodes()
+    testbed.close_nodes()
 
 
 SECRET = secrets.token_bytes(32)
@@ -143,8 +143,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield one
 
 
-class GuardedHouse(House):
-    """A house on a broker that asks for tokens; its node's role may do what it is granted."""
+class GuardedTestbed(Testbed):
+    """A testbed on a broker that asks for tokens; its node's role may do what it is granted."""
 
     def __init__(self, broker: Broker, folder: Path) -> None:
         self.client = pulsar.Client(
@@ -181,14 +181,14 @@ class GuardedHouse(House):
 
 
 @pytest.fixture
-def locked(guarded: Broker, tmp_path: Path) -> Iterator[GuardedHouse]:
-    """A house on a broker that asks for tokens."""
-    one = GuardedHouse(guarded, tmp_path)
+def locked(guarded: Broker, tmp_path: Path) -> Iterator[GuardedTestbed]:
+    """A testbed on a broker that asks for tokens."""
+    one = GuardedTestbed(guarded, tmp_path)
     yield one
     one.close()
 
 
-def test_a_wrong_token_is_told_and_reported_when_it_lasts(locked: GuardedHouse, tmp_path: Path) -> None:
+def test_a_wrong_token_is_told_and_reported_when_it_lasts(locked: GuardedTestbed, tmp_path: Path) -> None:
     wrong = token_for("admin", secrets.token_bytes(32))
     node = locked.start(False, patched(tmp_path, SOON), PULSAR_TOKEN=wrong)
     report = node.wait_log("MessageQueueConnectionError", 40)
@@ -197,7 +197,7 @@ def test_a_wrong_token_is_told_and_reported_when_it_lasts(locked: GuardedHouse, 
     assert wrong not in node.output
 
 
-def test_a_topic_that_is_not_permitted_is_served_once_it_is(locked: GuardedHouse, tmp_path: Path) -> None:
+def test_a_topic_that_is_not_permitted_is_served_once_it_is(locked: GuardedTestbed, tmp_path: Path) -> None:
     locked.grant(locked.platform.res_topic, "produce")
     id = locked.platform.ask("hello")
     node = locked.start(False, patched(tmp_path, SOON))
@@ -210,7 +210,7 @@ def test_a_topic_that_is_not_permitted_is_served_once_it_is(locked: GuardedHouse
     locked.platform.wait_balanced()
 
 
-def test_without_a_topic_for_its_records_it_takes_nothing(locked: GuardedHouse) -> None:
+def test_without_a_topic_for_its_records_it_takes_nothing(locked: GuardedTestbed) -> None:
     locked.grant(locked.platform.topic, "consume")
     id = locked.platform.ask("hello")
     node = locked.start(ready=False)
@@ -222,7 +222,7 @@ def test_without_a_topic_for_its_records_it_takes_nothing(locked: GuardedHouse) 
     locked.platform.wait_balanced()
 
 
-def test_records_that_are_refused_hold_their_tasks_and_then_the_intake(locked: GuardedHouse) -> None:
+def test_records_that_are_refused_hold_their_tasks_and_then_the_intake(locked: GuardedTestbed) -> None:
     """The rights on RES_TOPIC are taken away under load: answered tasks are not acked, few are held, none is lost."""
     locked.grant_all()
     node = locked.start(MAX_PROCESS_NUM=8)
@@ -243,7 +243,7 @@ def test_records_that_are_refused_hold_their_tasks_and_then_the_intake(locked: G
     assert len({one["request_id"] for one in locked.platform.records()}) == len(ids) + 1
 
 
-def test_a_dead_letter_topic_that_is_not_permitted_holds_the_letter_and_nothing_else(locked: GuardedHouse) -> None:
+def test_a_dead_letter_topic_that_is_not_permitted_holds_the_letter_and_nothing_else(locked: GuardedTestbed) -> None:
     locked.grant(locked.platform.topic, "consume")
     locked.grant(locked.platform.res_topic, "produce")
     node = locked.start()

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.house import House
+from tests.faults.testbed import Testbed
 
 BOTH = pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
 
 
 @pytest.fixture(scope="module")
-def house(build: Callable[..., House]) -> House:
+def testbed(build: Callable[..., Testbed]) -> Testbed:
     """One node for all of it."""
     one = build()
     one.start()
@@ -21,64 +21,64 @@ def house(build: Callable[..., House]) -> House:
 
 
 @BOTH
-def test_published_again_after_it_was_answered_it_is_acked_and_not_run(way: bool, house: House) -> None:
-    task = house.platform.task("hello", stream=way)
-    id = house.platform.ask("hello", stream=way, request_id=task["request_id"])
-    house.platform.wait_balanced([id])
-    house.platform.publish(json.dumps(task).encode())
-    house.node.wait_log(lambda line: '"duplicate"' in line and id in line)
-    house.platform.wait_backlog(0)
-    assert house.asked(id) == 1
-    assert len(house.platform.records_of(id)) == 1
-    assert not house.gateway.answer(id).faults
+def test_published_again_after_it_was_answered_it_is_acked_and_not_run(way: bool, testbed: Testbed) -> None:
+    task = testbed.platform.task("hello", stream=way)
+    id = testbed.platform.ask("hello", stream=way, request_id=task["request_id"])
+    testbed.platform.wait_balanced([id])
+    testbed.platform.publish(json.dumps(task).encode())
+    testbed.node.wait_log(lambda line: '"duplicate"' in line and id in line)
+    testbed.platform.wait_backlog(0)
+    assert testbed.asked(id) == 1
+    assert len(testbed.platform.records_of(id)) == 1
+    assert not testbed.gateway.answer(id).faults
 
 
 @BOTH
-def test_published_twice_while_it_runs_it_is_run_once(way: bool, house: House) -> None:
+def test_published_twice_while_it_runs_it_is_run_once(way: bool, testbed: Testbed) -> None:
     gate = f"twice-{way}"
-    task = house.platform.task({"gate": gate}, stream=way)
+    task = testbed.platform.task({"gate": gate}, stream=way)
     id = task["request_id"]
     for _ in range(3):
-        house.platform.publish(json.dumps(task).encode())
-    house.gateway.register(id)
-    house.upstream.wait_for_waiting(gate)
-    house.platform.wait_unacked(3)  # all are at the node, or on their way back to it
-    house.upstream.open_gate(gate)
-    house.answer(id)
-    house.platform.wait_backlog(0)
-    assert house.asked(id) == 1
-    assert not house.gateway.answer(id).faults
-    assert [one["outcome"]["status"] for one in house.platform.records_of(id)] == ["answered"]
+        testbed.platform.publish(json.dumps(task).encode())
+    testbed.gateway.register(id)
+    testbed.upstream.wait_for_waiting(gate)
+    testbed.platform.wait_unacked(3)  # all are at the node, or on their way back to it
+    testbed.upstream.open_gate(gate)
+    testbed.answer(id)
+    testbed.platform.wait_backlog(0)
+    assert testbed.asked(id) == 1
+    assert not testbed.gateway.answer(id).faults
+    assert [one["outcome"]["status"] for one in testbed.platform.records_of(id)] == ["answered"]
 
 
-def test_handed_out_again_by_the_broker_everything_is_acked_and_nothing_run(house: House) -> None:
+def test_handed_out_again_by_the_broker_everything_is_acked_and_nothing_run(testbed: Testbed) -> None:
     """As after a lost ack: the broker's cursor is put back to the beginning."""
-    platform = house.platform
+    platform = testbed.platform
     ids = platform.ask_many(["hello"] * 20) + platform.ask_many(["hello"] * 20, stream=True)
     platform.wait_balanced(ids)
     records = len(platform.records())
-    asked = len(house.upstream.requests)
+    asked = len(testbed.upstream.requests)
     subscription = f"persistent/public/default/{platform.topic}/subscription/{platform.subscription}"
     platform.admin("POST", f"{subscription}/resetcursor/0")
     for id in ids:
-        house.node.wait_log(lambda line, id=id: '"duplicate"' in line and id in line)  # type: ignore[misc]
+        testbed.node.wait_log(lambda line, id=id: '"duplicate"' in line and id in line)  # type: ignore[misc]
     platform.wait_backlog(0)
-    assert len(house.upstream.requests) == asked
+    assert len(testbed.upstream.requests) == asked
     assert len(platform.records()) == records
     for id in ids:
-        assert not house.gateway.answer(id).faults
+        assert not testbed.gateway.answer(id).faults
 
 
-def test_handed_out_again_while_it_runs_it_is_run_once(house: House) -> None:
+def test_handed_out_again_while_it_runs_it_is_run_once(testbed: Testbed) -> None:
     """As after a lost connection: the same messages come to the same node while the first copies are at work."""
-    platform = house.platform
+    platform = testbed.platform
     ids = [platform.ask({"gate": "again"}, stream=way) for way in (False, True) * 5]
-    house.upstream.wait_for_waiting("again", len(ids))
+    testbed.upstream.wait_for_waiting("again", len(ids))
     platform.admin("PUT", f"persistent/public/default/{platform.topic}/unload")
     platform.wait_unacked(len(ids))
-    house.upstream.open_gate("again")
+    testbed.upstream.open_gate("again")
     platform.wait_balanced(ids)
     for id in ids:
-        assert house.asked(id) == 1
-        assert not house.gateway.answer(id).faults
+        assert testbed.asked(id) == 1
+        assert not testbed.gateway.answer(id).faults
         assert len(platform.records_of(id)) == 1

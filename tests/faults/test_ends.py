@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.house import House, kill
+from tests.faults.testbed import Testbed, kill
 
 STREAMS = 120
 KILLS = 10  # more would only repeat themselves
@@ -36,49 +36,49 @@ def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_chunks_then_one_end(seed: int, build: Callable[..., House]) -> None:
+def test_chunks_then_one_end(seed: int, build: Callable[..., Testbed]) -> None:
     dice = random.Random(seed)
-    house = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=2, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)
-    first = house.start()
+    testbed = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=2, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)
+    first = testbed.start()
     stories = {}
     for number in range(STREAMS):
         does, manners = story(dice)
         does["key"] = f"{seed}-{number}"
         id = f"{seed}-{number}-{dice.getrandbits(64):x}"
         if manners:
-            house.gateway.behave(id, **manners)
+            testbed.gateway.behave(id, **manners)
         stories[id] = does, manners
     stop = threading.Event()
-    kills = _killer(house, dice, stop)
+    kills = _killer(testbed, dice, stop)
     for count, (id, (does, _)) in enumerate(stories.items()):
-        house.platform.ask(does, stream=True, request_id=id)
+        testbed.platform.ask(does, stream=True, request_id=id)
         if count == STREAMS * 2 // 3:  # one node leaves in the middle, another comes
-            house.start()
+            testbed.start()
             first.sigterm()
     first.wait_exit(40)
-    seen = house.platform.wait_records(_settled, STREAMS, 60, "final records")
+    seen = testbed.platform.wait_records(_settled, STREAMS, 60, "final records")
     stop.set()
     kills.join()
-    house.platform.wait_backlog(0, 40)
+    testbed.platform.wait_backlog(0, 40)
     statuses = {one["request_id"]: one["outcome"]["status"] for one in seen}
     for id, (does, manners) in stories.items():
-        _holds(house, id, does, manners, statuses[id])
-    died = sum(line.get("event") == "worker_died" for node in house.nodes for line in node.logs())
+        _holds(testbed, id, does, manners, statuses[id])
+    died = sum(line.get("event") == "worker_died" for node in testbed.nodes for line in node.logs())
     print(f"{STREAMS} streams, {died} workers killed, {sorted(statuses.values())}")
-    house.close_nodes()
+    testbed.close_nodes()
 
 
 def _settled(record: dict[str, Any]) -> bool:
     return bool(record["outcome"]["decision"] != "nak")
 
 
-def _killer(house: House, dice: random.Random, stop: threading.Event) -> threading.Thread:
+def _killer(testbed: Testbed, dice: random.Random, stop: threading.Event) -> threading.Thread:
     """Kill a worker of the newest node now and then, until told to stop."""
 
     def run() -> None:
         killed = 0
         while killed < KILLS and not stop.wait(0.6):
-            workers = house.node.workers()
+            workers = testbed.node.workers()
             if len(workers) == WORKERS:
                 killed += kill(dice.choice(workers), signal.SIGKILL)
 
@@ -87,9 +87,9 @@ def _killer(house: House, dice: random.Random, stop: threading.Event) -> threadi
     return thread
 
 
-def _holds(house: House, id: str, does: dict[str, Any], manners: dict[str, Any], status: str) -> None:
+def _holds(testbed: Testbed, id: str, does: dict[str, Any], manners: dict[str, Any], status: str) -> None:
     """The property."""
-    answer = house.gateway.answer(id)
+    answer = testbed.gateway.answer(id)
     about = (does, manners, status, answer)
     assert not answer.dropped, about
     assert not answer.after_end, about

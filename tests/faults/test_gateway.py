@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.house import House
+from tests.faults.testbed import Testbed
 from tests.support.wait import until
 
 OUTAGE = 2.0  # seconds
@@ -16,7 +16,7 @@ BOTH = pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
 
 
 @pytest.fixture(scope="module")
-def house(build: Callable[..., House]) -> House:
+def testbed(build: Callable[..., Testbed]) -> Testbed:
     """One node for all that does not end with the task's time."""
     one = build(CONNECT_TIMEOUT=1)
     one.start()
@@ -24,7 +24,7 @@ def house(build: Callable[..., House]) -> House:
 
 
 @pytest.fixture(scope="module")
-def hasty(build: Callable[..., House]) -> House:
+def hasty(build: Callable[..., Testbed]) -> Testbed:
     """A node whose tasks have little time."""
     one = build(TASK_TIMEOUT=6)
     one.start()
@@ -47,62 +47,62 @@ POSTS: dict[str, tuple[dict[str, Any], str, bool]] = {
 
 
 @pytest.fixture(scope="module")
-def posted(house: House) -> dict[str, str]:
+def posted(testbed: Testbed) -> dict[str, str]:
     """Every row of the table, asked at once so that its waits overlap: the ids."""
     ids = {}
     for name, (manners, _, _) in POSTS.items():
-        task = house.platform.task("hello")
+        task = testbed.platform.task("hello")
         ids[name] = task["request_id"]
-        house.gateway.behave(ids[name], **manners)
-        house.platform.ask("hello", request_id=ids[name])
+        testbed.gateway.behave(ids[name], **manners)
+        testbed.platform.ask("hello", request_id=ids[name])
     return ids
 
 
 @pytest.mark.parametrize("name", POSTS)
-def test_a_fault_of_the_post(name: str, house: House, posted: dict[str, str]) -> None:
+def test_a_fault_of_the_post(name: str, testbed: Testbed, posted: dict[str, str]) -> None:
     manners, status, answered = POSTS[name]
     id = posted[name]
-    record = house.last_record(id)
+    record = testbed.last_record(id)
     assert record["outcome"]["status"] == status, record["outcome"]
     assert record["outcome"]["decision"] == "ack"
-    assert house.asked(id) == 1
-    assert house.naks(id) == 0
+    assert testbed.asked(id) == 1
+    assert testbed.naks(id) == 0
     assert record["usage_source"] == "upstream"  # it was used, so it is billed
-    assert (house.gateway.answer(id).finished_at is not None) == answered
+    assert (testbed.gateway.answer(id).finished_at is not None) == answered
     if manners.get("times"):
-        assert len(house.gateway.answer(id).posts) == manners["times"] + 1
+        assert len(testbed.gateway.answer(id).posts) == manners["times"] + 1
 
 
-def test_404_at_first_is_a_gateway_that_registers_late(house: House) -> None:
-    house.platform.register_delay = 0.6
+def test_404_at_first_is_a_gateway_that_registers_late(testbed: Testbed) -> None:
+    testbed.platform.register_delay = 0.6
     try:
-        id = house.platform.ask("hello")
+        id = testbed.platform.ask("hello")
     finally:
-        house.platform.register_delay = 0
-    answer = house.answer(id)
+        testbed.platform.register_delay = 0
+    answer = testbed.answer(id)
     assert answer.error is None
     assert len(answer.posts) > 1
-    assert house.asked(id) == 1
+    assert testbed.asked(id) == 1
 
 
 @BOTH
-def test_a_gateway_that_is_down_for_seconds_gets_the_answer_later(way: bool, house: House) -> None:
-    house.gateway.down()
+def test_a_gateway_that_is_down_for_seconds_gets_the_answer_later(way: bool, testbed: Testbed) -> None:
+    testbed.gateway.down()
     try:
-        id = house.platform.ask("hello", stream=way)
-        house.upstream.wait_until(lambda: house.asked(id), 20, "question")
+        id = testbed.platform.ask("hello", stream=way)
+        testbed.upstream.wait_until(lambda: testbed.asked(id), 20, "question")
         down_at = time.monotonic()
         until(lambda: time.monotonic() - down_at > OUTAGE, 20, "end of the outage")
     finally:
-        house.gateway.up()
-    answer = house.answer(id)
+        testbed.gateway.up()
+    answer = testbed.answer(id)
     assert answer.error is None
     assert answer.text
-    assert house.asked(id) == 1
-    assert house.last_record(id)["outcome"]["status"] == "answered"
+    assert testbed.asked(id) == 1
+    assert testbed.last_record(id)["outcome"]["status"] == "answered"
 
 
-def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_time(hasty: House) -> None:
+def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_time(hasty: Testbed) -> None:
     start = time.monotonic()
     hasty.gateway.down()
     try:
@@ -120,26 +120,26 @@ def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_tim
 
 
 @pytest.mark.parametrize("how", ["cut_after", "close_after"])
-def test_a_client_that_leaves_in_the_middle_stops_upstream_at_once(how: str, house: House) -> None:
+def test_a_client_that_leaves_in_the_middle_stops_upstream_at_once(how: str, testbed: Testbed) -> None:
     gate = f"gate-{how}"
-    task = house.platform.task({"gate_chunks": gate, "chunks": 9}, stream=True)
+    task = testbed.platform.task({"gate_chunks": gate, "chunks": 9}, stream=True)
     id = task["request_id"]
-    house.gateway.behave(id, **{how: 3})
-    house.platform.ask({"gate_chunks": gate, "chunks": 9}, stream=True, request_id=id)
-    house.upstream.release(gate, 2)
-    house.gateway.wait_for_frames(id, 3)
+    testbed.gateway.behave(id, **{how: 3})
+    testbed.platform.ask({"gate_chunks": gate, "chunks": 9}, stream=True, request_id=id)
+    testbed.upstream.release(gate, 2)
+    testbed.gateway.wait_for_frames(id, 3)
     cut_at = time.time()
-    (asked,) = [one for one in house.upstream.requests if one.headers.get("x-client-request-id") == id]
+    (asked,) = [one for one in testbed.upstream.requests if one.headers.get("x-client-request-id") == id]
     until(lambda: asked.left_at, 10, "end of upstream's work")
     assert asked.left_at is not None
     assert asked.left_at - cut_at < 1.0
-    record = house.last_record(id)
+    record = testbed.last_record(id)
     assert record["outcome"]["status"] == "client_gone"
     assert record["outcome"]["decision"] == "ack"
     assert record["usage_source"] == "counted"
     assert record["usage"]["completion_tokens"] == 2
-    assert len(house.gateway.answer(id).frames) == 3
-    house.upstream.open_gate(gate)
+    assert len(testbed.gateway.answer(id).frames) == 3
+    testbed.upstream.open_gate(gate)
 
 
 UPGRADES: dict[str, tuple[dict[str, Any], str]] = {
@@ -152,37 +152,37 @@ UPGRADES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UPGRADES)
-def test_a_fault_of_the_upgrade(name: str, house: House) -> None:
+def test_a_fault_of_the_upgrade(name: str, testbed: Testbed) -> None:
     manners, status = UPGRADES[name]
-    house.gateway.cut_connections()  # those kept need no upgrade
-    house.gateway.behave(**manners)
+    testbed.gateway.cut_connections()  # those kept need no upgrade
+    testbed.gateway.behave(**manners)
     try:
-        id = house.platform.ask("hello", stream=True)
-        record = house.last_record(id)
+        id = testbed.platform.ask("hello", stream=True)
+        record = testbed.last_record(id)
     finally:
-        house.gateway.behave()
+        testbed.gateway.behave()
     assert record["outcome"]["status"] == status, record["outcome"]
-    assert house.asked(id) == 1
-    assert house.naks(id) == 0
+    assert testbed.asked(id) == 1
+    assert testbed.naks(id) == 0
     if status == "answered":
-        assert house.answer(id).ends == 1
+        assert testbed.answer(id).ends == 1
 
 
-def test_a_gateway_restarted_in_the_middle_of_streams_ends_them_and_serves_those_after(house: House) -> None:
-    old = [house.platform.ask({"gate_chunks": "restart"}, stream=True) for _ in range(4)]
-    house.upstream.wait_for_waiting("restart", len(old))
-    house.upstream.release("restart", len(old))
+def test_a_gateway_restarted_in_the_middle_of_streams_ends_them_and_serves_those_after(testbed: Testbed) -> None:
+    old = [testbed.platform.ask({"gate_chunks": "restart"}, stream=True) for _ in range(4)]
+    testbed.upstream.wait_for_waiting("restart", len(old))
+    testbed.upstream.release("restart", len(old))
     for id in old:
-        house.gateway.wait_for_frames(id, 2)
-    house.gateway.down()
-    house.gateway.forget(*old)
-    house.gateway.up()
+        testbed.gateway.wait_for_frames(id, 2)
+    testbed.gateway.down()
+    testbed.gateway.forget(*old)
+    testbed.gateway.up()
     for id in old:
-        assert house.last_record(id)["outcome"]["status"] == "client_gone"
-        assert house.asked(id) == 1
-    assert house.platform.ask_and_wait("hello", stream=True).text
+        assert testbed.last_record(id)["outcome"]["status"] == "client_gone"
+        assert testbed.asked(id) == 1
+    assert testbed.platform.ask_and_wait("hello", stream=True).text
 
 
-def test_nothing_of_it_is_left_in_the_broker(house: House) -> None:
-    house.platform.wait_backlog(0)
-    assert not [one for answer in house.gateway.answers for one in answer.after_end]
+def test_nothing_of_it_is_left_in_the_broker(testbed: Testbed) -> None:
+    testbed.platform.wait_backlog(0)
+    assert not [one for answer in testbed.gateway.answers for one in answer.after_end]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.house import House
+from tests.faults.testbed import Testbed
 from tests.support.wait import until_equal
 
 LARGEST = 5 * 1024 * 1024  # bytes: what the broker takes
@@ -37,15 +37,15 @@ ENDPOINTS = [
 ]  # fmt: skip
 IDS: list[Any] = ["x" * 257, "a\r\nb", "a\nb", "a\x00b", "\x1b[31m", "\u2028", "\ud800", "\x7f", "\t", "\u200b"]
 
-def kinds(house: House) -> Iterator[tuple[str, bytes, str, bool]]:
+def kinds(testbed: Testbed) -> Iterator[tuple[str, bytes, str, bool]]:
     """Names, bytes, the id under which an answer must come ("" for none), and whether it is a stream."""
     dice = random.Random(4)
 
     def good() -> bytes:
-        return json.dumps(house.platform.task("hello")).encode()  # with an id of its own: none is taken for another
+        return json.dumps(testbed.platform.task("hello")).encode()  # with an id of its own: none is taken for another
 
     def with_(way: bool = False, /, **fields: Any) -> bytes:
-        whole = {**house.platform.task("hello", stream=way), **fields}
+        whole = {**testbed.platform.task("hello", stream=way), **fields}
         return json.dumps({name: value for name, value in whole.items() if value is not ...}).encode()
 
     for name, raw in {
@@ -95,26 +95,26 @@ def kinds(house: House) -> Iterator[tuple[str, bytes, str, bool]]:
     for value in IDS:
         yield f"id {value!r}"[:40], with_(request_id=value), "", False
     for value in ENDPOINTS:
-        yield f"endpoint {value!r}"[:60], with_(endpoint=value.replace("HOST", house.gateway.address)), "", False
+        yield f"endpoint {value!r}"[:60], with_(endpoint=value.replace("HOST", testbed.gateway.address)), "", False
 
 
 @pytest.fixture(scope="module")
-def house(build: Callable[..., House]) -> House:
+def testbed(build: Callable[..., Testbed]) -> Testbed:
     """One node for all of it."""
     one = build()
     one.start()
     return one
 
 
-def test_rubbish_is_dead_lettered_and_told_and_good_tasks_are_served(house: House) -> None:
-    platform, node = house.platform, house.node
+def test_rubbish_is_dead_lettered_and_told_and_good_tasks_are_served(testbed: Testbed) -> None:
+    platform, node = testbed.platform, testbed.node
     workers = node.workers()
-    rubbish = list(kinds(house))
+    rubbish = list(kinds(testbed))
     assert len(rubbish) >= 300
     good = []
     for number, (_, raw, id, _) in enumerate(rubbish):
         if id:
-            house.gateway.register(id)
+            testbed.gateway.register(id)
         platform.publish(raw)
         if number % 5 == 0:
             good.append(platform.ask("good", stream=number % 2 == 0))
@@ -124,36 +124,36 @@ def test_rubbish_is_dead_lettered_and_told_and_good_tasks_are_served(house: Hous
         properties = letters[raw]
         assert properties["reason"], name
         assert (properties.get("request_id", "") == id) or not id, name
-        assert house.gateway.post_url not in properties["reason"], name
+        assert testbed.gateway.post_url not in properties["reason"], name
         if id:
-            answer = house.answer(id)
+            answer = testbed.answer(id)
             assert answer.error is not None, name
             assert answer.error["type"] == "invalid_request_error", name
             assert answer.ends == (1 if stream else 0), name
             assert not answer.faults, answer.faults
     for one in good:
-        assert house.answer(one).error is None
-        assert house.asked(one) == 1
-    assert len(house.upstream.requests) == len(good)  # nothing else was asked
+        assert testbed.answer(one).error is None
+        assert testbed.asked(one) == 1
+    assert len(testbed.upstream.requests) == len(good)  # nothing else was asked
     platform.wait_balanced(good)
     told = sum(bool(id) for _, _, id, _ in rubbish)
-    assert not house.gateway.strange
+    assert not testbed.gateway.strange
     assert node.workers() == workers
     assert not [line for line in node.logs() if line.get("level") in ("ERROR", "CRITICAL")]
     assert platform.dead_letter_subscriptions()  # so that they are kept
     print(f"{len(rubbish)} kinds of rubbish, {told} told, {len(good)} good tasks among them")
 
 
-def test_rubbish_that_comes_again_is_not_dead_lettered_twice(house: House) -> None:
-    before = len(house.platform.dead_letters())
-    house.platform.publish(b"once")
-    until_equal(lambda: len(house.platform.dead_letters()), before + 1, 20, "dead letters")
-    house.platform.wait_backlog(0)
-    topic, subscription = house.platform.topic, house.platform.subscription
-    house.platform.admin("POST", f"persistent/public/default/{topic}/subscription/{subscription}/resetcursor/0")
-    assert house.platform.ask_and_wait("after it").text
-    house.platform.wait_backlog(0)
-    assert len(house.platform.dead_letters()) == before + 1
+def test_rubbish_that_comes_again_is_not_dead_lettered_twice(testbed: Testbed) -> None:
+    before = len(testbed.platform.dead_letters())
+    testbed.platform.publish(b"once")
+    until_equal(lambda: len(testbed.platform.dead_letters()), before + 1, 20, "dead letters")
+    testbed.platform.wait_backlog(0)
+    topic, subscription = testbed.platform.topic, testbed.platform.subscription
+    testbed.platform.admin("POST", f"persistent/public/default/{topic}/subscription/{subscription}/resetcursor/0")
+    assert testbed.platform.ask_and_wait("after it").text
+    testbed.platform.wait_backlog(0)
+    assert len(testbed.platform.dead_letters()) == before + 1
 
 
 # Endpoints that are addresses, and to which no answer may go: REPLY_HOSTS is 127.0.0.1.
@@ -166,19 +166,19 @@ FORBIDDEN = [
 ]  # fmt: skip
 
 
-def test_answers_go_only_to_hosts_that_match(build: Callable[..., House]) -> None:
-    house = build(REPLY_HOSTS="127.0.0.1")
-    house.start()
+def test_answers_go_only_to_hosts_that_match(build: Callable[..., Testbed]) -> None:
+    testbed = build(REPLY_HOSTS="127.0.0.1")
+    testbed.start()
     for endpoint in FORBIDDEN:
-        house.platform.ask("hello", task={"endpoint": endpoint.replace("PORT", str(house.gateway.port))})
-    letters = house.platform.wait_dead_letters(len(FORBIDDEN))
+        testbed.platform.ask("hello", task={"endpoint": endpoint.replace("PORT", str(testbed.gateway.port))})
+    letters = testbed.platform.wait_dead_letters(len(FORBIDDEN))
     assert len(letters) == len(FORBIDDEN)
     assert all("endpoint" in letter.properties["reason"] for letter in letters)
-    assert house.platform.ask_and_wait("hello").text
-    assert house.platform.ask_and_wait("hello", stream=True).text
-    assert len(house.upstream.requests) == 2
-    assert not house.gateway.strange
-    assert len(house.gateway.posts) == 1
-    assert len(house.gateway.upgrades) == 1
-    house.platform.wait_backlog(0)
-    house.close_nodes()
+    assert testbed.platform.ask_and_wait("hello").text
+    assert testbed.platform.ask_and_wait("hello", stream=True).text
+    assert len(testbed.upstream.requests) == 2
+    assert not testbed.gateway.strange
+    assert len(testbed.gateway.posts) == 1
+    assert len(testbed.gateway.upgrades) == 1
+    testbed.platform.wait_backlog(0)
+    testbed.close_nodes()

@@ -9,45 +9,45 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.house import House, one_end_each
+from tests.faults.testbed import Testbed, one_end_each
 from tests.support.wait import until
 
 GONE_WITHIN = 5.0  # seconds (spec 3)
 
 
-def test_killed_its_processes_are_gone_and_the_next_node_serves_everything(build: Callable[..., House]) -> None:
-    house = build()
-    platform = house.platform
-    first = house.start()
+def test_killed_its_processes_are_gone_and_the_next_node_serves_everything(build: Callable[..., Testbed]) -> None:
+    testbed = build()
+    platform = testbed.platform
+    first = testbed.start()
     plain = [platform.ask({"gate": "held"}) for _ in range(10)]
     unseen = [platform.ask({"gate": "held"}, stream=True) for _ in range(5)]
     begun = [platform.ask({"gate_chunks": f"begun-{number}"}, stream=True) for number in range(3)]
     for number, id in enumerate(begun):
-        house.upstream.release(f"begun-{number}", 1)
-        house.gateway.wait_for_frames(id, 2)
-    house.upstream.wait_for_waiting("held", 15)
+        testbed.upstream.release(f"begun-{number}", 1)
+        testbed.gateway.wait_for_frames(id, 2)
+    testbed.upstream.wait_for_waiting("held", 15)
     waiting = platform.ask_many([{"gate": "held"}] * 30)
     workers = first.workers()
     assert workers
     first.kill()
     first.wait_exit()
     first.wait_gone(GONE_WITHIN)
-    house.upstream.open_gate("held")
+    testbed.upstream.open_gate("held")
     for number in range(len(begun)):
-        house.upstream.open_gate(f"begun-{number}")
-    house.start()
+        testbed.upstream.open_gate(f"begun-{number}")
+    testbed.start()
     platform.wait_balanced(timeout=40)
     for id in plain + unseen + waiting:
-        answer = house.gateway.answer(id)
+        answer = testbed.gateway.answer(id)
         assert answer.error is None
         assert not answer.faults, answer.faults
     # What the first node's clients had begun to see nobody else can know: it comes again from its start, with one end.
-    one_end_each(house, begun)
+    one_end_each(testbed, begun)
 
 
-def test_killed_the_moment_it_was_started_leaves_nothing(build: Callable[..., House]) -> None:
-    house = build()
-    node = house.start(ready=False)
+def test_killed_the_moment_it_was_started_leaves_nothing(build: Callable[..., Testbed]) -> None:
+    testbed = build()
+    node = testbed.start(ready=False)
     until(node.tree, 20, "first child")
     node.kill()
     node.wait_exit()
@@ -56,45 +56,45 @@ def test_killed_the_moment_it_was_started_leaves_nothing(build: Callable[..., Ho
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_asked_to_leave_it_takes_no_more_and_finishes_what_it_has(
-    number: signal.Signals, build: Callable[..., House]
+    number: signal.Signals, build: Callable[..., Testbed]
 ) -> None:
-    house = build(MAX_PROCESS_NUM=8)
-    platform = house.platform
-    node = house.start()
+    testbed = build(MAX_PROCESS_NUM=8)
+    platform = testbed.platform
+    node = testbed.start()
     had = [platform.ask({"gate": "drain"}, stream=way) for way in (False, True) * 4]
-    house.upstream.wait_for_waiting("drain", 8)
+    testbed.upstream.wait_for_waiting("drain", 8)
     node.signal(number)
     node.wait_log('"asked_to_stop"')
     assert "draining" in node.wait_not_ready()
     later = platform.ask_many(["later"] * 10)
-    house.upstream.open_gate("drain")
+    testbed.upstream.open_gate("drain")
     assert node.wait_exit(20) == 0
     node.wait_gone(2)
     for id in had:
-        answer = house.answer(id)
+        answer = testbed.answer(id)
         assert answer.error is None
         assert not answer.faults, answer.faults
-        assert house.asked(id) == 1
+        assert testbed.asked(id) == 1
     # At most the one that the library had fetched ahead was seen by this node; none was run.
-    assert all(house.asked(id) == 0 for id in later)
+    assert all(testbed.asked(id) == 0 for id in later)
     platform.wait_backlog(len(later))
-    house.start()
+    testbed.start()
     platform.wait_balanced()
-    assert all(house.asked(id) == 1 for id in later)
-    house.close_nodes()
+    assert all(testbed.asked(id) == 1 for id in later)
+    testbed.close_nodes()
 
 
-def test_what_the_drain_leaves_over_goes_back_and_begun_streams_are_ended(build: Callable[..., House]) -> None:
-    house = build(DRAIN_TIMEOUT=1)
-    platform = house.platform
-    first = house.start()
+def test_what_the_drain_leaves_over_goes_back_and_begun_streams_are_ended(build: Callable[..., Testbed]) -> None:
+    testbed = build(DRAIN_TIMEOUT=1)
+    platform = testbed.platform
+    first = testbed.start()
     plain = [platform.ask({"gate": "over"}) for _ in range(6)]
     unseen = [platform.ask({"gate": "over"}, stream=True) for _ in range(3)]
     begun = [platform.ask({"gate_chunks": f"over-{number}"}, stream=True) for number in range(3)]
     for number, id in enumerate(begun):
-        house.upstream.release(f"over-{number}", 2)
-        house.gateway.wait_for_frames(id, 3)
-    house.upstream.wait_for_waiting("over", 9)
+        testbed.upstream.release(f"over-{number}", 2)
+        testbed.gateway.wait_for_frames(id, 3)
+    testbed.upstream.wait_for_waiting("over", 9)
     start = time.monotonic()
     first.sigterm()
     assert first.wait_exit(30) == 0
@@ -103,32 +103,32 @@ def test_what_the_drain_leaves_over_goes_back_and_begun_streams_are_ended(build:
     named = json.loads(first.wait_log('"left_over"'))["requests"]
     assert sorted(named) == sorted(plain + unseen + begun)
     for id in begun:
-        answer = house.answer(id, 2)
+        answer = testbed.answer(id, 2)
         assert answer.text == "wörd 0 wörd 1 "
         assert answer.error is not None
         assert answer.error["code"] == "stream_interrupted"
         assert answer.ends == 1
-        assert house.last_record(id)["outcome"]["status"] == "broken"
+        assert testbed.last_record(id)["outcome"]["status"] == "broken"
     platform.wait_backlog(len(plain + unseen))
     for id in plain + unseen:
         (record,) = platform.records_of(id)
         assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("drained", "nak")
-    house.upstream.open_gate("over")
-    house.start()
+    testbed.upstream.open_gate("over")
+    testbed.start()
     platform.wait_balanced(timeout=40)
     for id in plain + unseen:
-        answer = house.gateway.answer(id)
+        answer = testbed.gateway.answer(id)
         assert answer.error is None
         assert not answer.faults, answer.faults
-        assert house.asked(id) == 2
-    house.close_nodes()
+        assert testbed.asked(id) == 2
+    testbed.close_nodes()
 
 
-def test_a_second_signal_ends_it_at_once(build: Callable[..., House]) -> None:
-    house = build(DRAIN_TIMEOUT=60)
-    node = house.start()
-    ids = [house.platform.ask({"gate": "twice"}, stream=way) for way in (False, True)]
-    house.upstream.wait_for_waiting("twice", 2)
+def test_a_second_signal_ends_it_at_once(build: Callable[..., Testbed]) -> None:
+    testbed = build(DRAIN_TIMEOUT=60)
+    node = testbed.start()
+    ids = [testbed.platform.ask({"gate": "twice"}, stream=way) for way in (False, True)]
+    testbed.upstream.wait_for_waiting("twice", 2)
     node.sigterm()
     node.wait_log('"asked_to_stop"')
     start = time.monotonic()
@@ -136,17 +136,17 @@ def test_a_second_signal_ends_it_at_once(build: Callable[..., House]) -> None:
     assert node.wait_exit(20) == 1
     assert time.monotonic() - start < 5
     node.wait_gone(GONE_WITHIN)
-    house.upstream.open_gate("twice")
-    house.start()
+    testbed.upstream.open_gate("twice")
+    testbed.start()
     for id in ids:
-        assert house.answer(id).error is None
-    house.platform.wait_balanced()
-    house.close_nodes()
+        assert testbed.answer(id).error is None
+    testbed.platform.wait_balanced()
+    testbed.close_nodes()
 
 
-def test_asked_to_leave_before_it_is_ready_it_leaves(build: Callable[..., House]) -> None:
-    house = build(PULSAR_URL="pulsar://127.0.0.1:9")
-    node = house.start(ready=False)
+def test_asked_to_leave_before_it_is_ready_it_leaves(build: Callable[..., Testbed]) -> None:
+    testbed = build(PULSAR_URL="pulsar://127.0.0.1:9")
+    node = testbed.start(ready=False)
     node.wait_log("no connection to Pulsar", 40)
     start = time.monotonic()
     node.sigterm()

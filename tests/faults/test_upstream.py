@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.house import House, pss_bytes
+from tests.faults.testbed import Testbed, pss_bytes
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 
@@ -109,33 +109,33 @@ def elsewhere() -> Any:
 
 
 @pytest.fixture(scope="module")
-def ids(build: Callable[..., House], elsewhere: FakeUpstream) -> tuple[House, dict[tuple[str, bool], str]]:
-    """A house in which every case of the table was asked, and the ids of the tasks."""
-    house = build(READ_TIMEOUT=1, MAX_REDELIVERIES=1, MAX_PROCESS_NUM=128)
-    house.start()
+def ids(build: Callable[..., Testbed], elsewhere: FakeUpstream) -> tuple[Testbed, dict[tuple[str, bool], str]]:
+    """A testbed in which every case of the table was asked, and the ids of the tasks."""
+    testbed = build(READ_TIMEOUT=1, MAX_REDELIVERIES=1, MAX_PROCESS_NUM=128)
+    testbed.start()
     asked = {}
     for case in CASES:
         for way in case.ways:
             does = {**case.does, "key": f"{case.name}-{way}"}
             if does.get("redirect_to"):
                 does["redirect_to"] = f"{elsewhere.api_url}/chat/completions"
-            asked[case.name, way] = house.platform.ask(does, stream=way)
-    return house, asked
+            asked[case.name, way] = testbed.platform.ask(does, stream=way)
+    return testbed, asked
 
 
 @pytest.mark.parametrize(("case", "way"), TABLE)
 def test_a_fault_of_upstream(
-    case: Case, way: bool, ids: tuple[House, dict[tuple[str, bool], str]], elsewhere: FakeUpstream
+    case: Case, way: bool, ids: tuple[Testbed, dict[tuple[str, bool], str]], elsewhere: FakeUpstream
 ) -> None:
-    house, asked = ids
+    testbed, asked = ids
     id = asked[case.name, way]
-    answer = house.answer(id)
-    record = house.last_record(id)
+    answer = testbed.answer(id)
+    record = testbed.last_record(id)
     assert record["outcome"]["status"] == case.status, record
     assert record["outcome"]["decision"] == "ack"
-    assert house.asked(id) in case.asked
-    assert house.naks(id) == (1 if case.status == "gave_up" else 0)
-    assert record["redeliveries"] == house.naks(id)
+    assert testbed.asked(id) in case.asked
+    assert testbed.naks(id) == (1 if case.status == "gave_up" else 0)
+    assert record["redeliveries"] == testbed.naks(id)
     assert not answer.faults, answer.faults
     if case.status == "answered":
         assert answer.error is None
@@ -153,60 +153,60 @@ def test_a_fault_of_upstream(
     assert not elsewhere.requests  # no redirect was followed
 
 
-def test_nothing_is_left_of_it_in_the_broker(ids: tuple[House, dict[tuple[str, bool], str]]) -> None:
-    house, asked = ids
-    house.platform.wait_balanced(list(asked.values()))
+def test_nothing_is_left_of_it_in_the_broker(ids: tuple[Testbed, dict[tuple[str, bool], str]]) -> None:
+    testbed, asked = ids
+    testbed.platform.wait_balanced(list(asked.values()))
 
 
 @pytest.mark.parametrize("way", BOTH, ids=("plain", "stream"))
 @pytest.mark.parametrize("fault", ["gzip_bomb_mb", "big_mb"])
 def test_an_answer_over_64_MiB_is_refused_and_does_not_stay_in_memory(
-    fault: str, way: bool, build: Callable[..., House]
+    fault: str, way: bool, build: Callable[..., Testbed]
 ) -> None:
-    house = build(MAX_REDELIVERIES=0, WORKER_PROCESSES=1)
-    node = house.start()
+    testbed = build(MAX_REDELIVERIES=0, WORKER_PROCESSES=1)
+    node = testbed.start()
     before = pss_bytes(node)
-    id = house.platform.ask({fault: 80 if fault == "gzip_bomb_mb" else 65, "chunks": 1}, stream=way)
-    answer = house.answer(id, 60)
+    id = testbed.platform.ask({fault: 80 if fault == "gzip_bomb_mb" else 65, "chunks": 1}, stream=way)
+    answer = testbed.answer(id, 60)
     assert answer.error is not None
     assert answer.error["code"] in ("answer_too_large", "bad_answer"), answer.error
-    assert house.asked(id) == 1  # it would be as large again
-    assert house.last_record(id)["outcome"]["decision"] == "ack"
+    assert testbed.asked(id) == 1  # it would be as large again
+    assert testbed.last_record(id)["outcome"]["decision"] == "ack"
     until(lambda: pss_bytes(node) < before + (64 << 20), 30, "memory given back")
-    assert house.platform.ask_and_wait("still there").text
-    house.close_nodes()
+    assert testbed.platform.ask_and_wait("still there").text
+    testbed.close_nodes()
 
 
-def test_upstream_that_refuses_connections_is_asked_again_when_it_is_back(build: Callable[..., House]) -> None:
-    house = build(MAX_REDELIVERIES=9)
-    house.start()
-    house.upstream.down()
-    ids = [house.platform.ask("hello", stream=way) for way in BOTH]
-    house.node.wait_log("upstream_trouble")  # the first has gone back to the broker
-    house.upstream.up()
+def test_upstream_that_refuses_connections_is_asked_again_when_it_is_back(build: Callable[..., Testbed]) -> None:
+    testbed = build(MAX_REDELIVERIES=9)
+    testbed.start()
+    testbed.upstream.down()
+    ids = [testbed.platform.ask("hello", stream=way) for way in BOTH]
+    testbed.node.wait_log("upstream_trouble")  # the first has gone back to the broker
+    testbed.upstream.up()
     for id in ids:
-        assert house.answer(id).error is None
-        assert house.asked(id) == 1
-    house.platform.wait_balanced()
-    house.close_nodes()
+        assert testbed.answer(id).error is None
+        assert testbed.asked(id) == 1
+    testbed.platform.wait_balanced()
+    testbed.close_nodes()
 
 
-def test_429_is_obeyed_and_then_answered(build: Callable[..., House]) -> None:
-    house = build()
-    house.start()
+def test_429_is_obeyed_and_then_answered(build: Callable[..., Testbed]) -> None:
+    testbed = build()
+    testbed.start()
     limited = {"status": 429, "err_type": "requests", "err_code": "rate_limit_exceeded", "fail_times": 1}
-    id = house.platform.ask({**limited, "key": "seconds", "headers": {"retry-after": "1"}})
-    assert house.answer(id).error is None
-    first, second = house.upstream.of("seconds")
+    id = testbed.platform.ask({**limited, "key": "seconds", "headers": {"retry-after": "1"}})
+    assert testbed.answer(id).error is None
+    first, second = testbed.upstream.of("seconds")
     assert second.at - first.at >= 1.0  # no sooner than upstream asked for
-    id = house.platform.ask({**limited, "key": "unnamed"}, stream=True)
-    assert house.answer(id).error is None
-    assert house.upstream.count("unnamed") == 2
-    house.platform.wait_balanced()
-    house.close_nodes()
+    id = testbed.platform.ask({**limited, "key": "unnamed"}, stream=True)
+    assert testbed.answer(id).error is None
+    assert testbed.upstream.count("unnamed") == 2
+    testbed.platform.wait_balanced()
+    testbed.close_nodes()
 
 
-def test_a_slow_drip_ends_with_the_tasks_time(hasty: House) -> None:
+def test_a_slow_drip_ends_with_the_tasks_time(hasty: Testbed) -> None:
     start = time.time()
     ids = [hasty.platform.ask({"drip_ms": 100, "chunks": 50}, stream=way) for way in BOTH]
     for id in ids:
@@ -221,7 +221,7 @@ def test_a_slow_drip_ends_with_the_tasks_time(hasty: House) -> None:
         assert asked.left_at - start < hasty.task_timeout + 5
 
 
-def test_an_old_task_is_not_asked_but_told(hasty: House) -> None:
+def test_an_old_task_is_not_asked_but_told(hasty: Testbed) -> None:
     hasty.node.sigterm()
     hasty.node.wait_exit()
     ids = [hasty.platform.ask("late", stream=way) for way in BOTH]
@@ -238,11 +238,11 @@ def test_an_old_task_is_not_asked_but_told(hasty: House) -> None:
 
 
 @pytest.fixture(scope="module")
-def hasty(build: Callable[..., House]) -> House:
-    """A house whose tasks have little time."""
-    house = build(TASK_TIMEOUT=4, READ_TIMEOUT=10)
-    house.start()
-    return house
+def hasty(build: Callable[..., Testbed]) -> Testbed:
+    """A testbed whose tasks have little time."""
+    testbed = build(TASK_TIMEOUT=4, READ_TIMEOUT=10)
+    testbed.start()
+    return testbed
 
 
 UNFIT = [
@@ -257,16 +257,16 @@ UNFIT = [
 
 
 @pytest.fixture(scope="module")
-def unfit(build: Callable[..., House]) -> House:
-    """A house for what makes its node unfit."""
-    house = build(MAX_REDELIVERIES=1)
-    house.start()
-    return house
+def unfit(build: Callable[..., Testbed]) -> Testbed:
+    """A testbed for what makes its node unfit."""
+    testbed = build(MAX_REDELIVERIES=1)
+    testbed.start()
+    return testbed
 
 
 @pytest.mark.parametrize(("does", "reason"), UNFIT)
 def test_what_a_person_must_mend_is_reported_and_told_after_the_redeliveries(
-    does: dict[str, Any], reason: str, unfit: House
+    does: dict[str, Any], reason: str, unfit: Testbed
 ) -> None:
     unfit.upstream.mode = does
     try:

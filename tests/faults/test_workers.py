@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.house import House, kill, one_end_each, patched, plug, wait_workers
+from tests.faults.testbed import Testbed, kill, one_end_each, patched, plug, wait_workers
 from tests.support.node import Node
 from tests.support.wait import until
 
@@ -19,16 +19,16 @@ POISON = "kills-its-worker"
 
 
 @pytest.fixture(scope="module")
-def house(build: Callable[..., House]) -> House:
+def testbed(build: Callable[..., Testbed]) -> Testbed:
     """One node with three workers."""
     one = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48)
     one.start()
     return one
 
 
-def test_workers_killed_one_each_in_turn_and_all_at_once_under_load(house: House) -> None:
+def test_workers_killed_one_each_in_turn_and_all_at_once_under_load(testbed: Testbed) -> None:
     """Whatever is killed, every task is answered once; a stream that had begun ends with an error."""
-    platform, node = house.platform, house.node
+    platform, node = testbed.platform, testbed.node
     slow = {"latency_ms": 300}
     plain = platform.ask_many([slow] * 120)
     streams = platform.ask_many([{"chunk_ms": 40, "chunks": 8}] * 120, stream=True)
@@ -36,103 +36,103 @@ def test_workers_killed_one_each_in_turn_and_all_at_once_under_load(house: House
     for turn in ("one", "each", "each", "each", "all"):
         workers = wait_workers(node, WORKERS, killed)
         victims = workers if turn == "all" else [random.choice(workers)] if turn == "one" else workers[:1]
-        house.upstream.wait_until(lambda: house.upstream.inflight > 10, 30, "load")
+        testbed.upstream.wait_until(lambda: testbed.upstream.inflight > 10, 30, "load")
         killed += [pid for pid in victims if kill(pid, signal.SIGKILL)]
     platform.wait_balanced(plain + streams, 60)
     wait_workers(node, WORKERS, killed)
-    one_end_each(house, plain + streams)
+    one_end_each(testbed, plain + streams)
     for id in plain:
-        assert house.gateway.answer(id).error is None
-    cut = [id for id in streams if house.gateway.answer(id).error]
+        assert testbed.gateway.answer(id).error is None
+    cut = [id for id in streams if testbed.gateway.answer(id).error]
     for id in streams:
-        _whole_or_cut(house, id, 8)
+        _whole_or_cut(testbed, id, 8)
     died = [line for line in node.logs() if line.get("event") == "worker_died"]
     assert len(died) == len(killed) == 7
     assert all("SIGKILL" in line["why"] for line in died)
     print(f"{len(killed)} workers killed, {len(plain + streams)} tasks, {len(cut)} streams cut, "
-          f"{house.asked_twice(plain + streams)} calls repeated")  # fmt: skip
+          f"{testbed.asked_twice(plain + streams)} calls repeated")  # fmt: skip
 
 
-def test_killed_after_its_client_saw_a_chunk_one_error_and_one_end(house: House) -> None:
-    id = house.platform.ask({"gate_chunks": "seen", "chunks": 5}, stream=True)
-    house.upstream.release("seen", 2)
-    house.gateway.wait_for_frames(id, 3)
-    for pid in house.node.workers():
+def test_killed_after_its_client_saw_a_chunk_one_error_and_one_end(testbed: Testbed) -> None:
+    id = testbed.platform.ask({"gate_chunks": "seen", "chunks": 5}, stream=True)
+    testbed.upstream.release("seen", 2)
+    testbed.gateway.wait_for_frames(id, 3)
+    for pid in testbed.node.workers():
         kill(pid, signal.SIGKILL)
-    answer = house.answer(id)
+    answer = testbed.answer(id)
     assert [frame.has_data for frame in answer.frames] == [True] * 4 + [False]
     assert answer.text == "wörd 0 wörd 1 "  # nothing twice
     assert answer.error is not None
     assert answer.error["code"] == "stream_interrupted"
     assert answer.ends == 1
-    record = house.last_record(id)
+    record = testbed.last_record(id)
     assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("broken", "ack")
-    assert house.asked(id) == 1
-    house.upstream.open_gate("seen")
-    house.platform.wait_backlog(0)
+    assert testbed.asked(id) == 1
+    testbed.upstream.open_gate("seen")
+    testbed.platform.wait_backlog(0)
 
 
 @pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
-def test_killed_before_its_client_saw_anything_served_whole(way: bool, house: House) -> None:
+def test_killed_before_its_client_saw_anything_served_whole(way: bool, testbed: Testbed) -> None:
     gate = f"unseen-{way}"
-    id = house.platform.ask({"gate": gate, "chunks": 5}, stream=way)
-    house.upstream.wait_for_waiting(gate)
-    for pid in house.node.workers():
+    id = testbed.platform.ask({"gate": gate, "chunks": 5}, stream=way)
+    testbed.upstream.wait_for_waiting(gate)
+    for pid in testbed.node.workers():
         kill(pid, signal.SIGKILL)
-    house.upstream.open_gate(gate)
-    answer = house.answer(id)
+    testbed.upstream.open_gate(gate)
+    answer = testbed.answer(id)
     assert answer.error is None
     assert answer.text.startswith("wörd")
     assert not answer.faults, answer.faults
-    assert house.asked(id) == 2
-    assert house.naks(id) == 1
-    assert house.last_record(id)["redeliveries"] == 1
+    assert testbed.asked(id) == 2
+    assert testbed.naks(id) == 1
+    assert testbed.last_record(id)["redeliveries"] == 1
 
 
-def test_a_stopped_worker_is_noticed_killed_and_replaced(build: Callable[..., House]) -> None:
+def test_a_stopped_worker_is_noticed_killed_and_replaced(build: Callable[..., Testbed]) -> None:
     """Its tasks go to others, a begun stream is ended; the other worker serves all the while."""
-    house = build(WORKER_PROCESSES=2, MAX_PROCESS_NUM=4)
-    node = house.start()
-    plain = [house.platform.ask({"gate": "stopped"}) for _ in range(2)]
-    streams = [house.platform.ask({"gate_chunks": "begun"}, stream=True) for _ in range(2)]
-    house.upstream.wait_for_waiting("begun", 2)
-    house.upstream.release("begun", 2)
+    testbed = build(WORKER_PROCESSES=2, MAX_PROCESS_NUM=4)
+    node = testbed.start()
+    plain = [testbed.platform.ask({"gate": "stopped"}) for _ in range(2)]
+    streams = [testbed.platform.ask({"gate_chunks": "begun"}, stream=True) for _ in range(2)]
+    testbed.upstream.wait_for_waiting("begun", 2)
+    testbed.upstream.release("begun", 2)
     for id in streams:
-        house.gateway.wait_for_frames(id, 2)
-    house.upstream.wait_for_waiting("stopped", 2)
+        testbed.gateway.wait_for_frames(id, 2)
+    testbed.upstream.wait_for_waiting("stopped", 2)
     workers = node.workers()
     stopped = workers[0]
     kill(stopped, signal.SIGSTOP)
-    house.upstream.open_gate("stopped")
-    house.upstream.open_gate("begun")
-    assert house.platform.ask_and_wait("meanwhile").text
+    testbed.upstream.open_gate("stopped")
+    testbed.upstream.open_gate("begun")
+    assert testbed.platform.ask_and_wait("meanwhile").text
     node.wait_log("no sign of life", 30)
     wait_workers(node, 2, [stopped])
     for id in plain + streams:
-        house.answer(id)
-    one_end_each(house, plain + streams)
-    assert all(house.gateway.answer(id).error is None for id in plain)
-    cut = [id for id in streams if house.gateway.answer(id).error]
+        testbed.answer(id)
+    one_end_each(testbed, plain + streams)
+    assert all(testbed.gateway.answer(id).error is None for id in plain)
+    cut = [id for id in streams if testbed.gateway.answer(id).error]
     for id in streams:
-        _whole_or_cut(house, id, 5)
+        _whole_or_cut(testbed, id, 5)
     assert len(cut) == 1
-    house.platform.wait_backlog(0)
-    house.close_nodes()
+    testbed.platform.wait_backlog(0)
+    testbed.close_nodes()
 
 
 def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported(
-    build: Callable[..., House], tmp_path: Path
+    build: Callable[..., Testbed], tmp_path: Path
 ) -> None:
     flag = tmp_path / "die"
     flag.touch()
-    house = build(WORKER_PROCESSES=1)
-    node = house.start(False, PYTHONPATH=plug(tmp_path, f"if os.path.exists({str(flag)!r}):\n    os._exit(7)"))
-    id = house.platform.ask("hello")
+    testbed = build(WORKER_PROCESSES=1)
+    node = testbed.start(False, PYTHONPATH=plug(tmp_path, f"if os.path.exists({str(flag)!r}):\n    os._exit(7)"))
+    id = testbed.platform.ask("hello")
     report = node.wait_log("GeneralError", 30)
     assert "exit code 7" in report
     assert "worker processes die" in report
     flag.unlink()
-    assert house.answer(id).error is None
+    assert testbed.answer(id).error is None
     node.wait_ready()
     died = [(at, line) for at, line in _moments(node) if '"worker_died"' in line]
     pauses = [later[0] - earlier[0] for earlier, later in pairwise(died)]
@@ -140,13 +140,13 @@ def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported
     assert pauses[1] > 0.9  # the second successor waited 1 s, the third 2 s
     assert pauses[2] > pauses[1] + 0.5
     assert node.log_lines.count(report) == 1
-    house.close_nodes()
+    testbed.close_nodes()
 
 
 def test_workers_that_die_while_they_are_started_do_not_take_the_node_along(
-    build: Callable[..., House], tmp_path: Path
+    build: Callable[..., Testbed], tmp_path: Path
 ) -> None:
-    stillborn = """
+    fails_to_start = """
 from multiprocessing.context import ForkServerProcess
 births, start = iter(range(3)), ForkServerProcess.start
 def die(process):
@@ -155,21 +155,21 @@ def die(process):
     raise BrokenPipeError  # what start says of a child that was killed before it read what it is to do
 ForkServerProcess.start = die
 """
-    house = build(WORKER_PROCESSES=2)
-    node = house.start(command=patched(tmp_path, stillborn))
-    assert house.platform.ask_and_wait("hello").text
+    testbed = build(WORKER_PROCESSES=2)
+    node = testbed.start(command=patched(tmp_path, fails_to_start))
+    assert testbed.platform.ask_and_wait("hello").text
     wait_workers(node, 2)
     died = [line["why"] for line in node.logs() if line.get("event") == "worker_died"]
     assert died == ["it could not be started (BrokenPipeError)"] * 3
-    house.close_nodes()
+    testbed.close_nodes()
 
 
 @pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
 def test_a_task_that_kills_its_worker_each_time_is_dead_lettered_and_its_client_told(
-    way: bool, build: Callable[..., House], tmp_path: Path
+    way: bool, build: Callable[..., Testbed], tmp_path: Path
 ) -> None:
-    house = build(WORKER_PROCESSES=2, MAX_REDELIVERIES=2)
-    node = house.start(
+    testbed = build(WORKER_PROCESSES=2, MAX_REDELIVERIES=2)
+    node = testbed.start(
         PYTHONPATH=plug(
             tmp_path,
             f"""
@@ -183,25 +183,25 @@ attempt.for_upstream = deadly
 """,
         )
     )
-    good = [house.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 2]
-    id = house.platform.ask(POISON, stream=way)
-    good += [house.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 4]
-    (letter,) = house.platform.wait_dead_letters(1, 40)
+    good = [testbed.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 2]
+    id = testbed.platform.ask(POISON, stream=way)
+    good += [testbed.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 4]
+    (letter,) = testbed.platform.wait_dead_letters(1, 40)
     assert letter.properties["request_id"] == id
     assert "worker process died 3 times" in letter.properties["reason"]
     assert POISON in letter.payload.decode()
-    answer = house.answer(id)
+    answer = testbed.answer(id)
     assert answer.error is not None
     assert answer.error["code"] == "worker_died"
     assert answer.ends == (1 if way else 0)
     for one in good:  # those that shared its workers are not taken for it
-        assert house.answer(one).error is None
-    house.platform.wait_balanced()
-    assert len(house.platform.dead_letters()) == 1
-    assert house.naks(id) == 2
-    assert house.last_record(id)["outcome"]["decision"] == "dead_letter"
+        assert testbed.answer(one).error is None
+    testbed.platform.wait_balanced()
+    assert len(testbed.platform.dead_letters()) == 1
+    assert testbed.naks(id) == 2
+    assert testbed.last_record(id)["outcome"]["decision"] == "dead_letter"
     assert len([line for line in node.logs() if line.get("event") == "worker_died"]) == 3
-    house.close_nodes()
+    testbed.close_nodes()
 
 
 def _moments(node: Node) -> list[tuple[float, str]]:
@@ -209,9 +209,9 @@ def _moments(node: Node) -> list[tuple[float, str]]:
     return [(at, line) for at, _, line in node._lines]
 
 
-def _whole_or_cut(house: House, id: str, chunks: int) -> None:
+def _whole_or_cut(testbed: Testbed, id: str, chunks: int) -> None:
     """What a client may see of a stream: all of it, or a beginning of it and an error; nothing twice."""
-    answer = house.gateway.answer(id)
+    answer = testbed.gateway.answer(id)
     whole = "".join(f"wörd {number} " for number in range(chunks))
     if answer.error is None:
         assert answer.text == whole
@@ -220,8 +220,8 @@ def _whole_or_cut(house: House, id: str, chunks: int) -> None:
         assert sum("error" in (chunk or {}) for chunk in answer.chunks) == 1
 
 
-def test_all_is_well_in_the_end(house: House) -> None:
+def test_all_is_well_in_the_end(testbed: Testbed) -> None:
     """The node that lost so many workers serves as before, and nothing is left."""
-    assert house.platform.ask_and_wait("hello").text
-    house.platform.wait_balanced()
-    until(lambda: house.node.status()[0] == 200, 20, "ready node")
+    assert testbed.platform.ask_and_wait("hello").text
+    testbed.platform.wait_balanced()
+    until(lambda: testbed.node.status()[0] == 200, 20, "ready node")

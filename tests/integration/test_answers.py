@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from devstack.broker import Broker
-from tests.faults.house import House, house
+from tests.faults.testbed import Testbed, open_testbed
 from tests.support.gateway import Answer
 from tests.support.node import ROOT
 from tests.support.wait import until
@@ -24,15 +24,15 @@ WORDS = "".join(f"wörd {number} " for number in range(5))
 
 
 @pytest.fixture(scope="module")
-def shared(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house with a node in it, for the module."""
-    with house(broker, tmp_path_factory.mktemp("house"), TASK_TIMEOUT=30, NAK_DELAY=0.1) as one:
+def shared(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """A testbed with a node in it, for the module."""
+    with open_testbed(broker, tmp_path_factory.mktemp("testbed"), TASK_TIMEOUT=30, NAK_DELAY=0.1) as one:
         one.start()
         yield one
 
 
 @pytest.fixture
-def here(shared: House) -> Iterator[House]:
+def here(shared: Testbed) -> Iterator[Testbed]:
     """The same; what is left of its tasks is nothing, and its log is shown where a test failed."""
     before = len(shared.platform.asked)
     yield shared
@@ -42,11 +42,11 @@ def here(shared: House) -> Iterator[House]:
     assert [id for id in shared.platform.asked[before:] if counts.count(id) != 1] == [], "not one record each"
 
 
-def settled(house: House, id: str) -> tuple[Answer, dict[str, Any]]:
+def settled(testbed: Testbed, id: str) -> tuple[Answer, dict[str, Any]]:
     """The answer of a task, which came exactly once, and its only record, which is valid; the message is acked."""
-    answer = house.answer(id)
-    house.platform.wait_balanced([id])
-    record = house.platform.record_of(id)
+    answer = testbed.answer(id)
+    testbed.platform.wait_balanced([id])
+    record = testbed.platform.record_of(id)
     VALIDATOR.validate(record)
     assert answer.faults == []
     return answer, record
@@ -59,7 +59,7 @@ both = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 
 
 @both
-def test_an_answer_reaches_the_gateway_unchanged_once_and_is_acked_and_recorded(here: House, stream: bool) -> None:
+def test_an_answer_reaches_the_gateway_unchanged_once_and_is_acked_and_recorded(here: Testbed, stream: bool) -> None:
     id = here.platform.ask("hello", stream, stream_options={"include_usage": True} if stream else None, temperature=0.7)
     answer, record = settled(here, id)
     (asked,) = [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id]
@@ -79,7 +79,7 @@ def test_an_answer_reaches_the_gateway_unchanged_once_and_is_acked_and_recorded(
     assert record["attempt_id"].startswith(f"{id}/")
 
 
-def test_a_streams_chunks_arrive_one_by_one_as_upstream_sends_them(here: House) -> None:
+def test_a_streams_chunks_arrive_one_by_one_as_upstream_sends_them(here: Testbed) -> None:
     """The first is at the gateway before the second leaves upstream, and so on to the end."""
     gate = uuid.uuid4().hex
     id = here.platform.ask({"gate_chunks": gate, "chunks": 3}, stream=True)
@@ -95,7 +95,7 @@ def test_a_streams_chunks_arrive_one_by_one_as_upstream_sends_them(here: House) 
 
 
 def test_tasks_that_were_there_before_the_first_node_are_served(broker: Broker, tmp_path: Path) -> None:
-    with house(broker, tmp_path) as one:
+    with open_testbed(broker, tmp_path) as one:
         ids = [one.platform.ask("first", stream) for stream in (False, True)]
         one.start()
         for id in ids:
@@ -106,10 +106,10 @@ def test_every_form_of_api_url_works(broker: Broker, tmp_path_factory: pytest.Te
     forms = ["", "/v1", "/v1/", "/v1/chat/completions", "/openai/deployments/d?api-version=1"]
     paths = ["/v1/chat/completions"] * 4 + ["/openai/deployments/d/chat/completions?api-version=1"]
     with ExitStack() as stack:
-        houses = [stack.enter_context(house(broker, tmp_path_factory.mktemp("house"))) for _ in forms]
-        for one, form in zip(houses, forms, strict=True):
+        testbeds = [stack.enter_context(open_testbed(broker, tmp_path_factory.mktemp("testbed"))) for _ in forms]
+        for one, form in zip(testbeds, forms, strict=True):
             one.start(ready=False, API_URL=one.upstream.url + form, WORKER_PROCESSES=1)
-        for one, path in zip(houses, paths, strict=True):
+        for one, path in zip(testbeds, paths, strict=True):
             one.node.wait_ready()
             assert settled(one, one.platform.ask("hello"))[0].text
             assert [each.path for each in one.upstream.requests] == [path]
@@ -119,7 +119,7 @@ def test_every_form_of_api_url_works(broker: Broker, tmp_path_factory: pytest.Te
 
 
 @both
-def test_a_request_that_upstream_refuses_is_told_so(here: House, stream: bool) -> None:
+def test_a_request_that_upstream_refuses_is_told_so(here: Testbed, stream: bool) -> None:
     refusal = {"status": 400, "err_type": "invalid_request_error", "err_code": "context_length_exceeded"}
     answer, record = settled(here, here.platform.ask({**refusal, "err_msg": "too long"}, stream))
     told = {"message": "too long", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
@@ -128,7 +128,7 @@ def test_a_request_that_upstream_refuses_is_told_so(here: House, stream: bool) -
     assert record["outcome"]["http_status"] == 400
 
 
-def test_a_client_who_is_gone_gets_nothing_and_its_task_is_acked(here: House) -> None:
+def test_a_client_who_is_gone_gets_nothing_and_its_task_is_acked(here: Testbed) -> None:
     here.platform.register_delay = None
     id = here.platform.ask("hello")
     here.platform.register_delay = 0
@@ -137,7 +137,7 @@ def test_a_client_who_is_gone_gets_nothing_and_its_task_is_acked(here: House) ->
     assert record["usage_source"] == "upstream", "upstream billed it"
 
 
-def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(here: House) -> None:
+def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(here: Testbed) -> None:
     gate = uuid.uuid4().hex
     id = str(uuid.uuid4())
     here.gateway.behave(id, cut_after=2)
@@ -151,7 +151,7 @@ def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(here: House
 
 
 def test_a_task_that_waited_too_long_is_not_run_but_told(broker: Broker, tmp_path: Path) -> None:
-    with house(broker, tmp_path, TASK_TIMEOUT=1, WORKER_PROCESSES=1) as one:
+    with open_testbed(broker, tmp_path, TASK_TIMEOUT=1, WORKER_PROCESSES=1) as one:
         ids = [one.platform.ask("hello", stream) for stream in (False, True)]
         published = time.time()
         until(lambda: time.time() - published > 1, 5, "age of the tasks")
@@ -166,7 +166,7 @@ def test_a_task_that_waited_too_long_is_not_run_but_told(broker: Broker, tmp_pat
 
 
 @both
-def test_a_message_that_is_no_task_is_kept_with_the_reason_and_its_client_told(here: House, stream: bool) -> None:
+def test_a_message_that_is_no_task_is_kept_with_the_reason_and_its_client_told(here: Testbed, stream: bool) -> None:
     id = here.platform.ask(stream=stream, task={"data": "not a chat request"})
     answer, record = settled(here, id)
     assert answer.error is not None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from devstack.broker import Broker
-from tests.faults.house import house, one_end_each
+from tests.faults.testbed import one_end_each, open_testbed
 from tests.support.wait import until
 
 
 def test_128_tasks_run_at_once(broker: Broker, tmp_path: Path) -> None:
     """None of them ends before all have begun."""
-    with house(broker, tmp_path, MAX_PROCESS_NUM=128) as one:
+    with open_testbed(broker, tmp_path, MAX_PROCESS_NUM=128) as one:
         one.start()
         ids = one.platform.ask_many([{"gate": "all"}] * 64) + one.platform.ask_many([{"gate": "all"}] * 64, stream=True)
         one.upstream.wait_for_waiting("all", 128, 30)
@@ -27,7 +27,7 @@ def test_no_more_run_than_may_and_what_waits_stays_in_the_broker(broker: Broker,
 
     Then it is asked to leave: what runs is answered, what waits is left for other nodes.
     """
-    with house(broker, tmp_path, MAX_PROCESS_NUM=8) as one:
+    with open_testbed(broker, tmp_path, MAX_PROCESS_NUM=8) as one:
         platform, upstream = one.platform, one.upstream
         ids = platform.ask_many([{"gate": "all"}] * 108)
         node = one.start()
@@ -59,7 +59,7 @@ def test_no_more_run_than_may_and_what_waits_stays_in_the_broker(broker: Broker,
 
 
 def test_a_node_with_one_slot_runs_one_task_after_the_other(broker: Broker, tmp_path: Path) -> None:
-    with house(broker, tmp_path, MAX_PROCESS_NUM=1) as one:
+    with open_testbed(broker, tmp_path, MAX_PROCESS_NUM=1) as one:
         one.start()
         ids = one.platform.ask_many([{"latency_ms": 20}] * 10)
         until(lambda: one.upstream.total, 10, "first task")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from devstack.broker import Broker
-from tests.faults.house import House, house
+from tests.faults.testbed import Testbed, open_testbed
 from tests.support.fixtures import API_KEY
 from tests.support.node import Node
 from workernode.settings import VARIABLES
@@ -77,7 +77,7 @@ def test_what_is_missing_is_told(tmp_path: Path, environ: dict[str, str], missin
 
 def test_an_empty_text_is_unset_and_a_dotenv_file_fills_what_is_missing(broker: Broker, tmp_path: Path) -> None:
     """As the platform's operator starts it, which injects all variables, unset ones empty."""
-    with house(broker, tmp_path) as one:
+    with open_testbed(broker, tmp_path) as one:
         in_file = {name: str(one.variables.pop(name)) for name in ("API_URL", "API_KEY", "MODEL_NAME", "PULSAR_URL")}
         lines = [f"{name}={value}" for name, value in in_file.items()]
         (tmp_path / ".env").write_text("\n".join([*lines, "MAX_PROCESS_NUM=wrong", "DEBUG=true", ""]))
@@ -86,7 +86,7 @@ def test_an_empty_text_is_unset_and_a_dotenv_file_fills_what_is_missing(broker: 
         _answers(one)
 
 
-def _answers(one: House) -> None:
+def _answers(one: Testbed) -> None:
     for stream in (False, True):
         assert one.answer(one.platform.ask("hello", stream)).text
     (request, _) = one.upstream.requests

@@ -9,23 +9,23 @@ import threading
 from pathlib import Path
 
 from devstack.broker import Broker
-from tests.faults.house import House, house
+from tests.faults.testbed import Testbed, open_testbed
 
 USERS, TASKS = 2, 100  # of streams, and as many of plain tasks
 
 
-def one_after_another(house: House, stream: bool, ids: list[str]) -> None:
+def one_after_another(testbed: Testbed, stream: bool, ids: list[str]) -> None:
     """Ask, wait for the answer, ask the next."""
     for _ in range(TASKS):
-        id = house.platform.ask({"chunks": 1}, stream)
-        house.answer(id)
+        id = testbed.platform.ask({"chunks": 1}, stream)
+        testbed.answer(id)
         ids.append(id)
 
 
 def test_200_streams_and_200_plain_tasks_one_after_another_get_their_whole_answers(
     broker: Broker, tmp_path: Path
 ) -> None:
-    with house(broker, tmp_path) as one:
+    with open_testbed(broker, tmp_path) as one:
         one.platform.register_delay = 0.05
         one.start()
         streams: list[str] = []

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from devstack.broker import Broker
-from tests.faults.house import House, house
+from tests.faults.testbed import Testbed, open_testbed
 from tests.support.fixtures import API_KEY
 from tests.support.node import Node
 
@@ -21,7 +21,7 @@ HEADERS = {
 PROMPT = "a-prompt-that-is-nobodys-business"
 
 
-def everything(one: House) -> None:
+def everything(one: Testbed) -> None:
     """Tasks that end in every way; upstream repeats the key that it was given, as some do."""
     task = {"metadata": {"headers": HEADERS}}
     said = {"err_msg": f"Incorrect API key provided: {API_KEY}. ", "err_code": API_KEY}
@@ -49,7 +49,7 @@ def arguments(node: Node) -> str:
 
 
 def test_no_secret_is_seen_anywhere(broker: Broker, tmp_path: Path) -> None:
-    with house(
+    with open_testbed(
         broker, tmp_path, DEBUG="true", PULSAR_TOKEN=TOKEN, MAX_REDELIVERIES=0, AIMODEL_NAME="m", NAK_DELAY=0
     ) as one:
         node = one.start()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from devstack.broker import Broker
-from tests.faults.house import House, house
+from tests.faults.testbed import Testbed, open_testbed
 from tests.support.upstream import Exchange
 
 CHUNKS = 6
@@ -17,23 +17,23 @@ WORDS = "".join(f"wörd {number} " for number in range(CHUNKS))
 
 
 @pytest.fixture(scope="module")
-def shared(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house with a node in it, for the module."""
-    with house(broker, tmp_path_factory.mktemp("house")) as one:
+def shared(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """A testbed with a node in it, for the module."""
+    with open_testbed(broker, tmp_path_factory.mktemp("testbed")) as one:
         one.start()
         yield one
 
 
 @pytest.fixture
-def here(shared: House) -> Iterator[House]:
+def here(shared: Testbed) -> Iterator[Testbed]:
     """The same; its log is shown where a test failed."""
     yield shared
     print(shared.node.tail())
 
 
-def asked_for(house: House, id: str) -> list[Exchange]:
+def asked_for(testbed: Testbed, id: str) -> list[Exchange]:
     """What upstream was asked for one task."""
-    return [one for one in house.upstream.requests if one.headers["x-client-request-id"] == id]
+    return [one for one in testbed.upstream.requests if one.headers["x-client-request-id"] == id]
 
 
 # How a stream is written; each brings the same words, and chunks that are upstream's byte for byte.
@@ -59,7 +59,7 @@ UNCHANGED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("wants_usage", [False, True], ids=["usage_not_asked", "usage_asked"])
 @pytest.mark.parametrize("shape", UNCHANGED.values(), ids=UNCHANGED.keys())
 def test_a_stream_in_any_shape_reaches_its_client_unchanged(
-    here: House, shape: dict[str, Any], wants_usage: bool
+    here: Testbed, shape: dict[str, Any], wants_usage: bool
 ) -> None:
     options = {"stream_options": {"include_usage": True}} if wants_usage else {}
     id = here.platform.ask({"chunks": CHUNKS, **shape}, stream=True, **options)
@@ -76,14 +76,14 @@ def test_a_stream_in_any_shape_reaches_its_client_unchanged(
     assert record["usage"]["completion_tokens"] == CHUNKS
 
 
-def test_chunks_over_several_lines_reach_the_client_on_one(here: House) -> None:
+def test_chunks_over_several_lines_reach_the_client_on_one(here: Testbed) -> None:
     answer = here.answer(here.platform.ask({"pretty": True, "chunks": CHUNKS}, stream=True))
     assert answer.text == WORDS
     assert all("\n" not in one.text for one in answer.frames)
 
 
 @pytest.mark.parametrize("wants_usage", [False, True], ids=["usage_not_asked", "usage_asked"])
-def test_plain_json_to_a_stream_request_becomes_chunks(here: House, wants_usage: bool) -> None:
+def test_plain_json_to_a_stream_request_becomes_chunks(here: Testbed, wants_usage: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if wants_usage else {}
     id = here.platform.ask({"no_stream": True, "chunks": CHUNKS}, stream=True, **options)
     answer = here.answer(id)
@@ -93,7 +93,7 @@ def test_plain_json_to_a_stream_request_becomes_chunks(here: House, wants_usage:
     assert here.platform.record_of(id)["usage"]["completion_tokens"] == CHUNKS
 
 
-def test_sse_to_a_plain_request_becomes_a_completion(here: House) -> None:
+def test_sse_to_a_plain_request_becomes_a_completion(here: Testbed) -> None:
     id = here.platform.ask({"sse_to_plain": True, "chunks": CHUNKS, "split": True})
     answer = here.answer(id)
     assert answer.data["object"] == "chat.completion"
@@ -101,7 +101,7 @@ def test_sse_to_a_plain_request_becomes_a_completion(here: House) -> None:
 
 
 def test_an_upstream_that_rejects_stream_options_answers_all_the_same(broker: Broker, tmp_path_factory: Any) -> None:
-    with house(broker, tmp_path_factory.mktemp("house"), WORKER_PROCESSES=1) as one:
+    with open_testbed(broker, tmp_path_factory.mktemp("testbed"), WORKER_PROCESSES=1) as one:
         one.upstream.mode = {"reject_stream_options": True, "chunks": CHUNKS}
         one.start()
         ids = []
@@ -112,7 +112,7 @@ def test_an_upstream_that_rejects_stream_options_answers_all_the_same(broker: Br
         assert one.platform.record_of(ids[-1])["usage_source"] == "counted"
 
 
-def test_a_stream_that_is_cut_ends_with_an_error(here: House) -> None:
+def test_a_stream_that_is_cut_ends_with_an_error(here: Testbed) -> None:
     id = here.platform.ask({"no_done": True, "no_finish": True, "gate_chunks": "cut"}, stream=True)
     here.gateway.wait_for_frames(id, 1)
     here.upstream.open_gate("cut")

@@ -1,4 +1,4 @@
-"""A whole world for the fault tests: upstream, gateway, platform, and as many nodes as a test starts.
+"""The testbed of the fault tests: fake upstream, fake gateway, platform, and as many nodes as a test starts.
 
 Several tests share one, because a broker and a node cost seconds; so a test counts only what belongs to its own ids.
 """
@@ -24,8 +24,10 @@ from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 
 
-class House:
-    """Everything around the nodes, and the nodes. Each node has the house's variables unless it is given others."""
+class Testbed:
+    """Everything around the nodes, and the nodes. Each node has the testbed's variables unless it is given others."""
+
+    __test__ = False  # pytest takes classes whose name begins with Test for tests
 
     def __init__(self, broker: Broker, folder: Path, variables: dict[str, object]) -> None:
         self.upstream = FakeUpstream()
@@ -116,9 +118,9 @@ class House:
 
 
 @contextmanager
-def house(broker: Broker, folder: Path, **variables: object) -> Iterator[House]:
-    """A house, and its end."""
-    one = House(broker, folder, variables)
+def open_testbed(broker: Broker, folder: Path, **variables: object) -> Iterator[Testbed]:
+    """Give a testbed; close it at the end."""
+    one = Testbed(broker, folder, variables)
     try:
         yield one
     finally:
@@ -186,10 +188,10 @@ def wait_workers(node: Node, count: int, without: Iterable[int] = (), timeout: f
     return until(there, timeout, f"{count} new workers")
 
 
-def one_end_each(house: House, ids: Iterable[str]) -> None:
+def one_end_each(testbed: Testbed, ids: Iterable[str]) -> None:
     """Assert that no client saw more than one answer, and none a frame after the end or before it could be taken."""
     for id in ids:
-        answer = house.gateway.answer(id)
+        answer = testbed.gateway.answer(id)
         assert answer.finished_at is not None, answer
         assert not answer.after_end, answer
         assert not answer.dropped, answer
