@@ -38,7 +38,7 @@ def ports(*wanted: str) -> str:
     for one in wanted:
         variable, _, port = one.partition("=")
         if not (port.isdecimal() and 0 < int(port) < 65536):
-            faults.append(f"{variable} is {port!r}; right is a port, 1 to 65535.")
+            faults.append(f"{variable} is {port!r}; it must be a port from 1 to 65535.")
         elif is_taken(int(port)):
             holder = holder_of(int(port))
             faults.append(f"Port {port} is taken by {holder}. Stop it, or set {variable} to another port.")

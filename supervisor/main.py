@@ -13,7 +13,7 @@ from pathlib import Path
 
 from supervisor.version import version
 from workernode.logs import setup as logs
-from workernode.settings import VARIABLES, SettingsError, describe, load, read_environment
+from workernode.settings import VARIABLES, SettingsError, describe, load, parse, read_environment
 
 DOTENV = Path(".env")  # in the working directory
 WIDTH = 120  # columns of the table in --help
@@ -111,5 +111,4 @@ def read_one(environ: Mapping[str, str], name: str) -> str:
     Raises:
         ValueError: it is wrong.
     """
-    text = environ.get(name, "").strip() or VARIABLES[name].default or ""
-    return str(VARIABLES[name].form.read(text)) if text else ""
+    return str(parse(VARIABLES[name], environ.get(name, "").strip()))

@@ -74,11 +74,11 @@ def variable(name: str) -> Callable[[str], object]:
     """An argument that must look as the variable does."""
 
     def read(text: str) -> object:
-        form = VARIABLES[name].form
+        form = VARIABLES[name].format
         try:
-            return form.read(text.strip()) if text.strip() else ""
+            return form.parse(text.strip()) if text.strip() else ""
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{name} {error}; right is {form.right}") from None
+            raise argparse.ArgumentTypeError(f"{name} {error}; it must be {form.expected}") from None
 
     return read
 

@@ -56,7 +56,7 @@ def ends(tmp_path: Path, environ: dict[str, str]) -> list[str]:
 def test_every_fault_is_told_in_one_go_a_line_each(tmp_path: Path) -> None:
     lines = ends(tmp_path, {**RIGHT, "NODE_TYPE": "remote", **{k: v for k, v in WRONG.items() if k != "NODE_TYPE"}})
     assert [line.split()[0] for line in lines] == [name for name in VARIABLES if name in WRONG and name != "NODE_TYPE"]
-    assert all("; right is " in line for line in lines), "what is right is told as well"
+    assert all("; it must be " in line for line in lines), "each line says what the value must be"
 
 
 @pytest.mark.parametrize(

@@ -532,7 +532,7 @@ def test_what_is_no_stream_is_told(tmp_path: Path, text: str, said: str) -> None
 
 @pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1"])
 def test_what_is_no_port_is_told(port: str) -> None:
-    with pytest.raises(StackError, match=r"^GATEWAY_PORT is '.*'; right is a port"):
+    with pytest.raises(StackError, match=r"^GATEWAY_PORT is '.*'; it must be a port"):
         startup.ports(f"GATEWAY_PORT={port}")
 
 

@@ -61,7 +61,7 @@ def test_the_unit_fits_the_node(unit: Path) -> None:
     assert said["Type"] == "notify"  # supervisor/observability/systemd.py
     assert int(said["RestartPreventExitStatus"]) == Exit.BAD_SETTINGS.value
     assert float(said["TimeoutStopSec"]) >= DRAIN_TIMEOUT + AFTER_DRAIN
-    most_slots = int(re.findall("[0-9]+", VARIABLES["MAX_PROCESS_NUM"].form.right)[-1])
+    most_slots = int(re.findall("[0-9]+", VARIABLES["MAX_PROCESS_NUM"].format.expected)[-1])
     assert int(said["LimitNOFILE"]) > 4 * most_slots
     assert int(said["TasksMax"]) > 2 * most_slots
 

@@ -93,7 +93,7 @@ def test_wrong_settings_are_told_and_reported(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 78
     first, second = done.stderr.splitlines()
-    assert first.startswith("MAX_PROCESS_NUM is 'many', not a whole number; right is")
+    assert first.startswith("MAX_PROCESS_NUM is 'many', not a whole number; it must be")
     assert second.startswith("CPU_HIGH is 'hot'")
     said = f"The node's settings cannot be used: {first}; {second}"
     assert done.stdout == f"m prod ConfigurationError {said}\n"

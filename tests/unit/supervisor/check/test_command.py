@@ -116,7 +116,7 @@ def test_only_a_fault_is_a_failure(
 def test_every_fault_of_the_environment_is_a_line(tmp_path: Path) -> None:
     found = check.look({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env")
     assert [one.name for one in found] == ["environment"] * 5 + ["everything else"]
-    assert one_line(found[0]).startswith("fault: MODEL_NAME is not set → right is ")
+    assert one_line(found[0]).startswith("fault: MODEL_NAME is not set → it must be ")
 
 
 # The broker.

@@ -1,0 +1,112 @@
+"""The environment and the `.env` file → `Settings`, or every error in it at once.
+
+Nothing here opens a connection: that is `--check`. No error message shows a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from workernode.settings.formats import NODE_TYPE
+from workernode.settings.table import VARIABLES, Settings, Variable
+
+# A worker's threads wait for upstream most of the time, so a few processes carry all slots; each costs about 20 MB.
+MOST_WORKERS = 4
+# At least two: a worker that dies takes its share of the tasks with it, and never all of them.
+FEWEST_WORKERS = 2
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `faults` has a line for each: the variable, what is wrong, what it must be."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults)
+
+
+def read_environment(environ: Mapping[str, str], dotenv_path: str | Path) -> dict[str, str]:
+    """Return `environ`, with what it lacks filled in from the `.env` file. An empty text counts as lacking.
+
+    Values are taken as they stand: a `$` in a key is a `$`. A missing file is no error.
+
+    Raises:
+        SettingsError: the file is there and cannot be read.
+    """
+    try:
+        from_file = dotenv_values(dotenv_path, interpolate=False, encoding="utf-8-sig")  # -sig: editors on Windows
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError((f"{dotenv_path} cannot be read ({why}); make it readable, or remove it",)) from None
+    merged = {name: value for name, value in from_file.items() if value}
+    merged.update({name: value for name, value in environ.items() if value})
+    return merged
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Return the settings that `environ` holds.
+
+    White space around a value does not count: a secret that is made from a file ends in a line end.
+
+    Raises:
+        SettingsError: with every error there is.
+    """
+    texts = {name: environ.get(name, "").strip() for name in VARIABLES}
+    node_type = _node_type(texts["NODE_TYPE"])
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, variable in VARIABLES.items():
+        text = texts[name] if variable.node_type in ("", node_type) else ""
+        try:
+            if variable.required and not text and variable.node_type in ("", node_type):
+                raise ValueError("is not set")
+            values[name.lower()] = parse(variable, text)
+        except ValueError as error:
+            wrong = "is wrong (not shown: it holds a secret)" if _holds_a_secret(name, texts) else error
+            faults.append(f"{name} {wrong}; it must be {variable.format.expected}")
+    if faults:
+        raise SettingsError(tuple(faults))
+    workers = values["worker_processes"] or max(FEWEST_WORKERS, min(_cpus(), MOST_WORKERS))
+    values["worker_processes"] = min(workers, values["max_process_num"])  # a worker without a slot is of no use
+    return Settings(**values)
+
+
+def parse(variable: Variable, text: str) -> object:
+    """Return the value of a variable. An empty text stands for the default.
+
+    Raises:
+        ValueError: the text is wrong; says why.
+    """
+    text = text or variable.default or ""
+    return variable.format.parse(text) if text else variable.unset
+
+
+def _holds_a_secret(name: str, texts: Mapping[str, str]) -> bool:
+    """Whether the wrong value of a variable that is no secret holds the value of one that is."""
+    if VARIABLES[name].secret:
+        return False  # its format's own message never shows it
+    return any(
+        variable.secret and texts[other] and texts[other] in texts[name] for other, variable in VARIABLES.items()
+    )
+
+
+def _node_type(text: str) -> str:
+    """Return whose variables are read. "" where NODE_TYPE is wrong: then the variables of one type are not judged."""
+    try:
+        return str(NODE_TYPE.parse(text))
+    except ValueError:
+        return ""
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,141 @@
+"""What the value of a variable may look like, and how its text is parsed: numbers, choices, names, secrets. Pure.
+
+The formats of addresses (URLs, hosts, ports) are in addresses.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+# An error message shows a wrong value only up to this length. Every provider's keys are longer, so that a key in the
+# wrong variable is not shown.
+SHOWN_CHARACTERS = 24
+LONGEST_TEXT = 4096  # characters
+LONGEST_SECRET = 16384  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a variable's text must look like, and the function that parses it."""
+
+    expected: str  # completes the sentence "it must be ...", for example "a whole number from 1 to 64"
+    parse: Callable[[str], object]  # a text that is never empty → the value; raises ValueError with what is wrong
+
+
+def quoted(text: str) -> str:
+    """Return a wrong value as an error message may show it."""
+    return repr(text) if len(text) <= SHOWN_CHARACTERS else f"a text of {len(text)} characters"
+
+
+def integer(low: int, high: int, unit: str = "") -> Format:
+    """Return the format of a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            raise ValueError(f"is {quoted(text)}, not a whole number")
+        if not low <= int(text) <= high:
+            raise ValueError(f"is {text}, out of range")
+        return int(text)
+
+    return Format(f"a whole number from {low} to {high}{unit}", parse)
+
+
+def number(low: float, high: float, unit: str) -> Format:
+    """Return the format of a number from `low` to `high`, fractions allowed."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+            raise ValueError(f"is {quoted(text)}, not a number")
+        if not low <= float(text) <= high:
+            raise ValueError(f"is {quoted(text)}, out of range")
+        return float(text)
+
+    return Format(f"a number from {low:g} to {high:g} {unit}", parse)
+
+
+def choice(values: Mapping[str, object], expected: str) -> Format:
+    """Return the format of one of several names, in upper or lower case.
+
+    Args:
+        values: each name in lower case, with the value that it stands for.
+    """
+
+    def parse(text: str) -> object:
+        if text.lower() not in values:
+            raise ValueError(f"is {quoted(text)}")
+        return values[text.lower()]
+
+    return Format(expected, parse)
+
+
+def matching(pattern: str, expected: str, longest: int) -> Format:
+    """Return the format of a text that matches `pattern` as a whole and has at most `longest` characters."""
+
+    def parse(text: str) -> str:
+        if len(text) > longest:
+            raise ValueError(f"has {len(text)} characters, too many")
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"is {quoted(text)}")
+        return text
+
+    return Format(f"{expected}, at most {longest} characters", parse)
+
+
+def _parse_text(text: str) -> str:
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"has {len(text)} characters, too many")
+    if not text.isprintable():  # lone surrogates (bytes that are not UTF-8) are not printable either
+        raise ValueError("holds a control character or bytes that are not UTF-8")
+    return text
+
+
+def _parse_command_line(text: str) -> str:
+    _parse_text(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"cannot be split into words ({error})") from None
+    if not words[0]:
+        raise ValueError("begins with an empty word")
+    return text
+
+
+def _parse_secret(text: str) -> str:
+    # The secret goes into an HTTP header or a broker's handshake. A line end in it would start another header.
+    if len(text) > LONGEST_SECRET:
+        raise ValueError(f"has {len(text)} characters, too many")
+    if text[0] in "'\"" and text[0] == text[-1]:
+        raise ValueError("stands in quotes")
+    if not re.fullmatch("[!-~]+", text):
+        raise ValueError("holds a space, a line end, a control character or a letter outside ASCII")
+    return text
+
+
+def _parse_model(name: str) -> str:
+    if "/" in name:  # Pulsar takes what stands before a slash for tenant and namespace, or refuses the name
+        raise ValueError("holds a slash, which a Pulsar topic name cannot (upstream's own name goes to UPSTREAM_MODEL)")
+    if re.search(r"-partition-[0-9]+$", name):
+        raise ValueError("ends as Pulsar names the parts of a partitioned topic (-partition-0)")
+    # Pulsar itself takes any letter. But autoscaling asks for the backlog over HTTP, with the topic's name in the URL's
+    # path: there '+', '%', '?', '#' and ';' lead to another topic or to none (seen on 4.0.8).
+    return str(matching(r"[A-Za-z0-9._:@=~-]+", "", 200).parse(name))
+
+
+NODE_TYPE = choice({"remote": "remote", "api": "remote", "local": "local"}, "`remote` or `local`")
+SWITCH = choice({"true": True, "1": True, "false": False, "0": False}, "`true` or `false`")
+LOG_FORMAT = choice({"json": "json", "text": "text"}, "`json` or `text`")
+TEXT = Format(f"printable text, at most {LONGEST_TEXT} characters", _parse_text)
+COMMAND_LINE = Format("a command line whose quotes are closed", _parse_command_line)
+SECRET = Format("the key alone on one line, without quotes and without `Bearer`", _parse_secret)
+MODEL_NAME = Format("letters, digits and . _ : @ = ~ - only, at most 200 characters", _parse_model)
+TOPIC = matching(
+    r"(persistent://[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+/)?[A-Za-z0-9._:@=~-]+",
+    "a topic's name, or persistent://tenant/namespace/name",
+    400,
+)
+OBJECT_NAME = matching(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "a Kubernetes name: lower case letters, digits, - and .", 253)
+NAMESPACE = matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "a Kubernetes namespace: lower case letters, digits and -", 63)
+SHA256 = matching(r"[0-9a-fA-F]{64}", "64 hexadecimal digits", 64)

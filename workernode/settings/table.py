@@ -1,0 +1,176 @@
+"""The table of the environment variables (spec 2): `Settings` has one field a variable, and a field has its row. Pure.
+
+README.md and `--help` print the same table (`describe`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
+from workernode.settings.formats import (
+    COMMAND_LINE,
+    LOG_FORMAT,
+    MODEL_NAME,
+    NAMESPACE,
+    NODE_TYPE,
+    OBJECT_NAME,
+    SECRET,
+    SHA256,
+    SWITCH,
+    TEXT,
+    TOPIC,
+    Format,
+    integer,
+    number,
+)
+
+SECONDS = "seconds"
+PERCENT = "percent"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One row: all that is known of a variable but its name, which is the field's name in upper case."""
+
+    format: Format
+    meaning: str
+    default: str | None = None  # as a person would write it; None: the field is `unset`
+    unset: object = ""  # the field's value when the variable is not set and there is no default
+    default_text: str = "none"  # what the table shows as the default where `default` is None
+    node_type: str = ""  # the NODE_TYPE that reads it; on any other the default holds, whatever is set. "": both
+    required: bool = False
+    secret: bool = False
+
+
+def row(format: Format, meaning: str, default: str | None = None, **more: Any) -> dict[str, Variable]:
+    """Return the metadata of a field of `Settings`."""
+    return {"variable": Variable(format, meaning, default, **more)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """The node's settings, one field a variable. Only `load` makes one. A text that is not set is ""."""
+
+    node_type: str = field(
+        metadata=row(NODE_TYPE, "`remote`: an API answers; `local`: a model on this machine", required=True)
+    )
+    model_name: str = field(
+        metadata=row(MODEL_NAME, "the model that is served; topic and subscription are named after it", required=True)
+    )
+    api_url: str = field(metadata=row(CHAT_ADDRESS, "upstream's address", required=True, node_type="remote"))
+    api_key: str = field(metadata=row(SECRET, "upstream's key", required=True, node_type="remote", secret=True))
+    upstream_model: str = field(metadata=row(TEXT, "the model name sent upstream instead of the task's"))
+    max_process_num: int = field(
+        metadata=row(integer(1, 4096), "requests handled at once: the ceiling of the dynamic cap", "128")
+    )
+    worker_processes: int = field(
+        metadata=row(
+            integer(1, 64), "worker processes, never more than MAX_PROCESS_NUM", unset=0, default_text="by CPU count"
+        )
+    )
+    pulsar_url: str = field(metadata=row(PULSAR_URL, "the broker", required=True))
+    pulsar_token: str = field(metadata=row(SECRET, "the broker's token", secret=True))
+    res_topic_name: str = field(metadata=row(TOPIC, "where the billing records go", "res-topic"))
+    debug: bool = field(metadata=row(SWITCH, "the debug log", "false"))
+    log_format: str | None = field(
+        metadata=row(LOG_FORMAT, "how log lines look", unset=None, default_text="json; text on a terminal")
+    )
+    aimodel_name: str = field(metadata=row(OBJECT_NAME, "the AIModel that reports are about"))
+    aimodel_namespace: str = field(metadata=row(NAMESPACE, "the AIModel's namespace", "default"))
+    task_timeout: float = field(
+        metadata=row(number(1, 86400, SECONDS), "from publishing until nobody waits for the answer any more", "300")
+    )
+    connect_timeout: float = field(metadata=row(number(0.1, 300, SECONDS), "to connect to upstream", "5"))
+    read_timeout: float = field(metadata=row(number(0.1, 3600, SECONDS), "upstream's longest silence", "120"))
+    max_redeliveries: int = field(metadata=row(integer(0, 100), "naks of a task before the client gets the error", "3"))
+    nak_delay: float = field(metadata=row(number(0, 600, SECONDS), "until a refused task is handed out again", "1"))
+    drain_timeout: float = field(
+        metadata=row(number(0, 3600, SECONDS), "for the tasks in flight to finish after SIGTERM", "30")
+    )
+    status_addr: Address | None = field(
+        metadata=row(STATUS_ADDR, "where /livez, /readyz and /metrics are", "127.0.0.1:9464")
+    )
+    local_command: str = field(
+        metadata=row(COMMAND_LINE, "the command that starts the local model server", "./local.sh", node_type="local")
+    )
+    local_port: int = field(
+        metadata=row(integer(0, 65535), "port of the local model server; 0: a free one", "0", node_type="local")
+    )
+    # 4, because a larger model on a CPU gains little beyond, and every slot takes its share of the context's memory.
+    local_parallel: int = field(
+        metadata=row(integer(1, 256), "requests that the local model answers at once", "4", node_type="local")
+    )
+    local_ctx: int = field(
+        metadata=row(
+            integer(256, 10_000_000, " tokens"),
+            "context of the local model, shared by its slots",
+            "16384",
+            node_type="local",
+        )
+    )
+    local_threads: int = field(
+        metadata=row(integer(0, 1024), "threads of the local model; 0: it chooses", "0", node_type="local")
+    )
+    local_extra_args: str = field(
+        metadata=row(COMMAND_LINE, "more arguments for the local model server", node_type="local")
+    )
+    llamafile: str = field(metadata=row(TEXT, "path of the llamafile to run", node_type="local"))
+    llamafile_url: str = field(
+        metadata=row(DOWNLOAD_URL, "where to download the llamafile, if it is not there", node_type="local")
+    )
+    llamafile_sha256: str = field(metadata=row(SHA256, "checksum of the downloaded llamafile", node_type="local"))
+    cpu_high: float = field(metadata=row(number(1, 100, PERCENT), "CPU at which the cap may come down", "95"))
+    memory_high: float = field(metadata=row(number(1, 100, PERCENT), "memory at which the cap comes down", "90"))
+    sample_interval: float = field(
+        metadata=row(number(0.05, 60, SECONDS), "between two measurements of CPU and memory", "1")
+    )
+    reply_hosts: tuple[str, ...] = field(
+        metadata=row(HOSTS, "the only hosts that answers are sent to", unset=(), default_text="any host")
+    )
+
+    @property
+    def topic(self) -> str:
+        """Where the model's tasks come from (spec 1.1)."""
+        return f"model-{self.model_name}"
+
+    @property
+    def subscription(self) -> str:
+        """The subscription that all nodes of the model share, and that autoscaling reads (spec 1.1)."""
+        return f"{self.topic}-subscription"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log line, record or report may hold: the keys, and those in API_URL's query string."""
+        query = parse_qsl(urlsplit(self.api_url).query)
+        in_query = (value for name, value in query if re.search("key|token|secret|sig|code|auth", name.lower()))
+        return tuple(secret for secret in (self.api_key, self.pulsar_token, *in_query) if secret)
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{each.name}={self._shown(each.name)}' for each in fields(self))})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        if VARIABLES[name.upper()].secret and value:
+            return "'***'"
+        return repr(re.sub(r"\?.*", "?***", value) if isinstance(value, str) else value)  # a query may hold a key
+
+
+VARIABLES: dict[str, Variable] = {each.name.upper(): each.metadata["variable"] for each in fields(Settings)}
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Return the table for people: (variable, default, meaning and format), in the order of spec 2."""
+    return [
+        (name, _default_text(variable), f"{variable.meaning} ({variable.format.expected})")
+        for name, variable in VARIABLES.items()
+    ]
+
+
+def _default_text(variable: Variable) -> str:
+    if variable.required:
+        return f"required for {variable.node_type}" if variable.node_type else "required"
+    return variable.default_text if variable.default is None else variable.default
