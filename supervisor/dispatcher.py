@@ -19,7 +19,7 @@ from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.workers.pool import Died, Pool
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
-from workernode.protocol import Decision, Job, Outcome, Trouble, Verdict, Visible
+from workernode.protocol import AnswerState, Decision, FaultInfo, Job, Outcome, Rejection
 from workernode.settings import Settings
 from workernode.task import envelope_id, without_secrets
 
@@ -105,7 +105,7 @@ class Dispatcher:
     def _hand(self, waiting: deque[Delivery], alone: bool) -> None:
         """Hand over the first of them; there is a worker for it."""
         delivery = waiting.popleft()
-        if delivery.verdict is None and not self._admitted(delivery):
+        if delivery.rejection is None and not self._admitted(delivery):
             return
         place = self._pool.hand(self._job(delivery), alone)
         assert place is not None
@@ -116,7 +116,7 @@ class Dispatcher:
 
     def _park(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.PARKED)
-        alone = delivery.verdict is None and self._is_suspect(delivery)
+        alone = delivery.rejection is None and self._is_suspect(delivery)
         (self._suspects if alone else self._parked).append(delivery)
 
     def _is_suspect(self, delivery: Delivery) -> bool:
@@ -134,7 +134,7 @@ class Dispatcher:
             return True
         if self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries:
             error = unfit_error(admission.trouble)
-            delivery.verdict = Verdict("gave_up", Decision.ACK, error, admission.trouble.http_status)
+            delivery.rejection = Rejection("gave_up", Decision.ACK, error, admission.trouble.http_status)
             return True
         self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "unfit", admission.trouble.code))
         return False
@@ -152,7 +152,7 @@ class Dispatcher:
             received_at=received.received_at,
             deadline=received.received_at + self._settings.task_timeout - age,
             redeliveries=self._ledger.redeliveries(received),
-            verdict=delivery.verdict,
+            rejection=delivery.rejection,
         )
 
     # --- decided ---
@@ -218,7 +218,7 @@ class Dispatcher:
 
     def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
         if outcome.decision is Decision.NAK:
-            trouble = outcome.trouble
+            trouble = outcome.fault
             pause = trouble.retry_after if trouble and trouble.retry_after else 0.0
             at_once = outcome.status in ("worker_died", "drained")
             self._broker.nak(delivery.received, 0.0 if at_once else max(self._settings.nak_delay, pause))
@@ -251,38 +251,38 @@ class Dispatcher:
             if delivery is not None and delivery.place is Place.RUNNING:
                 self._orphan(delivery, seen, died.why)
 
-    def _orphan(self, delivery: Delivery, seen: Visible, why: str) -> None:
+    def _orphan(self, delivery: Delivery, seen: AnswerState, why: str) -> None:
         """By how much of the answer had left (spec 3)."""
         deaths = self._ledger.died_with(delivery)
         limit = self._settings.max_redeliveries
         used_up = max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= limit
         reason = f"its worker died: {why}"
         text = f"Its worker process died {deaths} times with this request."
-        if seen in (Visible.ENDING, Visible.ENDED):
+        if seen in (AnswerState.ENDING, AnswerState.ENDED):
             # ENDING: the end was in the kernel's hands, or about to be. It is taken as sent: of the two mistakes, a
             # second end would crash the gateway's handler (docs/decisions/0005-visible.md).
-            told = delivery.verdict or Verdict("answered", Decision.ACK, {}, 0)
+            told = delivery.rejection or Rejection("answered", Decision.ACK, {}, 0)
             self.settle(delivery, self._own_outcome(delivery, told.decision, told.status, told.reason or reason))
-        elif delivery.verdict is not None:
+        elif delivery.rejection is not None:
             delivery.tellings += 1
             if delivery.tellings > limit:  # even telling the client kills workers
                 self.settle(delivery, self._own_outcome(delivery, Decision.DEAD_LETTER, "poison", text))
             else:
                 self._park(delivery)
-        elif seen is Visible.BEGUN:
-            self._tell(delivery, Verdict("broken", Decision.ACK, broken_error(f"{reason}."), 0))
+        elif seen is AnswerState.STARTED:
+            self._tell(delivery, Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0))
         elif used_up and (delivery.is_alone or deaths == 1):
             error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
             if delivery.is_alone:
-                self._tell(delivery, Verdict("poison", Decision.DEAD_LETTER, error, 0, reason=text))
+                self._tell(delivery, Rejection("poison", Decision.DEAD_LETTER, error, 0, reason=text))
             else:  # the last of its tries, others of which failed for other reasons
-                self._tell(delivery, Verdict("gave_up", Decision.ACK, error, 0))
+                self._tell(delivery, Rejection("gave_up", Decision.ACK, error, 0))
         else:
             self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "worker_died", reason))
 
-    def _tell(self, delivery: Delivery, verdict: Verdict) -> None:
+    def _tell(self, delivery: Delivery, rejection: Rejection) -> None:
         """Have a worker tell its client."""
-        delivery.verdict = verdict
+        delivery.rejection = rejection
         self._park(delivery)
 
     # --- leaving ---
@@ -290,7 +290,7 @@ class Dispatcher:
     def give_back_unbegun(self) -> None:
         """The node drains: what no worker has begun goes back to the broker."""
         for waiting in (self._suspects, self._parked):
-            for delivery in [delivery for delivery in waiting if delivery.verdict is None]:
+            for delivery in [delivery for delivery in waiting if delivery.rejection is None]:
                 waiting.remove(delivery)
                 self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", "the node stops"))
 
@@ -298,16 +298,16 @@ class Dispatcher:
         """Request ids of what is still here."""
         return [delivery.request_id for delivery in self._ledger]
 
-    def streams_to_end(self, seen: dict[int, Visible]) -> list[Job]:
+    def streams_to_end(self, seen: dict[int, AnswerState]) -> list[Job]:
         """Of the jobs of workers that were killed: those whose clients have seen a part, as jobs that end them."""
         jobs = []
         for delivery in self._ledger:
-            if delivery.place is Place.RUNNING and seen.get(delivery.number) is Visible.BEGUN:
-                delivery.verdict = Verdict("broken", Decision.ACK, broken_error("the node was stopped."), 0)
+            if delivery.place is Place.RUNNING and seen.get(delivery.number) is AnswerState.STARTED:
+                delivery.rejection = Rejection("broken", Decision.ACK, broken_error("the node was stopped."), 0)
                 jobs.append(self._job(delivery))
         return jobs
 
-    def give_back_the_rest(self, seen: dict[int, Visible], ended: Iterable[Outcome]) -> None:
+    def give_back_the_rest(self, seen: dict[int, AnswerState], ended: Iterable[Outcome]) -> None:
         """The time to drain is over: carry out what was ended, and send all else back."""
         outcomes = {outcome.number: outcome for outcome in ended}
         for delivery in self._ledger:
@@ -315,7 +315,7 @@ class Dispatcher:
                 continue
             if delivery.number in outcomes:
                 outcome = outcomes[delivery.number]
-            elif seen.get(delivery.number) in (Visible.ENDING, Visible.ENDED):
+            elif seen.get(delivery.number) in (AnswerState.ENDING, AnswerState.ENDED):
                 outcome = self._own_outcome(delivery, Decision.ACK, "answered", "the node was stopped")
             else:
                 outcome = self._own_outcome(delivery, Decision.NAK, "drained", "the node was stopped")
@@ -352,11 +352,11 @@ def _told(outcome: Outcome, delivery: Delivery) -> dict[str, object]:
         "attempt": outcome.attempts,
         "worker": delivery.worker,
         "redeliveries": delivery.received.redeliveries,
-        "total_ms": round(outcome.stages.total * 1000, 1) if outcome.stages.total is not None else None,
+        "total_ms": round(outcome.durations.total * 1000, 1) if outcome.durations.total is not None else None,
     }
-    trouble: Trouble | None = outcome.trouble
-    if trouble is not None:
-        told |= {"http_status": trouble.http_status, "code": trouble.code, "why": trouble.message}
+    fault: FaultInfo | None = outcome.fault
+    if fault is not None:
+        told |= {"http_status": fault.http_status, "code": fault.code, "why": fault.message}
     if outcome.reason:
         told["why"] = outcome.reason
     return told

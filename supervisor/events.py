@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from workernode.protocol import Trouble
+from workernode.protocol import FaultInfo
 
 MessageKey: TypeAlias = tuple[
     int, int, int, int
@@ -59,7 +59,7 @@ class BrokerDown:
 class FaultFound:
     """The look at upstream at the start found what a person must mend."""
 
-    trouble: Trouble
+    trouble: FaultInfo
 
 
 @dataclass(frozen=True, slots=True)

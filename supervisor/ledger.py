@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from supervisor.events import Entry, MessageKey, Received
-from workernode.protocol import Decision, Outcome, Verdict
+from workernode.protocol import Decision, Outcome, Rejection
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
 REMEMBERED = 20_000  # answered tasks
@@ -39,8 +39,8 @@ class Delivery:
     handed_at: float = 0.0  # monotonic
     is_probe: bool = False
     is_alone: bool = False  # its worker has nothing else: if that dies, it is this task's doing
-    tellings: int = 0  # workers that died while they told its client the verdict
-    verdict: Verdict | None = None  # it is not to be run but told
+    tellings: int = 0  # workers that died while they told its client the rejection
+    rejection: Rejection | None = None  # it is not to be run but told
     outcome: Outcome | None = None
     waits_for: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
 

@@ -34,7 +34,7 @@ from supervisor.report import Reporter
 from supervisor.workers import stream_ender as standin
 from supervisor.workers.pool import CRASHES_TO_REPORT, Handle, Pool
 from workernode import __version__, record
-from workernode.protocol import FromWorker, LimitSeen, Outcome, Ready, Target
+from workernode.protocol import FromWorker, Outcome, RateLimitReport, Ready, Target
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Node:
         match message:
             case Outcome():
                 self._dispatcher.decided(message)
-            case LimitSeen():
+            case RateLimitReport():
                 self._metrics.limit_seen(message)
                 self._fitness.limit_seen(time.monotonic(), message)
             case Ready():
@@ -249,10 +249,10 @@ class Node:
         """A delivery was decided: what it says of upstream."""
         self._throttle.answered(outcome)
         self._metrics.decided(outcome)
-        if delivery.handed_at and (delivery.verdict is None or delivery.is_probe):
+        if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
             self._fitness.ended(
-                time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.trouble,
-                reached_upstream=outcome.reached_upstream, was_probe=delivery.is_probe, tokens=outcome.prompt_tokens +
+                time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.fault,
+                upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe, tokens=outcome.prompt_tokens +
                 outcome.completion_tokens,
             )  # fmt: skip
 

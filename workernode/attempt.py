@@ -16,7 +16,7 @@ from workernode import record
 from workernode.body import UnsendableBody, for_upstream, wants_usage
 from workernode.errors import ClientGone, UpstreamFault, hide, hide_text, malformed_error, timeout_error
 from workernode.gateway.reply import Delivery, Gateways, StreamReply
-from workernode.protocol import Decision, Job, Kind, Outcome, Stages, Trouble, Verdict, Visible
+from workernode.protocol import AnswerState, Decision, Durations, FaultInfo, FaultKind, Job, Outcome, Rejection
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
 from workernode.upstream.client import Asked, Question, Upstream
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 # What a kind of fault is called in the outcome of a task that goes back to the broker.
 SENT_BACK = {
-    Kind.PASSING: "upstream_trouble",
-    Kind.RATE_LIMIT: "rate_limited",
-    Kind.RAMP: "rate_limited",
-    Kind.QUOTA: "quota_used_up",
-    Kind.KEY: "key_refused",
-    Kind.MODEL: "model_unknown",
+    FaultKind.PASSING: "upstream_trouble",
+    FaultKind.RATE_LIMIT: "rate_limited",
+    FaultKind.RAMP: "rate_limited",
+    FaultKind.QUOTA: "quota_used_up",
+    FaultKind.KEY: "key_refused",
+    FaultKind.MODEL: "model_unknown",
 }
 # How the way to the gateway ended → the outcome's status, where upstream had answered.
 DELIVERED = {
@@ -43,7 +43,7 @@ DELIVERED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class Services:
     """What an attempt works with; shared by the threads of a worker."""
 
     settings: Settings
@@ -52,19 +52,19 @@ class Shop:
     node: record.Node
 
 
-class View(Protocol):
+class Progress(Protocol):
     """What the supervisor sees of an attempt while it runs, even if its process is killed."""
 
-    def show(self, state: Visible) -> None:
+    def show_answer_state(self, state: AnswerState) -> None:
         """So much may have left for the client; told before it leaves."""
 
-    def said(self, tokens: int) -> None:
+    def count_tokens(self, tokens: int) -> None:
         """So many more tokens came from upstream."""
 
 
-def run(job: Job, shop: Shop, view: View) -> Outcome:
+def run(job: Job, services: Services, progress: Progress) -> Outcome:
     """Run the task and return how it ended."""
-    attempt = _Attempt(job, shop, view)
+    attempt = _Attempt(job, services, progress)
     try:
         return attempt.through()
     except Exception as exc:  # the edge: a fault of ours must still yield a decision
@@ -81,11 +81,11 @@ def run(job: Job, shop: Shop, view: View) -> Outcome:
 class _Attempt:
     """What is known of this delivery so far. Owned by one thread."""
 
-    def __init__(self, job: Job, shop: Shop, view: View) -> None:
+    def __init__(self, job: Job, services: Services, progress: Progress) -> None:
         self._job = job
-        self._shop = shop
-        self._view = view
-        self._left = Visible.NOTHING
+        self._services = services
+        self._progress = progress
+        self._left = AnswerState.NOT_STARTED
         self.task: Task | None = None
         self._asked = Asked()
         self._answered_at: float | None = None
@@ -100,11 +100,11 @@ class _Attempt:
         """Run it."""
         job = self._job
         try:
-            task = self.task = parse(job.payload, self._shop.settings.reply_hosts)
+            task = self.task = parse(job.payload, self._services.settings.reply_hosts)
         except MalformedTask as fault:
             return self.malformed(fault)
-        if job.verdict is not None:
-            return self.tell(job.verdict)
+        if job.rejection is not None:
+            return self.tell(job.rejection)
         if time.monotonic() >= job.deadline:
             return self.expired()
         return self.stream(task) if task.stream else self.plain(task)
@@ -114,14 +114,14 @@ class _Attempt:
     def plain(self, task: Task) -> Outcome:
         """stream=false: ask, and POST the answer."""
         try:
-            raw = self._shop.upstream.complete(self._question(task), self._asked)
+            raw = self._services.upstream.complete(self._question(task), self._asked)
         except UnsendableBody as exc:
             return self.malformed(MalformedTask(str(exc), task.request_id, task.endpoint, False))
         except UpstreamFault as fault:
             return self.failed(fault, None)
-        self._view.said(_figure(self._asked.usage, "completion_tokens"))
+        self._progress.count_tokens(_figure(self._asked.usage, "completion_tokens"))
         self._answering_since = time.monotonic()
-        delivery = self._shop.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
+        delivery = self._services.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
         return self._delivered(delivery)
 
     def stream(self, task: Task) -> Outcome:
@@ -130,12 +130,12 @@ class _Attempt:
         relay = None
         try:
             question = self._question(task)
-            relay = self._shop.upstream.stream(question, self._asked, reply, reply.connect)
+            relay = self._services.upstream.stream(question, self._asked, reply, reply.connect)
             for batch in relay.batches():
                 chunks = [chunk.raw for chunk in batch if question.with_usage or not chunk.bare_usage]
                 if chunks:
                     reply.send(chunks)
-                self._view.said(sum(chunk.has_text for chunk in batch))
+                self._progress.count_tokens(sum(chunk.has_text for chunk in batch))
             self._answering_since = self._asked.done_at
             delivery = reply.end()
             relay.finish()
@@ -159,23 +159,27 @@ class _Attempt:
 
     def stumbled(self, exc: Exception) -> Outcome:
         """A fault of the node's own: told like one of upstream's, by how much of the answer has left."""
-        if self._left in (Visible.ENDING, Visible.ENDED):
+        if self._left in (AnswerState.ENDING, AnswerState.ENDED):
             return self.end(Decision.ACK, "answered")
-        kind = Kind.BROKEN if self._left is Visible.BEGUN else Kind.PASSING
+        kind = FaultKind.BROKEN if self._left is AnswerState.STARTED else FaultKind.PASSING
         message = f"The node itself failed ({type(exc).__name__})."
         return self.failed(UpstreamFault(kind, message, code="internal_error"), None)
 
     def expired(self) -> Outcome:
         """Older than TASK_TIMEOUT: no upstream call, an error is offered to whoever may still wait."""
-        error = timeout_error(self._shop.settings.task_timeout)
-        return self.tell(Verdict("expired", Decision.ACK, error, 0))
+        error = timeout_error(self._services.settings.task_timeout)
+        return self.tell(Rejection("expired", Decision.ACK, error, 0))
 
-    def tell(self, verdict: Verdict) -> Outcome:
+    def tell(self, rejection: Rejection) -> Outcome:
         """The supervisor has decided: the client gets the error."""
         assert self.task is not None
-        self._offer(self.task.endpoint, self.task.request_id, self.task.stream, verdict.error, None)
+        self._offer(self.task.endpoint, self.task.request_id, self.task.stream, rejection.error, None)
         return self.end(
-            verdict.decision, verdict.status, error=verdict.error, end_reason=verdict.status, reason=verdict.reason
+            rejection.decision,
+            rejection.status,
+            error=rejection.error,
+            end_reason=rejection.status,
+            reason=rejection.reason,
         )
 
     def malformed(self, fault: MalformedTask) -> Outcome:
@@ -191,16 +195,16 @@ class _Attempt:
         """Upstream gave no answer that can be passed on (or only a part of one)."""
         task, job = self.task, self._job
         assert task is not None
-        error = hide(fault.body, self._shop.settings.secrets)
-        if fault.kind is Kind.BROKEN:
+        error = hide(fault.body, self._services.settings.secrets)
+        if fault.kind is FaultKind.BROKEN:
             decision, status = Decision.ACK, "broken"
-        elif fault.kind is Kind.CLIENT:
+        elif fault.kind is FaultKind.CLIENT:
             decision, status = Decision.ACK, "refused"
-        elif job.redeliveries >= self._shop.settings.max_redeliveries:
+        elif job.redeliveries >= self._services.settings.max_redeliveries:
             decision, status = Decision.ACK, "gave_up"
-        elif time.monotonic() + self._shop.settings.nak_delay >= job.deadline:
+        elif time.monotonic() + self._services.settings.nak_delay >= job.deadline:
             decision, status = Decision.ACK, "expired"
-            error = timeout_error(self._shop.settings.task_timeout)
+            error = timeout_error(self._services.settings.task_timeout)
         else:
             if reply is not None:
                 reply.release()
@@ -211,17 +215,17 @@ class _Attempt:
     def _delivered(self, delivery: Delivery) -> Outcome:
         if delivery is Delivery.TAKEN:
             self._answered_at = time.monotonic()
-            self._show(Visible.ENDED)
+            self._show(AnswerState.ENDED)
         return self.end(Decision.ACK, DELIVERED[delivery], well=True)
 
     # --- the parts ---
 
-    def _show(self, state: Visible) -> None:
+    def _show(self, state: AnswerState) -> None:
         self._left = state
-        self._view.show(state)
+        self._progress.show_answer_state(state)
 
     def _question(self, task: Task) -> Question:
-        settings = self._shop.settings
+        settings = self._services.settings
         model = settings.upstream_model or None
         body = for_upstream(task.data, stream=task.stream, model=model)
         bare = for_upstream(task.data, stream=True, model=model, ask_usage=False) if task.stream else None
@@ -230,7 +234,9 @@ class _Attempt:
         return Question(body, bare, task.request_id, self._job.deadline, own, wants_usage(task.data))
 
     def _reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
-        return self._shop.gateways.stream(endpoint, request_id, self._job.received_at, self._job.deadline, self._show)
+        return self._services.gateways.stream(
+            endpoint, request_id, self._job.received_at, self._job.deadline, self._show
+        )
 
     def _offer(
         self, endpoint: Endpoint, request_id: str, stream: bool, error: dict[str, Any], reply: StreamReply | None
@@ -246,7 +252,7 @@ class _Attempt:
                 reply.abort()
                 return
         else:
-            delivery = self._shop.gateways.post(endpoint, request_id, raw, self._job.deadline)
+            delivery = self._services.gateways.post(endpoint, request_id, raw, self._job.deadline)
         if delivery is Delivery.TAKEN:
             self._answered_at = time.monotonic()
 
@@ -266,9 +272,9 @@ class _Attempt:
         task, asked = self.task, self._asked
         request_id = task.request_id if task else request_id
         usage, source = _usage(asked)
-        stages = self._stages()
+        durations = self._durations()
         if log.isEnabledFor(logging.DEBUG):
-            took = {f"{name}_ms": round(s * 1000, 1) for name, s in asdict(stages).items() if s is not None}
+            took = {f"{name}_ms": round(s * 1000, 1) for name, s in asdict(durations).items() if s is not None}
             about = {"request_id": request_id, "status": status, "attempt": asked.attempts}
             log.debug("stages of a task", extra={"event": "task_stages", **about, **took})
         return Outcome(
@@ -277,17 +283,17 @@ class _Attempt:
             decision=decision,
             status=status,
             record=record.encode(
-                self._record(request_id, decision, status, usage, source, stages, error, fault, end_reason)
+                self._record(request_id, decision, status, usage, source, durations, error, fault, end_reason)
             ),
-            trouble=_trouble(fault, self._shop.settings.secrets),
-            reached_upstream=well,
+            fault=_fault_info(fault, self._services.settings.secrets),
+            upstream_answered=well,
             reason=reason,
             attempts=asked.attempts,
             asked_at=asked.sent_at,
             stream=task.stream if task else False,
             prompt_tokens=_figure(usage, "prompt_tokens"),
             completion_tokens=_figure(usage, "completion_tokens"),
-            stages=stages,
+            durations=durations,
         )
 
     def _record(
@@ -297,18 +303,18 @@ class _Attempt:
         status: str,
         usage: dict[str, Any] | None,
         source: str,
-        stages: Stages,
+        durations: Durations,
         error: dict[str, Any] | None,
         fault: UpstreamFault | None,
         end_reason: str | None,
     ) -> record.Record:
-        task, job, asked, settings = self.task, self._job, self._asked, self._shop.settings
+        task, job, asked, settings = self.task, self._job, self._asked, self._services.settings
         data = task.data if task else {}
         model = data.get("model")
         return record.Record(
             request_id=request_id,
             delivery=job.number,
-            node=self._shop.node,
+            node=self._services.node,
             status=status,
             decision=decision,
             model=model if isinstance(model, str) else settings.model_name,
@@ -322,7 +328,7 @@ class _Attempt:
             if task
             else record.Request(bytes=len(job.payload)),
             times=self._times(),
-            stages=stages,
+            durations=durations,
             attempts=asked.attempts,
             redeliveries=job.redeliveries,
             end_reason=end_reason or asked.finish_reason or (_shown(fault.code, settings.secrets) if fault else status),
@@ -345,9 +351,9 @@ class _Attempt:
             wall(self._answered_at),
         )
 
-    def _stages(self) -> Stages:
+    def _durations(self) -> Durations:
         job, asked, now = self._job, self._asked, time.monotonic()
-        return Stages(
+        return Durations(
             queue=max(0.0, job.received - job.published),
             waiting=_between(job.received_at, asked.first_sent_at),
             first_token=_between(asked.sent_at, asked.first_at),
@@ -375,12 +381,12 @@ def _figure(usage: dict[str, Any] | None, name: str) -> int:
     return value if isinstance(value, int) and 0 <= value < 10**9 else 0
 
 
-def _trouble(fault: UpstreamFault | None, secrets: Sequence[str]) -> Trouble | None:
+def _fault_info(fault: UpstreamFault | None, secrets: Sequence[str]) -> FaultInfo | None:
     if fault is None:
         return None
-    trouble = fault.trouble()
-    code, message = _shown(trouble.code, secrets), _shown(trouble.message, secrets)
-    return Trouble(trouble.kind, trouble.http_status, code, message, trouble.retry_after)
+    info = fault.info()
+    code, message = _shown(info.code, secrets), _shown(info.message, secrets)
+    return FaultInfo(info.kind, info.http_status, code, message, info.retry_after)
 
 
 def _shown(text: str, secrets: Sequence[str]) -> str:

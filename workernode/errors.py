@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workernode.protocol import Kind, Trouble
+from workernode.protocol import FaultInfo, FaultKind
 
 # error.code or error.type of a 429 (or 402) that only money or a person mends.
 QUOTA_CODES = {"insufficient_quota", "credit_balance_exhausted"}
@@ -39,8 +39,8 @@ MAX_MESSAGE = 500  # characters of somebody else's message that are passed to pe
 SHORTEST_SECRET = 6  # characters
 DEEPEST_ERROR = 50  # levels of an error body that are passed on; real ones have three
 
-STILL_BUSY = (Kind.PASSING, Kind.RATE_LIMIT, Kind.RAMP)  # the worker itself may ask again
-UNFIT = (Kind.QUOTA, Kind.KEY, Kind.MODEL)  # the node cannot serve until a person acts
+STILL_BUSY = (FaultKind.PASSING, FaultKind.RATE_LIMIT, FaultKind.RAMP)  # the worker itself may ask again
+UNFIT = (FaultKind.QUOTA, FaultKind.KEY, FaultKind.MODEL)  # the node cannot serve until a person acts
 
 
 class UpstreamFault(Exception):
@@ -52,7 +52,7 @@ class UpstreamFault(Exception):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: FaultKind,
         message: str,
         *,
         http_status: int = 0,
@@ -68,9 +68,9 @@ class UpstreamFault(Exception):
         self.body = body if body and _is_json(body) else openai_error(message, "upstream_error", code or None)
         self.retry_after = retry_after
 
-    def trouble(self) -> Trouble:
+    def info(self) -> FaultInfo:
         """Return what the supervisor is told of it."""
-        return Trouble(self.kind, self.http_status, self.code[:100], self.message[:MAX_MESSAGE], self.retry_after)
+        return FaultInfo(self.kind, self.http_status, self.code[:100], self.message[:MAX_MESSAGE], self.retry_after)
 
 
 class ClientGone(Exception):
@@ -99,13 +99,13 @@ def broken_error(message: str) -> dict[str, Any]:
     return openai_error(f"The answer was cut off: {message}", "upstream_error", "stream_interrupted")
 
 
-def unfit_error(trouble: Trouble) -> dict[str, Any]:
+def unfit_error(trouble: FaultInfo) -> dict[str, Any]:
     """Return the error for a task that no node could serve, because a person has to act first (spec 5)."""
-    if trouble.kind is Kind.MODEL:
+    if trouble.kind is FaultKind.MODEL:
         return openai_error(
             "The model does not exist or cannot be reached.", "invalid_request_error", "model_not_found", "model"
         )
-    why = {Kind.KEY: "its provider refuses the credentials", Kind.QUOTA: "its provider's quota is used up"}
+    why = {FaultKind.KEY: "its provider refuses the credentials", FaultKind.QUOTA: "its provider's quota is used up"}
     text = why.get(trouble.kind, "its provider's rate limit does not lift")
     return openai_error(f"The model cannot be served at the moment: {text}.", "server_error", "model_unavailable")
 
@@ -123,12 +123,12 @@ def of_response(status: int, headers: Mapping[str, str], raw: bytes, *, own_mode
     code, kind_name = _names(body)
     kind = _kind_of(status, code, kind_name, own_model)
     again = (headers.get("x-should-retry") or "").strip().lower()
-    if again == "true" and kind is Kind.CLIENT:
-        kind = Kind.PASSING
-    elif again == "false" and kind is Kind.PASSING:
-        kind = Kind.CLIENT
+    if again == "true" and kind is FaultKind.CLIENT:
+        kind = FaultKind.PASSING
+    elif again == "false" and kind is FaultKind.PASSING:
+        kind = FaultKind.CLIENT
     message = _message(body) if body else _describe(status, headers)
-    if body is None and kind is Kind.CLIENT and 300 <= status < 400:
+    if body is None and kind is FaultKind.CLIENT and 300 <= status < 400:
         message += "; redirects are not followed: set API_URL to the address that answers"
     return UpstreamFault(kind, message, http_status=status, body=body, code=code or kind_name)
 
@@ -141,14 +141,14 @@ def of_error_object(error: Mapping[str, Any], *, own_model: bool) -> UpstreamFau
     status = number if isinstance(number, int) and 400 <= number < 600 else 200
     kind = _kind_of(status, code, kind_name, own_model)
     if status == 200:
-        kind = _kind_by_name(code, kind_name, own_model) or Kind.PASSING
+        kind = _kind_by_name(code, kind_name, own_model) or FaultKind.PASSING
     return UpstreamFault(kind, _message(body), http_status=200, body=body, code=code or kind_name)
 
 
 def of_bad_answer(why: str, status: int = 200) -> UpstreamFault:
     """Return the fault that an answer is which cannot be passed on: HTML, half a JSON, too large."""
     return UpstreamFault(
-        Kind.PASSING, f"The upstream's answer cannot be used: {why}.", http_status=status, code="bad_answer"
+        FaultKind.PASSING, f"The upstream's answer cannot be used: {why}.", http_status=status, code="bad_answer"
     )
 
 
@@ -157,7 +157,9 @@ def of_exception(exc: Exception) -> UpstreamFault:
     if isinstance(exc, UpstreamFault):
         return exc
     if isinstance(exc, TimeoutError):
-        return UpstreamFault(Kind.PASSING, f"The upstream did not answer in time ({exc}).", code="upstream_timeout")
+        return UpstreamFault(
+            FaultKind.PASSING, f"The upstream did not answer in time ({exc}).", code="upstream_timeout"
+        )
     words = {
         "ConnectionRefusedError": "it refuses the connection",
         "ConnectionResetError": "it reset the connection",
@@ -169,7 +171,7 @@ def of_exception(exc: Exception) -> UpstreamFault:
     }
     why = words.get(type(exc).__name__, f"{type(exc).__name__}: {exc}"[:200])
     return UpstreamFault(
-        Kind.PASSING, f"The upstream cannot be reached or broke off: {why}.", code="upstream_unreachable"
+        FaultKind.PASSING, f"The upstream cannot be reached or broke off: {why}.", code="upstream_unreachable"
     )
 
 
@@ -245,37 +247,37 @@ def _is_quota(name: str) -> bool:
     return name in QUOTA_CODES or name.endswith(QUOTA_ENDS) or name.startswith(QUOTA_STARTS)
 
 
-def _kind_by_name(code: str, kind: str, own_model: bool) -> Kind | None:
+def _kind_by_name(code: str, kind: str, own_model: bool) -> FaultKind | None:
     names = (code, kind)
     if any(map(_is_quota, names)):
-        return Kind.QUOTA
+        return FaultKind.QUOTA
     if code == "model_not_found":
-        return Kind.MODEL if own_model else Kind.CLIENT
+        return FaultKind.MODEL if own_model else FaultKind.CLIENT
     if POLICY_CODES.intersection(names):
-        return Kind.CLIENT
+        return FaultKind.CLIENT
     if KEY_CODES.intersection(names):
-        return Kind.KEY
+        return FaultKind.KEY
     if RAMP_CODES.intersection(names):
-        return Kind.RAMP
+        return FaultKind.RAMP
     if RATE_CODES.intersection(names):
-        return Kind.RATE_LIMIT
-    return Kind.CLIENT if CLIENT_CODES.intersection(names) else None
+        return FaultKind.RATE_LIMIT
+    return FaultKind.CLIENT if CLIENT_CODES.intersection(names) else None
 
 
-def _kind_of(status: int, code: str, kind: str, own_model: bool) -> Kind:
+def _kind_of(status: int, code: str, kind: str, own_model: bool) -> FaultKind:
     """Status first; the names only where the status leaves several kinds open."""
     named = _kind_by_name(code, kind, own_model)
     if status == 401:
-        return Kind.KEY
+        return FaultKind.KEY
     if status == 402:
-        return Kind.QUOTA
+        return FaultKind.QUOTA
     if status == 403:  # mostly the key; but a client can ask for a model, or for something, that no key may have
         about_request = code == "model_not_found" or bool(POLICY_CODES.intersection((code, kind)))
-        return named if named is Kind.QUOTA or (named and about_request) else Kind.KEY
+        return named if named is FaultKind.QUOTA or (named and about_request) else FaultKind.KEY
     if status == 404:
-        return named if named is Kind.MODEL else Kind.CLIENT
+        return named if named is FaultKind.MODEL else FaultKind.CLIENT
     if status == 429:
-        return named if named in (Kind.QUOTA, Kind.RAMP) else Kind.RATE_LIMIT
+        return named if named in (FaultKind.QUOTA, FaultKind.RAMP) else FaultKind.RATE_LIMIT
     if status in (408, 409, 425) or status >= 500 or status < 300:
-        return Kind.PASSING
-    return Kind.CLIENT
+        return FaultKind.PASSING
+    return FaultKind.CLIENT

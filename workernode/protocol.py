@@ -18,18 +18,18 @@ class Decision(Enum):
     DEAD_LETTER = "dead_letter"  # it goes to the dead-letter topic, then it is acked
 
 
-class Visible(IntEnum):
+class AnswerState(IntEnum):
     """How much of an answer may have left for the client. A worker keeps one such byte per slot in shared memory, and
     sets it *before* the bytes leave, so that it tells the truth whenever the worker is killed.
     """
 
-    NOTHING = 0  # nothing has left: the task can be run again
-    BEGUN = 1  # a chunk of a stream has left, or is about to: running it again would repeat text
+    NOT_STARTED = 0  # nothing has left: the task can be run again
+    STARTED = 1  # a chunk of a stream has left, or is about to: running it again would repeat text
     ENDING = 2  # the frame that ends the stream is leaving: nothing may follow it
     ENDED = 3  # the gateway has the whole answer
 
 
-class Kind(Enum):
+class FaultKind(Enum):
     """What an upstream fault says about the node and about asking again. The taxonomy is workernode/errors.py."""
 
     CLIENT = "client"  # the request itself is refused: its client is told, nobody else is concerned
@@ -43,7 +43,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Rejection:
     """A task that is not to be run but told: the error that its client gets, and what then becomes of the message."""
 
     status: str  # the outcome's status: "expired", "gave_up", "worker_died", ...
@@ -65,7 +65,7 @@ class Job:
     received_at: float  # the same on the monotonic clock
     deadline: float  # monotonic: after it nobody waits for the answer
     redeliveries: int  # how often it was handed out before
-    verdict: Verdict | None = None  # tell the client this instead of asking upstream
+    rejection: Rejection | None = None  # tell the client this instead of asking upstream
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class LimitSeen:
+class RateLimitReport:
     """From a worker, the moment it is seen: what upstream's headers say of its limits (spec 5)."""
 
     at: float  # monotonic: when the answer's headers came
-    kind: Kind | None  # RATE_LIMIT, RAMP or QUOTA of a 429; None: an answer that carried figures
+    kind: FaultKind | None  # RATE_LIMIT, RAMP or QUOTA of a 429; None: an answer that carried figures
     asked: float | None = None  # monotonic: when the call was sent, which is what the figures count; None: unknown
     retry_after: float | None = None  # seconds to leave upstream alone
     limit_requests: int | None = None  # the most that `remaining` can be
@@ -119,10 +119,10 @@ class LimitSeen:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class FaultInfo:
     """What a person needs to know of an upstream fault: no secret in it."""
 
-    kind: Kind
+    kind: FaultKind
     http_status: int  # 0: no answer came
     code: str  # upstream's error.code or error.type; "" without
     message: str  # one sentence, cut to a bearable length
@@ -130,7 +130,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Stages:
+class Durations:
     """How long the parts of one delivery took, in seconds; None: it did not come to that."""
 
     queue: float | None = None  # published to received
@@ -150,16 +150,16 @@ class Outcome:
     decision: Decision
     status: str  # a row of spec 4: "answered", "refused", "expired", "malformed", ...
     record: bytes  # the billing record (spec 6), JSON
-    trouble: Trouble | None = None  # the upstream fault, if one decided it
-    reached_upstream: bool = False  # upstream answered this task well: what restores an unfit node
+    fault: FaultInfo | None = None  # the upstream fault, if one decided it
+    upstream_answered: bool = False  # upstream answered this task well: what restores an unfit node
     reason: str = ""  # why it is dead-lettered or given up
     attempts: int = 0  # times upstream was asked
     asked_at: float | None = None  # monotonic: when the last of them was sent
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    stages: Stages = field(default_factory=Stages)
+    durations: Durations = field(default_factory=Durations)
 
 
 ToWorker = Job | Hold | Target | Stop
-FromWorker = Ready | LimitSeen | Outcome
+FromWorker = Ready | RateLimitReport | Outcome

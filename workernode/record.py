@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from workernode.protocol import Decision, Stages
+from workernode.protocol import Decision, Durations
 
 SCHEMA = "workernode.record/1"  # the number changes when a member is taken away or changes its meaning
 MAX_BYTES = 16384  # far below the 5 MB of a Pulsar message, so that held-back records cost little memory
@@ -110,7 +110,7 @@ class Record:
     client: Client = Client()
     request: Request = Request()
     times: Times = Times()
-    stages: Stages = field(default_factory=Stages)
+    durations: Durations = field(default_factory=Durations)
     attempts: int = 0
     redeliveries: int = 0
     end_reason: str | None = None  # upstream's finish_reason, or why it ended without one
@@ -208,7 +208,7 @@ def mask_keys(text: str) -> str:
 
 def encode(record: Record) -> bytes:
     """Return the record as JSON, valid against docs/record.schema.json."""
-    node, client, request, times, stages = record.node, record.client, record.request, record.times, record.stages
+    node, client, request, times, durations = record.node, record.client, record.request, record.times, record.durations
     error, asked = record.error, request.settings
     request_id, node_id = _text(record.request_id), _text(node.id) or "unknown"
     members = {
@@ -250,12 +250,12 @@ def encode(record: Record) -> bytes:
             "answered": rfc3339(times.answered),
         },
         "durations_ms": {
-            "queued": _milliseconds(stages.queue),
-            "waiting": _milliseconds(stages.waiting),
-            "upstream_first_token": _milliseconds(stages.first_token),
-            "upstream": _milliseconds(stages.upstream),
-            "answer": _milliseconds(stages.answer),
-            "total": _milliseconds(stages.total),
+            "queued": _milliseconds(durations.queue),
+            "waiting": _milliseconds(durations.waiting),
+            "upstream_first_token": _milliseconds(durations.first_token),
+            "upstream": _milliseconds(durations.upstream),
+            "answer": _milliseconds(durations.answer),
+            "total": _milliseconds(durations.total),
         },
         "attempts": record.attempts,
         "redeliveries": record.redeliveries,

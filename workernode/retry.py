@@ -10,7 +10,7 @@ from tenacity import Retrying
 T = TypeVar("T")
 
 
-def persistently(deed: Callable[[], T], **policy: Any) -> T:
+def call_with_retries(deed: Callable[[], T], **policy: Any) -> T:
     """Return what the deed returns; where it fails, try it again as the policy says.
 
     The loop is set up by the first failure: it costs 20 µs (docs/performance.md), and nearly every deed succeeds.

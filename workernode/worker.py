@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 from workernode import attempt
 from workernode.gateway.reply import Gateways
 from workernode.logs import setup as logs
-from workernode.protocol import FromWorker, Hold, Job, Ready, Stop, Target, ToWorker, Visible
+from workernode.protocol import AnswerState, FromWorker, Hold, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node
 from workernode.settings import Settings
 from workernode.upstream.client import Upstream
@@ -44,15 +44,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class WorkerArguments:
     """What a worker process is started with."""
 
     settings: Settings
     node: Node
     inbox: Connection  # ToWorker, pickled, each behind its LENGTH
     outbox: Connection  # FromWorker, pickled, each behind its LENGTH
-    visible: MutableSequence[int]  # shared memory: a Visible for each slot
-    said: MutableSequence[float]  # shared memory: tokens that came from upstream, for each slot, since the start
+    answer_states: MutableSequence[int]  # shared memory: an AnswerState for each slot
+    token_counts: MutableSequence[
+        float
+    ]  # shared memory: tokens that came from upstream, for each slot, since the start
     beat: Any  # shared memory: monotonic time of the last sign of life
 
 
@@ -99,7 +101,7 @@ class Unpacker(Generic[T]):
         return messages
 
 
-def main(birth: Birth) -> None:
+def main(arguments: WorkerArguments) -> None:
     """Serve until told to stop, or until the supervisor is gone."""
     # A terminal sends SIGINT, and systemd SIGTERM, to the whole group; when to stop is the supervisor's decision alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -107,17 +109,17 @@ def main(birth: Birth) -> None:
     faulthandler.enable()
     threading.stack_size(THREAD_STACK)
     gc.freeze()  # what was imported stays: never walked through again, and its pages stay shared with the other workers
-    settings = birth.settings
-    logs.setup(settings, worker=birth.node.worker)
+    settings = arguments.settings
+    logs.setup(settings, worker=arguments.node.worker)
     threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
-    threading.Thread(target=_beat, args=(birth.beat,), name="beat", daemon=True).start()
-    outbox = Outbox(birth.outbox)
+    threading.Thread(target=_beat, args=(arguments.beat,), name="beat", daemon=True).start()
+    outbox = Outbox(arguments.outbox)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
-    shop = attempt.Shop(settings, upstream, Gateways(settings.connect_timeout), birth.node)
-    slots = [_Slot(number, shop, outbox, birth) for number in range(len(birth.visible))]
+    services = attempt.Services(settings, upstream, Gateways(settings.connect_timeout), arguments.node)
+    slots = [_Slot(number, services, outbox, arguments) for number in range(len(arguments.answer_states))]
     outbox.put(Ready(os.getpid()))
     unpacker: Unpacker[ToWorker] = Unpacker()
-    while piece := os.read(birth.inbox.fileno(), PIECE):  # b"": the supervisor is gone
+    while piece := os.read(arguments.inbox.fileno(), PIECE):  # b"": the supervisor is gone
         for message in unpacker.feed(piece):
             match message:
                 case Job():
@@ -133,12 +135,12 @@ def main(birth: Birth) -> None:
 class _Slot:
     """One slot and its thread, which is started when it is first needed."""
 
-    def __init__(self, number: int, shop: attempt.Shop, outbox: Outbox, birth: Birth) -> None:
+    def __init__(self, number: int, services: attempt.Services, outbox: Outbox, arguments: WorkerArguments) -> None:
         self._number = number
-        self._shop = shop
+        self._services = services
         self._outbox = outbox
-        self._visible = birth.visible
-        self._said = birth.said
+        self._answer_states = arguments.answer_states
+        self._token_counts = arguments.token_counts
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -151,15 +153,15 @@ class _Slot:
 
     def _serve(self) -> None:
         while True:
-            self._outbox.put(attempt.run(self._jobs.get(), self._shop, self))
+            self._outbox.put(attempt.run(self._jobs.get(), self._services, self))
 
-    def show(self, state: Visible) -> None:
-        """Tell the supervisor what may have left (attempt.View)."""
-        self._visible[self._number] = state
+    def show_answer_state(self, state: AnswerState) -> None:
+        """Tell the supervisor what may have left (attempt.Progress)."""
+        self._answer_states[self._number] = state
 
-    def said(self, tokens: int) -> None:
-        """Tell the supervisor that tokens came (attempt.View)."""
-        self._said[self._number] += tokens
+    def count_tokens(self, tokens: int) -> None:
+        """Tell the supervisor that tokens came (attempt.Progress)."""
+        self._token_counts[self._number] += tokens
 
 
 def _leave_with_parent() -> None:

@@ -23,7 +23,7 @@ from supervisor.model_server.http_api import array, field, names
 from workernode import __version__
 from workernode.errors import UpstreamFault, of_response
 from workernode.net.http_client import tls_context
-from workernode.protocol import Kind
+from workernode.protocol import FaultKind
 from workernode.settings import Settings
 
 ADDRESS, KEY, MODEL = "upstream", "upstream: key", "upstream: model"
@@ -170,8 +170,8 @@ def refused(settings: Settings, origin: str, fault: UpstreamFault) -> Finding:
     """A refusal, in the words of the node's own reports."""
     wanted = settings.upstream_model or settings.model_name
     aimodel = f"{settings.aimodel_namespace}/{settings.aimodel_name}" if settings.aimodel_name else ""
-    said, _, advice = Words(origin, wanted, aimodel)(fault.trouble()).partition("; ")
-    limited = fault.kind in (Kind.RATE_LIMIT, Kind.RAMP)
+    said, _, advice = Words(origin, wanted, aimodel)(fault.info()).partition("; ")
+    limited = fault.kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP)
     return Finding(KEY, Mark.LOOK if limited else Mark.FAULT, said, advice)
 
 

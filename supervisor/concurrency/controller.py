@@ -65,7 +65,7 @@ class Throttle:
 
     def answered(self, outcome: Outcome) -> None:
         """A task ended: note how long the model took."""
-        stages = outcome.stages
+        stages = outcome.durations
         if stages.first_token is not None and outcome.stream and len(self._waits) < MOST_WAITS:
             self._waits.append(stages.first_token)
         if stages.upstream is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from supervisor.fitness.pacing import Ceiling, Pacer
-from workernode.protocol import Hold, Kind, LimitSeen, Trouble
+from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
 
 FIRST_PROBE = 1.0  # seconds (spec 5)
 LAST_PROBE = 60.0  # seconds (spec 5)
@@ -79,7 +79,7 @@ class Admission:
     """The answer to one task."""
 
     admit: Admit
-    trouble: Trouble | None = None  # of SEND_BACK: why
+    trouble: FaultInfo | None = None  # of SEND_BACK: why
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +118,22 @@ class Status:
     hold_until: float | None  # monotonic; None: no hold
 
 
-LIMITS = (Kind.RATE_LIMIT, Kind.RAMP)  # they pass, mostly
-BY_PEOPLE = (Kind.KEY, Kind.QUOTA, Kind.MODEL)  # they pass when a person acts
+LIMITS = (FaultKind.RATE_LIMIT, FaultKind.RAMP)  # they pass, mostly
+BY_PEOPLE = (FaultKind.KEY, FaultKind.QUOTA, FaultKind.MODEL)  # they pass when a person acts
 # The reason of the report (spec 1.3).
 REASONS = {
-    Kind.KEY: "AuthenticationError",
-    Kind.QUOTA: "APIQuotaExceededError",
-    Kind.MODEL: "ConfigurationError",
-    Kind.RATE_LIMIT: "APIQuotaExceededError",
-    Kind.RAMP: "APIQuotaExceededError",
+    FaultKind.KEY: "AuthenticationError",
+    FaultKind.QUOTA: "APIQuotaExceededError",
+    FaultKind.MODEL: "ConfigurationError",
+    FaultKind.RATE_LIMIT: "APIQuotaExceededError",
+    FaultKind.RAMP: "APIQuotaExceededError",
 }
 
 
 class Fitness:
     """The node's fitness. Owned by the main thread."""
 
-    def __init__(self, max_process_num: int, explain: Callable[[Trouble], str]) -> None:
+    def __init__(self, max_process_num: int, explain: Callable[[FaultInfo], str]) -> None:
         """Start fit.
 
         Args:
@@ -141,7 +141,7 @@ class Fitness:
             explain: the sentence for people about a trouble of this node's (see `Words`).
         """
         self.state = State.FIT
-        self.trouble: Trouble | None = None  # what made it LIMITED or UNFIT
+        self.trouble: FaultInfo | None = None  # what made it LIMITED or UNFIT
         self.hold = Hold(0.0)  # to be told to all workers whenever it changes
         self._explain = explain
         self._pacer = Pacer()
@@ -160,7 +160,7 @@ class Fitness:
 
     # what happened
 
-    def limit_seen(self, now: float, seen: LimitSeen) -> None:
+    def limit_seen(self, now: float, seen: RateLimitReport) -> None:
         """A worker saw upstream's figures, or was refused by a limit."""
         self._pacer.seen(seen)
         asked = seen.at if seen.asked is None else seen.asked
@@ -170,7 +170,7 @@ class Fitness:
             self._lift(now)
 
     def ended(
-        self, now: float, asked_at: float, trouble: Trouble | None, *, reached_upstream: bool, was_probe: bool,
+        self, now: float, asked_at: float, trouble: FaultInfo | None, *, upstream_answered: bool, was_probe: bool,
         tokens: int = 0,
     ) -> None:
         """A task that `admit` let through ended, however it did (the death of its worker is no trouble of upstream's).
@@ -181,13 +181,13 @@ class Fitness:
         """
         self._pacer.used(tokens)
         if was_probe:
-            self._probed(now, trouble, reached_upstream)
-        elif reached_upstream:
+            self._probed(now, trouble, upstream_answered)
+        elif upstream_answered:
             self._succeeded(now, asked_at)
         elif trouble is not None and asked_at >= self._restored_at:
             self.found(now, trouble)
 
-    def found(self, now: float, trouble: Trouble) -> None:
+    def found(self, now: float, trouble: FaultInfo) -> None:
         """A trouble was found, by a task or by the check at the start: key, quota and model make the node unfit."""
         if trouble.kind in BY_PEOPLE and self.state is not State.UNFIT:
             self._fail(now, "refused", trouble)
@@ -254,7 +254,7 @@ class Fitness:
 
     # how it moves
 
-    def _refused(self, now: float, seen: LimitSeen, asked: float) -> None:
+    def _refused(self, now: float, seen: RateLimitReport, asked: float) -> None:
         """A limit refused a call: hold, and cut the cap once an episode."""
         first = asked >= self.hold.until
         if first:
@@ -266,7 +266,7 @@ class Fitness:
         until = max(self.hold.until, seen.at + wait)
         self.hold = Hold(until, self._pacer.refused(now, seen, until, first))
         self._refused_at = seen.at
-        trouble = Trouble(seen.kind or Kind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)
+        trouble = FaultInfo(seen.kind or FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)
         if self.state is State.FIT:
             self._move(now, "limited", trouble, self._explain(trouble))
         if self.state is State.LIMITED and max(now, until) - self._since > LONGEST_LIMIT:
@@ -281,12 +281,12 @@ class Fitness:
         if self.state is State.LIMITED:
             self._lift(now)
 
-    def _probed(self, now: float, trouble: Trouble | None, reached_upstream: bool) -> None:
+    def _probed(self, now: float, trouble: FaultInfo | None, upstream_answered: bool) -> None:
         """The probe came back."""
         self._probing_until = 0.0
-        if reached_upstream:
+        if upstream_answered:
             self._recover(now)
-        elif trouble is not None and trouble.kind is not Kind.CLIENT:
+        elif trouble is not None and trouble.kind is not FaultKind.CLIENT:
             if trouble.kind in BY_PEOPLE and self.trouble is not None and trouble.kind is not self.trouble.kind:
                 self._reports.append(End(self.trouble.kind.value))
                 self._begin(trouble)
@@ -298,7 +298,7 @@ class Fitness:
         """The limit lifted."""
         self._move(now, "lifted", None, f"the rate limit lifted after {now - self._since:.1f} s")
 
-    def _fail(self, now: float, event: str, trouble: Trouble) -> None:
+    def _fail(self, now: float, event: str, trouble: FaultInfo) -> None:
         """The node cannot serve: half-open from here on."""
         self._probing_until, self._tried, self._interval = 0.0, 0, FIRST_PROBE
         self._probe_at, self._pause_until = now + FIRST_PROBE, now
@@ -315,12 +315,12 @@ class Fitness:
         lasted = f"upstream answers again after {now - self._since:.1f} s and {self._tried} probes"
         self._move(now, "answered", None, f"{lasted}; it was: {self._explain(self.trouble)}")
 
-    def _begin(self, trouble: Trouble) -> None:
+    def _begin(self, trouble: FaultInfo) -> None:
         """This is what the node is unfit for."""
         self.trouble = trouble
         self._reports.append(Begin(trouble.kind.value, REASONS[trouble.kind], self._explain(trouble)))
 
-    def _move(self, now: float, event: str, trouble: Trouble | None, text: str) -> None:
+    def _move(self, now: float, event: str, trouble: FaultInfo | None, text: str) -> None:
         """Take one arrow, and say so. A limit that lasted counts from its first refusal."""
         self.state = MOVES[self.state, event]
         if event != "lasted":

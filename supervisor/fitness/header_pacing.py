@@ -64,7 +64,7 @@ class Level:
         Args:
             at: monotonic, when they came.
             asked: monotonic, when their call was sent; figures of an earlier call than the newest are left out.
-            limit, remaining, reset: as in LimitSeen.
+            limit, remaining, reset: as in RateLimitReport.
         """
         size = float(limit) if limit else self._learn_size(asked, remaining, reset)
         if limit and size != self.size:

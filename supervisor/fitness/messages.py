@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workernode.protocol import Kind, Trouble
+from workernode.protocol import FaultInfo, FaultKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,25 +15,25 @@ class Words:
     model: str  # the name that upstream is asked for
     aimodel: str = ""  # "namespace/name" of the AIModel; "" without
 
-    def __call__(self, trouble: Trouble) -> str:
+    def __call__(self, trouble: FaultInfo) -> str:
         """Return the sentence for a trouble."""
         who = "OpenAI" if self.origin.endswith("//api.openai.com") else "The upstream"
         answer = " ".join(str(part) for part in (trouble.http_status or "no answer", trouble.code) if part)
         of = f" of AIModel {self.aimodel}" if self.aimodel else ""
         match trouble.kind:
-            case Kind.KEY:
+            case FaultKind.KEY:
                 return f"{who} refused the API key ({answer}) at {self.origin}; set API_KEY{of} to a valid key"
-            case Kind.QUOTA:
+            case FaultKind.QUOTA:
                 return (
                     f"{who} says that the quota of the API key is used up ({answer}) at {self.origin}; "
                     f"top up the account or raise its limit, or set API_KEY{of} to a key of another account"
                 )
-            case Kind.MODEL:
+            case FaultKind.MODEL:
                 return (
                     f"{who} does not know the model {self.model} ({answer}) at {self.origin}; "
                     f"set UPSTREAM_MODEL or MODEL_NAME{of} to a model that it serves"
                 )
-            case Kind.RATE_LIMIT | Kind.RAMP:
+            case FaultKind.RATE_LIMIT | FaultKind.RAMP:
                 return (
                     f"{who} limits the rate of calls ({answer}) at {self.origin}; if it lasts, raise the limit of the "
                     f"account, or lower MAX_PROCESS_NUM{of}"

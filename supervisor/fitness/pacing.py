@@ -11,7 +11,7 @@ import math
 
 from supervisor.fitness.header_pacing import Level
 from supervisor.fitness.refusal_pacing import Learned
-from workernode.protocol import Kind, LimitSeen
+from workernode.protocol import FaultKind, RateLimitReport
 
 # Calls that may be asked at once after a pause of the loop: this long of the rate.
 BURST = 0.02  # seconds
@@ -41,7 +41,7 @@ class Pacer:
         self._measured = 0  # calls whose tokens are known
         self._waiting = 0  # calls of this episode that were refused and will be asked again
 
-    def seen(self, seen: LimitSeen) -> None:
+    def seen(self, seen: RateLimitReport) -> None:
         """Take in an answer's figures."""
         asked = seen.at if seen.asked is None else seen.asked
         if seen.remaining_requests is not None:
@@ -62,7 +62,7 @@ class Pacer:
         self._learned.sent(now)
         self._credit -= 1
 
-    def refused(self, now: float, seen: LimitSeen, resumes: float, first: bool) -> float:
+    def refused(self, now: float, seen: RateLimitReport, resumes: float, first: bool) -> float:
         """A call was refused by a limit.
 
         Args:
@@ -73,13 +73,13 @@ class Pacer:
             The seconds after `resumes` over which those that were refused should ask again.
         """
         explained = any(level.left(now) < LOW * level.size + level.cost for level in self._levels(now))
-        if seen.kind is Kind.RAMP:
+        if seen.kind is FaultKind.RAMP:
             self._learned.slow_down(now)
         elif not explained:
             self._learned.refused(now, first)
         self._waiting = 1 if first else self._waiting + 1
         spread = min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
-        if seen.kind is Kind.RAMP or not explained:
+        if seen.kind is FaultKind.RAMP or not explained:
             self._learned.resume(resumes + spread)
         # Where figures tell of the budget, those that ask again are paid for here; else the rate waits for them.
         self._credit, self._credit_at = min(self._credit, 0.0) - explained, resumes

@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from workernode.errors import of_response
-from workernode.protocol import Kind, Trouble
+from workernode.protocol import FaultInfo, FaultKind
 from workernode.settings import Settings
 
 MODELS_SUFFIX, CHAT_SUFFIX = "/models", "/chat/completions"
 
 
-def start(settings: Settings, found: Callable[[Trouble], None]) -> None:
+def start(settings: Settings, found: Callable[[FaultInfo], None]) -> None:
     """Ask in the background; `found` is called, from the thread, with a trouble that a person must mend."""
 
     def ask() -> None:
@@ -29,7 +29,7 @@ def start(settings: Settings, found: Callable[[Trouble], None]) -> None:
     threading.Thread(target=ask, name="first-look", daemon=True).start()
 
 
-def look(settings: Settings) -> Trouble | None:
+def look(settings: Settings) -> FaultInfo | None:
     """Return what is wrong with the key or the model; None if nothing is, or if upstream does not say."""
     import requests  # only here: it costs more to import than the rest of the start
 
@@ -58,7 +58,7 @@ def look(settings: Settings) -> Trouble | None:
         return None
     headers = {name.lower(): value for name, value in answer.headers.items()}
     fault = of_response(answer.status_code, headers, answer.content[:65536], own_model=True)
-    return fault.trouble() if fault.kind in (Kind.KEY, Kind.MODEL, Kind.QUOTA) else None
+    return fault.info() if fault.kind in (FaultKind.KEY, FaultKind.MODEL, FaultKind.QUOTA) else None
 
 
 def _ids(answer: Any) -> set[str]:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from supervisor.concurrency.limit import CODES
 from supervisor.fitness.breaker import State as Fitness
 from supervisor.observability.snapshot import INTAKES, About, Accounts, Snapshot
-from workernode.protocol import Decision, Kind, Stages
+from workernode.protocol import Decision, Durations, FaultKind
 
 # How a delivery ends (Outcome.status).
 STATUSES = {
@@ -43,7 +43,7 @@ CAP_REASONS = {**CODES, "rate_limit": "upstream refused calls by a rate limit"}
 LIVES = ("starting", "serving", "draining", "leaving", "stopped")  # the values of supervisor.node.State
 # The values of supervisor.llamafile.Child, which a remote node does not import.
 CHILDREN = ("stopped", "starting", "ready", "hung", "stopping", "backoff", "failed")
-LIMITS = (Kind.RATE_LIMIT.value, Kind.RAMP.value, Kind.QUOTA.value)
+LIMITS = (FaultKind.RATE_LIMIT.value, FaultKind.RAMP.value, FaultKind.QUOTA.value)
 # Seconds: from what the node adds itself to what TASK_TIMEOUT is by default.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -68,7 +68,7 @@ class Counts:
     accounts: Accounts = field(default_factory=Accounts)  # replaced as a whole: whoever reads it, its figures agree
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
     limits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
-    stages: dict[str, Histogram] = field(default_factory=lambda: {each.name: Histogram() for each in fields(Stages)})
+    stages: dict[str, Histogram] = field(default_factory=lambda: {each.name: Histogram() for each in fields(Durations)})
     prompt_tokens: int = 0
     completion_tokens: int = 0
     redeliveries: int = 0

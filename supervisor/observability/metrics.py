@@ -24,7 +24,7 @@ from supervisor.observability.metric_table import (
     Value,
 )
 from supervisor.observability.snapshot import About, Accounts, Snapshot
-from workernode.protocol import Decision, LimitSeen, Outcome
+from workernode.protocol import Decision, Outcome, RateLimitReport
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -64,7 +64,7 @@ class Metrics:
         counts.prompt_tokens += outcome.prompt_tokens
         counts.completion_tokens += outcome.completion_tokens
         for stage, histogram in counts.stages.items():
-            seconds = getattr(outcome.stages, stage)
+            seconds = getattr(outcome.durations, stage)
             if seconds is not None:
                 histogram.observe(seconds)
 
@@ -84,7 +84,7 @@ class Metrics:
         """A billing record is safely with the broker."""
         self._counts.records += 1
 
-    def limit_seen(self, seen: LimitSeen) -> None:
+    def limit_seen(self, seen: RateLimitReport) -> None:
         """A worker saw what upstream says of its limits."""
         if seen.kind is not None and seen.kind.value in LIMITS:
             self._counts.limits[seen.kind.value] += 1

@@ -26,7 +26,7 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
 from workernode import worker
-from workernode.protocol import FromWorker, Job, Ready, Stop, Target, ToWorker, Visible
+from workernode.protocol import AnswerState, FromWorker, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node
 from workernode.settings import Settings
 
@@ -109,8 +109,8 @@ class Handle:
     process: Any
     inbox: TaskQueue
     outbox: Connection
-    visible: Any  # shared memory, as in worker.Birth
-    said: Any
+    answer_states: Any  # shared memory, as in worker.WorkerArguments
+    token_counts: Any
     beat: Any
     free: list[int]  # slots without a job, lowest first
     started_at: float
@@ -126,7 +126,7 @@ class Died:
     """A worker is gone."""
 
     worker: int
-    jobs: dict[int, Visible]  # numbers of the jobs it had, and how much of each answer had left
+    jobs: dict[int, AnswerState]  # numbers of the jobs it had, and how much of each answer had left
     why: str
     crashes: int  # how often in a row it died at once, this time included
 
@@ -194,7 +194,7 @@ class Pool:
             return None
         slot = heapq.heappop(handle.free)
         handle.jobs[slot] = job.number
-        handle.visible[slot] = Visible.NOTHING
+        handle.answer_states[slot] = AnswerState.NOT_STARTED
         handle.inbox.put(replace(job, slot=slot))
         return handle.index, slot
 
@@ -224,7 +224,7 @@ class Pool:
             _make_sure(handle.process.pid)
         last = list(self._drain(handle))
         self._forget(handle)
-        died_with = {number: Visible(handle.visible[slot]) for slot, number in handle.jobs.items()}
+        died_with = {number: AnswerState(handle.answer_states[slot]) for slot, number in handle.jobs.items()}
         lived = time.monotonic() - handle.started_at
         crashes = self._crashes[handle.index] = self._crashes.get(handle.index, 0) + 1 if lived < SHORT_LIFE else 0
         pause = min(BACKOFF_FIRST * 2 ** (crashes - 1), BACKOFF_LONGEST) if crashes > 1 else 0.0
@@ -260,21 +260,21 @@ class Pool:
         """Process ids of the workers."""
         return [handle.process.pid for handle in self._handles.values() if handle.process.pid]
 
-    def seen(self) -> dict[int, Visible]:
+    def seen(self) -> dict[int, AnswerState]:
         """How much of the answer to each job has left, by the job's number."""
         return {
-            number: Visible(handle.visible[slot])
+            number: AnswerState(handle.answer_states[slot])
             for handle in self._handles.values()
             for slot, number in handle.jobs.items()
         }
 
     def said(self) -> float:
         """Tokens that came from upstream since the start, counted as they come."""
-        return self._said_before + sum(sum(handle.said) for handle in self._handles.values())
+        return self._said_before + sum(sum(handle.token_counts) for handle in self._handles.values())
 
     def slots(self) -> int:
         """Slots of workers that take jobs, with one or without."""
-        return sum(len(handle.visible) for handle in self._handles.values() if handle.ready)
+        return sum(len(handle.answer_states) for handle in self._handles.values() if handle.ready)
 
     def ready(self) -> int:
         """How many workers take jobs."""
@@ -302,10 +302,12 @@ class Pool:
         slots = self._slots(index)
         inbox, writer = self._context.Pipe(duplex=False)
         outbox, outbox_writer = self._context.Pipe(duplex=False)
-        visible, said, beat = RawArray("B", slots), RawArray("d", slots), RawValue("d", 0.0)
+        answer_states, token_counts, beat = RawArray("B", slots), RawArray("d", slots), RawValue("d", 0.0)
         node = replace(self._node, worker=index)
-        birth = worker.Birth(self._settings, node, inbox, outbox_writer, visible, said, beat)
-        process: Any = self._context.Process(target=worker.main, args=(birth,), name=f"worker-{index}", daemon=True)
+        arguments = worker.WorkerArguments(
+            self._settings, node, inbox, outbox_writer, answer_states, token_counts, beat
+        )
+        process: Any = self._context.Process(target=worker.main, args=(arguments,), name=f"worker-{index}", daemon=True)
         _ensure_forkserver()
         try:
             process.start()
@@ -318,8 +320,8 @@ class Pool:
             process,
             TaskQueue(writer, f"feed-{index}"),
             outbox,
-            visible,
-            said,
+            answer_states,
+            token_counts,
             beat,
             list(range(slots)),
             time.monotonic(),
@@ -356,7 +358,7 @@ class Pool:
         handle.process.join()
         handle.inbox.close()
         handle.outbox.close()
-        self._said_before += sum(handle.said)
+        self._said_before += sum(handle.token_counts)
         del self._handles[handle.index]
 
 

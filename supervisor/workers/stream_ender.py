@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from workernode import attempt
 from workernode.gateway.reply import Gateways
-from workernode.protocol import Job, Outcome, Visible
+from workernode.protocol import AnswerState, Job, Outcome
 from workernode.record import Node
 from workernode.settings import Settings
 from workernode.upstream.client import Upstream
@@ -19,7 +19,7 @@ TIME = 5.0  # seconds for all of them; a stream that cannot be ended by then is 
 
 
 def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
-    """Return the outcomes of the jobs, each of which carries a verdict; those not told in time are missing."""
+    """Return the outcomes of the jobs, each of which carries a rejection; those not told in time are missing."""
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     done: list[Outcome] = []
     for job in jobs:
@@ -27,7 +27,7 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
     upstream = Upstream(
         settings.connect_timeout, settings.read_timeout, lambda seen: None
     )  # never asked: all have verdicts
-    shop = attempt.Shop(settings, upstream, Gateways(settings.connect_timeout), node)
+    services = attempt.Services(settings, upstream, Gateways(settings.connect_timeout), node)
 
     def work() -> None:
         while not waiting.empty():
@@ -35,7 +35,7 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
-            done.append(attempt.run(job, shop, _Nobody()))
+            done.append(attempt.run(job, services, _Nobody()))
 
     threads = [threading.Thread(target=work, name="stand-in", daemon=True) for _ in range(min(HANDS, len(jobs)))]
     for thread in threads:
@@ -47,10 +47,10 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
 
 
 class _Nobody:
-    """Nobody is left to look (attempt.View)."""
+    """Nobody is left to look (attempt.Progress)."""
 
-    def show(self, state: Visible) -> None:
+    def show_answer_state(self, state: AnswerState) -> None:
         """To nobody."""
 
-    def said(self, tokens: int) -> None:
+    def count_tokens(self, tokens: int) -> None:
         """To nobody."""

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from supervisor.fitness.breaker import Fitness, Intake
-from workernode.protocol import LimitSeen, Trouble
+from workernode.protocol import FaultInfo, RateLimitReport
 from workernode.upstream.ratelimit_headers import limits_of
 
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 0.5, 8.0  # workernode/upstream/client.py
@@ -200,22 +200,22 @@ class _Simulation:
         pause = min(self._random.uniform(FIRST_PAUSE / 2, FIRST_PAUSE * 2 ** (task.tries - 1)), LONGEST_PAUSE)
         self._at(answered + max(pause, seen.retry_after or 0.0), self._ask, node, task)
 
-    def _hear(self, now: float, node: int, seen: LimitSeen) -> None:
+    def _hear(self, now: float, node: int, seen: RateLimitReport) -> None:
         self._fitness[node].limit_seen(now, seen)
         self._turn(now, node)
 
-    def _end(self, now: float, node: int, task: _Task, refused: LimitSeen | None) -> None:
+    def _end(self, now: float, node: int, task: _Task, refused: RateLimitReport | None) -> None:
         trouble = None
         if refused is not None:
             assert refused.kind is not None
-            trouble = Trouble(refused.kind, 429, "rate_limit_exceeded", "", refused.retry_after)
+            trouble = FaultInfo(refused.kind, 429, "rate_limit_exceeded", "", refused.retry_after)
             self._at(now + NAK_DELAY, self._back, task)
         else:
             self._done[node] += 1
             self._last = now
         self._busy[node] -= 1
         self._fitness[node].ended(
-            now, task.taken_at, trouble, reached_upstream=refused is None, was_probe=False
+            now, task.taken_at, trouble, upstream_answered=refused is None, was_probe=False
         )
         self._turn(now, node)
 

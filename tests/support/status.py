@@ -18,7 +18,7 @@ from typing import NamedTuple
 from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import About, Accounts, Next, Snapshot, Told
 from supervisor.observability.status_server import StatusServer
-from workernode.protocol import Decision, Outcome, Stages
+from workernode.protocol import Decision, Durations, Outcome
 from workernode.settings import Address, Settings, load
 
 ABOUT = About("box-1a2b3c4d", "llama-3-8b", "local", "1.2.3")
@@ -126,7 +126,7 @@ def outcome(status: str = "answered", decision: Decision = Decision.ACK, **field
     """How a delivery ended; `fields` are an Outcome's."""
     usual: dict[str, object] = {
         "number": 1, "request_id": "r", "decision": decision, "status": status, "record": b"{}", "attempts": 1,
-        "prompt_tokens": 10, "completion_tokens": 20, "stages": Stages(0.1, 0.002, 0.3, 1.5, 0.004, 1.6),
+        "prompt_tokens": 10, "completion_tokens": 20, "durations": Durations(0.1, 0.002, 0.3, 1.5, 0.004, 1.6),
     }  # fmt: skip
     return Outcome(**{**usual, **fields})  # type: ignore[arg-type]
 

@@ -23,8 +23,8 @@ from workernode import __version__
 from workernode.errors import ClientGone
 from workernode.net.http_client import AnswerTooLarge, Pool, tls_context
 from workernode.net.websocket import HandshakeRefused, WebSocket
-from workernode.protocol import Visible
-from workernode.retry import persistently
+from workernode.protocol import AnswerState
+from workernode.retry import call_with_retries
 from workernode.task import Endpoint
 
 POST_TIME = 10.0  # seconds: the gateway's POST can hang where its client has just left
@@ -86,7 +86,7 @@ class Gateways:
             return now + state.upcoming_sleep >= deadline
 
         try:
-            return persistently(
+            return call_with_retries(
                 lambda: self._post(endpoint, body, deadline),
                 retry=retry_if_exception_type((_Trouble, _NotYet)),
                 wait=_pause,
@@ -137,7 +137,7 @@ class Gateways:
         request_id: str,
         received_at: float,
         deadline: float,
-        visible: Callable[[Visible], None],
+        visible: Callable[[AnswerState], None],
     ) -> StreamReply:
         """Return the way back for one stream; it connects when it is told to, or has something to say.
 
@@ -217,7 +217,7 @@ class StreamReply:
         request_id: str,
         earliest: float,
         deadline: float,
-        visible: Callable[[Visible], None],
+        visible: Callable[[AnswerState], None],
     ) -> None:
         self._gateways = gateways
         self._endpoint = endpoint
@@ -290,12 +290,12 @@ class StreamReply:
             time.sleep(max(0.0, self.due - time.monotonic()))
         if self._held:
             self._flush(socket)
-        self._visible(Visible.ENDING)
+        self._visible(AnswerState.ENDING)
         try:
             socket.send([b'{"request_id":' + self._id + b',"end":true}'], ping=True)
         except OSError as exc:
             raise self._gone(str(exc)) from None
-        self._visible(Visible.ENDED)
+        self._visible(AnswerState.ENDED)
         self._socket = None
         self._gateways.keep(self._endpoint, socket)
         return Delivery.TAKEN
@@ -371,7 +371,7 @@ class StreamReply:
 
     def _flush(self, socket: WebSocket) -> None:
         if not self.begun:
-            self._visible(Visible.BEGUN)
+            self._visible(AnswerState.STARTED)
             self.begun = True
         frames, self._held, self._held_bytes = self._held, [], 0
         try:

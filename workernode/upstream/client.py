@@ -23,8 +23,8 @@ from workernode.errors import STILL_BUSY, UpstreamFault, of_bad_answer, of_error
 from workernode.net.connection import Watch
 from workernode.net.http_client import AnswerTooLarge, Exchange, Pool, tls_context
 from workernode.net.sse import Decoder, EventTooLong
-from workernode.protocol import Hold, Kind, LimitSeen, Target
-from workernode.retry import persistently
+from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
+from workernode.retry import call_with_retries
 from workernode.upstream.ratelimit_headers import limits_of, retry_after
 
 # Tries of one delivery. More would keep a task from other nodes, which may be well: after them it is nak'd (spec 4).
@@ -89,7 +89,7 @@ class Question:
 class Upstream:
     """The API, or the local model. Shared by the threads of a worker."""
 
-    def __init__(self, connect_timeout: float, read_timeout: float, tell: Callable[[LimitSeen], None]) -> None:
+    def __init__(self, connect_timeout: float, read_timeout: float, tell: Callable[[RateLimitReport], None]) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._tell = tell
@@ -151,7 +151,7 @@ class Upstream:
 
     def _try(self, question: Question, asked: Asked, client: Client | None, ask: Callable[[], T]) -> T:
         try:
-            return persistently(
+            return call_with_retries(
                 ask,
                 retry=retry_if_exception(_may_pass),
                 wait=_pause,
@@ -277,7 +277,7 @@ class Upstream:
                 return
             if time.monotonic() + wait >= deadline:
                 raise UpstreamFault(
-                    Kind.RATE_LIMIT, "The upstream's rate limit leaves no time for this task.", retry_after=wait
+                    FaultKind.RATE_LIMIT, "The upstream's rate limit leaves no time for this task.", retry_after=wait
                 )
             pause(wait)
 
@@ -450,7 +450,10 @@ def _fault_of(exc: Exception) -> UpstreamFault:
     """What a failed exchange is. One that is too large would be so again."""
     if isinstance(exc, (AnswerTooLarge, EventTooLong)):
         return UpstreamFault(
-            Kind.CLIENT, f"The upstream's answer cannot be passed on: {exc}.", http_status=200, code="answer_too_large"
+            FaultKind.CLIENT,
+            f"The upstream's answer cannot be passed on: {exc}.",
+            http_status=200,
+            code="answer_too_large",
         )
     return of_exception(exc)
 
@@ -479,7 +482,9 @@ def _looks_streamed(head: bytes) -> bool:
 
 def _broken(fault: UpstreamFault) -> UpstreamFault:
     """The same fault, after a part of the answer was relayed: asking again would repeat text."""
-    return UpstreamFault(Kind.BROKEN, fault.message, http_status=fault.http_status, body=fault.body, code=fault.code)
+    return UpstreamFault(
+        FaultKind.BROKEN, fault.message, http_status=fault.http_status, body=fault.body, code=fault.code
+    )
 
 
 _backoff = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE, min=FIRST_PAUSE / 2)

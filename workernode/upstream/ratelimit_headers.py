@@ -1,4 +1,4 @@
-"""What upstream's headers say of its limits: headers in, LimitSeen out. Pure; knows nothing of what is done about it.
+"""What upstream's headers say of its limits: headers in, RateLimitReport out. Pure; does not know what is done with it.
 
 Read are `retry-after-ms`, `Retry-After` and `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` in the forms that
 are met in the wild (developers.openai.com/docs/guides/rate-limits; openai-python `src/openai/_base_client.py`; Azure
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from workernode.protocol import Kind, LimitSeen
+from workernode.protocol import FaultKind, RateLimitReport
 
 # A wait that is longer is told as this: after a day a probe does no harm.
 LONGEST_WAIT = 86_400.0  # seconds
@@ -32,9 +32,9 @@ _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e
 
 
 def limits_of(
-    status: int, headers: Mapping[str, str], at: float, *, asked: float | None = None, kind: Kind | None = None,
+    status: int, headers: Mapping[str, str], at: float, *, asked: float | None = None, kind: FaultKind | None = None,
     wall: float,
-) -> LimitSeen | None:
+) -> RateLimitReport | None:
     """Return what the answer says of upstream's limits, or None if it says nothing.
 
     Args:
@@ -48,8 +48,8 @@ def limits_of(
     reader = _Reader(headers, wall)
     refused = status == 429
     if refused:
-        kind = kind if kind in (Kind.RATE_LIMIT, Kind.RAMP, Kind.QUOTA) else Kind.RATE_LIMIT
-    seen = LimitSeen(
+        kind = kind if kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP, FaultKind.QUOTA) else FaultKind.RATE_LIMIT
+    seen = RateLimitReport(
         at=at, kind=kind if refused else None, asked=asked, retry_after=reader.wait() if refused else None,
         limit_requests=reader.count("x-ratelimit-limit-requests"),
         remaining_requests=reader.count("x-ratelimit-remaining-requests"),
@@ -59,7 +59,7 @@ def limits_of(
         reset_tokens=reader.reset("x-ratelimit-reset-tokens"),
     )
     seen = replace(seen, unknown_formats=reader.unknown)
-    return None if seen == LimitSeen(at=at, kind=None, asked=asked) else seen
+    return None if seen == RateLimitReport(at=at, kind=None, asked=asked) else seen
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:

@@ -17,7 +17,7 @@ from supervisor.model_server.diagnosis import diagnose
 from supervisor.workers import pool
 from tests.support.paths import ROOT
 from workernode import __version__
-from workernode.protocol import Kind, Trouble
+from workernode.protocol import FaultInfo, FaultKind
 from workernode.settings import VARIABLES, SettingsError, load
 
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -111,14 +111,14 @@ def quoted(sentence: str) -> bool:
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [
-        pytest.param(Kind.KEY, 401, "invalid_api_key", id="key"),
-        pytest.param(Kind.QUOTA, 429, "insufficient_quota", id="quota"),
-        pytest.param(Kind.MODEL, 404, "model_not_found", id="model"),
-        pytest.param(Kind.RATE_LIMIT, 429, "rate_limit_exceeded", id="limit"),
+        pytest.param(FaultKind.KEY, 401, "invalid_api_key", id="key"),
+        pytest.param(FaultKind.QUOTA, 429, "insufficient_quota", id="quota"),
+        pytest.param(FaultKind.MODEL, 404, "model_not_found", id="model"),
+        pytest.param(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", id="limit"),
     ],
 )
-def test_the_sentences_about_upstream_are_those_of_the_node(kind: Kind, status: int, code: str) -> None:
-    assert quoted(Words("https://api.example.com", "gpt-5o")(Trouble(kind, status, code, "")))
+def test_the_sentences_about_upstream_are_those_of_the_node(kind: FaultKind, status: int, code: str) -> None:
+    assert quoted(Words("https://api.example.com", "gpt-5o")(FaultInfo(kind, status, code, "")))
 
 
 @pytest.mark.parametrize(

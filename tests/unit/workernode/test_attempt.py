@@ -22,11 +22,11 @@ from tests.support.paths import ROOT
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode import attempt, record
-from workernode.attempt import Shop
+from workernode.attempt import Services
 from workernode.gateway import reply
 from workernode.gateway.reply import Gateways
 from workernode.net import websocket
-from workernode.protocol import Decision, Job, Kind, Outcome, Target, Verdict, Visible
+from workernode.protocol import AnswerState, Decision, FaultKind, Job, Outcome, Rejection, Target
 from workernode.settings import Settings, load
 from workernode.upstream import client as asking
 from workernode.upstream.client import Upstream
@@ -37,22 +37,22 @@ SECRET = "Bearer sk-clients-own-secret-1"
 WORDS = "".join(f"wörd {number} " for number in range(5))
 
 
-class View:
-    """What the supervisor would see; see attempt.View."""
+class Progress:
+    """What the supervisor would see; see attempt.Progress."""
 
     def __init__(self) -> None:
-        self.shown: list[Visible] = []
+        self.shown: list[AnswerState] = []
         self.tokens = 0
 
-    def show(self, state: Visible) -> None:
+    def show_answer_state(self, state: AnswerState) -> None:
         self.shown.append(state)
 
-    def said(self, tokens: int) -> None:
+    def count_tokens(self, tokens: int) -> None:
         self.tokens += tokens
 
 
 class Bench:
-    """A worker's shop with a fake upstream and a fake gateway on its two sides."""
+    """A worker's services with a fake upstream and a fake gateway on its two sides."""
 
     def __init__(self, upstream: FakeUpstream, gateway: FakeGateway, **variables: str) -> None:
         self.up, self.gateway = upstream, gateway
@@ -70,15 +70,17 @@ class Bench:
         self.upstream = Upstream(5.0, LONG, lambda seen: None)
         self.upstream.aim(Target(self.settings.api_url, self.settings.api_key))
         node = record.Node("node-1", "host-a", "remote", "1.2.3", worker=1)
-        self.shop = Shop(self.settings, self.upstream, Gateways(5.0), node)
-        self.view = View()
+        self.services = Services(self.settings, self.upstream, Gateways(5.0), node)
+        self.progress = Progress()
         self.number = 0
 
-    def job(self, payload: bytes, seconds: float = LONG, redeliveries: int = 0, verdict: Verdict | None = None) -> Job:
+    def job(
+        self, payload: bytes, seconds: float = LONG, redeliveries: int = 0, rejection: Rejection | None = None
+    ) -> Job:
         """A delivery of a message that was published two seconds ago and has so many seconds left."""
         self.number += 1
         now, wall = time.monotonic(), time.time()
-        return Job(self.number, 0, payload, wall - 2, wall, now, now + seconds, redeliveries, verdict)
+        return Job(self.number, 0, payload, wall - 2, wall, now, now + seconds, redeliveries, rejection)
 
     def payload(self, id: str, directive: dict[str, Any], stream: bool, changes: dict[str, Any], **chat: Any) -> bytes:
         content = "lab:" + json.dumps(directive)
@@ -101,7 +103,7 @@ class Bench:
         known: bool = True,
         seconds: float = LONG,
         redeliveries: int = 0,
-        verdict: Verdict | None = None,
+        rejection: Rejection | None = None,
         changes: dict[str, Any] | None = None,
         **chat: Any,
     ) -> tuple[Outcome, Answer]:
@@ -110,13 +112,13 @@ class Bench:
         if known:
             self.gateway.register(id)
         payload = self.payload(id, directive or {}, stream, changes or {}, **chat)
-        self.view = View()
-        outcome = attempt.run(self.job(payload, seconds, redeliveries, verdict), self.shop, self.view)
+        self.progress = Progress()
+        outcome = attempt.run(self.job(payload, seconds, redeliveries, rejection), self.services, self.progress)
         return outcome, self.gateway.answer(id)
 
     def close(self) -> None:
         self.upstream.aim(Target("http://127.0.0.1:9/", None))
-        gateways = self.shop.gateways
+        gateways = self.services.gateways
         for pool in gateways._pools.values():
             pool.close()
         for kept in gateways._sockets.values():
@@ -164,13 +166,13 @@ both = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @both
 def test_a_task_is_answered(bench: Bench, stream: bool) -> None:
     outcome, answer = bench.run(stream=stream, temperature=0.5, max_tokens=7)
-    assert (outcome.decision, outcome.status, outcome.reached_upstream) == (Decision.ACK, "answered", True)
-    assert (outcome.stream, outcome.attempts, outcome.trouble) == (stream, 1, None)
+    assert (outcome.decision, outcome.status, outcome.upstream_answered) == (Decision.ACK, "answered", True)
+    assert (outcome.stream, outcome.attempts, outcome.fault) == (stream, 1, None)
     assert (outcome.prompt_tokens, outcome.completion_tokens) == (7, 5)
     assert answer.wait().faults == []
     assert answer.text == (WORDS if stream else "wörd " * 5)
-    assert bench.view.shown[-1] is Visible.ENDED
-    assert bench.view.tokens == 5
+    assert bench.progress.shown[-1] is AnswerState.ENDED
+    assert bench.progress.tokens == 5
     made = told(outcome)
     assert made["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
     assert (made["usage_source"], made["model"], made["upstream_model"]) == ("upstream", "m", "m")
@@ -256,38 +258,38 @@ def test_an_answer_after_retries_is_one_answer(bench: Bench) -> None:
 
 # --- refused, given up, sent back ---
 
-ENDS: dict[str, tuple[dict[str, Any], Decision, str, Kind]] = {
-    "400": ({"status": 400, "err_type": "invalid_request_error"}, Decision.ACK, "refused", Kind.CLIENT),
-    "404": ({"status": 404}, Decision.ACK, "refused", Kind.CLIENT),
-    "413": ({"status": 413, "html": True}, Decision.ACK, "refused", Kind.CLIENT),
-    "422": ({"status": 422}, Decision.ACK, "refused", Kind.CLIENT),
-    "redirect": ({"redirect_to": "/v1/chat/completions"}, Decision.ACK, "refused", Kind.CLIENT),
-    "policy": ({"status": 400, "err_code": "content_policy_violation"}, Decision.ACK, "refused", Kind.CLIENT),
-    "503": ({"status": 503}, Decision.NAK, "upstream_trouble", Kind.PASSING),
-    "reset": ({"reset": True}, Decision.NAK, "upstream_trouble", Kind.PASSING),
-    "html": ({"html": True}, Decision.NAK, "upstream_trouble", Kind.PASSING),
-    "429": ({"status": 429, "err_code": "rate_limit_exceeded"}, Decision.NAK, "rate_limited", Kind.RATE_LIMIT),
-    "429_ramp": ({"status": 429, "err_code": "slow_down"}, Decision.NAK, "rate_limited", Kind.RAMP),
-    "429_quota": ({"status": 429, "err_code": "insufficient_quota"}, Decision.NAK, "quota_used_up", Kind.QUOTA),
-    "401": ({"status": 401, "err_code": "invalid_api_key"}, Decision.NAK, "key_refused", Kind.KEY),
-    "404_model": ({"status": 404, "err_code": "model_not_found"}, Decision.NAK, "model_unknown", Kind.MODEL),
+ENDS: dict[str, tuple[dict[str, Any], Decision, str, FaultKind]] = {
+    "400": ({"status": 400, "err_type": "invalid_request_error"}, Decision.ACK, "refused", FaultKind.CLIENT),
+    "404": ({"status": 404}, Decision.ACK, "refused", FaultKind.CLIENT),
+    "413": ({"status": 413, "html": True}, Decision.ACK, "refused", FaultKind.CLIENT),
+    "422": ({"status": 422}, Decision.ACK, "refused", FaultKind.CLIENT),
+    "redirect": ({"redirect_to": "/v1/chat/completions"}, Decision.ACK, "refused", FaultKind.CLIENT),
+    "policy": ({"status": 400, "err_code": "content_policy_violation"}, Decision.ACK, "refused", FaultKind.CLIENT),
+    "503": ({"status": 503}, Decision.NAK, "upstream_trouble", FaultKind.PASSING),
+    "reset": ({"reset": True}, Decision.NAK, "upstream_trouble", FaultKind.PASSING),
+    "html": ({"html": True}, Decision.NAK, "upstream_trouble", FaultKind.PASSING),
+    "429": ({"status": 429, "err_code": "rate_limit_exceeded"}, Decision.NAK, "rate_limited", FaultKind.RATE_LIMIT),
+    "429_ramp": ({"status": 429, "err_code": "slow_down"}, Decision.NAK, "rate_limited", FaultKind.RAMP),
+    "429_quota": ({"status": 429, "err_code": "insufficient_quota"}, Decision.NAK, "quota_used_up", FaultKind.QUOTA),
+    "401": ({"status": 401, "err_code": "invalid_api_key"}, Decision.NAK, "key_refused", FaultKind.KEY),
+    "404_model": ({"status": 404, "err_code": "model_not_found"}, Decision.NAK, "model_unknown", FaultKind.MODEL),
 }
 
 
 @both
 @pytest.mark.parametrize(("directive", "decision", "status", "kind"), ENDS.values(), ids=ENDS.keys())
 def test_a_fault_of_upstream_ends_a_delivery(
-    bench: Bench, directive: dict[str, Any], decision: Decision, status: str, kind: Kind, stream: bool
+    bench: Bench, directive: dict[str, Any], decision: Decision, status: str, kind: FaultKind, stream: bool
 ) -> None:
     outcome, answer = bench.run({"err_msg": "what upstream said", **directive}, stream)
-    assert (outcome.decision, outcome.status, outcome.reached_upstream) == (decision, status, False)
-    assert outcome.trouble is not None
-    assert outcome.trouble.kind is kind
+    assert (outcome.decision, outcome.status, outcome.upstream_answered) == (decision, status, False)
+    assert outcome.fault is not None
+    assert outcome.fault.kind is kind
     made = told(outcome)
     assert made["outcome"]["error"] is not None
     if decision is Decision.NAK:
         assert not answer.posts + answer.frames  # type: ignore[operator]
-        assert Visible.BEGUN not in bench.view.shown
+        assert AnswerState.STARTED not in bench.progress.shown
         return
     assert answer.wait().faults == []
     assert answer.error is not None
@@ -321,8 +323,8 @@ def test_a_fault_at_the_end_of_the_tasks_time_is_told_as_that(bench: Bench, stre
 def test_what_upstream_asks_to_wait_goes_with_a_task_that_goes_back(bench: Bench, retry_after: str) -> None:
     outcome, _ = bench.run({"status": 429, "headers": {"Retry-After": retry_after}}, seconds=5)
     assert outcome.decision is Decision.NAK
-    assert outcome.trouble is not None
-    assert outcome.trouble.retry_after == float(retry_after)
+    assert outcome.fault is not None
+    assert outcome.fault.retry_after == float(retry_after)
 
 
 @both
@@ -358,7 +360,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_is_billed(
     made = told(outcome)
     assert made["usage_source"] == "counted"
     assert made["usage"]["completion_tokens"] == outcome.completion_tokens >= 1
-    assert bench.view.shown[0] is Visible.BEGUN
+    assert bench.progress.shown[0] is AnswerState.STARTED
 
 
 def test_usage_that_came_before_the_break_is_billed(bench: Bench) -> None:
@@ -485,7 +487,7 @@ def test_a_task_that_is_too_old_is_not_run(bench: Bench, stream: bool) -> None:
 @both
 def test_a_verdict_is_told_instead_of_the_task_being_run(bench: Bench, stream: bool) -> None:
     error = {"error": {"message": "x", "type": "server_error", "param": None, "code": "worker_died"}}
-    outcome, answer = bench.run(stream=stream, verdict=Verdict("poison", Decision.DEAD_LETTER, error, 0))
+    outcome, answer = bench.run(stream=stream, rejection=Rejection("poison", Decision.DEAD_LETTER, error, 0))
     assert (outcome.decision, outcome.status) == (Decision.DEAD_LETTER, "poison")
     assert answer.wait().data == error
     assert (answer.ends, bench.up.requests) == (int(stream), [])
@@ -495,7 +497,7 @@ def test_a_verdict_is_told_instead_of_the_task_being_run(bench: Bench, stream: b
 def test_a_verdict_on_a_stream_that_has_begun_ends_it(bench: Bench, stream: bool) -> None:
     """Of a worker that died: its successor ends what the client has begun to see."""
     error = {"error": {"message": "x", "type": "upstream_error", "param": None, "code": "stream_interrupted"}}
-    outcome, answer = bench.run(stream=stream, verdict=Verdict("broken", Decision.ACK, error, 0))
+    outcome, answer = bench.run(stream=stream, rejection=Rejection("broken", Decision.ACK, error, 0))
     assert (outcome.decision, outcome.status) == (Decision.ACK, "broken")
     assert answer.wait().error == error["error"]
 
@@ -530,7 +532,7 @@ def test_what_is_not_a_task_is_dead_lettered_and_its_client_told(
 def test_a_body_that_can_be_read_and_not_be_written_is_no_task(bench: Bench) -> None:
     bench.gateway.register("x")
     payload = bench.payload("x", {}, False, {}).replace(b'"model": "m"', b'"model": 1e400')
-    outcome = attempt.run(bench.job(payload), bench.shop, bench.view)
+    outcome = attempt.run(bench.job(payload), bench.services, bench.progress)
     assert (outcome.decision, outcome.status) == (Decision.DEAD_LETTER, "malformed")
     assert bench.gateway.answer("x").wait().error is not None
     told(outcome)
@@ -538,7 +540,7 @@ def test_a_body_that_can_be_read_and_not_be_written_is_no_task(bench: Bench) -> 
 
 def test_a_message_that_can_not_be_read_at_all_is_dead_lettered(bench: Bench) -> None:
     for payload in (b"", b"rubbish", b"\xff" * 100, b"[" * 100_000, b'{"request_id": 1}'):
-        outcome = attempt.run(bench.job(payload), bench.shop, bench.view)
+        outcome = attempt.run(bench.job(payload), bench.services, bench.progress)
         assert (outcome.decision, outcome.status, outcome.request_id) == (Decision.DEAD_LETTER, "malformed", "")
         assert told(outcome)["request"]["bytes"] == len(payload)
 
@@ -560,7 +562,7 @@ def test_a_fault_of_our_own_before_anything_left_sends_it_back(
 
 
 def test_a_fault_of_our_own_in_the_middle_of_a_stream_ends_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(View, "said", lambda *_: 1 / 0)
+    monkeypatch.setattr(Progress, "count_tokens", lambda *_: 1 / 0)
     outcome, answer = bench.run(stream=True)
     assert (outcome.decision, outcome.status) == (Decision.ACK, "broken")
     assert answer.wait().error is not None
@@ -658,4 +660,4 @@ MESSAGE = st.fixed_dictionaries(
 def test_any_message_yields_a_decision(bench: Bench, monkeypatch: pytest.MonkeyPatch, message: bytes) -> None:
     monkeypatch.setattr(reply, "SHORTEST_OFFER", 0.0)
     bench.up.script(lambda one: {})
-    told(attempt.run(bench.job(message, seconds=0.001), bench.shop, bench.view))
+    told(attempt.run(bench.job(message, seconds=0.001), bench.services, bench.progress))

@@ -24,7 +24,7 @@ from workernode.errors import (
     openai_error,
     timeout_error,
 )
-from workernode.protocol import Kind
+from workernode.protocol import FaultKind
 
 KEY = "sk-canary-5b1f0c7e9d"
 
@@ -33,7 +33,7 @@ def body(code: object = None, type: object = "invalid_request_error", message: o
     return json.dumps({"error": {"message": message, "type": type, "param": None, "code": code}}).encode()
 
 
-def kind_of(status: int, raw: bytes = b"", *, own_model: bool = True, **headers: str) -> Kind:
+def kind_of(status: int, raw: bytes = b"", *, own_model: bool = True, **headers: str) -> FaultKind:
     told = {name.replace("_", "-"): value for name, value in headers.items()}
     return of_response(status, told, raw, own_model=own_model).kind
 
@@ -42,105 +42,105 @@ def kind_of(status: int, raw: bytes = b"", *, own_model: bool = True, **headers:
 
 KINDS = {
     # The request itself.
-    "400": (400, body("context_length_exceeded"), Kind.CLIENT),
-    "400_without_a_body": (400, b"", Kind.CLIENT),
-    "405": (405, b"", Kind.CLIENT),
-    "413": (413, b"<html>", Kind.CLIENT),
-    "415": (415, b"", Kind.CLIENT),
-    "422": (422, b'{"detail":"x"}', Kind.CLIENT),
-    "404_of_anything": (404, b"page not found", Kind.CLIENT),
-    "403_by_policy": (403, body("content_policy_violation"), Kind.CLIENT),
-    "redirect": (307, b"", Kind.CLIENT),
+    "400": (400, body("context_length_exceeded"), FaultKind.CLIENT),
+    "400_without_a_body": (400, b"", FaultKind.CLIENT),
+    "405": (405, b"", FaultKind.CLIENT),
+    "413": (413, b"<html>", FaultKind.CLIENT),
+    "415": (415, b"", FaultKind.CLIENT),
+    "422": (422, b'{"detail":"x"}', FaultKind.CLIENT),
+    "404_of_anything": (404, b"page not found", FaultKind.CLIENT),
+    "403_by_policy": (403, body("content_policy_violation"), FaultKind.CLIENT),
+    "redirect": (307, b"", FaultKind.CLIENT),
     # Passing.
-    "408": (408, b"", Kind.PASSING),
-    "409": (409, body(), Kind.PASSING),
-    "425": (425, b"", Kind.PASSING),
-    "500": (500, body(type="server_error"), Kind.PASSING),
-    "502_page_of_a_proxy": (502, b"<html>", Kind.PASSING),
-    "503": (503, body("server_is_overloaded", "service_unavailable_error"), Kind.PASSING),
-    "529": (529, body(type="overloaded_error"), Kind.PASSING),
-    "204": (204, b"", Kind.PASSING),
-    "500_that_speaks_of_a_client": (500, body("context_length_exceeded"), Kind.PASSING),
+    "408": (408, b"", FaultKind.PASSING),
+    "409": (409, body(), FaultKind.PASSING),
+    "425": (425, b"", FaultKind.PASSING),
+    "500": (500, body(type="server_error"), FaultKind.PASSING),
+    "502_page_of_a_proxy": (502, b"<html>", FaultKind.PASSING),
+    "503": (503, body("server_is_overloaded", "service_unavailable_error"), FaultKind.PASSING),
+    "529": (529, body(type="overloaded_error"), FaultKind.PASSING),
+    "204": (204, b"", FaultKind.PASSING),
+    "500_that_speaks_of_a_client": (500, body("context_length_exceeded"), FaultKind.PASSING),
     # The three kinds of 429.
-    "429": (429, b"", Kind.RATE_LIMIT),
-    "429_page_of_a_proxy": (429, b"<html>Too many requests: insufficient_quota</html>", Kind.RATE_LIMIT),
-    "429_requests": (429, body("rate_limit_exceeded", "requests"), Kind.RATE_LIMIT),
-    "429_tokens": (429, body(None, "tokens"), Kind.RATE_LIMIT),
+    "429": (429, b"", FaultKind.RATE_LIMIT),
+    "429_page_of_a_proxy": (429, b"<html>Too many requests: insufficient_quota</html>", FaultKind.RATE_LIMIT),
+    "429_requests": (429, body("rate_limit_exceeded", "requests"), FaultKind.RATE_LIMIT),
+    "429_tokens": (429, body(None, "tokens"), FaultKind.RATE_LIMIT),
     "429_words_do_not_count": (
         429,
         body("rate_limit_exceeded", "requests", "insufficient_quota billing"),
-        Kind.RATE_LIMIT,
+        FaultKind.RATE_LIMIT,
     ),
-    "429_number_as_code": (429, body(429, None), Kind.RATE_LIMIT),
-    "429_that_names_a_key": (429, body("invalid_api_key"), Kind.RATE_LIMIT),
-    "429_ramp": (429, body("slow_down", "rate_limit_error"), Kind.RAMP),
-    "429_quota": (429, body("insufficient_quota", "insufficient_quota"), Kind.QUOTA),
-    "429_quota_by_type_alone": (429, body(None, "insufficient_quota"), Kind.QUOTA),
-    "429_credit": (429, body("credit_balance_exhausted"), Kind.QUOTA),
-    "429_organization_spend": (429, body("organization_spend_limit_exceeded"), Kind.QUOTA),
-    "429_project_spend": (429, body("project_spend_limit_exceeded"), Kind.QUOTA),
-    "429_organization_usage": (429, body("organization_usage_limit_exceeded"), Kind.QUOTA),
-    "429_billing": (429, body("billing_hard_limit_reached"), Kind.QUOTA),
-    "402": (402, b"", Kind.QUOTA),
+    "429_number_as_code": (429, body(429, None), FaultKind.RATE_LIMIT),
+    "429_that_names_a_key": (429, body("invalid_api_key"), FaultKind.RATE_LIMIT),
+    "429_ramp": (429, body("slow_down", "rate_limit_error"), FaultKind.RAMP),
+    "429_quota": (429, body("insufficient_quota", "insufficient_quota"), FaultKind.QUOTA),
+    "429_quota_by_type_alone": (429, body(None, "insufficient_quota"), FaultKind.QUOTA),
+    "429_credit": (429, body("credit_balance_exhausted"), FaultKind.QUOTA),
+    "429_organization_spend": (429, body("organization_spend_limit_exceeded"), FaultKind.QUOTA),
+    "429_project_spend": (429, body("project_spend_limit_exceeded"), FaultKind.QUOTA),
+    "429_organization_usage": (429, body("organization_usage_limit_exceeded"), FaultKind.QUOTA),
+    "429_billing": (429, body("billing_hard_limit_reached"), FaultKind.QUOTA),
+    "402": (402, b"", FaultKind.QUOTA),
     # A person must act.
-    "401": (401, body("invalid_api_key"), Kind.KEY),
-    "401_without_a_body": (401, b"", Kind.KEY),
-    "403": (403, b"", Kind.KEY),
-    "403_unsupported_country": (403, body("unsupported_country_region_territory", "request_forbidden"), Kind.KEY),
-    "403_no_access_to_our_model": (403, body("model_not_found"), Kind.MODEL),
-    "403_billing": (403, body("billing_not_active"), Kind.QUOTA),
-    "403_invalid_request": (403, body(None, "invalid_request_error"), Kind.KEY),
-    "404_model": (404, body("model_not_found"), Kind.MODEL),
+    "401": (401, body("invalid_api_key"), FaultKind.KEY),
+    "401_without_a_body": (401, b"", FaultKind.KEY),
+    "403": (403, b"", FaultKind.KEY),
+    "403_unsupported_country": (403, body("unsupported_country_region_territory", "request_forbidden"), FaultKind.KEY),
+    "403_no_access_to_our_model": (403, body("model_not_found"), FaultKind.MODEL),
+    "403_billing": (403, body("billing_not_active"), FaultKind.QUOTA),
+    "403_invalid_request": (403, body(None, "invalid_request_error"), FaultKind.KEY),
+    "404_model": (404, body("model_not_found"), FaultKind.MODEL),
 }
 
 
 @pytest.mark.parametrize(("status", "raw", "kind"), KINDS.values(), ids=KINDS.keys())
-def test_an_answer_that_is_no_200_is_of_a_kind(status: int, raw: bytes, kind: Kind) -> None:
+def test_an_answer_that_is_no_200_is_of_a_kind(status: int, raw: bytes, kind: FaultKind) -> None:
     fault = of_response(status, {}, raw, own_model=True)
     assert (fault.kind, fault.http_status) == (kind, status)
 
 
 def test_a_model_that_the_client_chose_is_the_clients_fault() -> None:
     for status in (403, 404):
-        assert kind_of(status, body("model_not_found"), own_model=False) is Kind.CLIENT
+        assert kind_of(status, body("model_not_found"), own_model=False) is FaultKind.CLIENT
 
 
 @pytest.mark.parametrize(
     ("status", "said", "kind"),
     [
-        (400, "true", Kind.PASSING),
-        (400, "TRUE ", Kind.PASSING),
-        (503, "false", Kind.CLIENT),
-        (409, "false", Kind.CLIENT),
-        (503, "maybe", Kind.PASSING),
-        (429, "true", Kind.RATE_LIMIT),
-        (401, "true", Kind.KEY),
+        (400, "true", FaultKind.PASSING),
+        (400, "TRUE ", FaultKind.PASSING),
+        (503, "false", FaultKind.CLIENT),
+        (409, "false", FaultKind.CLIENT),
+        (503, "maybe", FaultKind.PASSING),
+        (429, "true", FaultKind.RATE_LIMIT),
+        (401, "true", FaultKind.KEY),
     ],
 )
-def test_upstream_says_itself_whether_asking_again_helps(status: int, said: str, kind: Kind) -> None:
+def test_upstream_says_itself_whether_asking_again_helps(status: int, said: str, kind: FaultKind) -> None:
     assert kind_of(status, x_should_retry=said) is kind
 
 
 # --- an error inside a 200 ---
 
 INSIDE = {
-    "server_error": ({"message": "x", "type": "server_error"}, Kind.PASSING),
-    "without_anything": ({}, Kind.PASSING),
-    "rate_limit": ({"type": "requests", "code": "rate_limit_exceeded"}, Kind.RATE_LIMIT),
-    "quota": ({"type": "insufficient_quota"}, Kind.QUOTA),
-    "key": ({"code": "invalid_api_key"}, Kind.KEY),
-    "client": ({"type": "invalid_request_error"}, Kind.CLIENT),
-    "policy": ({"code": "content_filter"}, Kind.CLIENT),
-    "status_as_code": ({"code": 400}, Kind.CLIENT),
-    "status_as_code_503": ({"code": 503}, Kind.PASSING),
-    "status_as_code_401": ({"code": 401}, Kind.KEY),
-    "number_that_is_no_status": ({"code": 7}, Kind.PASSING),
-    "model": ({"code": "model_not_found"}, Kind.MODEL),
+    "server_error": ({"message": "x", "type": "server_error"}, FaultKind.PASSING),
+    "without_anything": ({}, FaultKind.PASSING),
+    "rate_limit": ({"type": "requests", "code": "rate_limit_exceeded"}, FaultKind.RATE_LIMIT),
+    "quota": ({"type": "insufficient_quota"}, FaultKind.QUOTA),
+    "key": ({"code": "invalid_api_key"}, FaultKind.KEY),
+    "client": ({"type": "invalid_request_error"}, FaultKind.CLIENT),
+    "policy": ({"code": "content_filter"}, FaultKind.CLIENT),
+    "status_as_code": ({"code": 400}, FaultKind.CLIENT),
+    "status_as_code_503": ({"code": 503}, FaultKind.PASSING),
+    "status_as_code_401": ({"code": 401}, FaultKind.KEY),
+    "number_that_is_no_status": ({"code": 7}, FaultKind.PASSING),
+    "model": ({"code": "model_not_found"}, FaultKind.MODEL),
 }
 
 
 @pytest.mark.parametrize(("error", "kind"), INSIDE.values(), ids=INSIDE.keys())
-def test_an_error_inside_a_200_is_of_a_kind(error: dict[str, Any], kind: Kind) -> None:
+def test_an_error_inside_a_200_is_of_a_kind(error: dict[str, Any], kind: FaultKind) -> None:
     fault = of_error_object(error, own_model=True)
     assert (fault.kind, fault.body, fault.http_status) == (kind, {"error": error}, 200)
 
@@ -152,7 +152,7 @@ def test_upstreams_own_error_reaches_the_client_as_it_is() -> None:
     raw = json.dumps({"error": {"message": "x" * 900, "inner": [1]}, "request_id": "r"}).encode()
     fault = of_response(400, {}, raw, own_model=True)
     assert fault.body == json.loads(raw)
-    assert len(fault.trouble().message) <= errors.MAX_MESSAGE, "what people read is bounded"
+    assert len(fault.info().message) <= errors.MAX_MESSAGE, "what people read is bounded"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_redirect_says_what_to_do() -> None:
         (malformed_error("no"), "invalid_request_error", "malformed_task"),
         (errors.broken_error("no"), "upstream_error", "stream_interrupted"),
         (of_bad_answer("no").body, "upstream_error", "bad_answer"),
-        (UpstreamFault(Kind.PASSING, "no").body, "upstream_error", None),
+        (UpstreamFault(FaultKind.PASSING, "no").body, "upstream_error", None),
     ],
 )
 def test_our_own_errors_have_openais_shape(made: dict[str, Any], type: str, code: str | None) -> None:
@@ -222,7 +222,7 @@ EXCEPTIONS = {
 @pytest.mark.parametrize(("exc", "words"), EXCEPTIONS.values(), ids=EXCEPTIONS.keys())
 def test_a_connection_that_failed_is_passing_and_told_in_words(exc: Exception, words: str) -> None:
     fault = of_exception(exc)
-    assert (fault.kind, fault.http_status) == (Kind.PASSING, 0)
+    assert (fault.kind, fault.http_status) == (FaultKind.PASSING, 0)
     assert words in fault.message
     assert len(fault.message) < 300
 
@@ -293,9 +293,9 @@ def test_any_error_inside_a_200_is_of_a_kind_and_can_be_told(error: dict[str, An
 
 
 def _can_be_told(fault: UpstreamFault) -> None:
-    assert isinstance(fault.kind, Kind)
+    assert isinstance(fault.kind, FaultKind)
     assert isinstance(fault.body["error"], dict)
     assert fault.message
-    assert isinstance(fault.trouble().code, str)
+    assert isinstance(fault.info().code, str)
     text = json.dumps(hide(fault.body, [KEY]), allow_nan=False)
     assert isinstance(json.loads(text)["error"], dict)

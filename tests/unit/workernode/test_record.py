@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from tests.support.paths import ROOT
 from workernode import record
-from workernode.protocol import Decision, Stages
+from workernode.protocol import Decision, Durations
 from workernode.record import (
     MAX_BYTES,
     Client,
@@ -71,7 +71,7 @@ def test_an_answered_task_is_told_whole() -> None:
             usage=usage, usage_source="upstream", client=client_of(headers, data),
             request=request_of(data, stream=True, size=812),
             times=Times(published=0, received=1.5, answered=1763920000.1234),
-            stages=Stages(queue=-0.003, waiting=0.0012, total=1.2345), attempts=2, redeliveries=1,
+            durations=Durations(queue=-0.003, waiting=0.0012, total=1.2345), attempts=2, redeliveries=1,
             end_reason="stop", http_status=200,
         )
     )  # fmt: skip
@@ -251,7 +251,7 @@ ANY_RECORD = st.builds(
     client=st.builds(client_of, HEADERS, ASKED),
     request=st.builds(request_of, ASKED, stream=st.booleans(), size=st.integers(0, 5_000_000)),
     times=st.builds(Times, *[MOMENT] * 6),
-    stages=st.builds(Stages, *[MOMENT] * 6),
+    durations=st.builds(Durations, *[MOMENT] * 6),
     end_reason=st.none() | TEXT,
     error=st.builds(error_of, st.fixed_dictionaries({"error": st.dictionaries(st.sampled_from(ERROR), JSON | TEXT)})),
 )
@@ -272,7 +272,7 @@ def test_the_largest_record_is_below_the_limit(sign: str) -> None:
         usage = {f"{'k' * 45}{number}": value for number in range(99)}
         whole = Record(
             wide, 10**9, node, wide, Decision.DEAD_LETTER, wide, wide, wide, wide, usage, "upstream",
-            Client(wide, wide, wide), request, Times(*[1e9] * 6), Stages(*[1e14] * 6), 10**9, 10**9, wide, 999,
+            Client(wide, wide, wide), request, Times(*[1e9] * 6), Durations(*[1e14] * 6), 10**9, 10**9, wide, 999,
             Error(wide, wide, wide),
         )  # fmt: skip
         read(encode(whole))

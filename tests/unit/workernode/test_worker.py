@@ -23,7 +23,18 @@ from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode import worker
-from workernode.protocol import Decision, FromWorker, Hold, Job, LimitSeen, Outcome, Ready, Stop, Target, Visible
+from workernode.protocol import (
+    AnswerState,
+    Decision,
+    FromWorker,
+    Hold,
+    Job,
+    Outcome,
+    RateLimitReport,
+    Ready,
+    Stop,
+    Target,
+)
 from workernode.record import Node
 from workernode.settings import load
 from workernode.worker import LENGTH, Outbox, Unpacker
@@ -105,7 +116,11 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         inbox, self.inbox = context.Pipe(duplex=False)
         self.outbox, outbox = context.Pipe(duplex=False)
-        self.visible, self.said, self.beat = RawArray("B", slots), RawArray("d", slots), RawValue("d", 0.0)
+        self.answer_states, self.token_counts, self.beat = (
+            RawArray("B", slots),
+            RawArray("d", slots),
+            RawValue("d", 0.0),
+        )
         settings = load(
             {
                 "NODE_TYPE": "remote",
@@ -116,8 +131,10 @@ class Worker:
             }
         )
         node = Node("node-1", "host-a", "remote", "1.2.3", worker=0)
-        birth = worker.Birth(settings, node, inbox, outbox, self.visible, self.said, self.beat)
-        self.process = context.Process(target=worker.main, args=(birth,), daemon=True)
+        arguments = worker.WorkerArguments(
+            settings, node, inbox, outbox, self.answer_states, self.token_counts, self.beat
+        )
+        self.process = context.Process(target=worker.main, args=(arguments,), daemon=True)
         self.process.start()
         inbox.close()
         outbox.close()
@@ -182,7 +199,7 @@ def test_a_life_of_a_worker(crew: Worker, upstream: FakeUpstream, gateway: FakeG
     crew.hand(1, {"gate": "held"})
     upstream.wait_for_inflight(2)
     gateway.wait_for_frames(slow, 1)
-    assert list(crew.visible)[:2] == [Visible.BEGUN, Visible.NOTHING]
+    assert list(crew.answer_states)[:2] == [AnswerState.STARTED, AnswerState.NOT_STARTED]
     quick = crew.hand(2)
     assert gateway.answer(quick).wait().text
     crew.hear(lambda: len(crew.outcomes()) == 1, "first outcome")
@@ -193,8 +210,8 @@ def test_a_life_of_a_worker(crew: Worker, upstream: FakeUpstream, gateway: FakeG
     assert {one.status for one in crew.outcomes()} == {"answered"}
     gateway.wait_all([one.request_id for one in crew.outcomes()])
     assert gateway.faults() == []
-    assert list(crew.visible) == [Visible.ENDED] * 3 + [Visible.NOTHING]
-    assert list(crew.said) == [2, 5, 5, 0]
+    assert list(crew.answer_states) == [AnswerState.ENDED] * 3 + [AnswerState.NOT_STARTED]
+    assert list(crew.token_counts) == [2, 5, 5, 0]
     again = crew.hand(0)  # its slots are used again and again
     assert gateway.answer(again).wait().text
     crew.inbox.send(Stop())
@@ -206,7 +223,9 @@ def test_what_upstream_says_of_limits_is_told_at_once_and_holds_are_heeded(
     crew: Worker, upstream: FakeUpstream, gateway: FakeGateway
 ) -> None:
     crew.hand(0, {"headers": {"x-ratelimit-remaining-requests": "3"}, "gate_chunks": "never"}, stream=True)
-    crew.hear(lambda: [one for one in crew.heard if isinstance(one, LimitSeen)], "LimitSeen before the outcome")
+    crew.hear(
+        lambda: [one for one in crew.heard if isinstance(one, RateLimitReport)], "RateLimitReport before the outcome"
+    )
     assert crew.outcomes() == []
     crew.inbox.send(Hold(time.monotonic() + 0.5))
     started = time.time()

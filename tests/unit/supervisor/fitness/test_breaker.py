@@ -25,12 +25,12 @@ from supervisor.fitness.messages import Words
 from supervisor.fitness.pacing import UNPACED
 from tests.support.paths import ROOT
 from tests.support.ratelimit import Form, World, simulate
-from workernode.protocol import Hold, Kind, LimitSeen, Trouble
+from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
 
 WORDS = Words("https://api.openai.com", "gpt-4", "prod/gpt-4")
-KEY = Trouble(Kind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
-QUOTA = Trouble(Kind.QUOTA, 429, "insufficient_quota", "You exceeded your current quota.")
-MODEL = Trouble(Kind.MODEL, 404, "model_not_found", "The model does not exist.")
+KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
+QUOTA = FaultInfo(FaultKind.QUOTA, 429, "insufficient_quota", "You exceeded your current quota.")
+MODEL = FaultInfo(FaultKind.MODEL, 404, "model_not_found", "The model does not exist.")
 
 
 def made() -> Fitness:
@@ -39,26 +39,26 @@ def made() -> Fitness:
 
 def refuse(fitness: Fitness, now: float, wait: float | None = 1.0, asked: float | None = None) -> None:
     """A call is answered 429."""
-    fitness.limit_seen(now, LimitSeen(at=now, kind=Kind.RATE_LIMIT, asked=asked or now, retry_after=wait))
+    fitness.limit_seen(now, RateLimitReport(at=now, kind=FaultKind.RATE_LIMIT, asked=asked or now, retry_after=wait))
 
 
 def answer(fitness: Fitness, now: float, asked: float | None = None) -> None:
     """A call is answered well."""
-    fitness.ended(now, now if asked is None else asked, None, reached_upstream=True, was_probe=False)
+    fitness.ended(now, now if asked is None else asked, None, upstream_answered=True, was_probe=False)
 
 
-def fail(fitness: Fitness, now: float, trouble: Trouble | None) -> None:
+def fail(fitness: Fitness, now: float, trouble: FaultInfo | None) -> None:
     """A task ends with a trouble."""
-    fitness.ended(now, now, trouble, reached_upstream=False, was_probe=False)
+    fitness.ended(now, now, trouble, upstream_answered=False, was_probe=False)
 
 
-def probe(fitness: Fitness, now: float, trouble: Trouble | None, well: bool = False) -> None:
+def probe(fitness: Fitness, now: float, trouble: FaultInfo | None, well: bool = False) -> None:
     """The task taken now is the probe, and ends at once."""
     assert fitness.admit(now) == Admission(Admit.PROBE)
-    fitness.ended(now, now, trouble, reached_upstream=well, was_probe=True)
+    fitness.ended(now, now, trouble, upstream_answered=well, was_probe=True)
 
 
-def unfit(trouble: Trouble = KEY, now: float = 100.0) -> Fitness:
+def unfit(trouble: FaultInfo = KEY, now: float = 100.0) -> Fitness:
     fitness = made()
     fail(fitness, now, trouble)
     return fitness
@@ -110,15 +110,17 @@ def test_a_thousand_bad_requests_never_make_it_unfit() -> None:
     for number in range(1000):
         status = (400, 404, 422)[number % 3]
         fitness.admit(number / 10)
-        fail(fitness, number / 10, Trouble(Kind.CLIENT, status, "invalid_request_error", "no"))
+        fail(fitness, number / 10, FaultInfo(FaultKind.CLIENT, status, "invalid_request_error", "no"))
     assert fitness.state is State.FIT
     assert fitness.reports() == []
 
 
-@pytest.mark.parametrize("kind", [Kind.CLIENT, Kind.PASSING, Kind.BROKEN, Kind.RATE_LIMIT, Kind.RAMP])
-def test_what_is_not_the_nodes_or_passes_leaves_it_fit(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kind", [FaultKind.CLIENT, FaultKind.PASSING, FaultKind.BROKEN, FaultKind.RATE_LIMIT, FaultKind.RAMP]
+)
+def test_what_is_not_the_nodes_or_passes_leaves_it_fit(kind: FaultKind) -> None:
     fitness = made()
-    fail(fitness, 1.0, Trouble(kind, 500, "", ""))
+    fail(fitness, 1.0, FaultInfo(kind, 500, "", ""))
     assert fitness.state is State.FIT
 
 
@@ -194,7 +196,9 @@ def test_successes_of_calls_that_were_asked_before_the_refusal_count_for_nothing
 def test_figures_of_a_later_call_lift_a_limit_as_well() -> None:
     fitness = limited(100.0)
     for asked, state in ((99.0, State.LIMITED), (101.5, State.FIT)):
-        fitness.limit_seen(102.0, LimitSeen(at=102.0, kind=None, asked=asked, limit_requests=60, remaining_requests=5))
+        fitness.limit_seen(
+            102.0, RateLimitReport(at=102.0, kind=None, asked=asked, limit_requests=60, remaining_requests=5)
+        )
         assert fitness.state is state
 
 
@@ -234,7 +238,7 @@ def test_limits_that_lift_in_between_never_last() -> None:
 
 
 @pytest.mark.parametrize("trouble", [KEY, QUOTA, MODEL], ids=lambda trouble: str(trouble.kind.value))
-def test_key_quota_and_model_make_the_node_unfit_and_are_reported_once(trouble: Trouble) -> None:
+def test_key_quota_and_model_make_the_node_unfit_and_are_reported_once(trouble: FaultInfo) -> None:
     fitness = made()
     for number in range(50):
         fail(fitness, 100.0 + number / 100, trouble)
@@ -263,7 +267,7 @@ def test_probes_come_at_growing_intervals_from_one_second_to_a_minute() -> None:
     while now < 600:
         if fitness.admit(now).admit is Admit.PROBE:
             probes.append(now)
-            fitness.ended(now, now, KEY, reached_upstream=False, was_probe=True)
+            fitness.ended(now, now, KEY, upstream_answered=False, was_probe=True)
         now += 0.25
     gaps = [after - before for before, after in zip([0.0, *probes], probes, strict=False)]
     assert gaps[:7] == [FIRST_PROBE, 2, 4, 8, 16, 32, LAST_PROBE]
@@ -285,8 +289,8 @@ def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
     assert fitness.trouble is None
 
 
-@pytest.mark.parametrize("trouble", [None, Trouble(Kind.CLIENT, 400, "invalid_request_error", "")])
-def test_a_probe_that_says_nothing_about_the_node_is_followed_by_the_next_task(trouble: Trouble | None) -> None:
+@pytest.mark.parametrize("trouble", [None, FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")])
+def test_a_probe_that_says_nothing_about_the_node_is_followed_by_the_next_task(trouble: FaultInfo | None) -> None:
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, trouble)
     assert fitness.state is State.UNFIT
@@ -296,7 +300,7 @@ def test_a_probe_that_says_nothing_about_the_node_is_followed_by_the_next_task(t
 def test_a_probe_that_fails_otherwise_keeps_the_reason() -> None:
     fitness = unfit(KEY, now=100.0)
     fitness.reports()
-    probe(fitness, 101.0, Trouble(Kind.PASSING, 503, "", ""))
+    probe(fitness, 101.0, FaultInfo(FaultKind.PASSING, 503, "", ""))
     assert (fitness.state, fitness.trouble, fitness.reports()) == (State.UNFIT, KEY, [])
     assert fitness.admit(102.0).admit is Admit.SEND_BACK
 
@@ -313,7 +317,7 @@ def test_a_probe_that_meets_a_short_limit_is_not_reported_as_such() -> None:
     fitness = unfit(KEY, now=100.0)
     fitness.reports()
     refuse(fitness, 101.0)
-    probe(fitness, 102.0, Trouble(Kind.RATE_LIMIT, 429, "rate_limit_exceeded", ""))
+    probe(fitness, 102.0, FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", ""))
     assert (fitness.trouble, fitness.reports()) == (KEY, [])
 
 
@@ -333,7 +337,7 @@ def test_answers_of_tasks_that_were_under_way_do_not_restore_an_unfit_node() -> 
 def test_a_failure_from_before_it_was_restored_does_not_make_it_unfit_again() -> None:
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, None, well=True)
-    fitness.ended(102.0, 99.5, KEY, reached_upstream=False, was_probe=False)
+    fitness.ended(102.0, 99.5, KEY, upstream_answered=False, was_probe=False)
     assert fitness.state is State.FIT
 
 
@@ -372,10 +376,10 @@ def test_the_sentence_names_what_where_and_what_to_do() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_every_kind_has_a_sentence_without_upstreams_own_words(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", FaultKind)
+def test_every_kind_has_a_sentence_without_upstreams_own_words(kind: FaultKind) -> None:
     words = Words("https://host.example:8443", "llama")
-    sentence = words(Trouble(kind, 0, "", "sk-secret"))
+    sentence = words(FaultInfo(kind, 0, "", "sk-secret"))
     assert "https://host.example:8443" in sentence
     assert "no answer" in sentence
     assert "AIModel" not in sentence

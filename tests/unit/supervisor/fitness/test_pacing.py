@@ -8,7 +8,7 @@ from supervisor.fitness.header_pacing import STALE_AFTER
 from supervisor.fitness.pacing import CUT, UNPACED, Ceiling, Pacer
 from supervisor.fitness.refusal_pacing import RAMP_CALLS
 from tests.support.ratelimit import Form, World, simulate
-from workernode.protocol import Kind, LimitSeen
+from workernode.protocol import FaultKind, RateLimitReport
 
 LIMIT_USED, MOST_REFUSED = 0.9, 0.02  # issue 5, first line of "Done when"
 
@@ -67,8 +67,8 @@ def test_a_small_budget_is_used_too() -> None:
 # Pacer
 
 
-def seen(remaining: int | None = None, kind: Kind | None = None, tokens: int | None = None) -> LimitSeen:
-    return LimitSeen(
+def seen(remaining: int | None = None, kind: FaultKind | None = None, tokens: int | None = None) -> RateLimitReport:
+    return RateLimitReport(
         at=0.0, kind=kind, asked=0.0, limit_requests=None if remaining is None else 60, remaining_requests=remaining,
         reset_requests=None if remaining is None else (60 - remaining) / 10 + 0.001,
         limit_tokens=None if tokens is None else 60_000, remaining_tokens=tokens,
@@ -109,14 +109,14 @@ def test_room_does_not_pile_up_while_nothing_is_asked() -> None:
 def test_a_refusal_that_the_figures_explain_teaches_no_rate() -> None:
     pacer = Pacer()
     pacer.seen(seen(remaining=0))
-    pacer.refused(0.0, seen(remaining=0, kind=Kind.RATE_LIMIT), resumes=0.1, first=True)
+    pacer.refused(0.0, seen(remaining=0, kind=FaultKind.RATE_LIMIT), resumes=0.1, first=True)
     assert pacer.rate(3.0) > 5
 
 
 def test_a_refusal_that_they_do_not_explain_does() -> None:
     pacer = Pacer()
     pacer.seen(seen(remaining=58))
-    pacer.refused(0.0, seen(remaining=58, kind=Kind.RATE_LIMIT), resumes=0.1, first=True)
+    pacer.refused(0.0, seen(remaining=58, kind=FaultKind.RATE_LIMIT), resumes=0.1, first=True)
     assert pacer.rate(0.1) < 1
 
 
@@ -124,7 +124,7 @@ def test_the_more_were_refused_the_longer_they_are_spread() -> None:
     pacer = Pacer()
     pacer.seen(seen(remaining=0))
     spreads = [
-        pacer.refused(0.0, seen(remaining=0, kind=Kind.RATE_LIMIT), resumes=0.1, first=number == 0)
+        pacer.refused(0.0, seen(remaining=0, kind=FaultKind.RATE_LIMIT), resumes=0.1, first=number == 0)
         for number in range(20)
     ]
     assert spreads == sorted(spreads)

@@ -21,7 +21,7 @@ from supervisor.observability.snapshot import INTAKES, Accounts, Snapshot
 from tests.support.paths import ROOT
 from tests.support.status import ABOUT, outcome, serving
 from workernode import attempt
-from workernode.protocol import Decision, Kind, LimitSeen, Stages
+from workernode.protocol import Decision, Durations, FaultKind, RateLimitReport
 
 NEW = Snapshot(0.0)
 
@@ -95,7 +95,7 @@ def test_a_task_leaves_its_traces() -> None:
 
 def test_a_stage_that_was_not_reached_is_not_counted() -> None:
     metrics = Metrics(ABOUT)
-    metrics.decided(outcome("expired", attempts=0, stages=Stages(queue=301.0, total=0.01)))
+    metrics.decided(outcome("expired", attempts=0, durations=Durations(queue=301.0, total=0.01)))
     found = scrape(metrics)
     assert found["workernode_task_queue_seconds_count",] == 1
     assert found["workernode_task_queue_seconds_bucket", "300.0"] == 0
@@ -111,8 +111,8 @@ def test_an_outcome_of_another_name_is_counted_as_other() -> None:
 
 def test_limits_are_counted_by_kind() -> None:
     metrics = Metrics(ABOUT)
-    for kind in (Kind.RATE_LIMIT, Kind.RATE_LIMIT, Kind.QUOTA, None):
-        metrics.limit_seen(LimitSeen(0.0, kind, unknown_formats=1))
+    for kind in (FaultKind.RATE_LIMIT, FaultKind.RATE_LIMIT, FaultKind.QUOTA, None):
+        metrics.limit_seen(RateLimitReport(0.0, kind, unknown_formats=1))
     metrics.worker_died()
     metrics.duplicate()
     found = scrape(metrics)

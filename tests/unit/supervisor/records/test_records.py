@@ -18,7 +18,7 @@ from supervisor.broker.record_reader import NoRecords, Published
 from supervisor.records import command as records
 from supervisor.records import show as records_show
 from supervisor.records.sums import GROUPS, Sums, percentile, read
-from workernode.protocol import Decision, Stages
+from workernode.protocol import Decision, Durations
 from workernode.record import Client, Node, Record, Times, encode
 
 NODE = Node("host-a-1", "host-a", "remote", "0.1.0", worker=0)
@@ -31,7 +31,8 @@ def one(delivery: int = 1, **fields: Any) -> bytes:
     known: dict[str, Any] = {
         "request_id": f"id-{delivery}", "delivery": delivery, "node": NODE, "status": "answered",
         "decision": Decision.ACK, "model": "m", "times": Times(answered=NOW),
-        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}, "stages": Stages(first_token=0.1),
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        "durations": Durations(first_token=0.1),
     }  # fmt: skip
     return encode(Record(**(known | fields)))
 
@@ -139,7 +140,7 @@ def test_what_is_no_record_is_left_out(data: bytes) -> None:
 
 
 def test_the_table_has_a_line_for_each_group_and_one_for_all() -> None:
-    text = records_show.table(added(one(1), one(2, model="n", usage=None, stages=Stages()), by=("model", "node")))
+    text = records_show.table(added(one(1), one(2, model="n", usage=None, durations=Durations()), by=("model", "node")))
     head, first, second, total = (line.split() for line in text.splitlines())
     assert head[:5] == ["model", "node", "requests", "errors", "handed"]
     assert first == ["m", "host-a", "1", "0", "0", "3", "4", "7", "100", "100"]

@@ -24,7 +24,7 @@ from workernode.gateway import reply
 from workernode.gateway.reply import Delivery, Gateways, StreamReply
 from workernode.net import websocket
 from workernode.net.websocket import WebSocket
-from workernode.protocol import Visible
+from workernode.protocol import AnswerState
 from workernode.task import Endpoint, read_endpoint
 
 FRAME_AFTER = reply.FRAME_AFTER
@@ -256,7 +256,7 @@ class Stream:
     """The way back of one stream, and what was shown of it."""
 
     def __init__(self, gateways: Gateways, gateway: FakeGateway, id: str = "a", seconds: float = LONG) -> None:
-        self.shown: list[Visible] = []
+        self.shown: list[AnswerState] = []
         self.began = time.monotonic()
         endpoint = read_endpoint(gateway.ws_url)
         self.reply: StreamReply = gateways.stream(endpoint, id, self.began, soon(seconds), self.shown.append)
@@ -278,10 +278,10 @@ def test_a_stream_is_its_chunks_byte_for_byte_and_one_end(gateways: Gateways, ga
     gateway.register("ä")
     stream = Stream(gateways, gateway, "ä")
     stream.reply.send([chunk(0)])
-    assert stream.shown == [Visible.BEGUN]
+    assert stream.shown == [AnswerState.STARTED]
     stream.reply.send([chunk(1), chunk(2)])
     assert stream.reply.end() is Delivery.TAKEN
-    assert stream.shown == [Visible.BEGUN, Visible.ENDING, Visible.ENDED]
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
     answer = gateway.answer("ä").wait()
     head = '{"request_id":"\\u00e4","end":'
     assert [one.text for one in answer.frames] == [
@@ -305,7 +305,7 @@ def test_a_stream_that_is_nothing_but_an_error(gateways: Gateways, gateway: Fake
     gateway.register("a")
     stream = Stream(gateways, gateway)
     assert stream.reply.end(b'{"error":{"message":"no"}}') is Delivery.TAKEN
-    assert stream.shown == [Visible.BEGUN, Visible.ENDING, Visible.ENDED]
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
     assert gateway.answer("a").wait().error == {"message": "no"}
 
 
@@ -327,18 +327,18 @@ def test_no_frame_leaves_before_the_gateway_can_know_the_id(
 def test_what_is_shown_is_shown_before_it_leaves(gateways: Gateways, gateway: FakeGateway) -> None:
     """A worker may be killed at any instant: what has left must never be more than what was shown."""
     gateway.register("a")
-    left: list[tuple[Visible, int, int]] = []
+    left: list[tuple[AnswerState, int, int]] = []
 
-    def show(state: Visible) -> None:
+    def show(state: AnswerState) -> None:
         answer = gateway.answer("a")
         left.append((state, len(answer.frames), answer.ends))
 
     stream = gateways.stream(read_endpoint(gateway.ws_url), "a", time.monotonic(), soon(), show)
     stream.send([chunk(0)])
     stream.end()
-    assert left[0] == (Visible.BEGUN, 0, 0)
-    assert left[1][::2] == (Visible.ENDING, 0)
-    assert left[2][0] is Visible.ENDED
+    assert left[0] == (AnswerState.STARTED, 0, 0)
+    assert left[1][::2] == (AnswerState.ENDING, 0)
+    assert left[2][0] is AnswerState.ENDED
 
 
 # --- kept connections ---
@@ -633,7 +633,7 @@ def test_an_end_that_cannot_be_sent_is_a_client_that_is_gone(gateways: Gateways,
     until(lambda: not gateway.open_connections, LONG, "end of the connection")
     with pytest.raises(ClientGone):
         stream.reply.end(chunk(1, 1 << 20))
-    assert Visible.ENDED not in stream.shown
+    assert AnswerState.ENDED not in stream.shown
 
 
 def test_while_upstream_is_silent_a_gateway_that_was_away_is_tried_again(

@@ -19,7 +19,7 @@ from tests.support.wait import until
 from workernode.body import Chunk, for_upstream
 from workernode.errors import ClientGone, UpstreamFault
 from workernode.net import http_client as exchange
-from workernode.protocol import Hold, Kind, LimitSeen, Target
+from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream import client as room
 from workernode.upstream.client import TRIES, Asked, Question, Relay, Upstream
 
@@ -56,7 +56,7 @@ class Asker:
 
     def __init__(self, fake: FakeUpstream, key: str | None = API_KEY) -> None:
         self.fake = fake
-        self.seen: list[LimitSeen] = []
+        self.seen: list[RateLimitReport] = []
         self.upstream = Upstream(5.0, LONG, self.seen.append)
         self.upstream.aim(Target(f"{fake.api_url}/chat/completions", key))
         self.client = Client()
@@ -274,16 +274,18 @@ def test_sse_to_a_plain_request_becomes_one_completion(ask: Asker) -> None:
 @pytest.mark.parametrize(
     ("directive", "kind"),
     [
-        ({"error_mid": True}, Kind.PASSING),
-        ({"no_done": True, "no_finish": True}, Kind.PASSING),
-        ({"nan": True}, Kind.PASSING),
-        ({"truncated": True}, Kind.PASSING),
-        ({"raw": 'data: {"error":{"message":"x","code":"invalid_api_key"}}\n\n'}, Kind.KEY),
-        ({"raw": "data: [DONE]\n\n"}, Kind.PASSING),
+        ({"error_mid": True}, FaultKind.PASSING),
+        ({"no_done": True, "no_finish": True}, FaultKind.PASSING),
+        ({"nan": True}, FaultKind.PASSING),
+        ({"truncated": True}, FaultKind.PASSING),
+        ({"raw": 'data: {"error":{"message":"x","code":"invalid_api_key"}}\n\n'}, FaultKind.KEY),
+        ({"raw": "data: [DONE]\n\n"}, FaultKind.PASSING),
     ],
     ids=["error_in_it", "cut", "not_json", "no_last_chunk", "only_an_error", "empty"],
 )
-def test_sse_to_a_plain_request_that_fails_is_no_completion(ask: Asker, directive: dict[str, Any], kind: Kind) -> None:
+def test_sse_to_a_plain_request_that_fails_is_no_completion(
+    ask: Asker, directive: dict[str, Any], kind: FaultKind
+) -> None:
     """Half an answer would be billed and read as a whole one. None of it has left, so it can be asked again."""
     assert ask.fault({"sse_to_plain": True, **directive}).kind is kind
 
@@ -316,7 +318,7 @@ BAD: dict[str, dict[str, Any]] = {
 def test_what_is_no_answer_is_asked_again_a_few_times(
     ask: Asker, upstream: FakeUpstream, pauses: list[float], directive: dict[str, Any], stream: bool
 ) -> None:
-    assert ask.fault({**directive, "no_stream": stream}, stream).kind is Kind.PASSING
+    assert ask.fault({**directive, "no_stream": stream}, stream).kind is FaultKind.PASSING
     assert (len(upstream.requests), ask.asked.attempts, len(pauses)) == (TRIES, TRIES, TRIES - 1)
 
 
@@ -332,10 +334,17 @@ def test_an_upstream_that_recovers_in_time_answers(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, Kind.CLIENT), (404, Kind.CLIENT), (401, Kind.KEY), (402, Kind.QUOTA), (307, Kind.CLIENT)]
+    ("status", "kind"),
+    [
+        (400, FaultKind.CLIENT),
+        (404, FaultKind.CLIENT),
+        (401, FaultKind.KEY),
+        (402, FaultKind.QUOTA),
+        (307, FaultKind.CLIENT),
+    ],
 )
 def test_what_asking_again_cannot_help_is_asked_once(
-    ask: Asker, upstream: FakeUpstream, status: int, kind: Kind
+    ask: Asker, upstream: FakeUpstream, status: int, kind: FaultKind
 ) -> None:
     fault = ask.fault({"status": status})
     assert (fault.kind, fault.http_status, ask.asked.http_status) == (kind, status, status)
@@ -343,7 +352,7 @@ def test_what_asking_again_cannot_help_is_asked_once(
 
 
 def test_a_redirect_is_not_followed(ask: Asker, upstream: FakeUpstream) -> None:
-    assert ask.fault({"redirect_to": f"{upstream.url}/v1/chat/completions"}).kind is Kind.CLIENT
+    assert ask.fault({"redirect_to": f"{upstream.url}/v1/chat/completions"}).kind is FaultKind.CLIENT
     assert len(upstream.requests) == 1
 
 
@@ -358,7 +367,7 @@ def test_upstream_says_itself_whether_to_ask_again(
 def test_an_upstream_that_is_down_is_passing(ask: Asker, upstream: FakeUpstream) -> None:
     upstream.down()
     fault = ask.fault({})
-    assert (fault.kind, fault.http_status, ask.asked.attempts) == (Kind.PASSING, 0, TRIES)
+    assert (fault.kind, fault.http_status, ask.asked.attempts) == (FaultKind.PASSING, 0, TRIES)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -374,7 +383,7 @@ def test_an_answer_that_is_too_large_is_not_asked_for_again(
                 list(relay.batches())
             relay.abort()
             fault = caught.value
-        assert fault.kind is (Kind.BROKEN if stream and "big_mb" in directive else Kind.CLIENT)
+        assert fault.kind is (FaultKind.BROKEN if stream and "big_mb" in directive else FaultKind.CLIENT)
         assert fault.code == "answer_too_large"
     assert len(upstream.requests) == 2
 
@@ -399,7 +408,7 @@ def test_upstreams_own_wait_is_the_least(
     ask: Asker, pauses: list[float], headers: dict[str, str], least: float, stream: bool
 ) -> None:
     limited = {"status": 429, "err_code": "rate_limit_exceeded", "headers": headers}
-    assert ask.fault(limited, stream, time_s=1000).kind is Kind.RATE_LIMIT
+    assert ask.fault(limited, stream, time_s=1000).kind is FaultKind.RATE_LIMIT
     assert len(pauses) == TRIES - 1
     assert min(pauses) >= least
     assert [seen.retry_after for seen in ask.seen] == [least] * TRIES
@@ -411,12 +420,12 @@ def test_a_wait_beyond_the_tasks_time_is_not_begun(
 ) -> None:
     fault = ask.fault({"status": 503, "headers": headers}, time_s=10)
     assert (len(upstream.requests), pauses) == (1, [])
-    assert fault.kind is Kind.PASSING
+    assert fault.kind is FaultKind.PASSING
 
 
 def test_the_tasks_time_ends_the_tries(ask: Asker, upstream: FakeUpstream) -> None:
     fault = ask.fault({"hang_ms": 60_000}, time_s=0.2)
-    assert fault.kind is Kind.PASSING
+    assert fault.kind is FaultKind.PASSING
     assert len(upstream.requests) == 1
     upstream.wait_for_cancelled()
 
@@ -489,7 +498,7 @@ def test_a_stream_that_breaks_gives_what_came_and_is_not_asked_again(
     with pytest.raises(UpstreamFault) as caught:
         got += relay.batches()  # one by one, as they come
     assert got[0][0].raw.decode() == upstream.requests[0].events[0]
-    assert caught.value.kind is Kind.BROKEN
+    assert caught.value.kind is FaultKind.BROKEN
     assert set(caught.value.body["error"]) >= {"message", "type", "code"}
     assert len(upstream.requests) == 1
 
@@ -512,7 +521,7 @@ def test_chunks_before_an_error_in_the_first_piece_are_given_first(ask: Asker, u
     with pytest.raises(UpstreamFault, match="late") as caught:
         got += relay.batches()  # one by one, as they come
     assert "".join(map(texts, got)) == "a"
-    assert caught.value.kind is Kind.BROKEN
+    assert caught.value.kind is FaultKind.BROKEN
     assert len(upstream.requests) == 1
 
 
@@ -528,7 +537,7 @@ def test_a_stream_that_falls_silent_breaks(ask: Asker) -> None:
     with pytest.raises(UpstreamFault, match="silent") as caught:
         list(relay.batches())
     relay.abort()
-    assert caught.value.kind is Kind.BROKEN
+    assert caught.value.kind is FaultKind.BROKEN
 
 
 def test_a_tail_that_does_not_come_costs_the_connection_and_no_time(
@@ -565,7 +574,7 @@ def test_what_headers_say_of_limits_is_told(ask: Asker) -> None:
     ask.fault({"status": 429, "err_type": "insufficient_quota"})
     good, quota = ask.seen
     assert (good.kind, good.limit_requests, good.remaining_requests) == (None, 10, 3)
-    assert quota.kind is Kind.QUOTA
+    assert quota.kind is FaultKind.QUOTA
 
 
 def test_an_answer_that_says_nothing_of_limits_tells_nothing(ask: Asker) -> None:
@@ -620,7 +629,7 @@ def test_a_hold_that_is_made_longer_is_waited_for_again(
 def test_a_hold_beyond_the_tasks_time_sends_it_back(ask: Asker, upstream: FakeUpstream, pauses: list[float]) -> None:
     ask.upstream.hold(Hold(time.monotonic() + 60))
     fault = ask.fault({}, time_s=5)
-    assert (fault.kind, upstream.requests, pauses) == (Kind.RATE_LIMIT, [], [])
+    assert (fault.kind, upstream.requests, pauses) == (FaultKind.RATE_LIMIT, [], [])
     assert fault.retry_after == pytest.approx(60, abs=5)
 
 
@@ -668,6 +677,6 @@ def test_no_fault_of_our_own_words_holds_the_key_or_the_address(
     ask: Asker, upstream: FakeUpstream, directive: dict[str, Any]
 ) -> None:
     fault = ask.fault(directive, time_s=0.3 if "hang_ms" in directive else LONG)
-    for text in (str(fault), repr(fault), json.dumps(fault.body), fault.trouble().message):
+    for text in (str(fault), repr(fault), json.dumps(fault.body), fault.info().message):
         assert API_KEY not in text
         assert upstream.address not in text

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workernode.protocol import Kind, LimitSeen
+from workernode.protocol import FaultKind, RateLimitReport
 from workernode.upstream.ratelimit_headers import LONGEST_WAIT, limits_of, retry_after
 
 WALL = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
@@ -98,7 +98,7 @@ def test_openais_answer_is_read_whole() -> None:
         "x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s",
     }.items():
         headers[name] = value
-    assert limits_of(200, headers, 10.0, asked=9.5, wall=WALL) == LimitSeen(  # type: ignore[arg-type]
+    assert limits_of(200, headers, 10.0, asked=9.5, wall=WALL) == RateLimitReport(  # type: ignore[arg-type]
         at=10.0, kind=None, asked=9.5, limit_requests=60, remaining_requests=59, reset_requests=1.0,
         limit_tokens=150_000, remaining_tokens=149_984, reset_tokens=360.0,
     )
@@ -106,8 +106,8 @@ def test_openais_answer_is_read_whole() -> None:
 
 def test_azures_refusal_is_read_whole() -> None:
     headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6", "retry-after-ms": "87"}
-    assert limits_of(429, headers, 10.0, kind=Kind.RATE_LIMIT, wall=WALL) == LimitSeen(
-        at=10.0, kind=Kind.RATE_LIMIT, retry_after=0.087, remaining_requests=0, reset_requests=6.0
+    assert limits_of(429, headers, 10.0, kind=FaultKind.RATE_LIMIT, wall=WALL) == RateLimitReport(
+        at=10.0, kind=FaultKind.RATE_LIMIT, retry_after=0.087, remaining_requests=0, reset_requests=6.0
     )
 
 
@@ -117,10 +117,11 @@ def test_an_answer_without_figures_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [(None, Kind.RATE_LIMIT), (Kind.PASSING, Kind.RATE_LIMIT), (Kind.RAMP, Kind.RAMP), (Kind.QUOTA, Kind.QUOTA)],
+    [(None, FaultKind.RATE_LIMIT), (FaultKind.PASSING, FaultKind.RATE_LIMIT),
+     (FaultKind.RAMP, FaultKind.RAMP), (FaultKind.QUOTA, FaultKind.QUOTA)],
 )
-def test_a_429_is_told_even_without_headers(kind: Kind | None, told: Kind) -> None:
-    assert limits_of(429, {}, 10.0, kind=kind, wall=WALL) == LimitSeen(at=10.0, kind=told)
+def test_a_429_is_told_even_without_headers(kind: FaultKind | None, told: FaultKind) -> None:
+    assert limits_of(429, {}, 10.0, kind=kind, wall=WALL) == RateLimitReport(at=10.0, kind=told)
 
 
 def test_a_wait_is_the_nodes_only_with_a_429() -> None:
