@@ -20,8 +20,9 @@ from supervisor.workers.pool import Died, Pool
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
 from workernode.protocol import AnswerState, Decision, FaultInfo, Job, Outcome, Rejection
+from workernode.redaction import redact_message
 from workernode.settings import Settings
-from workernode.task import envelope_id, without_secrets
+from workernode.task import envelope_id
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class Dispatcher:
                 "request_id": outcome.request_id,
                 "node": self._identity.id,
             }
-            self._broker.dead_letter(number, without_secrets(delivery.received.payload), properties)
+            self._broker.dead_letter(number, redact_message(delivery.received.payload), properties)
 
     def stored(self, stored: Stored) -> None:
         """The broker has a record or a dead letter, or could not take it."""

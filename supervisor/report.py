@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from workernode.redaction import hide_secrets
 from workernode.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -169,9 +170,7 @@ class Reporter:
 
     def begin(self, key: str, reason: str, message: str) -> None:
         """A trouble began: tell it now, and again while it lasts. Beginning twice is beginning once."""
-        for secret in self._secrets:
-            message = message.replace(secret, "***")
-        self._tell(key, Report(reason, message))
+        self._tell(key, Report(reason, hide_secrets(message, self._secrets)))
 
     def end(self, key: str) -> None:
         """It is over."""

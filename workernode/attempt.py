@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from workernode import record
 from workernode.body import UnsendableBody, for_upstream, wants_usage
-from workernode.errors import ClientGone, UpstreamFault, hide, hide_text, malformed_error, timeout_error
+from workernode.errors import ClientGone, UpstreamFault, malformed_error, timeout_error
 from workernode.gateway.reply import Delivery, Gateways, StreamReply
 from workernode.protocol import AnswerState, Decision, Durations, FaultInfo, FaultKind, Job, Outcome, Rejection
+from workernode.redaction import hide_secrets_in_body, redact
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
 from workernode.upstream.client import Asked, Question, Upstream
@@ -195,7 +196,7 @@ class _Attempt:
         """Upstream gave no answer that can be passed on (or only a part of one)."""
         task, job = self.task, self._job
         assert task is not None
-        error = hide(fault.body, self._services.settings.secrets)
+        error = hide_secrets_in_body(fault.body, self._services.settings.secrets)
         if fault.kind is FaultKind.BROKEN:
             decision, status = Decision.ACK, "broken"
         elif fault.kind is FaultKind.CLIENT:
@@ -331,7 +332,7 @@ class _Attempt:
             durations=durations,
             attempts=asked.attempts,
             redeliveries=job.redeliveries,
-            end_reason=end_reason or asked.finish_reason or (_shown(fault.code, settings.secrets) if fault else status),
+            end_reason=end_reason or asked.finish_reason or (redact(fault.code, settings.secrets) if fault else status),
             http_status=(fault.http_status if fault else asked.http_status) or None,
             error=record.error_of(error, upstream_status=fault.http_status if fault else 0),
         )
@@ -385,10 +386,5 @@ def _fault_info(fault: UpstreamFault | None, secrets: Sequence[str]) -> FaultInf
     if fault is None:
         return None
     info = fault.info()
-    code, message = _shown(info.code, secrets), _shown(info.message, secrets)
+    code, message = redact(info.code, secrets), redact(info.message, secrets)
     return FaultInfo(info.kind, info.http_status, code, message, info.retry_after)
-
-
-def _shown(text: str, secrets: Sequence[str]) -> str:
-    """What upstream says, as people and records may see it."""
-    return record.mask_keys(hide_text(text, secrets))

@@ -17,7 +17,7 @@ asking again and for `x-should-retry`. Judged by status, `error.type` and `error
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from workernode.protocol import FaultInfo, FaultKind
@@ -34,10 +34,6 @@ POLICY_CODES = {"content_policy_violation", "content_filter", "moderation_blocke
 CLIENT_CODES = {"invalid_request_error", "context_length_exceeded", "invalid_prompt", "image_parse_error"}
 
 MAX_MESSAGE = 500  # characters of somebody else's message that are passed to people
-
-# Shorter API keys (`none`, `EMPTY`, `x`) are no secrets but words that an error may well hold.
-SHORTEST_SECRET = 6  # characters
-DEEPEST_ERROR = 50  # levels of an error body that are passed on; real ones have three
 
 STILL_BUSY = (FaultKind.PASSING, FaultKind.RATE_LIMIT, FaultKind.RAMP)  # the worker itself may ask again
 UNFIT = (FaultKind.QUOTA, FaultKind.KEY, FaultKind.MODEL)  # the node cannot serve until a person acts
@@ -173,34 +169,6 @@ def of_exception(exc: Exception) -> UpstreamFault:
     return UpstreamFault(
         FaultKind.PASSING, f"The upstream cannot be reached or broke off: {why}.", code="upstream_unreachable"
     )
-
-
-def hide(body: dict[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """Return the error body without the secrets: an upstream may repeat the node's own key to a client (spec 7)."""
-    hidden = _hidden(body, secrets)
-    assert isinstance(hidden, dict)
-    return hidden
-
-
-def hide_text(text: str, secrets: Sequence[str]) -> str:
-    """Return the text with `***` for each secret."""
-    for secret in secrets:
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, "***")
-    return text
-
-
-def _hidden(value: object, secrets: Sequence[str], depth: int = 0) -> object:
-    """The same without the secrets in any of its texts; names of members stay."""
-    if isinstance(value, str):
-        return hide_text(value, secrets)
-    if depth > DEEPEST_ERROR:
-        return None
-    if isinstance(value, dict):
-        return {name: _hidden(each, secrets, depth + 1) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_hidden(each, secrets, depth + 1) for each in value]
-    return value
 
 
 def _is_json(body: dict[str, Any]) -> bool:

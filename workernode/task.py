@@ -11,16 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from workernode.errors import SHORTEST_SECRET
-from workernode.record import mask_keys
-
 MAX_ID = 256  # characters; the gateway's are uuids of 36
-MOST_HEADERS = 100  # that are looked at for secrets, and values of each: what is more is no request of anybody
-_SECRET_HEADER = re.compile(r"(?i)auth|cookie|credential|key|password|secret|session|signature|token")
 SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}  # scheme → over TLS?
 # Labels of 1 to 63 characters: for others name resolution raises UnicodeError instead of OSError.
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
@@ -117,33 +111,6 @@ def envelope_id(payload: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     return _id_of(message) if isinstance(message, dict) else ""
-
-
-def without_secrets(payload: bytes) -> bytes:
-    """Return a message as it may be kept: `***` for what the client's headers hold of keys, cookies and the like.
-
-    All else stays byte for byte, so that what was wrong with it can still be seen.
-    """
-    try:
-        message = json.loads(payload)
-    except (ValueError, RecursionError):
-        return mask_keys(payload.decode("latin-1")).encode("latin-1")  # latin-1: any bytes, and back again
-    metadata = message.get("metadata") if isinstance(message, dict) else None
-    headers = metadata.get("headers") if isinstance(metadata, dict) else None
-    for name, values in islice(headers.items(), MOST_HEADERS) if isinstance(headers, dict) else ():
-        if _SECRET_HEADER.search(name):
-            for value in values[:MOST_HEADERS] if isinstance(values, list) else [values]:
-                payload = _without(payload, value)
-    return payload
-
-
-def _without(payload: bytes, value: object) -> bytes:
-    """Take out a text, however JSON writes it."""
-    if isinstance(value, str) and len(value) >= SHORTEST_SECRET:
-        for ascii_only in (True, False):
-            written = json.dumps(value, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogatepass")
-            payload = payload.replace(written, b"***")
-    return payload
 
 
 def _read(message: dict[str, Any], reply_hosts: Sequence[str]) -> Task:

@@ -20,7 +20,7 @@ from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import About, Next, Snapshot
 from supervisor.observability.status_server import StatusServer
 from supervisor.workers.pool import Pool
-from workernode.logs import setup as logs
+from workernode.redaction import Redactor
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Overview:
         self._rooms = rooms
         self.metrics = Metrics(about)
         self.reports = Last()
-        self._faults = LastFaults(logs.Redactor(rooms.settings.secrets, as_json=False))
+        self._faults = LastFaults(Redactor(rooms.settings.secrets, as_json=False))
         logging.getLogger().addHandler(self._faults)
         self._server = StatusServer(rooms.settings, about, self.metrics) if rooms.settings.status_addr else None
         self._shown: object = None

@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.json import JsonFormatter
 
-from workernode.record import mask_keys, rfc3339
+from workernode.record import rfc3339
+from workernode.redaction import Redactor
 from workernode.settings import Settings
 
 OURS = ("workernode", "supervisor", "devstack")  # other libraries' INFO and DEBUG are not for our readers
@@ -48,9 +48,6 @@ MAX_LINE = 16384  # bytes
 
 # How long one line waits for a reader that is slow; the next ones do not wait at all until one got through.
 PATIENCE = 0.2  # seconds
-
-# Shorter API keys (`none`, `EMPTY`, `dummy`) are no secrets, but words that a line may well hold.
-SHORTEST_SECRET = 6
 
 
 def setup(settings: Settings, *, worker: int | None = None) -> None:
@@ -108,31 +105,6 @@ def _log_uncaught_in_thread(about: threading.ExceptHookArgs) -> None:
 
 
 # --- A line's text --------------------------------------------------------------------------------------------------
-
-
-class Redactor:
-    """Takes secrets out of lines: those it knows, and whatever looks like a key."""
-
-    def __init__(self, secrets: Iterable[str], *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._forms: tuple[str, ...] = ()
-        self.add(secrets)
-
-    def add(self, secrets: Iterable[str]) -> None:
-        """Know these, too."""
-        forms = set(self._forms)
-        for secret in secrets:
-            if len(secret) >= SHORTEST_SECRET:
-                in_repr = secret.replace("\\", "\\\\")
-                written = {secret, in_repr, in_repr.replace("'", "\\'"), quote(secret, safe="")}  # quote: in an address
-                forms |= {json.dumps(form)[1:-1] for form in written} if self._as_json else written
-        self._forms = tuple(sorted(forms, key=len, reverse=True))  # the longer first: one may begin with the other
-
-    def __call__(self, line: str) -> str:
-        for form in self._forms:
-            # What looks like a number may stand where JSON has one, and has to leave one.
-            line = line.replace(form, "1" if self._as_json and not form.strip("0123456789.eE+-") else "***")
-        return mask_keys(line)
 
 
 # What a record carries besides the caller's fields; taskName is new in Python 3.12.

@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.observability.history import CLOSEST, LENGTH, MOST, POINTS, SPAN, STEP, History, Last, LastFaults
 from tests.support.status import life, serving
-from workernode.logs.setup import Redactor
+from workernode.redaction import Redactor
 
 
 def test_one_point_a_step_and_a_quarter_of_an_hour_of_them() -> None:

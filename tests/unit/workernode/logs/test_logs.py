@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from tests.support.paths import ROOT
 from tests.support.wait import until
 from workernode.logs import setup as logs
-from workernode.logs.setup import Fold, JsonLines, LineHandler, Pipe, Redactor, Sort, TextLines
+from workernode.logs.setup import Fold, JsonLines, LineHandler, Pipe, Sort, TextLines
+from workernode.redaction import Redactor
 
 KEY = "sk-canary/0\"1'2\\3+4"
 

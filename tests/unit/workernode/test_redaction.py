@@ -1,0 +1,138 @@
+"""No secret of the node or of a client gets out, however it is written; other words stay as they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workernode.redaction import Redactor, hide_secrets_in_body, mask_keys, redact, redact_message
+
+KEY = "sk-canary-0123456789"
+TASK = {"request_id": "id", "stream": False, "endpoint": "http://gw:8080/res", "data": {"model": "m"}}
+
+# --- text that looks like a key ---
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Incorrect API key provided: sk-abc***xyz. You can", "Incorrect API key provided: *** You can"),
+        ("key sk-proj-A1b2-C3_d4 refused", "key *** refused"),
+        ("Authorization: Bearer abc", "Authorization: Bearer ***"),
+        ("{'Authorization': ['Bearer zz-1'], 'a': 'b'}", "{'Authorization': ['Bearer ***'], 'a': 'b'}"),
+        ('{"authorization": "Basic dXNlcjpw", "x": 1}', '{"authorization": "Basic ***", "x": 1}'),
+        ("token eyJhbGciOiJIUzI1NiJ9.eyJzdWIi.c2ln expired", "token *** expired"),
+        ("GET /v1?api-key=abc123&b=c", "GET /v1?api-key=***&b=c"),
+        ("AIzaSyA-123456789 and AKIA1234567890", "*** and ***"),
+        ("max_tokens: 100, token: 5, task-12345", "max_tokens: 100, token: 5, task-12345"),
+        ("sk-learn, risk-20240101, disk_2000", "sk-learn, risk-20240101, disk_2000"),
+        ("authorization failed; api_key: must be a string", "authorization failed; api_key: must be a string"),
+    ],
+)
+def test_what_looks_like_a_key_is_masked_and_other_words_stay(text: str, masked: str) -> None:
+    assert mask_keys(text) == masked
+
+
+# --- secrets of the node ---
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [KEY, 'quoted"and\\back/slash', "123456", "message"],
+    ids=["key", "signs_that_json_escapes", "looks_like_a_number", "looks_like_a_member"],
+)
+def test_the_nodes_secrets_are_hidden_from_the_client(secret: str) -> None:
+    """Upstreams repeat the key that they refuse: "Incorrect API key provided: sk-..."."""
+    error = {"error": {"message": f"Incorrect key: {secret}.", "code": 123456, "inner": [{"k": secret}, None, 1.5]}}
+    hidden = hide_secrets_in_body(error, [secret])
+    assert hidden == {"error": {"message": "Incorrect key: ***.", "code": 123456, "inner": [{"k": "***"}, None, 1.5]}}
+    assert secret in error["error"]["message"], "the given one was changed"  # type: ignore[operator]
+
+
+def test_a_key_that_is_a_placeholder_is_no_secret() -> None:
+    """Local servers are given `x`, `none` or `EMPTY`; hiding these would only make errors unreadable."""
+    error = {"error": {"message": "EMPTY message, none of it", "type": "x"}}
+    assert hide_secrets_in_body(error, ["EMPTY", "none", "x", ""]) == error
+
+
+def test_an_error_that_is_nested_without_reason_is_cut() -> None:
+    deep = json.loads('{"error":' + '{"a":' * 600 + "1" + "}" * 600 + "}")
+    assert len(json.dumps(hide_secrets_in_body(deep, [KEY]))) < 1000
+
+
+# --- messages that are stored ---
+
+
+KEPT = {
+    "authorization": ({"Authorization": ["Bearer sk-abc"]}, {"Authorization": ["***"]}),
+    "any_spelling": ({"proxy-AUTHORIZATION": ["Basic abc"]}, {"proxy-AUTHORIZATION": ["***"]}),
+    "api_key": ({"X-Api-Key": ["abcdef"]}, {"X-Api-Key": ["***"]}),
+    "cookie": ({"Cookie": ["a=1; session=2"]}, {"Cookie": ["***"]}),
+    "several_values": ({"Cookie": ["a=1; b=2", "session=3"]}, {"Cookie": ["***", "***"]}),
+    "no_list": ({"Authorization": "Bearer sk-abc"}, {"Authorization": "***"}),
+    "signs_that_json_escapes": ({"Authorization": ['Bearer "ä\\']}, {"Authorization": ["***"]}),
+    "harmless": ({"User-Agent": ["curl/8"], "Accept": ["*/*"]}, {"User-Agent": ["curl/8"], "Accept": ["*/*"]}),
+    "too_short_for_a_secret": ({"X-Api-Key": ["none"]}, {"X-Api-Key": ["none"]}),
+    "of_wrong_types": ({"Authorization": [1, None, {}], "Cookie": 5}, {"Authorization": [1, None, {}], "Cookie": 5}),
+}
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize(("headers", "kept"), KEPT.values(), ids=KEPT.keys())
+def test_what_is_kept_of_a_message_is_all_but_its_clients_secrets(
+    headers: dict[str, Any], kept: dict[str, Any], ascii_only: bool
+) -> None:
+    payload, wanted = (
+        json.dumps({**TASK, "metadata": {"headers": each}}, indent=1, ensure_ascii=ascii_only).encode()
+        for each in (headers, kept)
+    )
+    assert redact_message(payload) == wanted
+
+
+@pytest.mark.parametrize(
+    ("payload", "kept"),
+    [
+        (b"", b""),
+        (b"\x00\xff", b"\x00\xff"),
+        (b"[]", b"[]"),
+        (b'{"metadata": 5}', b'{"metadata": 5}'),
+        (b'{"metadata": {"headers": []}}', b'{"metadata": {"headers": []}}'),
+        (
+            b'{"headers": {"Authorization": ["Bearer abc123"], \xff',
+            b'{"headers": {"Authorization": ["Bearer ***"], \xff',
+        ),
+        (b'"Authorization: Bearer abc123', b'"Authorization: Bearer ***'),
+    ],
+)
+def test_what_is_kept_of_rubbish(payload: bytes, kept: bytes) -> None:
+    assert redact_message(payload) == kept
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_can_be_stored(payload: bytes) -> None:
+    redact_message(payload)
+
+
+# --- what upstream says, and log lines ---
+
+
+def test_a_known_secret_and_text_that_looks_like_a_key_are_both_hidden() -> None:
+    assert redact(f"{KEY} and sk-abc***123 failed", [KEY]) == "*** and *** failed"
+    assert redact("my-own-secret failed", ["my-own-secret"]) == "*** failed"
+
+
+@pytest.mark.parametrize(
+    "line", ["a secret\\key", "a secret%5Ckey", "a secret\\\\key"], ids=["plain", "address", "repr"]
+)
+def test_a_log_line_holds_a_secret_in_none_of_its_forms(line: str) -> None:
+    redactor = Redactor([], as_json=False)
+    redactor.add(["secret\\key"])
+    assert redactor(line) == "a ***"
+
+
+def test_a_json_log_line_stays_json_when_the_secret_looks_like_a_number() -> None:
+    assert json.loads(Redactor(["123456"], as_json=True)('{"a": 123456}')) == {"a": 1}

@@ -1,0 +1,134 @@
+"""Every rule that hides a secret: in logs, records, errors for clients, reports and dead letters. Pure.
+
+A secret becomes `***`. Two kinds are hidden: secrets that the node knows (its API key, its Pulsar token), wherever they
+stand; and text that looks like a key, or that stands where keys stand, because providers repeat a refused key in their
+error message and clients send keys in headers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+MASK = "***"
+# Local servers are given API keys such as `none`, `EMPTY` or `x`. Hiding such a word would make errors and log lines
+# unreadable.
+SHORTEST_SECRET = 6  # characters
+DEEPEST_BODY = 50  # levels of an error body that are kept; real ones have three
+MOST_HEADERS = 100  # headers of a message that are searched for secrets, and values of each header
+
+_SECRET_HEADER = re.compile(r"(?i)auth|cookie|credential|key|password|secret|session|signature|token")
+
+# What keys look like, and where they stand, such as in "Incorrect API key provided: sk-abc***xyz". A digit or a star
+# must be in a key, so that `sk-learn` stays. The pattern never takes away a quote or a backslash: JSON stays JSON.
+_VALUE = r"""[^\s"'\\,;&\]}]"""
+_QUOTE = r"""\\*["']?"""
+_KEYS = re.compile(
+    rf"((?i:authorization{_QUOTE}\s*[:=]\s*\[?\s*{_QUOTE}(?:(?:bearer|basic|token)\s+)?|\bbearer\s+)){_VALUE}+"
+    rf"|((?i:\bapi[ _-]?key){_QUOTE}(?:\s+provided)?\s*[:=]\s*{_QUOTE})(?={_VALUE}{{0,200}}?[0-9*]){_VALUE}+"
+    r"|\b(?<!-)(?:sk-|gsk_|xai-|hf_|nvapi-|pplx-)(?=[\w*-]{0,200}?[0-9*])[\w*-]{5,}"
+    r"|\b(?:AIza|AKIA)[\w-]{8,}"
+    r"|\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}"  # a JSON web token
+)
+# One of these is in every text that the pattern matches. Searching for them first makes the usual case 20 times faster.
+_HINTS = ("authorization", "bearer", "api", "sk-", "gsk_", "xai-", "hf_", "pplx-", "aiza", "akia", "eyj")
+
+
+def mask_keys(text: str) -> str:
+    """Return the text with `***` for whatever looks like a key. Words such as `max_tokens` stay."""
+    lower = text.lower()
+    for hint in _HINTS:
+        if hint in lower:
+            return _KEYS.sub(rf"\1\2{MASK}", text)
+    return text
+
+
+def hide_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return the text with `***` for each of the secrets that is at least SHORTEST_SECRET long."""
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, MASK)
+    return text
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return somebody else's text as people and records may see it: no known secret, nothing that looks like a key."""
+    return mask_keys(hide_secrets(text, secrets))
+
+
+def hide_secrets_in_body(body: dict[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of a JSON object without the secrets in any of its texts; names of members stay.
+
+    What is nested deeper than DEEPEST_BODY becomes null.
+    """
+    secrets = tuple(secrets)
+    return {name: _hidden(value, secrets, 1) for name, value in body.items()}
+
+
+def _hidden(value: object, secrets: tuple[str, ...], depth: int) -> object:
+    if isinstance(value, str):
+        return hide_secrets(value, secrets)
+    if depth > DEEPEST_BODY:
+        return None
+    if isinstance(value, dict):
+        return {name: _hidden(each, secrets, depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_hidden(each, secrets, depth + 1) for each in value]
+    return value
+
+
+def redact_message(payload: bytes) -> bytes:
+    """Return a Pulsar message as it may be stored: `***` for the keys, cookies and the like in the client's headers.
+
+    All else stays byte for byte, so that what was wrong with the message can still be seen.
+    """
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        return mask_keys(payload.decode("latin-1")).encode("latin-1")  # latin-1 maps any bytes to text and back
+    metadata = message.get("metadata") if isinstance(message, dict) else None
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    for name, values in islice(headers.items(), MOST_HEADERS) if isinstance(headers, dict) else ():
+        if _SECRET_HEADER.search(name):
+            for value in values[:MOST_HEADERS] if isinstance(values, list) else [values]:
+                payload = _without_json_text(payload, value)
+    return payload
+
+
+def _without_json_text(payload: bytes, value: object) -> bytes:
+    """Mask a text in JSON bytes, however JSON writes it."""
+    if isinstance(value, str) and len(value) >= SHORTEST_SECRET:
+        for ascii_only in (True, False):
+            written = json.dumps(value, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogatepass")
+            payload = payload.replace(written, MASK.encode())
+    return payload
+
+
+class Redactor:
+    """Hides secrets in log lines: the secrets it was given, in each form a line may hold, and what looks like a key."""
+
+    def __init__(self, secrets: Iterable[str], *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._forms: tuple[str, ...] = ()
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Hide these secrets, too, from now on."""
+        forms = set(self._forms)
+        for secret in secrets:
+            if len(secret) >= SHORTEST_SECRET:
+                in_repr = secret.replace("\\", "\\\\")
+                written = {secret, in_repr, in_repr.replace("'", "\\'"), quote(secret, safe="")}  # quote: in an address
+                forms |= {json.dumps(form)[1:-1] for form in written} if self._as_json else written
+        self._forms = tuple(sorted(forms, key=len, reverse=True))  # a secret may begin with another: the longer first
+
+    def __call__(self, line: str) -> str:
+        """Return the line without secrets; a line that was JSON stays JSON."""
+        for form in self._forms:
+            # Text that looks like a number may be a JSON number. A number has to stay one.
+            line = line.replace(form, "1" if self._as_json and not form.strip("0123456789.eE+-") else MASK)
+        return mask_keys(line)
