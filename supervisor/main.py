@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.version import version
-from workernode.logs import setup as logs
+from workernode import logs
 from workernode.settings import VARIABLES, SettingsError, describe, load, parse, read_environment
 
 DOTENV = Path(".env")  # in the working directory

@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from workernode import attempt
+from workernode import attempt, logs
 from workernode.gateway.reply import Gateways
-from workernode.logs import setup as logs
 from workernode.protocol import AnswerState, FromWorker, Hold, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node
 from workernode.settings import Settings

@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MADE: dict[str, set[str]] = {
     "f'node_{change.state.value}'": {f"node_{state.value}" for state in fitness.State},
     "self._state.value": {state.value for state in node.MOVES.values()} - {"stopped"},
-    "event": set(),  # logs.LineHandler._made passes on what its callers say, who are looked at themselves
+    "event": set(),  # LineHandler._own_record in workernode/logs: its callers are checked themselves
 }
 LEVELS = {name: name.upper() for name in ("debug", "info", "warning", "error", "critical")} | {"exception": "ERROR"}
 
@@ -77,7 +77,7 @@ def events_in_the_code() -> dict[str, set[str]]:
         if (expression := event_of(keywords.get("extra"))) and each.func.attr in LEVELS:
             for name in names_of(expression):
                 found[name].add(LEVELS[each.func.attr])
-        if each.func.attr == "_made" and isinstance(each.args[2], ast.Constant):
+        if each.func.attr == "_own_record" and isinstance(each.args[2], ast.Constant):
             found[str(each.args[2].value)]
     return found
 
