@@ -16,7 +16,17 @@ from workernode import record
 from workernode.body import UnsendableBody, for_upstream, wants_usage
 from workernode.errors import ClientGone, UpstreamFault, malformed_error, timeout_error
 from workernode.gateway.reply import Delivery, Gateways, StreamReply
-from workernode.protocol import AnswerState, Decision, Durations, FaultInfo, FaultKind, Job, Outcome, Rejection
+from workernode.protocol import (
+    NODE_KINDS,
+    AnswerState,
+    Decision,
+    Durations,
+    FaultInfo,
+    FaultKind,
+    Job,
+    Outcome,
+    Rejection,
+)
 from workernode.redaction import hide_secrets_in_body, redact
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
@@ -27,11 +37,15 @@ log = logging.getLogger(__name__)
 # What a kind of fault is called in the outcome of a task that goes back to the broker.
 SENT_BACK = {
     FaultKind.PASSING: "upstream_trouble",
+    FaultKind.UNAVAILABLE: "upstream_trouble",
     FaultKind.RATE_LIMIT: "rate_limited",
     FaultKind.RAMP: "rate_limited",
     FaultKind.QUOTA: "quota_used_up",
     FaultKind.KEY: "key_refused",
     FaultKind.MODEL: "model_unknown",
+    FaultKind.ADDRESS: "address_unknown",
+    FaultKind.CERTIFICATE: "certificate_refused",
+    FaultKind.REFUSED: "access_refused",
 }
 # How the way to the gateway ended → the outcome's status, where upstream had answered.
 DELIVERED = {
@@ -295,6 +309,7 @@ class _Attempt:
             prompt_tokens=_figure(usage, "prompt_tokens"),
             completion_tokens=_figure(usage, "completion_tokens"),
             durations=durations,
+            client_error=error if decision is Decision.NAK and fault and fault.kind in NODE_KINDS else None,
         )
 
     def _record(

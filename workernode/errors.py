@@ -35,8 +35,8 @@ CLIENT_CODES = {"invalid_request_error", "context_length_exceeded", "invalid_pro
 
 MAX_MESSAGE = 500  # characters of somebody else's message that are passed to people
 
-STILL_BUSY = (FaultKind.PASSING, FaultKind.RATE_LIMIT, FaultKind.RAMP)  # the worker itself may ask again
-UNFIT = (FaultKind.QUOTA, FaultKind.KEY, FaultKind.MODEL)  # the node cannot serve until a person acts
+# The worker itself may ask again.
+STILL_BUSY = (FaultKind.PASSING, FaultKind.UNAVAILABLE, FaultKind.RATE_LIMIT, FaultKind.RAMP)
 
 
 class UpstreamFault(Exception):
@@ -97,11 +97,17 @@ def broken_error(message: str) -> dict[str, Any]:
 
 def unfit_error(trouble: FaultInfo) -> dict[str, Any]:
     """Return the error for a task that no node could serve, because a person has to act first (spec 5)."""
-    if trouble.kind is FaultKind.MODEL:
+    if trouble.kind in (FaultKind.MODEL, FaultKind.ADDRESS):
         return openai_error(
             "The model does not exist or cannot be reached.", "invalid_request_error", "model_not_found", "model"
         )
-    why = {FaultKind.KEY: "its provider refuses the credentials", FaultKind.QUOTA: "its provider's quota is used up"}
+    why = {
+        FaultKind.KEY: "its provider refuses the credentials",
+        FaultKind.QUOTA: "its provider's quota is used up",
+        FaultKind.CERTIFICATE: "its provider cannot be reached over a trusted connection",
+        FaultKind.REFUSED: "its provider refuses the node's requests",
+        FaultKind.UNAVAILABLE: "its provider is not available",
+    }
     text = why.get(trouble.kind, "its provider's rate limit does not lift")
     return openai_error(f"The model cannot be served at the moment: {text}.", "server_error", "model_unavailable")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Any
 
 
 class Decision(Enum):
@@ -30,16 +31,28 @@ class AnswerState(IntEnum):
 
 
 class FaultKind(Enum):
-    """What an upstream fault says about the node and about asking again. The taxonomy is workernode/errors.py."""
+    """What an upstream fault says about the node and about asking again. workernode/errors.py decides the kind."""
 
     CLIENT = "client"  # the request itself is refused: its client is told, nobody else is concerned
-    PASSING = "passing"  # asking again, here or elsewhere, may help
-    RATE_LIMIT = "rate_limit"  # 429: too many requests or tokens a minute
-    RAMP = "ramp"  # 429 slow_down: the rate grows too fast
-    QUOTA = "quota"  # 429: money or quota used up; a person must act
-    KEY = "key"  # 401, 403: the key is refused; a person must act
-    MODEL = "model"  # upstream does not know the node's own model; a person must act
+    PASSING = "passing"  # no usable answer (reset, timeout, 500, half an answer): asking again may help
+    UNAVAILABLE = "unavailable"  # upstream is away, overloaded or loads its model: asking again later may help
+    RATE_LIMIT = "rate_limit"  # too many requests or tokens a minute
+    RAMP = "ramp"  # the rate grows too fast (slow_down)
     BROKEN = "broken"  # the answer failed after a part of it was relayed
+    # Possibly the node's fault (NODE_KINDS): how the same upstream answers other tasks decides (spec 5).
+    KEY = "key"  # the API key is refused
+    QUOTA = "quota"  # money or quota is used up
+    MODEL = "model"  # upstream does not know the node's own model
+    ADDRESS = "address"  # there is no chat API at API_URL: 404 or 405 without JSON, a redirect, a page of HTML
+    CERTIFICATE = "certificate"  # the TLS certificate of API_URL is not trusted
+    REFUSED = "refused"  # 401, 402 or 403 that does not say which of them it is
+
+
+# Kinds that may be the node's fault or the fault of one task. A worker does not tell the client of such a fault: it
+# sends the task back with `Outcome.client_error`, and the supervisor decides (spec 5, blame by evidence).
+NODE_KINDS = frozenset(
+    {FaultKind.KEY, FaultKind.QUOTA, FaultKind.MODEL, FaultKind.ADDRESS, FaultKind.CERTIFICATE, FaultKind.REFUSED}
+)
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,9 @@ class Outcome:
     fault: FaultInfo | None = None  # the upstream fault, if one decided it
     upstream_answered: bool = False  # upstream answered this task well: what restores an unfit node
     reason: str = ""  # why it is dead-lettered or given up
+    # Of a NAK whose fault is one of NODE_KINDS: upstream's error in OpenAI's shape, which the client gets if the fault
+    # turns out to be its own task's: {"error": {"message", "type", "param", "code"}}.
+    client_error: dict[str, Any] | None = None
     attempts: int = 0  # times upstream was asked
     asked_at: float | None = None  # monotonic: when the last of them was sent
     stream: bool = False

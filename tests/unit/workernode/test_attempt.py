@@ -26,7 +26,7 @@ from workernode.attempt import Services
 from workernode.gateway import reply
 from workernode.gateway.reply import Gateways
 from workernode.net import websocket
-from workernode.protocol import AnswerState, Decision, FaultKind, Job, Outcome, Rejection, Target
+from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Outcome, Rejection, Target
 from workernode.settings import Settings, load
 from workernode.upstream import client as asking
 from workernode.upstream.client import Upstream
@@ -290,6 +290,10 @@ def test_a_fault_of_upstream_ends_a_delivery(
     if decision is Decision.NAK:
         assert not answer.posts + answer.frames  # type: ignore[operator]
         assert AnswerState.STARTED not in bench.progress.shown
+        # What its client gets if the fault turns out to be the task's own.
+        assert (outcome.client_error is not None) is (kind in NODE_KINDS)
+        if outcome.client_error is not None:
+            assert outcome.client_error["error"]["message"] == "what upstream said"
         return
     assert answer.wait().faults == []
     assert answer.error is not None
