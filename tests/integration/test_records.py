@@ -47,7 +47,7 @@ def publisher(broker: Broker, topic: str, **how: Any) -> Iterator[pulsar.Produce
 
 
 def command(broker: Broker, topic: str, *arguments: str) -> list[str]:
-    module = [sys.executable, "-m", "supervisor.records.command"]
+    module = [sys.executable, "-m", "supervisor.records"]
     return [*module, arguments[0], "--url", broker.url, "--topic", topic, *arguments[1:]]
 
 

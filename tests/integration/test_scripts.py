@@ -228,7 +228,7 @@ def test_check_fails_without_real_answers(
     checkout.all_gone()
 
 
-@pytest.mark.parametrize(("part", "words"), [("gateway", "devstack.gateway.server"), ("node", "WorkerNode.py")])
+@pytest.mark.parametrize(("part", "words"), [("gateway", "devstack.gateway"), ("node", "WorkerNode.py")])
 def test_when_a_part_dies_all_of_it_goes_and_its_log_is_named(checkout: Checkout, part: str, words: str) -> None:
     run = checkout.start().until_up()
     [process] = checkout.processes(words)
