@@ -15,7 +15,7 @@ import matplotlib
 
 from benchmarks import machine
 from benchmarks.figures import BenchmarkError, Sample, chunks_in, first_ms
-from benchmarks.progress import Progress
+from benchmarks.progress import MeasurementProgress
 from benchmarks.report import markdown
 from benchmarks.stand import NODE, ROOT, Stand
 from devstack.embedded import MODEL
@@ -96,7 +96,7 @@ def moves_a_minute(caps: Sequence[tuple[float, int]], since: float) -> float:
 
 def measure(quick: bool) -> Found:
     """Each fixed cap, then the dynamic one."""
-    progress = Progress(len(CAPS) + 1)
+    progress = MeasurementProgress(len(CAPS) + 1)
     began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     with Stand(progress.tick) as stand:
         fixed = [_trace(stand, progress, cap, QUICK_FIXED_S if quick else FIXED_S, WARM_S) for cap in CAPS]
@@ -104,7 +104,7 @@ def measure(quick: bool) -> Found:
     return Found(began, fixed, dynamic)
 
 
-def _trace(stand: Stand, progress: Progress, cap: int | None, seconds: float, warm_s: float) -> Trace:
+def _trace(stand: Stand, progress: MeasurementProgress, cap: int | None, seconds: float, warm_s: float) -> Trace:
     """One node, started, loaded for so long, and gone. What counts begins after `warm_s`."""
     progress.begin("dynamic cap" if cap is None else f"cap {cap}")
     trace = Trace(cap, machine.load())

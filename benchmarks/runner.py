@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.progress import Progress
+from benchmarks.progress import MeasurementProgress
 from benchmarks.scenarios import Scenario
 from benchmarks.stand import Stand
 
@@ -38,7 +38,7 @@ def plan(scenarios: Sequence[Scenario], repeats: int, quick: bool) -> list[tuple
 def run(scenarios: Sequence[Scenario], repeats: int, quick: bool) -> list[Measurement]:
     """Measure all of it; minutes. Says on stderr how far it is."""
     todo = plan(scenarios, repeats, quick)
-    progress = Progress(len(todo))
+    progress = MeasurementProgress(len(todo))
     measured = []
     with Stand(progress.tick) as stand:
         for scenario, turn, party in todo:

@@ -21,8 +21,8 @@ from benchmarks.figures import Sample
 from benchmarks.gateway import Gateway
 from benchmarks.load import Clients, Direct, Tick
 from benchmarks.upstream import MODEL, Upstream
-from devstack.broker import Broker, free_port
-from devstack.distribution import find_or_get
+from devstack.broker import Broker, find_or_get
+from devstack.ports import free_port
 from tests.support.node import Node
 
 NODE = "node"  # WorkerNode

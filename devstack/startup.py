@@ -1,4 +1,4 @@
-"""What start.sh asks of Python: things that a shell has no safe way of finding out.
+"""The questions that start.sh has Python answer, because a shell has no safe way to answer them.
 
     python -m devstack.startup ports GATEWAY_PORT=8081 ...   which are taken, and by whom
     python -m devstack.startup dotenv .env                   the variables that it adds, NUL-separated
@@ -6,7 +6,7 @@
     python -m devstack.startup answer FILE                   is this body an answer of a model
     python -m devstack.startup stream FILE                   is this a stream of one, in several chunks and with its end
 
-Each exits 0 for yes; for no it says why in a line and exits 1.
+Each exits with 0 for yes; for no it prints why and exits with 1.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from devstack.broker import holder_of
+from devstack.ports import holder_of, is_taken
 from devstack.terminal import StackError
 
 CONNECT_S = 5.0
 
 
 def ports(*wanted: str) -> str:
-    """Nothing, if all can be listened on.
+    """Return nothing if all these ports are free.
 
     Args:
-        wanted: VARIABLE=PORT, the variable being what moves it.
+        wanted: VARIABLE=PORT; the variable is the one that sets the port.
     """
     faults = []
     for one in wanted:
@@ -47,25 +47,14 @@ def ports(*wanted: str) -> str:
     return ""
 
 
-def is_taken(port: int) -> bool:
-    """Does somebody listen on it, on 127.0.0.1 or on all addresses?"""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections of the last run do not count
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-
 def dotenv(path: str) -> str:
-    """The variables of a .env file that the environment lacks, as name, NUL, value, NUL. Empty values are unset."""
+    """Return what a .env file adds to the environment, as name, NUL, value, NUL. Empty values are left out."""
     found = dotenv_values(path)
     return "".join(f"{name}\0{value}\0" for name, value in found.items() if value and not os.environ.get(name))
 
 
 def reachable(url: str) -> str:
-    """Nothing, if one of the brokers of the URL can be connected to."""
+    """Return nothing if one of the brokers of the URL accepts a connection."""
     default = 6651 if url.startswith("pulsar+ssl:") else 6650
     faults = []
     for broker in urlsplit(url).netloc.split(","):
@@ -80,7 +69,7 @@ def reachable(url: str) -> str:
 
 
 def answer(path: str) -> str:
-    """The text of the chat completion that the file holds."""
+    """Return the text of the chat completion in the file."""
     completion = parsed(Path(path).read_text())
     text = content(completion, "message")
     if not text.strip():
@@ -89,32 +78,32 @@ def answer(path: str) -> str:
 
 
 def stream(path: str) -> str:
-    """The text of the events that the file holds, and in how many chunks it came."""
+    """Return the text of the events in the file, and the number of its chunks."""
     events = [line.removeprefix("data: ") for line in Path(path).read_text().splitlines() if line.startswith("data: ")]
     if events[-1:] != ["[DONE]"]:
         raise StackError(f"The stream did not end with [DONE]; its last event was: {''.join(events[-1:])[:300]!r}")
     chunks = [text for event in events[:-1] if (text := content(parsed(event), "delta"))]
     text = "".join(chunks).strip()
     if len(chunks) < 2 or not text:
-        raise StackError(f"The stream brought {len(chunks)} chunks of text; expected were several: {text[:300]!r}")
+        raise StackError(f"The stream brought {len(chunks)} chunks of text instead of several: {text[:300]!r}")
     return f"The model answered in {len(chunks)} chunks: {text}"
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """One JSON object of an answer, without an error in it."""
+    """Return one JSON object of an answer. Raises StackError if it is an error."""
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise StackError(f"The gateway answered something that is not a chat completion: {text[:300]!r}")
+        raise StackError(f"The gateway's answer is not a chat completion: {text[:300]!r}")
     if found.get("error"):
         raise StackError(f"The answer is an error: {json.dumps(found['error'])[:300]}")
     return found
 
 
 def content(completion: dict[str, Any], part: str) -> str:
-    """The text in the first choice's message or delta; empty without one."""
+    """Return the text in the first choice's message or delta; empty without one."""
     for choice in completion.get("choices") or []:
         return (choice.get(part) or {}).get("content") or ""
     return ""
@@ -130,13 +119,14 @@ COMMANDS: dict[str, Callable[..., str]] = {
 
 
 def main() -> int:
+    """Run one command, and return the exit code."""
     try:
-        said = COMMANDS[sys.argv[1]](*sys.argv[2:])
+        output = COMMANDS[sys.argv[1]](*sys.argv[2:])
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
-    if said:
-        print(said, end="" if said.endswith("\0") else "\n")
+    if output:
+        print(output, end="" if output.endswith("\0") else "\n")
     return 0
 
 

@@ -8,16 +8,14 @@ import logging
 import select
 import uuid
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from websockets.frames import Opcode
 
 from devstack.gateway.raw_json import Member, compact, members
+from devstack.gateway.state import GatewayState
 from devstack.gateway.waiting import Channel, SenderLeft
 from devstack.gateway.websocket import messages, upgrade
-
-if TYPE_CHECKING:
-    from devstack.gateway.server import Gateway
 
 # The platform's path, and OpenAI's own, so that a client library works with base_url http://localhost:8081/v1.
 CHAT_PATHS = ("/api/v1/chat/completions", "/v1/chat/completions")
@@ -33,9 +31,9 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body leave in one packet
 
-    @property
-    def gateway(self) -> Gateway:
-        return cast("Gateway", self.server)
+    def __init__(self, gateway: GatewayState, *connection: Any) -> None:
+        self.gateway = gateway
+        super().__init__(*connection)  # serves the connection, and returns at its end
 
     def do_GET(self) -> None:
         if self.path == "/res/ws":
@@ -63,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
     # The client's side.
 
     def chat(self, body: bytes) -> None:
-        """A client's request: published as a task, then waited for."""
+        """Publish a client's request as a task, and wait for the answer."""
         try:
             model, stream = read_request(members(body))
         except ValueError as error:
@@ -74,12 +72,12 @@ class Handler(BaseHTTPRequestHandler):
         waiting.publishing(request_id)
         try:
             self.gateway.publish(f"model-{model}", self.task(request_id, stream, body.decode()))
-        except Exception as error:  # whatever the broker's library raises, the client gets to know
+        except Exception as error:  # whatever the broker's library raises, the client gets it
             waiting.forget(request_id)
             log.error("task %s for model %s could not be published: %s", request_id, model, error)
             self.reply(500, error_body(f"The task could not be published: {error}", "internal_server_error"))
             return
-        # Only now, as the platform does: an answer that was quicker has found nobody (spec 1.2).
+        # Only now, as the platform does: an answer that was faster found no waiting client (spec 1.2).
         channel = waiting.register(request_id)
         waiting.count("published")
         try:
@@ -91,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             waiting.forget(request_id)
 
     def task(self, request_id: str, stream: bool, body: str) -> bytes:
-        """The message (spec 1.1), with the client's request as it was written."""
+        """Return the message (spec 1.1), with the client's request as it was written."""
         headers: dict[str, list[str]] = {}
         for name, value in self.headers.items():
             if name.lower() != "host":  # Go keeps it apart from the headers
@@ -101,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         return f'{json.dumps(around, separators=(",", ":"))[:-1]},"data":{compact(body)}}}'.encode()
 
     def wait(self, channel: Channel) -> None:
-        """One answer, with 200 whatever is in it, or 408. A client that leaves is not noticed, as with the platform."""
+        """Send the answer with 200 whatever it is, or 408. Like the platform, do not notice a client that leaves."""
         try:
             answer = channel.receive(self.gateway.plain_wait_s)
         except TimeoutError:
@@ -111,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, (answer or "").encode())
 
     def relay(self, channel: Channel) -> None:
-        """Chunk by chunk until the end, without a limit; stops when a write tells that the client has left."""
+        """Send chunk by chunk until the end, without a time limit. Stop when a write fails: the client has left."""
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -137,14 +135,14 @@ class Handler(BaseHTTPRequestHandler):
             log.info("the client of a stream has left: %s", error)
 
     def write_part(self, part: bytes) -> None:
-        """One part of a chunked body; an empty one ends it."""
+        """Send one part of a chunked body; an empty part ends the body."""
         self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
         self.wfile.flush()
 
     # The node's side.
 
     def take_answer(self, body: bytes) -> None:
-        """POST /res: the whole answer to a plain request."""
+        """POST /res: pass the whole answer to a plain request on to its client."""
         plain = self.gateway.plain
         try:
             answer = members(body)
@@ -171,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, {"status": "ok"})
 
     def take_frames(self) -> None:
-        """GET /res/ws: the frames of streams. What is wrong is dropped without a word to the node."""
+        """GET /res/ws: pass the frames of streams on. Other messages are dropped, as by the platform."""
         self.close_connection = True
         protocol = upgrade(self.connection, self.path, self.headers.items())
         if protocol is None:
@@ -184,11 +182,11 @@ class Handler(BaseHTTPRequestHandler):
                     log.error("/res/ws: skipped, not a frame: %.200r", message)
 
     def take_frame(self, message: bytes) -> bool:
-        """One frame to its client. False: it is not a frame.
+        """Pass one frame on to its client. False: it is not a frame.
 
         Raises:
-            SenderLeft: the client is gone, and then the node too.
-            ConnectionAbortedError: it came after the end, upon which the platform's handler crashes.
+            SenderLeft: the client has left, and so has the node.
+            ConnectionAbortedError: the frame came after the end. There the platform's handler crashes.
         """
         stream = self.gateway.stream
         try:
@@ -218,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def left(self) -> bool:
-        """Whether the other side closed this connection, even if bytes of it still wait to be read."""
+        """Return whether the node closed this connection, even if bytes from it are still unread."""
         poll = select.poll()
         poll.register(self.connection, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))
@@ -239,10 +237,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def read_request(request: dict[str, Member]) -> tuple[str, bool]:
-    """The model that is asked for, and whether as a stream.
+    """Return the model that is asked for, and whether the answer is to be a stream.
 
     Raises:
-        ValueError: what is wrong with the request, in words.
+        ValueError: the request is wrong. The text says why.
     """
     model = request["model"].value if "model" in request else None
     if not isinstance(model, str) or not model:
@@ -251,7 +249,7 @@ def read_request(request: dict[str, Member]) -> tuple[str, bool]:
 
 
 def read_flag(document: dict[str, Member], name: str) -> bool:
-    """A member that is true or false; missing and null are false. Anything else: ValueError."""
+    """Return a member that is true or false; missing and null are false. Raises ValueError for anything else."""
     value = document[name].value if name in document else None
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false")
@@ -259,7 +257,7 @@ def read_flag(document: dict[str, Member], name: str) -> bool:
 
 
 def read_id(document: dict[str, Member]) -> str:
-    """The request's id. KeyError: there is none; ValueError: it is not a string."""
+    """Return the request's id. Raises KeyError if there is none, ValueError if it is not a string."""
     value = document["request_id"].value
     if not isinstance(value, str):
         raise ValueError("request_id must be a string")
@@ -267,5 +265,5 @@ def read_id(document: dict[str, Member]) -> str:
 
 
 def error_body(message: str, kind: str) -> dict[str, Any]:
-    """An error as OpenAI shapes it."""
+    """Return an error in OpenAI's shape."""
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}

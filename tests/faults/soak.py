@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from devstack.broker import Broker, free_port
-from devstack.distribution import find_or_get
+from devstack.broker import Broker, find_or_get
+from devstack.ports import free_port
 from tests.faults.testbed import Testbed, kill, open_testbed, pss_bytes
 from tests.support.wait import until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from devstack.broker import Broker, free_port
-from devstack.distribution import find_or_get
+from devstack.broker import Broker, find_or_get
+from devstack.ports import free_port
 from tests.faults.testbed import Testbed, one_end_each, open_testbed
 from tests.support.wait import until
 

@@ -15,8 +15,8 @@ from typing import Any
 import pulsar
 import pytest
 
-from devstack.broker import Broker, free_port
-from devstack.distribution import find_or_get
+from devstack.broker import Broker, find_or_get
+from devstack.ports import free_port
 from tests.faults.testbed import Testbed, one_end_each, patched
 from tests.support.platform import Broker as AnyBroker
 from tests.support.platform import Platform

@@ -15,8 +15,8 @@ import pulsar
 import pytest
 import requests
 
-from devstack.broker import Broker, free_port
-from devstack.distribution import find_or_get
+from devstack.broker import Broker, find_or_get
+from devstack.ports import free_port
 from tests.support.tokens import token_conf, token_for
 from tests.support.wait import until
 

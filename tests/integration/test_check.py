@@ -14,8 +14,8 @@ import pulsar
 import pytest
 import requests
 
-from devstack.broker import Broker, free_port
-from devstack.distribution import find_or_get
+from devstack.broker import Broker, find_or_get
+from devstack.ports import free_port
 from supervisor.check import broker as check_broker
 from supervisor.check.findings import Context, Finding, Mark, run_all
 from supervisor.records import command as records

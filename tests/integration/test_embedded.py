@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from devstack import embedded
-from devstack.broker import free_port
+from devstack.ports import free_port
 from tests.support.wait import until
 
 PATIENCE = 60.0  # seconds; a bound for a broken run: the model loads in two on a free machine

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from devstack.broker import Broker
-from devstack.gateway.server import Gateway
+from devstack.gateway import Gateway
 from tests.support.wait import until
 
 CHAT = "/v1/chat/completions"
@@ -106,7 +106,7 @@ def taken(address: str, body: str) -> bool:
 def registered(server: Gateway, plain: int = 0, stream: int = 0) -> None:
     """Wait until so many clients wait: publishing has returned and their ids are known."""
     until(
-        lambda: (server.plain.counts()["waiting"], server.stream.counts()["waiting"]) == (plain, stream),
+        lambda: (server.state.plain.counts()["waiting"], server.state.stream.counts()["waiting"]) == (plain, stream),
         PATIENCE,
         "registered ids",
     )
@@ -207,7 +207,7 @@ def test_a_broker_that_refuses_is_the_clients_500(server: Gateway, topic: Topic)
     status, text = post(server.address, CHAT, chat())
     assert status == 500
     assert "no broker" in json.loads(text)["error"]["message"]
-    assert server.stats()["plain"]["waiting"] == 0
+    assert server.state.stats()["plain"]["waiting"] == 0
 
 
 # Plain answers (spec 1.2).
@@ -231,7 +231,7 @@ def test_an_answer_that_is_quicker_than_publishing_finds_nobody(server: Gateway,
     registered(server, plain=1)
     assert answer(server, request_id, "2")[0] == 200
     assert client.result == (200, b"2")
-    assert server.stats()["plain"]["early"] == 1
+    assert server.state.stats()["plain"]["early"] == 1
 
 
 def test_an_unknown_id_and_a_second_answer_get_404_and_are_counted_apart(server: Gateway, topic: Topic) -> None:
@@ -243,14 +243,14 @@ def test_an_unknown_id_and_a_second_answer_get_404_and_are_counted_apart(server:
     assert client.result == (200, b"1")
     registered(server)
     assert answer(server, request_id, "2")[0] == 404
-    counts = server.stats()["plain"]
+    counts = server.state.stats()["plain"]
     assert (counts["unknown"], counts["duplicate"], counts["answered"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", '{"request_id":"x"}', '{"data":1}', '{"request_id":1,"data":1}'])
 def test_what_is_not_an_answer_gets_400(server: Gateway, body: str) -> None:
     assert post(server.address, "/res", body)[0] == 400
-    assert server.stats()["plain"]["invalid"] == 1
+    assert server.state.stats()["plain"]["invalid"] == 1
 
 
 def test_a_plain_client_waits_only_so_long(topic: Topic) -> None:
@@ -261,7 +261,7 @@ def test_a_plain_client_waits_only_so_long(topic: Topic) -> None:
         assert status == 408
         assert json.loads(text)["error"]["type"] == "request_timeout_error"
         assert answer(server, topic.task()["request_id"], "1")[0] == 404
-        assert server.stats()["plain"]["timed_out"] == 1
+        assert server.state.stats()["plain"]["timed_out"] == 1
     finally:
         server.close()
 
@@ -299,7 +299,7 @@ def test_a_stream_passes_each_chunk_as_it_comes_and_adds_done(
         assert stream_client.event() == b"data: [DONE]"
         assert stream_client.event() == b""
     assert stream_client.response.headers["Content-Type"] == "text/event-stream"
-    counts = server.stats()["stream"]
+    counts = server.state.stats()["stream"]
     assert (counts["chunks"], counts["ended"], counts["connections"]) == (4, 1, 1)
 
 
@@ -308,7 +308,7 @@ def test_frames_that_are_quicker_than_publishing_are_lost(server: Gateway, topic
 
         def send_at_once(task: Any) -> None:
             node.send(frame(task["request_id"], '"early"'))
-            until(lambda: server.stats()["stream"]["early"] == 1, PATIENCE, "frame at the gateway")
+            until(lambda: server.state.stats()["stream"]["early"] == 1, PATIENCE, "frame at the gateway")
 
         topic.on_publish = send_at_once
         client = Client(server, chat(stream=True))
@@ -345,7 +345,7 @@ def test_what_is_not_a_frame_is_skipped_without_a_word(
         node.send(frame(request_id, "1", end=True))
         assert stream_client.event() == b"data: 1"
         assert stream_client.event() == b"data: [DONE]"
-    counts = server.stats()["stream"]
+    counts = server.state.stats()["stream"]
     assert (counts["invalid"], counts["unknown"]) == (1, 1)
 
 
@@ -356,7 +356,7 @@ def test_a_line_break_in_a_chunk_breaks_the_event_and_is_counted(
     with node_socket(server) as node:
         node.send(frame(request_id, '{\n"x":1}', end=True))
         assert stream_client.event() == b"data: {"
-    assert server.stats()["stream"]["newlines"] == 1
+    assert server.state.stats()["stream"]["newlines"] == 1
 
 
 def test_a_frame_after_the_end_costs_the_connection_and_is_counted(
@@ -369,7 +369,7 @@ def test_a_frame_after_the_end_costs_the_connection_and_is_counted(
         node.send(frame(request_id, "1"))
         with pytest.raises(ConnectionClosed):
             node.recv(timeout=PATIENCE)
-    assert server.stats()["stream"]["after_end"] == 1
+    assert server.state.stats()["stream"]["after_end"] == 1
 
 
 def test_a_silent_stream_is_kept_open_with_comments(topic: Topic) -> None:
@@ -391,14 +391,14 @@ def test_a_stream_client_that_left_ends_the_waiting_at_the_next_write(server: Ga
 
         def gone() -> bool:
             node.send(frame(request_id, "1"))
-            return bool(server.stats()["stream"]["clients_gone"] == 1)
+            return bool(server.state.stats()["stream"]["clients_gone"] == 1)
 
         until(gone, PATIENCE, "client noticed as gone")
         registered(server)
 
 
 def test_a_reader_stuck_on_a_client_that_left_answers_no_ping_until_the_node_closes(server: Gateway) -> None:
-    server.stream.register("left")  # its client's thread has gone after the reader looked the id up: nobody takes
+    server.state.stream.register("left")  # its client's thread has gone after the reader looked the id up: nobody takes
     with node_socket(server) as node:
         node.send(frame("left", "1"))
         assert not node.ping().wait(0.3)

@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 import requests
 
-from devstack.broker import free_port
+from devstack.ports import free_port
 from tests.support.paths import ROOT
 from tests.support.wait import until
 

@@ -22,9 +22,9 @@ import psutil
 import pytest
 
 from devstack import startup
-from devstack.broker import Broker, free_port
-from devstack.gateway.server import Gateway
-from devstack.terminal import StackError
+from devstack.broker import Broker
+from devstack.gateway import Gateway
+from devstack.ports import free_port
 from tests.support.paths import ROOT
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
@@ -394,7 +394,7 @@ def asked(checkout: Checkout) -> Iterator[queue.SimpleQueue[Any]]:
         threading.Thread(target=answer, args=(task["request_id"], task["stream"]), daemon=True).start()
 
     def answer(request_id: str, stream: bool) -> None:
-        waiting = gateway.stream if stream else gateway.plain
+        waiting = gateway.state.stream if stream else gateway.state.plain
         channel = until(lambda: waiting.find(request_id), PATIENCE, "registered id")
         assert channel is not None
         channel.send('{"answer":1}', lambda: False)
@@ -491,55 +491,6 @@ def test_where_nothing_listens_ai_says_what_to_do(checkout: Checkout) -> None:
     done = checkout.ask()
     assert done.returncode == 7
     assert "Run ./start.sh in another terminal" in done.stderr
-
-
-# What start.sh asks of Python.
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        pytest.param("<html>", "not a chat completion", id="html"),
-        pytest.param("", "not a chat completion", id="nothing"),
-        pytest.param('{"error":{"message":"no"}}', "is an error", id="error"),
-        pytest.param('{"choices":[]}', "no text", id="no choice"),
-        pytest.param('{"choices":[{"message":{"content":" "}}]}', "no text", id="blank"),
-    ],
-)
-def test_what_is_no_answer_is_told(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "body").write_text(text)
-    with pytest.raises(StackError, match=said):
-        startup.answer(str(tmp_path / "body"))
-
-
-CHUNK = 'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        pytest.param("", "did not end", id="nothing"),
-        pytest.param(CHUNK * 2, "did not end", id="no end"),
-        pytest.param(CHUNK + "data: [DONE]\n\n", "brought 1 chunks", id="one chunk"),
-        pytest.param('data: {"error":{"message":"no"}}\n\ndata: [DONE]\n\n', "is an error", id="error"),
-    ],
-)
-def test_what_is_no_stream_is_told(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "body").write_text(text)
-    with pytest.raises(StackError, match=said):
-        startup.stream(str(tmp_path / "body"))
-
-
-@pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1"])
-def test_what_is_no_port_is_told(port: str) -> None:
-    with pytest.raises(StackError, match=r"^GATEWAY_PORT is '.*'; it must be a port"):
-        startup.ports(f"GATEWAY_PORT={port}")
-
-
-@pytest.mark.parametrize("url", ["pulsar://127.0.0.1:x", "127.0.0.1", "pulsar://", "pulsar://127.0.0.1:1,127.0.0.1:2"])
-def test_a_broker_that_is_not_there_is_told(url: str) -> None:
-    with pytest.raises(StackError, match="PULSAR_URL"):
-        startup.reachable(url)
 
 
 def test_one_of_several_brokers_is_enough(broker: Broker) -> None:

@@ -1,7 +1,4 @@
-"""Where Apache Pulsar and a Java for it are on this machine; gets Pulsar through Maven when it is nowhere (spec 8).
-
-Knows nothing of running it: that is broker.py.
-"""
+"""Finds Apache Pulsar and a Java for it on this machine, and fetches Pulsar through Maven if there is none (spec 8)."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from devstack.terminal import Progress, StackError
+from devstack.terminal import DownloadProgress, StackError
 
 VERSION = "4.0.8"
 HOME_NAME = f"apache-pulsar-{VERSION}"
@@ -44,13 +41,13 @@ PACKAGES = {
 
 
 def cache_dir(environ: Mapping[str, str]) -> Path:
-    """The folder outside the checkout where Pulsar is kept from one run to the next."""
+    """Return the folder outside the checkout where Pulsar is kept from one run to the next."""
     base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home(), ".cache")
     return Path(base, "workernode")
 
 
 def is_pulsar(home: Path) -> bool:
-    """Is a whole Pulsar distribution in this folder?"""
+    """Return whether a complete Pulsar distribution is in this folder."""
     return (
         (home / "bin" / "pulsar").is_file()
         and (home / "conf" / "standalone.conf").is_file()
@@ -59,7 +56,7 @@ def is_pulsar(home: Path) -> bool:
 
 
 def installed(environ: Mapping[str, str]) -> Path | None:
-    """The Pulsar that its user put on this machine: $PULSAR_HOME, else the newest ~/apache-pulsar-*; None without one.
+    """Return the Pulsar that a person installed: $PULSAR_HOME, else the newest ~/apache-pulsar-*; None without one.
 
     Raises:
         StackError: PULSAR_HOME is set, but holds no Pulsar.
@@ -75,11 +72,11 @@ def installed(environ: Mapping[str, str]) -> Path | None:
     return max(found, key=_version_of, default=None)
 
 
-def find_or_get(progress: Progress | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The home of a Pulsar: an installed one, else the one in the cache, fetched through Maven if it is not there yet.
+def find_or_get(progress: DownloadProgress | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the home of a Pulsar: an installed one, else the one in the cache, which Maven fetches if it is missing.
 
     Raises:
-        StackError: there is none and it cannot be fetched; says why and what to do.
+        StackError: there is none and it cannot be fetched. The text says why and what to do.
     """
     if home := installed(environ):
         return home
@@ -87,14 +84,14 @@ def find_or_get(progress: Progress | None = None, environ: Mapping[str, str] = o
     home = cache / HOME_NAME
     if not is_pulsar(home):
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache / "fetch.lock"):
+        with _locked(cache / "fetch.lock"):
             if not is_pulsar(home):  # another process may have fetched it while this one waited
-                _get(cache, progress or Progress("Apache Pulsar", TARBALL_MB), environ)
+                _fetch(cache, progress or DownloadProgress("Apache Pulsar", TARBALL_MB), environ)
     return home
 
 
 def missing_programs(environ: Mapping[str, str], *, maven: bool) -> str | None:
-    """What Pulsar still needs on this machine and how to install it, in sentences; None when all is there.
+    """Return what Pulsar needs and this machine lacks, and how to install it; None when nothing is missing.
 
     Args:
         maven: whether Pulsar is still to be fetched.
@@ -110,7 +107,7 @@ def missing_programs(environ: Mapping[str, str], *, maven: bool) -> str | None:
 
 
 def java_of(environ: Mapping[str, str]) -> str | None:
-    """The java that bin/pulsar will run: $JAVA_HOME's, else the one on PATH."""
+    """Return the java that bin/pulsar will run: $JAVA_HOME's, else the one on PATH."""
     if java_home := environ.get("JAVA_HOME"):
         return str(Path(java_home, "bin", "java"))
     return shutil.which("java", path=environ.get("PATH"))
@@ -146,8 +143,8 @@ def _version_of(home: Path) -> list[int]:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: two that start together must not both fetch 245 MB."""
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold a lock between processes, so that two that start together do not both fetch 245 MB."""
     with lock.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +154,7 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _get(cache: Path, progress: Progress, environ: Mapping[str, str]) -> None:
+def _fetch(cache: Path, progress: DownloadProgress, environ: Mapping[str, str]) -> None:
     tarball = _maven_has(environ)
     if fault := missing_programs(environ, maven=tarball is None):
         raise StackError(fault)
@@ -172,7 +169,7 @@ def _get(cache: Path, progress: Progress, environ: Mapping[str, str]) -> None:
 
 
 def _maven_has(environ: Mapping[str, str]) -> Path | None:
-    """The tarball in the user's own Maven repository, when it is there and is what its checksum says."""
+    """Return the tarball in the user's own Maven repository, if it is there and its checksum is right."""
     tarball = Path(environ.get("HOME") or Path.home(), ".m2", "repository") / ARTIFACT_DIR / TARBALL
     checksum = tarball.with_name(f"{TARBALL}.sha1")
     if not (tarball.is_file() and checksum.is_file()):
@@ -184,7 +181,7 @@ def _maven_has(environ: Mapping[str, str]) -> Path | None:
     return tarball if checksum.read_text().split()[:1] == [digest.hexdigest()] else None
 
 
-def _download(repository: Path, cache: Path, progress: Progress, environ: Mapping[str, str]) -> None:
+def _download(repository: Path, cache: Path, progress: DownloadProgress, environ: Mapping[str, str]) -> None:
     command = [
         "mvn", "--batch-mode", "--strict-checksums", f"-Dmaven.repo.local={repository}",
         f"-Daether.connector.requestTimeout={MAVEN_SILENCE_MS}", f"-Dmaven.wagon.rto={MAVEN_SILENCE_MS}",
@@ -211,7 +208,7 @@ def _download(repository: Path, cache: Path, progress: Progress, environ: Mappin
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the biggest file there: the tarball, under whatever name Maven gives it while it grows."""
+    """Return the size of the largest file there: the tarball, whatever name Maven gives it while it grows."""
     try:
         return max((file.stat().st_size for file in folder.iterdir()), default=0)
     except FileNotFoundError:  # not there yet, or just renamed
@@ -223,13 +220,13 @@ def _why_not(log: Path) -> str:
     said = errors[0].removeprefix("[ERROR] ") if errors else "it gave no reason"
     return (
         f"Maven could not fetch Apache Pulsar {VERSION}: {said[:400]}\n"
-        f"All that it said is in {log}. Mostly it is the network, a proxy or a mirror in ~/.m2/settings.xml.\n"
+        f"Its output is in {log}. Usually the cause is the network, a proxy or a mirror in ~/.m2/settings.xml.\n"
         f"Without a network: unpack Pulsar {VERSION} by hand and set PULSAR_HOME to its folder."
     )
 
 
 def _unpack(tarball: Path, cache: Path) -> None:
-    """Put the whole distribution into the cache, or nothing: it is renamed into place when it is complete."""
+    """Put the distribution into the cache, whole or not at all: it is renamed into place when it is complete."""
     print("Unpacking Apache Pulsar.", file=sys.stderr)
     place = Path(tempfile.mkdtemp(prefix="unpack-", dir=cache))
     try:
@@ -241,7 +238,7 @@ def _unpack(tarball: Path, cache: Path) -> None:
                 f"{tarball} could not be unpacked into {cache}: {done.stderr.strip()[:300] or 'it is not whole'}.\n"
                 "Make room (it needs 300 MB) or remove that file, then run this again."
             )
-        shutil.rmtree(cache / HOME_NAME, ignore_errors=True)  # what is there is not a whole one
+        shutil.rmtree(cache / HOME_NAME, ignore_errors=True)  # an incomplete one may be there
         (place / HOME_NAME).rename(cache / HOME_NAME)
     finally:
         shutil.rmtree(place, ignore_errors=True)
