@@ -7,7 +7,6 @@ taken at all is node.py's business.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
@@ -16,7 +15,8 @@ from supervisor.broker.client import Broker
 from supervisor.events import Received, Stored
 from supervisor.fitness.breaker import Admission, Admit
 from supervisor.ledger import Delivery, Ledger, Place
-from supervisor.workers.pool import Died, Pool
+from supervisor.machine.clock import Clock
+from supervisor.workers.pool import Pool, WorkerDeath
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
 from workernode.protocol import AnswerState, Decision, FaultInfo, Job, Outcome, Rejection
@@ -45,12 +45,15 @@ class Hooks(Protocol):
 class Dispatcher:
     """The messages at this node. Owned by the main thread."""
 
-    def __init__(self, settings: Settings, identity: record.Node, broker: Broker, pool: Pool, hooks: Hooks) -> None:
+    def __init__(
+        self, settings: Settings, identity: record.Node, broker: Broker, pool: Pool, hooks: Hooks, clock: Clock
+    ) -> None:
         self._settings = settings
         self._identity = identity
         self._broker = broker
         self._pool = pool
         self._hooks = hooks
+        self._clock = clock
         self._ledger = Ledger()
         self._parked: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()  # the same, for those that are to run alone
@@ -96,11 +99,11 @@ class Dispatcher:
 
     def hand_over(self) -> None:
         """Hand what is parked to workers that have room."""
-        while self._suspects and self._pool.empty_one():
+        while self._suspects and self._pool.reserve():
             self._hand(self._suspects, alone=True)
         if not self._suspects:
             self._pool.release()
-        while self._parked and self._pool.room():
+        while self._parked and self._pool.free_slots():
             self._hand(self._parked, alone=False)
 
     def _hand(self, waiting: deque[Delivery], alone: bool) -> None:
@@ -108,12 +111,12 @@ class Dispatcher:
         delivery = waiting.popleft()
         if delivery.rejection is None and not self._admitted(delivery):
             return
-        place = self._pool.hand(self._job(delivery), alone)
+        place = self._pool.submit(self._job(delivery), alone)
         assert place is not None
         delivery.worker, delivery.slot = place
         self._ledger.move(delivery, Place.RUNNING)
         delivery.is_alone = alone
-        delivery.handed_at = time.monotonic()
+        delivery.handed_at = self._clock.monotonic()
 
     def _park(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.PARKED)
@@ -129,7 +132,7 @@ class Dispatcher:
     def _admitted(self, delivery: Delivery) -> bool:
         """Let it through, or send it back; its redeliveries used up, its client is told instead of it being run."""
         age = max(0.0, delivery.received.received - delivery.received.published)
-        admission = self._hooks.admit(time.monotonic(), age)
+        admission = self._hooks.admit(self._clock.monotonic(), age)
         if admission.admit is not Admit.SEND_BACK or admission.trouble is None:
             delivery.is_probe = admission.admit is Admit.PROBE
             return True
@@ -211,7 +214,7 @@ class Dispatcher:
             )
             if stored.number not in self._resending:
                 self._resending.add(stored.number)
-                self._resend.append((time.monotonic() + STORE_RETRY, stored.number))
+                self._resend.append((self._clock.monotonic() + STORE_RETRY, stored.number))
             return
         delivery.waits_for.discard(what)
         if not delivery.waits_for:
@@ -245,7 +248,7 @@ class Dispatcher:
 
     # --- a worker died ---
 
-    def orphaned(self, died: Died) -> None:
+    def orphaned(self, died: WorkerDeath) -> None:
         """Decide the tasks that a dead worker had."""
         for number, seen in died.jobs.items():
             delivery = self._ledger.get(number)

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         check.leave(code)
     # SIGABRT, which systemd's watchdog sends to a supervisor that hangs, tells where it hangs.
     faulthandler.enable()
-    from supervisor.node import Exit, Node
+    from supervisor.assembly import build
+    from supervisor.node import Exit
 
     try:
         settings = load(read_environment(os.environ, DOTENV))
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return Exit.BAD_SETTINGS.value
     logs.setup(settings)
     try:
-        node = Node(settings)
+        node = build(settings)
     except OSError as error:  # STATUS_ADDR cannot be listened on; strerror says what to do
         print(error.strerror, file=sys.stderr)
         return Exit.BAD_SETTINGS.value

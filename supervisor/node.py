@@ -1,55 +1,49 @@
-"""The postmaster: start → serve → drain → leave. The one thread that owns the supervisor's state.
+"""The supervisor's main loop and its lifecycle: start, serve, drain, stop. The one thread that owns the state.
 
-It waits for workers, broker, child, signals and the clock at once, and has the dispatcher (dispatcher.py), the counter
-(broker.py), the workshop (pool.py) and the child (llamafile.py) act; no call here waits for any of them.
+It waits for workers, broker, local model, signals and the clock at once (loop.py), hands what comes to the part that
+decides (dispatcher.py, fitness, concurrency, workers.pool), and sets how many messages may be taken. No call here waits
+except at the end of a drain.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import queue
-import selectors
 import signal
-import socket
-import time
-import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from types import FrameType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from supervisor.broker.client import Broker
 from supervisor.concurrency.controller import Throttle
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
-from supervisor.fitness import preflight as firstlook
 from supervisor.fitness.breaker import Admission, Begin, End, Fitness, Intake
 from supervisor.fitness.breaker import State as Fit
-from supervisor.fitness.messages import Words
+from supervisor.health import BrokerState, Incidents
 from supervisor.ledger import Delivery
-from supervisor.observability.overview import Overview, Rooms
-from supervisor.observability.snapshot import About
+from supervisor.loop import Loop, Source
+from supervisor.machine.clock import Clock
+from supervisor.observability.overview import Overview
 from supervisor.report import Reporter
-from supervisor.workers import stream_ender as standin
-from supervisor.workers.pool import CRASHES_TO_REPORT, Handle, Pool
+from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
 from workernode import __version__, record
-from workernode.protocol import FromWorker, Outcome, RateLimitReport, Ready, Target
+from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitReport, Ready, Target
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
-    from supervisor.model_server.lifecycle import Llamafile
+    from supervisor.model_server.local_model import LocalModel
 
 log = logging.getLogger(__name__)
 
-HOUSEKEEPING = 1.0  # seconds between looks at the workers, the broker and the clock
-WORKERS_LEAVE = 2.0  # seconds that idle workers get to leave
+HOUSEKEEPING = 1.0  # seconds between checks of the workers and of the broker's connection
+WORKERS_STOP = 2.0  # seconds that idle workers get to stop
+REPORTER_STOP = 2.0  # seconds that the last reports get
 # An unfit node that sends a task back leaves the subscription for so long, or every second task would come right back
-# to it and be given up with a healthy node idle beside it. Tasks that are older than this have waited for nobody: they
-# are taken without a pause, so that their clients get the error soon (spec 5).
-ASIDE = 2.0  # seconds
+# to it and be given up with a healthy node idle beside it. A task that is older than this has waited for nobody: such
+# tasks are taken without a pause, so that their clients get the error soon (spec 5).
+STEP_ASIDE = 2.0  # seconds
 UNFIT_STATUSES = ("unfit", "key_refused", "quota_used_up", "model_unknown")
-REPORT_AFTER = 60.0  # seconds of an outage after which it is more than something that passes
 
 
 class State(Enum):
@@ -58,7 +52,7 @@ class State(Enum):
     STARTING = "starting"  # not everything that it needs is there
     SERVING = "serving"  # takes messages, or would if it may
     DRAINING = "draining"  # takes none; what is in flight is finished
-    LEAVING = "leaving"  # nothing is in flight; the local model is asked to leave
+    STOPPING = "leaving"  # nothing is in flight; the local model is asked to stop
     STOPPED = "stopped"  # nothing is left
 
 
@@ -66,9 +60,9 @@ MOVES = {
     (State.STARTING, "ready"): State.SERVING,
     (State.STARTING, "drain"): State.DRAINING,
     (State.SERVING, "drain"): State.DRAINING,
-    (State.DRAINING, "empty"): State.LEAVING,
-    (State.LEAVING, "alone"): State.STOPPED,
-}  # a pair that is not here is a bug, and says so
+    (State.DRAINING, "empty"): State.STOPPING,
+    (State.STOPPING, "alone"): State.STOPPED,
+}  # a pair that is not here is a bug, and raises KeyError
 
 
 class Exit(Enum):
@@ -79,111 +73,100 @@ class Exit(Enum):
     BAD_SETTINGS = 78  # EX_CONFIG of sysexits.h: the environment cannot be used
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a node is made of. supervisor/assembly.py makes the real ones, a test its own."""
+
+    clock: Clock
+    loop: Loop
+    broker: Broker
+    pool: Pool
+    throttle: Throttle
+    fitness: Fitness
+    reporter: Reporter
+    overview: Callable[[Dispatcher], Overview]  # shows the node to people
+    local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
+    preflight: Callable[[Callable[[FaultInfo], None]], None]  # asks a remote upstream once; calls back from a thread
+    end_streams: Callable[[Sequence[Job]], list[Outcome]]  # ends streams whose workers were killed; waits some seconds
+
+
 class Node:
     """The whole node. `run` is called once, from the main thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, identity: record.Node, parts: Parts) -> None:
         self._settings = settings
-        self._state = State.STARTING
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._selector = selectors.DefaultSelector()
-        self._wake_reader, self._wake_writer = os.pipe()
-        self._woken = False
-        self._signals: list[int] = []
-        self._forced = False
-        self._drain_until = float("inf")
-        self._next_look = self._next_sample = 0.0
-        host = socket.gethostname()
-        self._identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
-        self._pool = Pool(settings, self._identity, self._selector)
-        self._broker = Broker(settings, self.post)
-        self._broker_up = False
-        self._broker_fault = "not connected yet"
-        self._broker_since = time.monotonic()
-        self._dispatcher = Dispatcher(settings, self._identity, self._broker, self._pool, self)
-        self._throttle = Throttle(settings)
-        self._fitness = Fitness(settings.max_process_num, _words(settings))
-        self._hold = self._fitness.hold
-        self._gate = self._fitness.gate(time.monotonic())
-        self._reporter = Reporter(settings)
-        self._reported: set[str] = set()
-        self._child: Llamafile | None = None
-        self._child_ready = settings.node_type == "remote"
-        about = About(self._identity.id, settings.model_name, settings.node_type, __version__)
-        self._rooms = Rooms(settings, self._dispatcher, self._pool, self._broker, self._throttle, self._fitness)
-        self._overview = Overview(self._rooms, about)
+        self._parts = parts
+        self._clock = parts.clock
+        self._loop = parts.loop
+        self._broker = parts.broker
+        self._pool = parts.pool
+        self._throttle = parts.throttle
+        self._fitness = parts.fitness
+        self._identity = identity
+        self._dispatcher = Dispatcher(settings, identity, parts.broker, parts.pool, self, parts.clock)
+        self._overview = parts.overview(self._dispatcher)
         self._metrics = self._overview.metrics
+        self._incidents = Incidents(parts.reporter, self._overview.reports.note, parts.clock)
+        self._broker_state = BrokerState(self._incidents, parts.clock)
+        self._local_model: LocalModel | None = None
+        self._hold = self._fitness.hold
+        self._gate = self._fitness.gate(self._clock.monotonic())
+        self._is_forced = False
+        self._drain_until = float("inf")
+        self._next_check = self._next_sample = 0.0
+        self.state = State.STARTING
 
     # --- the loop ---
 
     def run(self) -> Exit:
-        """Serve until a signal says stop. Returns how it ended."""
-        self._start()
+        """Serve until a signal asks to stop. Returns how it ended."""
+        self.start()
         try:
-            while self._state is not State.STOPPED:
-                self._turn()
+            while self.state is not State.STOPPED:
+                self.turn(self._loop.wait(max(0.0, self.next_turn() - self._clock.monotonic())))
         finally:
-            self._stop()
-        return Exit.FORCED if self._forced else Exit.DONE
+            self.stop()
+        return Exit.FORCED if self._is_forced else Exit.DONE
 
-    def post(self, event: Event) -> None:
-        """Tell the node something, from any thread."""
-        self._events.put(event)
-        if not self._woken:
-            self._woken = True
-            os.write(self._wake_writer, b".")
-
-    def _start(self) -> None:
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ, ("wake", None))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note_signal)
-        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+    def start(self) -> None:
+        """Start workers, broker, and local model or the check of upstream."""
         settings = self._settings
+        self._loop.open()
         about = {"version": __version__, "node": self._identity.id, "workers": settings.worker_processes}
         log.info("starting", extra={"event": "starting", **about, "slots": settings.max_process_num})
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
-        if settings.node_type == "remote":
-            self._pool.aim(Target(settings.api_url, settings.api_key))
-            firstlook.start(settings, lambda trouble: self.post(FaultFound(trouble)))
+        if self._parts.local_model is None:
+            self._pool.set_target(Target(settings.api_url, settings.api_key))
+            self._parts.preflight(lambda fault: self._loop.post(FaultFound(fault)))
         else:
-            self._start_child()
+            self._local_model = self._parts.local_model(self._incidents)
+            self._pool.set_target(self._local_model.target)
+            self._local_model.start(self._clock.monotonic())
 
-    def _start_child(self) -> None:
-        from supervisor.model_server.lifecycle import Llamafile  # a remote node carries none of it
+    def turn(self, ready: Sequence[tuple[Source, Worker]]) -> None:
+        """Deal with all that has come.
 
-        self._child = self._rooms.child = Llamafile(self._settings, lambda: self.post(Wake()))
-        self._pool.aim(Target(self._child.base_url, self._child.api_key))
-        self._child.start(time.monotonic())
-
-    def _turn(self) -> None:
-        """Wait for whatever comes first, and deal with all that has come."""
-        for key, _ in self._selector.select(self._patience()):
-            kind, handle = key.data
-            if kind == "wake":
-                os.read(self._wake_reader, 4096)
-                self._woken = False
-            elif kind == "pipe":
-                for message in self._pool.collect(handle):
-                    self._hear(message)
-            elif kind == "death":
-                self._bury(handle)
-        while not self._events.empty():
-            self._take_in(self._events.get_nowait())
-        now = time.monotonic()
-        if self._signals:
-            self._heed_signals(now)
-        if self._child is not None:
-            self._look_at_child(now)
-        if now >= min(self._next_look, self._pool.next_check()):
-            self._look(now)
+        Args:
+            ready: what of which worker has become readable (Loop.wait).
+        """
+        for source, worker in ready:
+            if source is Source.PIPE:
+                for message in self._pool.collect(worker):
+                    self._on_worker_message(message)
+            else:
+                self._on_worker_death(worker)
+        for event in self._loop.events():
+            self._on_event(event)
+        now = self._clock.monotonic()
+        self._on_signals(now)
+        if self._local_model is not None:
+            self._local_model.tick(now)
+        if now >= min(self._next_check, self._pool.next_check()):
+            self._check(now)
         if now >= self._next_sample:
-            self._next_sample = now + self._settings.sample_interval
-            if self._throttle.sample(self._dispatcher.running, self._pool.said()) and self._child is not None:
-                self._child.progress(now)  # tokens come: it lives, whatever /health says
-        self._heed_fitness()
+            self._sample(now)
+        self._pass_on_fitness()
         self._dispatcher.send_back(now)
         self._dispatcher.retry_records(now)
         self._dispatcher.hand_over()
@@ -191,20 +174,19 @@ class Node:
         self._drain(now)
         self._show(now)
 
-    def _patience(self) -> float:
-        """Seconds until something is due."""
-        now = time.monotonic()
+    def next_turn(self) -> float:
+        """Monotonic time at which something is due, even if nothing comes."""
         due = min(
-            self._next_look, self._next_sample, self._overview.next_look(),
+            self._next_check, self._next_sample, self._overview.next_look(),
             self._broker.next_burst(), self._pool.next_check(),
             self._dispatcher.next_retry(), self._drain_until,
         )  # fmt: skip
-        if self._gate.room == 0:  # the gate that the intake was set by: asked anew it may just have opened, unheeded
+        # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
+        if self._gate.room == 0:
             due = min(due, self._gate.again_at)
-        wakeup = self._child.next_wakeup() if self._child else None
-        return max(0.0, (due if wakeup is None else min(due, wakeup)) - now)
+        return due if self._local_model is None else min(due, self._local_model.next_tick())
 
-    def _take_in(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         match event:
             case Received():
                 self._broker.seen(event)
@@ -220,24 +202,37 @@ class Node:
                     self._metrics.record_stored()
                 self._dispatcher.stored(event)
             case BrokerUp():
-                self._set_broker(True, "")
+                self._broker_state.connected()
             case BrokerDown():
-                self._set_broker(False, event.why)
+                self._broker_state.lost(event.why)
             case FaultFound():
-                self._fitness.found(time.monotonic(), event.trouble)
+                self._fitness.found(self._clock.monotonic(), event.trouble)
             case Wake():
-                pass  # it only wakes the loop
+                pass  # the turn itself is what was asked for
 
-    def _hear(self, message: FromWorker) -> None:
-        """What a worker says."""
+    def _on_worker_message(self, message: FromWorker) -> None:
         match message:
             case Outcome():
                 self._dispatcher.decided(message)
             case RateLimitReport():
                 self._metrics.limit_seen(message)
-                self._fitness.limit_seen(time.monotonic(), message)
+                self._fitness.limit_seen(self._clock.monotonic(), message)
             case Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
+
+    def _on_worker_death(self, worker: Worker) -> None:
+        last, death = self._pool.reap(worker)
+        for message in last:
+            self._on_worker_message(message)
+        about = {"worker": death.worker, "why": death.why, "tasks": len(death.jobs), "crashes": death.crashes}
+        log.error("worker %d died: %s", death.worker, death.why, extra={"event": "worker_died", **about})
+        self._metrics.worker_died()
+        self._dispatcher.orphaned(death)
+        if death.crashes >= CRASHES_TO_REPORT:
+            self._incidents.begin(
+                "workers", "GeneralError",
+                f"worker processes die as soon as they start ({death.why}); see the log of {self._identity.host}",
+            )  # fmt: skip
 
     # --- what the dispatcher asks and reports (dispatcher.Hooks) ---
 
@@ -246,224 +241,153 @@ class Node:
         return self._fitness.admit(now, age)
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
-        """A delivery was decided: what it says of upstream."""
+        """A delivery was decided: pass on what its outcome shows of upstream."""
         self._throttle.answered(outcome)
         self._metrics.decided(outcome)
         if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
             self._fitness.ended(
-                time.monotonic(), outcome.asked_at or delivery.handed_at, outcome.fault,
-                upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe, tokens=outcome.prompt_tokens +
-                outcome.completion_tokens,
+                self._clock.monotonic(), outcome.asked_at or delivery.handed_at, outcome.fault,
+                upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe,
+                tokens=outcome.prompt_tokens + outcome.completion_tokens,
             )  # fmt: skip
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The message has left this node. One that an unfit node sent back is to go to another."""
+        """The message has left this node. One that an unfit node sent back is to go to another node."""
         self._metrics.settled(outcome.decision)
-        young = time.time() - delivery.received.published < ASIDE
+        is_young = self._clock.wall() - delivery.received.published < STEP_ASIDE
         is_empty = len(self._dispatcher) == 0
-        if outcome.status in UNFIT_STATUSES and young and is_empty and self._fitness.state is Fit.UNFIT:
-            self._broker.step_aside(ASIDE)
+        if outcome.status in UNFIT_STATUSES and is_young and is_empty and self._fitness.state is Fit.UNFIT:
+            self._broker.step_aside(STEP_ASIDE)
 
     # --- how much to take ---
 
     def _set_intake(self, now: float) -> None:
         """Take no more from the broker than there is room for (spec 3, last point)."""
-        if self._state is State.STARTING and self._is_ready():
+        if self.state is State.STARTING and self._is_ready():
             self._move("ready")
         gate = self._gate = self._fitness.gate(now)
-        if self._state is not State.SERVING or not self._child_ready or gate.intake is Intake.HOLD:
+        if self.state is not State.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
             self._broker.allow(0)
             return
         cap = min(self._throttle.cap, self._fitness.cap)
-        # One whose record is on its way holds no slot: the next may come meanwhile. Only one: with the one that the
-        # library keeps beforehand, that makes the two that may be unacknowledged beyond the cap.
+        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one: with the message that
+        # the client library fetches beforehand, that makes the two that may be unacknowledged beyond the cap.
         room = cap - len(self._dispatcher) + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
             room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))
         if room <= 0:
             self._throttle.was_full()
-        self._broker.allow(min(room, gate.room, self._pool.room() - self._dispatcher.parked))
+        self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.parked))
 
-    def _heed_fitness(self) -> None:
-        """Pass on what the node's fitness says: holds to the workers, changes to the log, troubles to people."""
+    def _pass_on_fitness(self) -> None:
+        """Pass on what fitness has decided: holds to the workers, changes to the log, faults to people."""
         if self._fitness.hold != self._hold:
             self._hold = self._fitness.hold
-            self._pool.tell(self._hold)
+            self._pool.broadcast(self._hold)
         for change in self._fitness.changes():
             log.warning("%s: %s", change.state.value, change.text, extra={"event": f"node_{change.state.value}"})
         for report in self._fitness.reports():
             match report:
                 case Begin():
-                    self._reporter.begin(report.key, report.reason, report.message)
-                    self._overview.reports.note(time.monotonic(), report.reason, report.message)
+                    self._incidents.begin(report.key, report.reason, report.message)
                 case End():
-                    self._reporter.end(report.key)
+                    self._incidents.end(report.key)
 
-    # --- workers, broker, child ---
+    # --- what is checked regularly ---
 
-    def _bury(self, handle: Handle) -> None:
-        last, died = self._pool.reap(handle)
-        for message in last:
-            self._hear(message)
-        about = {"worker": died.worker, "why": died.why, "tasks": len(died.jobs), "crashes": died.crashes}
-        log.error("worker %d died: %s", died.worker, died.why, extra={"event": "worker_died", **about})
-        self._metrics.worker_died()
-        self._dispatcher.orphaned(died)
-        if died.crashes >= CRASHES_TO_REPORT:
-            self._report(
-                "workers", "GeneralError",
-                f"worker processes die as soon as they start ({died.why}); see the log of {self._identity.host}",
-            )  # fmt: skip
-
-    def _set_broker(self, up: bool, why: str) -> None:
-        if up == self._broker_up and why == self._broker_fault:
-            return
-        if up != self._broker_up:
-            self._broker_since = time.monotonic()
-        self._broker_up, self._broker_fault = up, why
-        if up:
-            log.info("connected to Pulsar", extra={"event": "broker_up"})
-            self._mended("broker")
-        else:
-            about = {"event": "broker_down", "why": why}
-            log.warning("no connection to Pulsar: %s; tried again until it works", why, extra=about)
-
-    def _look(self, now: float) -> None:
-        """What has to be looked at, because nobody tells."""
-        self._next_look = now + HOUSEKEEPING
+    def _check(self, now: float) -> None:
+        """Check what nobody reports: workers that hang, the broker's connection."""
+        self._next_check = now + HOUSEKEEPING
         self._pool.check(now)
-        if self._pool.steady(now):
-            self._mended("workers")
-        if self._broker_up and not self._broker.connected():
-            self._set_broker(False, "the connection was lost")
-        elif not self._broker_up and self._broker.connected():
-            self._set_broker(True, "")
-        if not self._broker_up and now - self._broker_since >= REPORT_AFTER:
-            self._report(
-                "broker", "MessageQueueConnectionError",
-                f"no connection to Pulsar for more than {REPORT_AFTER:g} s: {self._broker_fault}",
-            )  # fmt: skip
+        if self._pool.is_steady(now):
+            self._incidents.end("workers")
+        self._broker_state.check(now, self._broker.connected())
 
-    def _look_at_child(self, now: float) -> None:
-        from supervisor.model_server.lifecycle import What
+    def _sample(self, now: float) -> None:
+        """Move the dynamic cap by the machine's readings."""
+        self._next_sample = now + self._settings.sample_interval
+        if self._throttle.sample(self._dispatcher.running, self._pool.tokens()) and self._local_model is not None:
+            self._local_model.tokens_came(now)
 
-        assert self._child is not None
-        for event in self._child.tick(now):
-            match event.what:
-                case What.READY:
-                    self._child_ready = True
-                    self._throttle.set_slots(self._child.facts.slots or self._settings.local_parallel)
-                    self._mended("child")
-                    misfit = self._child.misfit()
-                    if misfit is not None:
-                        self._report("misfit", misfit.reason, misfit.message)
-                case What.DOWN:
-                    self._child_ready = False
-                case What.FAILED:
-                    if event.diagnosis is not None:
-                        self._report("child", event.diagnosis.reason, event.diagnosis.message)
-                case What.STOPPED:
-                    self._child = self._rooms.child = None
-                    return
+    # --- lifecycle ---
 
-    def _report(self, key: str, reason: str, message: str) -> None:
-        """Tell a person, once an occurrence; the reporter repeats it while it lasts."""
-        if key not in self._reported:
-            self._reported.add(key)
-            self._reporter.begin(key, reason, message)
-            self._overview.reports.note(time.monotonic(), reason, message)
-
-    def _mended(self, key: str) -> None:
-        if key in self._reported:
-            self._reported.remove(key)
-            self._reporter.end(key)
-
-    # --- life ---
+    def _is_model_ready(self) -> bool:
+        return self._parts.local_model is None or (self._local_model is not None and self._local_model.is_ready)
 
     def _is_ready(self) -> bool:
-        return self._broker_up and self._pool.ready() > 0 and self._child_ready
+        return self._broker_state.is_up and self._pool.ready() > 0 and self._is_model_ready()
 
     def _move(self, cause: str) -> None:
-        self._state = MOVES[self._state, cause]
-        if self._state is not State.STOPPED:  # that is told when it is so
-            log.info("%s", self._state.value, extra={"event": self._state.value})
+        self.state = MOVES[self.state, cause]
+        if self.state is not State.STOPPED:  # logged when it is so
+            log.info("%s", self.state.value, extra={"event": self.state.value})
 
-    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
-
-    def _heed_signals(self, now: float) -> None:
-        while self._signals:
-            name = signal.Signals(self._signals.pop(0)).name
-            if self._state in (State.DRAINING, State.LEAVING):
+    def _on_signals(self, now: float) -> None:
+        for number in self._loop.signals():
+            name = signal.Signals(number).name
+            if self.state in (State.DRAINING, State.STOPPING):
                 log.warning("%s again: stopping at once", name, extra={"event": "forced"})
-                self._forced = True
+                self._is_forced = True
                 self._drain_until = now
                 continue
             limit, tasks = self._settings.drain_timeout, len(self._dispatcher)
             log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
             self._drain_until = now + limit
             self._move("drain")
-            self._overview.leaving(limit + WORKERS_LEAVE)
+            self._overview.leaving(limit + WORKERS_STOP)
 
     def _drain(self, now: float) -> None:
-        """While draining: leave when nothing is in flight, or when the time is over."""
-        if self._state is State.DRAINING:
+        """While draining: stop when nothing is in flight, or when the time is over."""
+        if self.state is State.DRAINING:
             self._dispatcher.give_back_unbegun()
             if len(self._dispatcher) and now >= self._drain_until:
-                self._leave_the_rest()
+                self._end_drain()
             elif len(self._dispatcher):
                 return
             self._dispatcher.send_back(now, everything=True)
             self._drain_until = float("inf")
             self._move("empty")
-            if self._child is not None:
-                self._child.stop(now)
-        if self._state is State.LEAVING and (self._child is None or self._forced):
+            if self._local_model is not None:
+                self._local_model.stop(now)
+        is_alone = self._local_model is None or self._local_model.is_stopped or self._is_forced
+        if self.state is State.STOPPING and is_alone:
             self._move("alone")
 
-    def _leave_the_rest(self) -> None:
+    def _end_drain(self) -> None:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
         left = self._dispatcher.left_over()
         about = {"event": "left_over", "requests": left[:100]}
         log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
-        seen = self._pool.seen()
+        states = self._pool.answer_states()
         self._pool.kill()
-        if self._forced:
+        if self._is_forced:
             return
-        ended = standin.run(self._dispatcher.streams_to_end(seen), self._settings, self._identity)
-        self._dispatcher.give_back_the_rest(seen, ended)
+        ended = self._parts.end_streams(self._dispatcher.streams_to_end(states))
+        self._dispatcher.give_back_the_rest(states, ended)
         self._broker.flush()
-        while not self._events.empty():
-            self._take_in(self._events.get_nowait())
+        for event in self._loop.events():
+            self._on_event(event)
 
-    def _stop(self) -> None:
-        self._pool.stop(0.0 if self._forced else WORKERS_LEAVE)
-        if self._child is not None:
-            self._child.kill_now()
+    def stop(self) -> None:
+        """Stop whatever still runs. Waits for a few seconds at most."""
+        self._pool.stop(0.0 if self._is_forced else WORKERS_STOP)
+        if self._local_model is not None:
+            self._local_model.kill()
         self._broker.close()
-        self._reporter.close(2.0)
+        self._parts.reporter.close(REPORTER_STOP)
         log.info("stopped", extra={"event": "stopped"})
 
-    # --- what people see ---
-
     def _show(self, now: float) -> None:
+        """Show people the node as it is."""
         why = []
-        if self._state in (State.DRAINING, State.LEAVING):
+        if self.state in (State.DRAINING, State.STOPPING):
             why.append("draining: the node was asked to stop")
-        if not self._broker_up:
-            why.append(f"no connection to Pulsar: {self._broker_fault}")
+        if not self._broker_state.is_up:
+            why.append(f"no connection to Pulsar: {self._broker_state.fault}")
         if not self._pool.ready():
             why.append("no worker process is ready")
-        if not self._child_ready:
-            fault = self._child.diagnosis() if self._child else None
-            why.append(fault.message if fault else "the local model is not ready yet")
+        if not self._is_model_ready():
+            why.append(self._local_model.why_not_ready() if self._local_model else "the local model is not ready yet")
         if self._fitness.state is Fit.UNFIT:
             why.append(self._fitness.status(now).reason)
-        self._overview.show(now, self._state.value, why, self._broker_up, self._gate)
-
-
-def _words(settings: Settings) -> Words:
-    parts = urlsplit(settings.api_url or "")
-    aimodel = f"{settings.aimodel_namespace}/{settings.aimodel_name}" if settings.aimodel_name else ""
-    origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    return Words(origin, settings.upstream_model or settings.model_name, aimodel)
+        self._overview.show(now, self.state.value, why, self._broker_state.is_up, self._gate)

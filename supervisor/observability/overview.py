@@ -112,7 +112,7 @@ class Overview:
             cap_reason="upstream refused calls by a rate limit" if limited else throttle.why,
             slots=rooms.pool.slots(),
             accounts=self.metrics.accounts,
-            tokens=rooms.pool.said(),
+            tokens=rooms.pool.tokens(),
             records_held=rooms.dispatcher.unrecorded,
             held_back=rooms.broker.held_naks,
             workers=rooms.settings.worker_processes,

@@ -150,7 +150,7 @@ def patched(folder: Path, text: str) -> list[str]:
     body = textwrap.indent(text.strip(), "    ")
     script.write_text(
         f"import sys\n\nsys.path.insert(0, {str(ROOT)!r})\nimport supervisor.broker\nimport supervisor.main\n"
-        f"import supervisor.node\n\nif __name__ == '__main__':\n{body}\n    sys.exit(supervisor.main.main())\n"
+        f"import supervisor.assembly\n\nif __name__ == '__main__':\n{body}\n    sys.exit(supervisor.main.main())\n"
     )
     return [sys.executable, str(script)]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor import node
+from supervisor import health, node
 from supervisor.fitness import breaker as fitness
 from supervisor.fitness.messages import Words
 from supervisor.model_server import command as launch
@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Events whose names are made while running, by the expression that makes them. One that is not here fails the test.
 MADE: dict[str, set[str]] = {
     "f'node_{change.state.value}'": {f"node_{state.value}" for state in fitness.State},
-    "self._state.value": {state.value for state in node.MOVES.values()} - {"stopped"},
+    "self.state.value": {state.value for state in node.MOVES.values()} - {"stopped"},
     "event": set(),  # LineHandler._own_record in workernode/logs: its callers are checked themselves
 }
 LEVELS = {name: name.upper() for name in ("debug", "info", "warning", "error", "critical")} | {"exception": "ERROR"}
@@ -146,7 +146,7 @@ def test_the_faults_of_the_settings_are_those_of_the_node() -> None:
 
 def test_the_figures_in_words_are_those_of_the_code() -> None:
     assert f"free port from {launch.PORTS.start} to {launch.PORTS.stop - 1}" in PAGE
-    assert f"after {node.REPORT_AFTER:g} s it is reported" in PAGE
+    assert f"after {health.REPORT_AFTER:g} s it is reported" in PAGE
     assert f"`no sign of life for {pool.HUNG_AFTER:g} s`" in PAGE
     assert f"within {pool.SHORT_LIFE:g} s of the start" in PAGE
     assert pool.CRASHES_TO_REPORT == 4

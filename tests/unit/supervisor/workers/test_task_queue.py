@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.workers.pool import TaskQueue
+from supervisor.workers.task_queue import TaskQueue
 from tests.support.wait import until
 from workernode.protocol import Job, ToWorker
 from workernode.worker import PIECE, Unpacker

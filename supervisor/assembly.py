@@ -1,0 +1,75 @@
+"""Makes a node of its real parts. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from supervisor.broker.client import Broker
+from supervisor.concurrency.controller import Throttle
+from supervisor.dispatcher import Dispatcher
+from supervisor.events import Wake
+from supervisor.fitness import preflight
+from supervisor.fitness.breaker import Fitness
+from supervisor.fitness.messages import Words
+from supervisor.health import Incidents
+from supervisor.loop import Loop
+from supervisor.machine.clock import Clock
+from supervisor.node import Node, Parts
+from supervisor.observability.overview import Overview, Rooms
+from supervisor.observability.snapshot import About
+from supervisor.report import Reporter
+from supervisor.workers import stream_ender
+from supervisor.workers.pool import Pool
+from supervisor.workers.process import WorkerProcess
+from workernode import __version__, record
+from workernode.settings import Settings
+
+if TYPE_CHECKING:
+    from supervisor.model_server.local_model import LocalModel
+
+
+def build(settings: Settings) -> Node:
+    """Return a node with its real parts. Nothing is started but the status server.
+
+    Raises:
+        OSError: STATUS_ADDR cannot be listened on; its `strerror` says what to do.
+    """
+    host = socket.gethostname()
+    identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
+    clock, loop = Clock(), Loop()
+    broker = Broker(settings, loop.post)
+    pool = Pool(
+        settings.worker_processes, settings.max_process_num,
+        lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
+    )  # fmt: skip
+    throttle = Throttle(settings)
+    fitness = Fitness(settings.max_process_num, _messages(settings))
+    rooms: list[Rooms] = []
+
+    def overview(dispatcher: Dispatcher) -> Overview:
+        rooms.append(Rooms(settings, dispatcher, pool, broker, throttle, fitness))
+        return Overview(rooms[0], About(identity.id, settings.model_name, settings.node_type, __version__))
+
+    def local_model(incidents: Incidents) -> LocalModel:
+        from supervisor.model_server.local_model import LocalModel  # a remote node does without it
+
+        model = LocalModel(settings, lambda: loop.post(Wake()), throttle.set_slots, incidents)
+        rooms[0].child = model.server
+        return model
+
+    return Node(settings, identity, Parts(
+        clock, loop, broker, pool, throttle, fitness, Reporter(settings), overview,
+        local_model if settings.node_type == "local" else None,
+        lambda found: preflight.start(settings, found),
+        lambda jobs: stream_ender.run(jobs, settings, identity),
+    ))  # fmt: skip
+
+
+def _messages(settings: Settings) -> Words:
+    parts = urlsplit(settings.api_url or "")
+    aimodel = f"{settings.aimodel_namespace}/{settings.aimodel_name}" if settings.aimodel_name else ""
+    origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    return Words(origin, settings.upstream_model or settings.model_name, aimodel)

@@ -1,0 +1,89 @@
+"""What the node lacks, since when, and what of it a person is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from supervisor.machine.clock import Clock
+from supervisor.report import Reporter
+
+log = logging.getLogger(__name__)
+
+REPORT_AFTER = 60.0  # seconds without the broker after which a person is told: a shorter outage passes by itself
+
+
+class Incidents:
+    """Failures that need a person: each is reported once, until it is over. The Reporter repeats it while it lasts."""
+
+    def __init__(self, reporter: Reporter, note: Callable[[float, str, str], None], clock: Clock) -> None:
+        """Start without an incident.
+
+        Args:
+            reporter: writes Kubernetes events, or the log.
+            note: shows a report on the page; gets monotonic time, reason, message.
+            clock: the time.
+        """
+        self._reporter = reporter
+        self._note = note
+        self._clock = clock
+        self._open: set[str] = set()
+
+    def begin(self, key: str, reason: str, message: str) -> None:
+        """Report the failure, unless it is known already.
+
+        Args:
+            key: names the failure within this node: "broker", "workers" ...
+            reason: one of spec 1.3.
+            message: what happened, where, what to do.
+        """
+        if key not in self._open:
+            self._open.add(key)
+            self._reporter.begin(key, reason, message)
+            self._note(self._clock.monotonic(), reason, message)
+
+    def end(self, key: str) -> None:
+        """The failure is over, if there was one."""
+        if key in self._open:
+            self._open.remove(key)
+            self._reporter.end(key)
+
+
+class BrokerState:
+    """Whether the broker is connected, since when, and why not."""
+
+    def __init__(self, incidents: Incidents, clock: Clock) -> None:
+        self.is_up = False
+        self.fault = "not connected yet"
+        self._since = clock.monotonic()
+        self._incidents = incidents
+        self._clock = clock
+
+    def connected(self) -> None:
+        """The connection is there."""
+        if not self.is_up:
+            self.is_up, self.fault, self._since = True, "", self._clock.monotonic()
+            log.info("connected to Pulsar", extra={"event": "broker_up"})
+            self._incidents.end("broker")
+
+    def lost(self, why: str) -> None:
+        """The connection is not there; told again whenever the reason changes."""
+        if not self.is_up and why == self.fault:
+            return
+        if self.is_up:
+            self._since = self._clock.monotonic()
+        self.is_up, self.fault = False, why
+        about = {"event": "broker_down", "why": why}
+        log.warning("no connection to Pulsar: %s; tried again until it works", why, extra=about)
+
+    def check(self, now: float, is_connected: bool) -> None:
+        """Take in what the client library says of its connection; report an outage that lasts."""
+        if self.is_up and not is_connected:
+            self.lost("the connection was lost")
+        elif not self.is_up and is_connected:
+            self.connected()
+        if not self.is_up and now - self._since >= REPORT_AFTER:
+            self._incidents.begin(
+                "broker", "MessageQueueConnectionError",
+                f"no connection to Pulsar for more than {REPORT_AFTER:g} s: {self.fault}",
+            )  # fmt: skip

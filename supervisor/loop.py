@@ -1,0 +1,87 @@
+"""What the supervisor's main thread waits on: worker pipes and sentinels, events of other threads, signals."""
+
+from __future__ import annotations
+
+import os
+import queue
+import selectors
+import signal
+from collections.abc import Iterator
+from enum import Enum
+from types import FrameType
+
+from supervisor.events import Event
+from supervisor.workers.pool import Worker
+
+
+class Source(Enum):
+    """What of a worker became readable."""
+
+    PIPE = "pipe"  # it has written something, or its pipe has ended
+    SENTINEL = "sentinel"  # its process is dead
+
+
+class Loop:
+    """Waits for everything at once. `post` may be called from any thread, all else from the main thread only."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._is_woken = False
+        self._signals: list[int] = []
+
+    def open(self) -> None:
+        """Start to take in signals."""
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note_signal)
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+
+    def post(self, event: Event) -> None:
+        """Queue the event for the main thread, and wake it."""
+        self._events.put(event)
+        if not self._is_woken:
+            self._is_woken = True
+            os.write(self._wake_writer, b".")
+
+    def wait(self, timeout: float) -> list[tuple[Source, Worker]]:
+        """Wait until something comes, for at most `timeout` seconds; return what workers have become readable."""
+        ready: list[tuple[Source, Worker]] = []
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                os.read(self._wake_reader, 4096)
+                self._is_woken = False
+            else:
+                ready.append(key.data)
+        return ready
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events that are there, in the order in which they were posted."""
+        while not self._events.empty():
+            yield self._events.get_nowait()
+
+    def signals(self) -> Iterator[int]:
+        """Yield the signals that came, oldest first."""
+        while self._signals:
+            yield self._signals.pop(0)
+
+    def watch(self, worker: Worker) -> None:
+        """Report when the worker's pipe is readable, and when its process is dead."""
+        self._selector.register(worker.process.pipe, selectors.EVENT_READ, (Source.PIPE, worker))
+        self._selector.register(worker.process.sentinel, selectors.EVENT_READ, (Source.SENTINEL, worker))
+
+    def unwatch_pipe(self, worker: Worker) -> None:
+        """The pipe has ended: report it no more."""
+        self._selector.unregister(worker.process.pipe)
+
+    def unwatch(self, worker: Worker) -> None:
+        """Report nothing of the worker any more; what is not watched is passed over."""
+        for source in (worker.process.pipe, worker.process.sentinel):
+            if source in self._selector.get_map():
+                self._selector.unregister(source)
+
+    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)

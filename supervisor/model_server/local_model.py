@@ -1,0 +1,101 @@
+"""The local model as the node sees it: whether it is ready, how many slots it has, which faults a person is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from supervisor.model_server.lifecycle import Llamafile, What
+from workernode.protocol import Target
+from workernode.settings import Settings
+
+
+class Incidents(Protocol):
+    """Where failures that need a person go (supervisor.health.Incidents)."""
+
+    def begin(self, key: str, reason: str, message: str) -> None:
+        """Report the failure, unless it is known already."""
+
+    def end(self, key: str) -> None:
+        """The failure is over, if there was one."""
+
+
+class LocalModel:
+    """Runs the model server for the node. Owned by the main thread; nothing here waits."""
+
+    def __init__(
+        self, settings: Settings, notify: Callable[[], None], set_slots: Callable[[int], None], incidents: Incidents
+    ) -> None:
+        """Prepare it; `start` starts the model server.
+
+        Args:
+            settings: the LOCAL_* and LLAMAFILE* variables.
+            notify: makes the main thread call `tick` soon; called from helper threads.
+            set_slots: takes the number of requests that the model works on at once, whenever it is ready.
+            incidents: takes failures that need a person.
+        """
+        self.server = Llamafile(settings, notify)
+        self.is_ready = False
+        self.is_stopped = False
+        self._slots_asked = settings.local_parallel
+        self._set_slots = set_slots
+        self._incidents = incidents
+
+    @property
+    def target(self) -> Target:
+        """Whom the workers are to ask."""
+        return Target(self.server.base_url, self.server.api_key)
+
+    def start(self, now: float) -> None:
+        """Start the model server."""
+        self.server.start(now)
+
+    def tick(self, now: float) -> None:
+        """Take in what has happened to the model server."""
+        if self.is_stopped:
+            return
+        for event in self.server.tick(now):
+            match event.what:
+                case What.READY:
+                    self._on_ready()
+                case What.DOWN:
+                    self.is_ready = False
+                case What.FAILED:
+                    if event.diagnosis is not None:
+                        self._incidents.begin("child", event.diagnosis.reason, event.diagnosis.message)
+                case What.STOPPED:
+                    self.is_stopped = True
+                    return
+
+    def next_tick(self) -> float:
+        """Monotonic time at which `tick` has something to do by itself."""
+        wakeup = None if self.is_stopped else self.server.next_wakeup()
+        return float("inf") if wakeup is None else wakeup
+
+    def tokens_came(self, now: float) -> None:
+        """The model has sent tokens: it lives, whatever /health says."""
+        if not self.is_stopped:
+            self.server.progress(now)
+
+    def why_not_ready(self) -> str:
+        """Why it takes no requests, for a person."""
+        fault = None if self.is_stopped else self.server.diagnosis()
+        return fault.message if fault else "the local model is not ready yet"
+
+    def stop(self, now: float) -> None:
+        """Ask the model server to stop; `is_stopped` tells when it has."""
+        if not self.is_stopped:
+            self.server.stop(now)
+
+    def kill(self) -> None:
+        """Kill the model server, if it runs."""
+        if not self.is_stopped:
+            self.server.kill_now()
+
+    def _on_ready(self) -> None:
+        self.is_ready = True
+        self._set_slots(self.server.facts.slots or self._slots_asked)
+        self._incidents.end("child")
+        misfit = self.server.misfit()
+        if misfit is not None:
+            self._incidents.begin("misfit", misfit.reason, misfit.message)
