@@ -1,4 +1,4 @@
-"""What other threads tell the one that owns the supervisor's state. A leaf, but for workernode/protocol.py."""
+"""What other threads report to the main thread, which owns the supervisor's state. Imports workernode.protocol only."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class BrokerDown:
 
 @dataclass(frozen=True, slots=True)
 class FaultFound:
-    """The look at upstream at the start found what a person must mend."""
+    """The check of upstream at the start found a fault that a person must mend."""
 
-    trouble: FaultInfo
+    fault: FaultInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Something that belongs to another room has changed; the owner should look (`tick`)."""
+    """Another thread has news for `LocalModel.tick`: the loop takes a turn."""
 
 
 Event: TypeAlias = Received | RetryHere | Stored | BrokerUp | BrokerDown | FaultFound | Wake

@@ -206,7 +206,7 @@ class Node:
             case BrokerDown():
                 self._broker_state.lost(event.why)
             case FaultFound():
-                self._fitness.found(self._clock.monotonic(), event.trouble)
+                self._fitness.found(self._clock.monotonic(), event.fault)
             case Wake():
                 pass  # the turn itself is what was asked for
 

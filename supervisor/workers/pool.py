@@ -278,10 +278,6 @@ class Pool:
         steady = [each for each in self._workers.values() if each.is_ready and now - each.started_at >= SHORT_LIFE]
         return len(steady) == self._count
 
-    def pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [each.process.pid for each in self._workers.values() if each.process.pid]
-
     def tokens(self) -> float:
         """Tokens that came from upstream since the start, counted as they come."""
         return self._tokens_before + sum(each.process.tokens for each in self._workers.values())

@@ -1,0 +1,275 @@
+"""The pool over fake processes: events in, calls out; no process, no sleep."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor.machine.clock import Clock
+from supervisor.workers import pool as pool_module
+from supervisor.workers.pool import Pool, Worker
+from workernode import worker as worker_module
+from workernode.protocol import AnswerState, Decision, FromWorker, Job, Outcome, Ready, Stop, Target, ToWorker
+
+FOR_EVER = float("inf")
+
+
+class FakeProcess:
+    """A process that does what the test says."""
+
+    def __init__(self, index: int, slots: int, now: float) -> None:
+        self.index = index
+        self.answer_states = [0] * slots
+        self.pid: int | None = 1000 + index
+        self.pipe = self.sentinel = self
+        self.beat = now
+        self.tokens = 0.0
+        self.got: list[ToWorker] = []
+        self.pieces: deque[bytes] = deque()
+        self.killed = self.checked = self.closed = 0
+        self.stops = True  # when asked to
+
+    def put(self, message: ToWorker) -> None:
+        self.got.append(message)
+
+    def write(self, *messages: FromWorker) -> None:
+        self.pieces += [worker_module.pack(message) for message in messages]
+
+    def read(self) -> bytes:
+        return self.pieces.popleft() if self.pieces else b""
+
+    def read_rest(self) -> Iterator[bytes]:
+        while self.pieces:
+            yield self.pieces.popleft()
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def make_sure_dead(self) -> None:
+        self.checked += 1
+
+    def join(self, timeout: float | None = None) -> bool:
+        return self.killed > 0 or (self.stops and Stop() in self.got)
+
+    def cause(self) -> str:
+        return "exit code 7"
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Harness:
+    """A pool of fake processes, with a clock that the test moves."""
+
+    def __init__(self, count: int = 2, slots: int = 4) -> None:
+        self.now = 100.0
+        self.processes: list[FakeProcess] = []
+        self.watched: list[Worker] = []
+        self.pool = Pool(count, slots, self._spawn, self, Clock(lambda: self.now, lambda: 0.0))
+
+    def _spawn(self, index: int, slots: int) -> FakeProcess:
+        self.processes.append(FakeProcess(index, slots, self.now))
+        return self.processes[-1]
+
+    def watch(self, worker: Worker) -> None:
+        self.watched.append(worker)
+
+    def unwatch_pipe(self, worker: Worker) -> None:
+        assert worker in self.watched
+
+    def unwatch(self, worker: Worker) -> None:
+        self.watched.remove(worker)
+
+    def ready(self) -> None:
+        """Have every worker report that it takes jobs."""
+        for one in self.watched:
+            one.process.write(Ready(1))
+            assert [type(message) for message in self.pool.collect(one)] == [Ready]
+
+    def worker(self, index: int) -> Worker:
+        return next(one for one in self.watched if one.index == index)
+
+    def submit(self, number: int, alone: bool = False) -> tuple[int, int] | None:
+        return self.pool.submit(job(number), alone)
+
+    def die(self, index: int) -> pool_module.WorkerDeath:
+        last, death = self.pool.reap(self.worker(index))
+        assert not last
+        return death
+
+
+def job(number: int) -> Job:
+    return Job(number, -1, b"{}", 0.0, 0.0, 0.0, FOR_EVER, 0)
+
+
+def outcome(number: int) -> Outcome:
+    return Outcome(number, f"id-{number}", Decision.ACK, "answered", b"{}")
+
+
+@pytest.fixture
+def harness() -> Harness:
+    one = Harness()
+    one.pool.start()
+    one.ready()
+    return one
+
+
+def test_slots_are_shared_as_evenly_as_possible() -> None:
+    harness = Harness(count=3, slots=8)
+    harness.pool.start()
+    assert [len(process.answer_states) for process in harness.processes] == [3, 3, 2]
+
+
+def test_a_worker_that_has_not_reported_ready_gets_no_job() -> None:
+    harness = Harness()
+    harness.pool.start()
+    assert harness.pool.free_slots() == 0
+    assert harness.submit(1) is None
+
+
+def test_a_job_goes_to_the_worker_with_most_free_slots(harness: Harness) -> None:
+    assert [harness.submit(number) for number in range(4)] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert harness.submit(4) is None
+    (got,) = [message for message in harness.processes[1].got if isinstance(message, Job) and message.number == 3]
+    assert got.slot == 1
+
+
+def test_a_slot_is_free_again_when_its_job_has_ended(harness: Harness) -> None:
+    for number in range(4):
+        harness.submit(number)
+    harness.pool.free(1, 0)
+    assert harness.pool.free_slots() == 1
+    harness.pool.free(1, 0)  # twice counts once
+    assert harness.pool.free_slots() == 1
+    assert harness.submit(9) == (1, 0)
+
+
+def test_the_answer_state_of_a_slot_starts_anew_with_each_job(harness: Harness) -> None:
+    harness.submit(1)
+    harness.processes[0].answer_states[0] = AnswerState.ENDED
+    harness.pool.free(0, 0)
+    harness.submit(2)
+    assert harness.pool.answer_states() == {2: AnswerState.NOT_STARTED}
+
+
+def test_a_job_that_runs_alone_waits_until_a_worker_is_empty(harness: Harness) -> None:
+    harness.submit(1)
+    harness.submit(2)
+    assert not harness.pool.reserve()  # a worker is reserved, and still has a job
+    assert harness.pool.free_slots() == 1  # the other worker's
+    harness.pool.free(0, 0)
+    assert harness.pool.reserve()
+    assert harness.submit(3, alone=True) == (0, 0)
+    assert harness.submit(4) == (1, 1)
+    assert harness.submit(5) is None  # the lone job has its worker for itself
+    harness.pool.release()
+    assert harness.submit(5) is None
+    harness.pool.free(0, 0)
+    harness.pool.release()
+    assert harness.submit(5) == (0, 0)
+
+
+def test_nothing_can_be_reserved_without_a_ready_worker() -> None:
+    assert not Harness().pool.reserve()
+
+
+def test_a_target_reaches_all_workers_and_those_to_come(harness: Harness) -> None:
+    target = Target("http://upstream", "key")
+    harness.pool.set_target(target)
+    harness.die(0)
+    harness.pool.check(harness.now)
+    assert [process.got for process in harness.processes] == [[target], [target], [target]]
+
+
+def test_the_outcomes_in_the_pipe_of_a_dead_worker_count(harness: Harness) -> None:
+    harness.submit(1)
+    harness.submit(3)
+    harness.processes[0].answer_states[0] = AnswerState.ENDED
+    whole, half = worker_module.pack(outcome(1)), worker_module.pack(outcome(2))[:9]
+    harness.processes[0].pieces += [whole[:20], whole[20:] + half]
+    last, death = harness.pool.reap(harness.worker(0))
+    assert last == [outcome(1)]
+    assert (death.worker, death.jobs, death.why) == (0, {1: AnswerState.ENDED}, "exit code 7")
+    assert harness.processes[0].checked == harness.processes[0].closed == 1
+    assert harness.pool.answer_states() == {3: AnswerState.NOT_STARTED}
+
+
+def test_a_dead_worker_is_replaced_at_once_and_after_crashes_with_growing_pauses(harness: Harness) -> None:
+    harness.now += pool_module.SHORT_LIFE
+    pauses = []
+    for _ in range(10):
+        death = harness.die(0)
+        pauses.append((death.crashes, harness.pool.next_check() - harness.now))
+        harness.now = harness.pool.next_check()
+        harness.pool.check(harness.now)
+    first = pool_module.BACKOFF_FIRST
+    assert pauses[:4] == [(0, 0.0), (1, 0.0), (2, first * 2), (3, first * 4)]
+    assert pauses[-1][1] == pool_module.BACKOFF_LONGEST
+    assert harness.pool.next_check() == FOR_EVER
+    harness.now += pool_module.SHORT_LIFE
+    assert harness.die(0).crashes == 0
+
+
+@pytest.mark.parametrize(("is_ready", "limit"), [(True, pool_module.HUNG_AFTER), (False, pool_module.START_LIMIT)])
+def test_a_worker_without_a_sign_of_life_is_killed_once(is_ready: bool, limit: float) -> None:
+    harness = Harness(count=1)
+    harness.pool.start()
+    if is_ready:
+        harness.ready()
+    end = harness.now + limit
+    while harness.now < end:
+        harness.pool.check(harness.now)
+        assert not harness.processes[0].killed
+        harness.now += 1.0
+    harness.now += 0.1
+    for _ in range(3):
+        harness.pool.check(harness.now)
+    assert harness.processes[0].killed == 1
+    assert harness.die(0).why == f"no sign of life for {limit:g} s"
+
+
+def test_a_gap_in_the_supervisors_own_loop_kills_no_worker(harness: Harness) -> None:
+    harness.now += 60.0
+    harness.pool.check(harness.now)
+    assert not any(process.killed for process in harness.processes)
+
+
+def test_the_pool_is_steady_when_every_worker_has_lived_for_a_while(harness: Harness) -> None:
+    assert not harness.pool.is_steady(harness.now)
+    harness.now += pool_module.SHORT_LIFE
+    assert harness.pool.is_steady(harness.now)
+    harness.die(0)
+    assert not harness.pool.is_steady(harness.now)
+
+
+def test_tokens_of_dead_workers_are_not_forgotten(harness: Harness) -> None:
+    harness.processes[0].tokens, harness.processes[1].tokens = 5.0, 7.0
+    harness.die(0)
+    assert harness.pool.tokens() == 12.0
+
+
+def test_a_pipe_that_ended_is_watched_no_more(harness: Harness) -> None:
+    assert list(harness.pool.collect(harness.worker(0))) == []
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["stops by itself", "has to be killed"])
+def test_stop_leaves_no_process_and_no_successor(harness: Harness, stops: bool) -> None:
+    harness.die(0)
+    harness.processes[1].stops = stops
+    harness.pool.stop(2.0)
+    assert harness.processes[1].killed == (not stops)
+    assert harness.processes[1].closed == 1
+    assert not harness.watched
+    assert harness.pool.next_check() == FOR_EVER
+    harness.pool.stop(2.0)  # again is allowed
+
+
+def test_figures_count_only_workers_that_take_jobs(harness: Harness) -> None:
+    assert (harness.pool.ready(), harness.pool.slots(), harness.pool.free_slots()) == (2, 4, 4)
+    harness.submit(1)
+    assert (harness.pool.slots(), harness.pool.free_slots()) == (4, 3)
+    harness.die(0)
+    harness.pool.check(harness.now)
+    assert (harness.pool.ready(), harness.pool.slots(), harness.pool.free_slots()) == (1, 2, 2)
