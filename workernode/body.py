@@ -5,12 +5,11 @@ The rule: what the client did not ask for does not reach it; all else is passed 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_COMPACT = (",", ":")
+from workernode.strict_json import dumps, read_object
 
 
 class UnsendableBody(ValueError):
@@ -38,7 +37,7 @@ def for_upstream(data: dict[str, Any], *, stream: bool, model: str | None, ask_u
         kept = options if isinstance(options, dict) else {}
         body["stream_options"] = {**kept, "include_usage": True}
     try:
-        return json.dumps(body, separators=_COMPACT, allow_nan=False).encode("ascii")
+        return dumps(body)
     except (ValueError, RecursionError) as exc:
         raise UnsendableBody(f"the request cannot be written as JSON: {exc}") from None
 
@@ -62,32 +61,13 @@ class Chunk:
     model: str | None = None  # the model that answers
 
 
-def read_json(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object that the bytes hold.
-
-    Raises:
-        ValueError: not UTF-8, not JSON as the standard has it (NaN), nested too deep, or not an object.
-    """
-    try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8") from None
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    except ValueError as exc:
-        raise ValueError(f"it is not JSON ({exc})") from None
-    if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
-    return value
-
-
 def read_chunk(raw: bytes) -> Chunk:
     """Return what one event of a stream says.
 
     Raises:
         ValueError: it is not a JSON object; why, in words.
     """
-    value = read_json(raw)
+    value = read_object(raw)
     if b"\n" in raw or b"\r" in raw:  # a newline inside `data` breaks the client's event stream (spec 1.2)
         raw = _dump(value)
     error = value.get("error")
@@ -156,7 +136,7 @@ def completion_from_chunks(raws: Iterable[bytes]) -> bytes:
     choices: dict[int, dict[str, Any]] = {}
     usage = None
     for raw in raws:
-        chunk = read_json(raw)
+        chunk = read_object(raw)
         for key, value in chunk.items():
             if key not in ("choices", "usage", "object") and (key not in answer or answer[key] is None):
                 answer[key] = value
@@ -229,10 +209,6 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 def _dump(value: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(value, separators=_COMPACT, allow_nan=False).encode("ascii")
+        return dumps(value)
     except ValueError:
         raise ValueError("it holds a number that is too large") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -14,6 +14,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
+from workernode.net.origin import Origin
+from workernode.strict_json import DECODER
+
 MAX_ID = 256  # characters; the gateway's are uuids of 36
 SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}  # scheme → over TLS?
 # Labels of 1 to 63 characters: for others name resolution raises UnicodeError instead of OSError.
@@ -22,13 +25,6 @@ _HOST = rf"(?=[^:]{{1,253}}(:|$)){_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]"
 _PLACE = re.compile(rf"({_HOST})(:[0-9]{{1,5}})?")
 _MEMBER = re.compile(r'[ \t\r\n]*([{,])[ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*')  # up to its value
 _TARGET = re.compile(r"[!-~]*")  # what may stand in a request line: printable ASCII without a space
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +37,9 @@ class Endpoint:
     target: str  # path and query, as they stand in the request line
 
     @property
-    def origin(self) -> tuple[bool, str, int]:
-        """What connections can be shared by."""
-        return (self.secure, self.host, self.port)
-
-    @property
-    def authority(self) -> str:
-        """`host:port` as the Host header has it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+    def origin(self) -> Origin:
+        """The server; endpoints of the same one can share connections."""
+        return Origin(self.secure, self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +84,7 @@ def parse(payload: bytes, reply_hosts: Sequence[str] = ()) -> Task:
     except UnicodeDecodeError as exc:
         raise MalformedTask(f"not UTF-8: {exc.reason} at byte {exc.start}") from None
     try:
-        message = _DECODER.decode(text)
+        message = DECODER.decode(text)
     except RecursionError:
         raise _unreadable("JSON nested too deep", text, reply_hosts) from None
     except ValueError as exc:
@@ -153,7 +143,7 @@ def _first_members(text: str) -> dict[str, Any]:
     at = 0
     try:
         while (found := _MEMBER.match(text, at)) and (found[1] == "{") is (at == 0):
-            members[found[2]], at = _DECODER.raw_decode(text, found.end())
+            members[found[2]], at = DECODER.raw_decode(text, found.end())
     except (ValueError, RecursionError):
         pass  # this is the one
     return members

@@ -8,13 +8,12 @@ from __future__ import annotations
 import difflib
 import http.client
 import json
-import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from supervisor.check.clock import note_clock
 from supervisor.check.findings import Check, Context, Finding, Mark
@@ -25,6 +24,7 @@ from workernode.errors import UpstreamFault, of_response
 from workernode.net.http_client import tls_context
 from workernode.protocol import FaultKind
 from workernode.settings import Settings
+from workernode.upstream.addresses import models_address
 
 ADDRESS, KEY, MODEL = "upstream", "upstream: key", "upstream: model"
 MOST_BYTES = 8 * 1024 * 1024  # of the list of models
@@ -44,13 +44,6 @@ class Answer:
 def checks() -> list[Check]:
     """What is looked at."""
     return [Check((ADDRESS, KEY, MODEL), look)]
-
-
-def models_address(api_url: str) -> SplitResult:
-    """Where the list of models is, for the address of chat completions. Azure's deployments share one list."""
-    url = urlsplit(api_url)
-    base = url.path.removesuffix("/chat/completions")
-    return url._replace(path=re.sub(r"/deployments/[^/]+$", "", base) + "/models")
 
 
 def look(context: Context) -> Iterator[Finding]:

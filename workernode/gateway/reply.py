@@ -102,7 +102,6 @@ class Gateways:
         sent: list[bool] = []
         headers = {
             "Content-Type": "application/json",
-            "Host": endpoint.authority,
             "User-Agent": f"WorkerNode/{__version__}",
         }
         try:

@@ -1,9 +1,8 @@
-"""HTTP/1.1 exchanges over kept connections, within the limits of spec 7: no redirects, no answer over 64 MiB, TLS
-verified.
+"""HTTP/1.1 client with kept connections, within the limits of spec 7: redirects are not followed, no answer is larger
+than 64 MiB, TLS is verified.
 
-Answers are taken apart by httptools, Node's parser: it waits for nothing itself, so that a stream's reader can look
-after the client meanwhile (docs/decisions/0002-http.md). Its faults are raised as those of http.client, which people
-know.
+It is made for answers that come piece by piece: every wait has a deadline, and another connection can be watched while
+it waits (docs/decisions/0002-http.md).
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from http.client import HTTPException, IncompleteRead
 
 import certifi
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from workernode.net.connection import Watch, Wire
+from workernode.net.http_parser import ResponseParser
+from workernode.net.origin import Origin
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes, after decompression (spec 7)
-# Servers close idle connections after 5 to 75 s; one that is found closed costs nothing, one dropped silently by a
-# middlebox costs a timeout, so none is kept for long.
+# Servers close idle connections after 5 to 75 s. A closed one is noticed at once, but one that a middlebox dropped
+# silently costs a timeout, so none is kept for long.
 MAX_IDLE = 50.0  # seconds
-MAX_HEAD, MOST_FIELDS = 65536, 100  # bytes and fields of an answer's head, as http.client has it
-# What would end a line of the head early. Nothing of that kind comes so far; it is asked for once more where it counts.
-UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Control characters could end a line of the head early. Nothing lets them come this far; this is the last check.
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class AnswerTooLarge(ValueError):
@@ -36,32 +35,25 @@ class AnswerTooLarge(ValueError):
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context that verifies, by the system's authorities (a company's own, too) and certifi's."""
+    """Return a TLS context that verifies certificates by the system's authorities and by certifi's."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
 
 
-def host_of(origin: tuple[bool, str, int]) -> str:
-    """Return what the Host header says (RFC 9110, 7.2).
+class Pool:
+    """The kept connections to one origin. The threads of a worker share it.
 
     Args:
-        origin: whether it is TLS, host, port.
+        connect_timeout: seconds for each address of the host, and for the TLS handshake.
+        tls: needed where the origin is secure.
     """
-    secure, host, port = origin
-    shown = f"[{host}]" if ":" in host else host
-    return shown if port == (443 if secure else 80) else f"{shown}:{port}"
 
-
-class Pool:
-    """The kept connections to one origin. Shared by the threads of a worker."""
-
-    def __init__(self, origin: tuple[bool, str, int], connect_timeout: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, origin: Origin, connect_timeout: float, tls: ssl.SSLContext | None) -> None:
         self._origin = origin
-        self._host = host_of(origin)
         self._connect_timeout = connect_timeout
         self._tls = tls
-        self._idle: deque[tuple[Wire, float]] = deque()  # no lock: each of its operations is one step
+        self._idle: deque[tuple[Wire, float]] = deque()  # no lock: each of its operations is atomic
 
     def post(
         self,
@@ -74,24 +66,38 @@ class Pool:
         watch: Watch | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> Exchange:
-        """POST the body and return the exchange, of which status and headers have come.
+        """Send a POST and return the exchange once the status and the headers of the answer have arrived.
 
         Args:
             target: path and query.
             deadline: monotonic; nothing waits longer.
             silence: seconds; the longest wait for the next byte.
-            watch: a connection to look after while waiting.
+            watch: another connection, looked after while this one waits.
             meanwhile: called once the request has been sent, while the server works on it.
 
         Raises:
-            TimeoutError, OSError, HTTPException: no answer came, or it is not HTTP.
-            ValueError: target or headers hold what cannot be sent.
-            AnswerTooLarge: it says itself that it is too large.
+            TimeoutError, OSError, HTTPException: no answer came, or the answer is not HTTP.
+            ValueError: target or headers hold characters that cannot be sent.
+            AnswerTooLarge: the answer announces a length over the limit.
         """
-        request = _request(self._host, target, headers, body)
+        request = _request("POST", self._origin, target, headers, body)
+        return self._exchange(request, deadline, silence, watch, meanwhile)
+
+    def get(self, target: str, headers: Mapping[str, str], *, deadline: float, silence: float) -> Exchange:
+        """Send a GET. Arguments and exceptions are those of `post`."""
+        return self._exchange(_request("GET", self._origin, target, headers, None), deadline, silence, None, None)
+
+    def _exchange(
+        self,
+        request: bytes,
+        deadline: float,
+        silence: float,
+        watch: Watch | None,
+        meanwhile: Callable[[], None] | None,
+    ) -> Exchange:
         was_stale = False
         while True:
-            wire = None if was_stale else self._kept()
+            wire = None if was_stale else self._take_kept()
             reused = wire is not None
             if wire is None:
                 left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))
@@ -101,7 +107,7 @@ class Pool:
                 try:
                     wire.sendall(request)
                 except ConnectionError:
-                    pass  # it stopped reading: its answer, if it gave one before (a 413, say), tells why
+                    pass  # the server stopped reading; it may have answered first (413, for example)
                 if meanwhile is not None:
                     meanwhile()
                     meanwhile = None
@@ -111,8 +117,8 @@ class Pool:
                 if not reused:
                     raise
                 # The server closed the kept connection while the request was on its way: that is no answer, so ask
-                # anew. Over a new one: a server that reads requests and resets would else be asked as often as
-                # connections are kept.
+                # again, over a new connection. Over another kept one, a server that reads requests and resets would be
+                # asked as often as connections are kept.
                 was_stale = True
             except BaseException:
                 wire.close()
@@ -123,25 +129,26 @@ class Pool:
         wire.watch = None
         now = time.monotonic()
         self._idle.append((wire, now))
-        # The last is used first, so those below would stay open for ever: one of them goes with each that comes.
+        # The newest is used first, so the oldest would stay open for ever: one old connection is closed for each one
+        # that is kept.
         with suppress(IndexError):  # another thread took them meanwhile
             if now - self._idle[0][1] >= MAX_IDLE:
                 self._idle.popleft()[0].close()
 
     def close(self) -> None:
-        """Close what is kept."""
-        while (kept := self._last_kept()) is not None:
+        """Close the kept connections."""
+        while (kept := self._newest()) is not None:
             kept[0].close()
 
-    def _kept(self) -> Wire | None:
-        while (kept := self._last_kept()) is not None:
+    def _take_kept(self) -> Wire | None:
+        while (kept := self._newest()) is not None:
             wire, since = kept
             if time.monotonic() - since < MAX_IDLE and not wire.stale():
                 return wire
             wire.close()
         return None
 
-    def _last_kept(self) -> tuple[Wire, float] | None:
+    def _newest(self) -> tuple[Wire, float] | None:
         try:
             return self._idle.pop()
         except IndexError:
@@ -149,44 +156,47 @@ class Pool:
 
 
 class Exchange:
-    """One answer that is being read. Owned by one thread; ended by `finish` or `abort`.
+    """One answer that is being read. One thread owns it; `finish` or `abort` ends it.
+
+    Attributes: status; headers (by lower-case name).
 
     Args:
-        pool: to which the connection goes back.
-        wire: on which the request was sent. The head of the answer is waited for here.
+        pool: the pool that gets the connection back.
+        wire: the connection on which the request was sent. The constructor waits for the head of the answer.
     """
 
     def __init__(self, pool: Pool, wire: Wire) -> None:
         self._pool = pool
         self._wire = wire
-        self._answer = answer = _Answer()
-        while not answer.has_head:
+        self._parser = parser = ResponseParser()
+        while not parser.has_head:
             self._receive()
-        self.status, self.headers = answer.status, answer.headers
-        self._told = False  # that it has ended
-        self._total = 0
+        self.status, self.headers = parser.status, parser.headers
+        self._read_to_end = False
+        self._total = 0  # bytes of the body that were returned
         self._inflate: zlib._Decompress | None = None
-        if answer.length is not None and answer.length > MAX_ANSWER:
+        if parser.length is not None and parser.length > MAX_ANSWER:
             raise AnswerTooLarge(f"it is larger than {MAX_ANSWER >> 20} MiB")
         encoding = (self.headers.get("content-encoding") or "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):  # asked for identity, but such servers exist
-            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # both forms, told apart by their first bytes
+        if encoding in ("gzip", "x-gzip", "deflate"):  # we ask for identity, but such servers exist
+            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # detects gzip or zlib by the first bytes
         elif encoding != "identity":
             raise HTTPException(f"content-encoding {encoding[:20]!r} was not asked for")
 
     def read_some(self) -> bytes:
-        """Return the next piece of the body as soon as there is one; b"" at its end.
+        """Return the next piece of the body as soon as there is one; b"" at the end of the body.
 
         Raises:
-            TimeoutError, OSError, HTTPException: it was cut. AnswerTooLarge: it grew past MAX_ANSWER.
+            TimeoutError, OSError, HTTPException: the body was cut.
+            AnswerTooLarge: the body grew past MAX_ANSWER.
         """
-        while not self._told:
-            piece = self._answer.take()
+        while not self._read_to_end:
+            piece = self._parser.take()
             if not piece:
-                if not self._answer.ended:
+                if not self._parser.ended:
                     self._receive()
                     continue
-                self._told = True
+                self._read_to_end = True
                 if self._inflate and not self._inflate.eof:
                     raise IncompleteRead(b"")
                 return b""
@@ -200,52 +210,53 @@ class Exchange:
         return b""
 
     def read_all(self) -> bytes:
-        """Return the rest of the body. Raises as `read_some`."""
+        """Return the rest of the body. Raises as `read_some` does."""
         pieces = []
         while piece := self.read_some():
             pieces.append(piece)
         return b"".join(pieces)
 
     def at_hand(self) -> bool:
-        """True if `read_some` would return at once: what is pending can wait for it and leave together. An error is not
-        at hand: what is pending leaves before it is told.
+        """Return whether `read_some` would return at once, so that its piece can leave together with the last one.
+
+        False where `read_some` would raise: what came before the error leaves first.
         """
-        if self._told:
+        if self._read_to_end:
             return False
-        if not self._answer.has_more():
+        if not self._parser.has_more():
             self._wire.patient = False
             try:
                 self._receive()
             except (OSError, HTTPException):
-                return False  # read_some will say what it is
+                return False  # read_some will raise it
             finally:
                 self._wire.patient = True
-        return self._answer.has_more()
+        return self._parser.has_more()
 
     def limit(self, deadline: float) -> None:
-        """From now on wait no longer than this (monotonic), and look after nobody else."""
+        """From now on wait no longer than this (monotonic), and watch no other connection."""
         self._wire.deadline = deadline
         self._wire.watch = None
 
     def finish(self) -> None:
-        """Done: keep the connection if its answer was read to the end, else close it."""
-        if self._answer.reusable():
+        """Keep the connection if the answer was read to its end, else close it."""
+        if self._parser.is_reusable():
             self._pool.keep(self._wire)
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection, so that the server stops working for nobody."""
-        self._answer.let_go()
+        """Close the connection, so that the server stops working on an answer that nobody wants."""
+        self._parser.release()
         self._wire.close()
 
     def _receive(self) -> None:
-        """Take in what comes next, waiting for it if the wire is patient."""
-        if self._answer.fault is not None:
-            raise self._answer.fault
+        """Feed the parser with the next bytes; wait for them if the wire is patient."""
+        if self._parser.fault is not None:
+            raise self._parser.fault
         data = self._wire.receive()
         if data is not None:
-            self._answer.feed(data)
+            self._parser.feed(data)
 
     def _decompress(self, piece: bytes) -> bytes:
         assert self._inflate is not None
@@ -255,127 +266,12 @@ class Exchange:
             raise HTTPException(f"content-encoding is wrong: {exc}") from None
 
 
-class _Answer:
-    """An answer as far as it has come. The methods on_... are called by httptools while it is fed."""
-
-    def __init__(self) -> None:
-        # Let go at the end: each of the two holds the other, which would leave both to the collector of cycles.
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
-        # As lenient as http.client and browsers are. What strictness guards against, a request hidden in another one's
-        # body, needs a connection with several users; here it has one user and one server.
-        self._parser.set_dangerous_leniencies(
-            lenient_headers=True,
-            lenient_chunked_length=True,
-            lenient_optional_cr_before_lf=True,
-            lenient_spaces_after_chunk_size=True,
-        )
-        self.status = 0
-        self.headers: dict[str, str] = {}  # by lower-case names
-        self.length: int | None = None  # as announced
-        self.has_head = False
-        self.ended = False
-        self.fault: HTTPException | None = None  # told once what came before it was taken
-        self._head_bytes = self._fields = 0
-        self._pieces: list[bytes] = []
-        self._ends_with_connection = False
-        self._keep_alive = False
-
-    def feed(self, data: bytes) -> None:
-        """Take in bytes; b"" is the end of the connection.
-
-        Raises:
-            HTTPException: it is no HTTP, or it was cut. ConnectionError: it was closed before anything came.
-        """
-        if self._parser is None:
-            self._keep_alive = False  # nobody asked for what comes now
-            return
-        if not data:
-            self._closed()
-            return
-        if not self.has_head:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._broken(error)
-        if self._fields > MOST_FIELDS or (self._head_bytes > MAX_HEAD and not self.has_head):
-            raise HTTPException(f"a head of more than {MOST_FIELDS} fields or {MAX_HEAD} bytes")
-        if self.ended:
-            self._parser = None
-
-    def has_more(self) -> bool:
-        """Something can be taken, or its end is there."""
-        return bool(self._pieces) or self.ended
-
-    def take(self) -> bytes:
-        """Return what has come of the body since the last time."""
-        pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def reusable(self) -> bool:
-        """The next request can be sent on the same connection."""
-        return self.ended and self._keep_alive
-
-    def let_go(self) -> None:
-        """Nothing more is wanted."""
-        self._parser = None
-
-    def _closed(self) -> None:
-        if not self.has_head:
-            raise RemoteDisconnected("closed without an answer")
-        if not self._ends_with_connection:
-            raise IncompleteRead(b"")
-        self.ended = True
-        self._parser = None
-
-    def _broken(self, error: Exception) -> None:
-        """What came is not HTTP from some byte on."""
-        if self.ended:
-            self._keep_alive = False
-            return
-        self.fault = HTTPException(f"it is not HTTP: {error}")
-        if not self._pieces:
-            raise self.fault
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:  # else it is the trailer's, or of an answer that nobody asked for
-            self._fields += 1
-            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        assert self._parser is not None
-        status = self._parser.get_status_code()
-        if self.has_head or status < 200:
-            return
-        self.status, self.has_head = status, True
-        length, coding = self.headers.get("content-length", ""), self.headers.get("transfer-encoding", "")
-        if coding:
-            self._ends_with_connection = not coding.lower().endswith("chunked")
-        elif length:
-            self.length = int(length)
-        else:
-            self._ends_with_connection = True
-
-    def on_body(self, body: bytes) -> None:
-        if not self.ended:
-            self._pieces.append(body)
-
-    def on_message_complete(self) -> None:
-        assert self._parser is not None
-        if not self.has_head:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self.headers.clear()
-        elif self.ended:
-            self._keep_alive = False
-        else:
-            self.ended, self._keep_alive = True, self._parser.should_keep_alive()
-
-
-def _request(host: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """Return head and body as they leave, together."""
-    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    if "Host" not in headers:
-        lines.append(f"Host: {host}")
-    lines.append(f"Content-Length: {len(body)}")
-    if " " in target or any(map(UNSENDABLE.search, lines)):
+def _request(method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """Return head and body as one piece of bytes."""
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    lines.append(f"Host: {origin.authority}")
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    if " " in target or any(map(_UNSENDABLE.search, lines)):
         raise ValueError("the request's target or one of its headers holds what cannot be sent")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")

@@ -15,6 +15,7 @@ from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import WebSocketURI
 
 from workernode.net.connection import Wire
+from workernode.net.origin import Origin
 
 # A client that left can leave the gateway's reader blocked for ever, and a slow one looks the same for a while (spec
 # 1.2).
@@ -43,9 +44,7 @@ class WebSocket:
         self._awaited: bytes | None = None  # the ping that has no answer yet
 
     @classmethod
-    def connect(
-        cls, origin: tuple[bool, str, int], target: str, tls: ssl.SSLContext | None, timeout: float
-    ) -> WebSocket:
+    def connect(cls, origin: Origin, target: str, tls: ssl.SSLContext | None, timeout: float) -> WebSocket:
         """Return an open WebSocket.
 
         Args:

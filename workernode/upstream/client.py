@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
 
 from workernode import __version__
-from workernode.body import Chunk, chunks_from_completion, completion_from_chunks, read_chunk, read_json
+from workernode.body import Chunk, chunks_from_completion, completion_from_chunks, read_chunk
 from workernode.errors import STILL_BUSY, UpstreamFault, of_bad_answer, of_error_object, of_exception, of_response
 from workernode.net.connection import Watch
 from workernode.net.http_client import AnswerTooLarge, Exchange, Pool, tls_context
+from workernode.net.origin import Origin
 from workernode.net.sse import Decoder, EventTooLong
 from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
 from workernode.retry import call_with_retries
+from workernode.strict_json import read_object
 from workernode.upstream.ratelimit_headers import limits_of, retry_after
 
 # Tries of one delivery. More would keep a task from other nodes, which may be well: after them it is nak'd (spec 4).
@@ -103,10 +105,9 @@ class Upstream:
     def aim(self, target: Target) -> None:
         """From now on ask there."""
         parts = urlsplit(target.url)
-        secure = parts.scheme == "https"
-        if secure and self._tls is None:
+        origin = Origin.of(parts)
+        if origin.secure and self._tls is None:
             self._tls = tls_context()
-        port = parts.port or (443 if secure else 80)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {
             "Content-Type": "application/json",
@@ -115,7 +116,7 @@ class Upstream:
         }
         if target.key:
             self._headers["Authorization"] = f"Bearer {target.key}"
-        old, self._pool = self._pool, Pool((secure, parts.hostname or "", port), self._connect_timeout, self._tls)
+        old, self._pool = self._pool, Pool(origin, self._connect_timeout, self._tls)
         if old:
             old.close()
 
@@ -180,7 +181,7 @@ class Upstream:
         try:
             if _looks_streamed(raw):
                 raw = _whole_of(raw, question.own_model)
-            answer = read_json(raw)
+            answer = read_object(raw)
         except ValueError as exc:
             raise of_bad_answer(str(exc)) from None
         _check_answer(answer, question.own_model)
@@ -397,7 +398,7 @@ class Relay:
     def _plain(self, raw: bytes) -> list[Chunk]:
         """An upstream that does not stream: its completion as chunks."""
         try:
-            answer = read_json(raw)
+            answer = read_object(raw)
             _check_answer(answer, self._question.own_model)
             chunks = chunks_from_completion(answer, self._question.with_usage)
         except ValueError as exc:

@@ -19,9 +19,9 @@ from workernode.body import (
     completion_from_chunks,
     for_upstream,
     read_chunk,
-    read_json,
     wants_usage,
 )
+from workernode.strict_json import read_object
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -172,7 +172,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
-@pytest.mark.parametrize("read", [read_json, read_chunk])
+@pytest.mark.parametrize("read", [read_object, read_chunk])
 def test_what_is_no_json_object_is_refused_in_words(raw: bytes, read: Any) -> None:
     with pytest.raises(ValueError, match=r"^it (is|holds) "):
         read(raw)
@@ -344,7 +344,7 @@ def test_a_strange_completion_gives_chunks_or_is_refused(answer: dict[str, Any],
         return
     for chunk in chunks:
         if chunk.raw:
-            read_json(chunk.raw)
+            read_object(chunk.raw)
 
 
 @given(st.lists(STRANGE, max_size=5))
@@ -353,7 +353,7 @@ def test_strange_chunks_give_a_completion_or_are_refused(chunks: list[dict[str, 
         answer = completion_from_chunks([json.dumps(chunk).encode() for chunk in chunks])
     except ValueError:
         return
-    assert isinstance(read_json(answer)["choices"], list)
+    assert isinstance(read_object(answer)["choices"], list)
 
 
 @given(st.binary(max_size=200) | STRANGE.map(lambda value: json.dumps(value).encode()))
@@ -362,4 +362,4 @@ def test_any_bytes_give_a_chunk_or_are_refused(raw: bytes) -> None:
         chunk = read_chunk(raw)
     except ValueError:
         return
-    assert isinstance(read_json(chunk.raw), dict)
+    assert isinstance(read_object(chunk.raw), dict)

@@ -211,7 +211,7 @@ def test_an_endpoint_is_read(address: str, endpoint: Endpoint) -> None:
     ],
 )
 def test_the_host_header_of_an_endpoint(address: str, authority: str) -> None:
-    assert read_endpoint(address).authority == authority
+    assert read_endpoint(address).origin.authority == authority
 
 
 NO_ENDPOINTS = {
@@ -359,7 +359,7 @@ def test_any_endpoint_can_be_put_into_a_request_or_is_refused(address: str) -> N
     assert endpoint.host.encode("idna"), "name resolution would raise something else than OSError"
     assert 0 < endpoint.port < 65536
     assert endpoint.target.startswith("/")
-    for text in (endpoint.authority, endpoint.target):
+    for text in (endpoint.origin.authority, endpoint.target):
         assert text.isascii()
         assert text.isprintable()
         assert " " not in text

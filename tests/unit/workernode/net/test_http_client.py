@@ -19,12 +19,13 @@ from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode.net import http_client as exchange
 from workernode.net.http_client import AnswerTooLarge, Exchange, Pool, tls_context
+from workernode.net.origin import Origin
 
 LONG = 10.0  # seconds: a wait that must end sooner by something else
 
 
 def pool_of(port: int) -> Pool:
-    return Pool((False, "127.0.0.1", port), LONG, None)
+    return Pool(Origin(False, "127.0.0.1", port), LONG, None)
 
 
 def ask(pool: Pool, directive: dict[str, Any] | None = None, **limits: Any) -> Exchange:
@@ -379,20 +380,6 @@ def test_a_request_that_would_be_another_one_is_not_sent(
     assert not upstream.connections
 
 
-@pytest.mark.parametrize(
-    ("origin", "host"),
-    [
-        ((False, "127.0.0.1", 80), "127.0.0.1"),
-        ((False, "127.0.0.1", 8080), "127.0.0.1:8080"),
-        ((True, "example.org", 443), "example.org"),
-        ((False, "::1", 8080), "[::1]:8080"),
-    ],
-)
-def test_the_host_is_named_as_the_standard_has_it(origin: tuple[bool, str, int], host: str) -> None:
-    """RFC 9110, 7.2: the port where it is not the scheme's own, an IPv6 address in brackets."""
-    assert exchange.host_of(origin) == host
-
-
 def test_a_dripped_body_ends_with_the_deadline(pool: Pool) -> None:
     asked = ask(pool, {"drip_ms": 10, "size": 2000}, deadline=time.monotonic() + 0.3)
     with pytest.raises(TimeoutError, match="no time is left"):
@@ -520,7 +507,7 @@ def test_a_limit_set_later_holds(pool: Pool) -> None:
 def test_a_certificate_that_nobody_vouches_for_is_refused(tls_upstream: tuple[FakeUpstream, Path]) -> None:
     fake, _ = tls_upstream
     with pytest.raises(ssl.SSLCertVerificationError):
-        ask(Pool((True, "127.0.0.1", fake.port), LONG, tls_context()))
+        ask(Pool(Origin(True, "127.0.0.1", fake.port), LONG, tls_context()))
     assert not fake.requests
 
 
@@ -530,7 +517,7 @@ def test_an_authority_of_the_systems_own_is_trusted(
     """A company's own, named by SSL_CERT_FILE as everywhere."""
     fake, authority = tls_upstream
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    pool = Pool((True, "127.0.0.1", fake.port), LONG, tls_context())
+    pool = Pool(Origin(True, "127.0.0.1", fake.port), LONG, tls_context())
     assert len(whole(pool, {"size": 100_000})) > 100_000
     assert b"[DONE]" in whole(pool, {"stream": True, "chunk_ms": 1})
     assert {one.connection for one in fake.requests} == {1}

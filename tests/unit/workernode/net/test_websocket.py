@@ -18,13 +18,14 @@ from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode.net import websocket
+from workernode.net.origin import Origin
 from workernode.net.websocket import HandshakeRefused, WebSocket
 
 LONG = 10.0  # seconds: what must end sooner by something else
 
 
 def connect(gateway: FakeGateway, timeout: float = LONG) -> WebSocket:
-    return WebSocket.connect((False, "127.0.0.1", gateway.port), "/res/ws", None, timeout)
+    return WebSocket.connect(Origin(False, "127.0.0.1", gateway.port), "/res/ws", None, timeout)
 
 
 @pytest.fixture
@@ -199,14 +200,14 @@ def test_what_is_no_websocket_is_told_from_one_at_once(
     """At once: not when the time for a handshake is over."""
     port = answered_by(talk)
     with pytest.raises(HandshakeRefused) as caught:
-        WebSocket.connect((False, "127.0.0.1", port), "/", None, 60)
+        WebSocket.connect(Origin(False, "127.0.0.1", port), "/", None, 60)
     assert caught.value.status == status
 
 
 def test_a_gateway_that_closes_as_soon_as_it_is_open_is_an_error() -> None:
     port = answered_by(accept_and_close)
     with pytest.raises(ConnectionResetError):
-        WebSocket.connect((False, "127.0.0.1", port), "/", None, LONG)
+        WebSocket.connect(Origin(False, "127.0.0.1", port), "/", None, LONG)
 
 
 def test_the_gateways_pings_are_answered() -> None:
@@ -219,14 +220,14 @@ def test_the_gateways_pings_are_answered() -> None:
         protocol.receive_data(connection.recv(1000))
         heard.extend(event.data for event in protocol.events_received() if getattr(event, "opcode", 0) is Opcode.PONG)
 
-    link = WebSocket.connect((False, "127.0.0.1", answered_by(ping)), "/", None, LONG)
+    link = WebSocket.connect(Origin(False, "127.0.0.1", answered_by(ping)), "/", None, LONG)
     until(lambda: heard, LONG, "pong")
     assert heard == [b"are you there"]
     link.close()
 
 
 def test_what_a_request_for_an_upgrade_says(gateway: FakeGateway) -> None:
-    WebSocket.connect((False, "127.0.0.1", gateway.port), "/res/ws?a=1", None, LONG).close()
+    WebSocket.connect(Origin(False, "127.0.0.1", gateway.port), "/res/ws?a=1", None, LONG).close()
     (request,) = gateway.upgrades
     assert request.path == "/res/ws?a=1"
     assert request.headers["host"] == gateway.address
@@ -235,7 +236,7 @@ def test_what_a_request_for_an_upgrade_says(gateway: FakeGateway) -> None:
 def test_tls_is_verified(tls_upstream: tuple[FakeUpstream, Path]) -> None:
     fake, _ = tls_upstream
     with pytest.raises(ssl.SSLCertVerificationError):
-        WebSocket.connect((True, "127.0.0.1", fake.port), "/", ssl.create_default_context(), LONG)
+        WebSocket.connect(Origin(True, "127.0.0.1", fake.port), "/", ssl.create_default_context(), LONG)
 
 
 def test_time_for_a_handshake_is_time_for_all_of_it() -> None:
@@ -245,4 +246,4 @@ def test_time_for_a_handshake_is_time_for_all_of_it() -> None:
             time.sleep(0.01)
 
     with pytest.raises(TimeoutError):
-        WebSocket.connect((False, "127.0.0.1", answered_by(drip)), "/", None, 0.2)
+        WebSocket.connect(Origin(False, "127.0.0.1", answered_by(drip)), "/", None, 0.2)
