@@ -19,6 +19,7 @@ from supervisor.machine.clock import Clock
 from supervisor.workers.pool import Pool, WorkerDeath
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
+from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.protocol import AnswerState, Decision, FaultInfo, Job, Outcome, Rejection
 from workernode.redaction import redact_message
 from workernode.settings import Settings
@@ -50,6 +51,7 @@ class Dispatcher:
     ) -> None:
         self._settings = settings
         self._identity = identity
+        self._outcomes = OutcomeBuilder(settings, identity)
         self._broker = broker
         self._pool = pool
         self._hooks = hooks
@@ -327,23 +329,8 @@ class Dispatcher:
 
     def _own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
         """The outcome of a task of which no worker can tell."""
-        received, settings = delivery.received, self._settings
-        made = record.Record(
-            request_id=delivery.request_id,
-            delivery=delivery.number,
-            node=self._identity,
-            status=status,
-            decision=decision,
-            model=settings.model_name,
-            ai_model_name=settings.aimodel_name or None,
-            ai_model_namespace=settings.aimodel_namespace or None,
-            request=record.Request(bytes=len(received.payload)),
-            times=record.Times(received.published, received.received),
-            redeliveries=self._ledger.redeliveries(received),
-            end_reason=status,
-            error=record.Error("server_error", status, reason),
-        )
-        return Outcome(delivery.number, delivery.request_id, decision, status, record.encode(made), reason=reason)
+        end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
+        return self._outcomes.build(end, Facts(self._job(delivery), delivery.request_id), self._clock.monotonic())
 
 
 def _told(outcome: Outcome, delivery: Delivery) -> dict[str, object]:

@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from workernode import attempt, logs
 from workernode.gateway.reply import Gateways
+from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, FromWorker, Hold, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node
 from workernode.settings import Settings
@@ -114,7 +115,8 @@ def main(arguments: WorkerArguments) -> None:
     threading.Thread(target=_beat, args=(arguments.beat,), name="beat", daemon=True).start()
     outbox = Outbox(arguments.outbox)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
-    services = attempt.Services(settings, upstream, Gateways(settings.connect_timeout), arguments.node)
+    gateways, outcomes = Gateways(settings.connect_timeout), OutcomeBuilder(settings, arguments.node)
+    services = attempt.Services(settings, upstream, gateways, outcomes)
     slots = [_Slot(number, services, outbox, arguments) for number in range(len(arguments.answer_states))]
     outbox.put(Ready(os.getpid()))
     unpacker: Unpacker[ToWorker] = Unpacker()

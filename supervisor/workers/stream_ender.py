@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from workernode import attempt
 from workernode.gateway.reply import Gateways
+from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Job, Outcome
 from workernode.record import Node
 from workernode.settings import Settings
@@ -27,7 +28,7 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
     upstream = Upstream(
         settings.connect_timeout, settings.read_timeout, lambda seen: None
     )  # never asked: all have verdicts
-    services = attempt.Services(settings, upstream, Gateways(settings.connect_timeout), node)
+    services = attempt.Services(settings, upstream, Gateways(settings.connect_timeout), OutcomeBuilder(settings, node))
 
     def work() -> None:
         while not waiting.empty():

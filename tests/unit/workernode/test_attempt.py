@@ -26,6 +26,7 @@ from workernode.attempt import Services
 from workernode.gateway import reply
 from workernode.gateway.reply import Gateways
 from workernode.net import websocket
+from workernode.outcome import OutcomeBuilder
 from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Outcome, Rejection, Target
 from workernode.settings import Settings, load
 from workernode.upstream import client as asking
@@ -70,7 +71,7 @@ class Bench:
         self.upstream = Upstream(5.0, LONG, lambda seen: None)
         self.upstream.aim(Target(self.settings.api_url, self.settings.api_key))
         node = record.Node("node-1", "host-a", "remote", "1.2.3", worker=1)
-        self.services = Services(self.settings, self.upstream, Gateways(5.0), node)
+        self.services = Services(self.settings, self.upstream, Gateways(5.0), OutcomeBuilder(self.settings, node))
         self.progress = Progress()
         self.number = 0
 
@@ -489,7 +490,7 @@ def test_a_task_that_is_too_old_is_not_run(bench: Bench, stream: bool) -> None:
 
 
 @both
-def test_a_verdict_is_told_instead_of_the_task_being_run(bench: Bench, stream: bool) -> None:
+def test_a_rejection_is_sent_to_the_client_instead_of_running_the_task(bench: Bench, stream: bool) -> None:
     error = {"error": {"message": "x", "type": "server_error", "param": None, "code": "worker_died"}}
     outcome, answer = bench.run(stream=stream, rejection=Rejection("poison", Decision.DEAD_LETTER, error, 0))
     assert (outcome.decision, outcome.status) == (Decision.DEAD_LETTER, "poison")
@@ -498,7 +499,7 @@ def test_a_verdict_is_told_instead_of_the_task_being_run(bench: Bench, stream: b
 
 
 @both
-def test_a_verdict_on_a_stream_that_has_begun_ends_it(bench: Bench, stream: bool) -> None:
+def test_a_rejection_ends_a_stream_that_has_begun(bench: Bench, stream: bool) -> None:
     """Of a worker that died: its successor ends what the client has begun to see."""
     error = {"error": {"message": "x", "type": "upstream_error", "param": None, "code": "stream_interrupted"}}
     outcome, answer = bench.run(stream=stream, rejection=Rejection("broken", Decision.ACK, error, 0))

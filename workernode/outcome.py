@@ -1,0 +1,172 @@
+"""How a delivery ended → the Outcome for the supervisor, with its billing record. Pure.
+
+Every way a delivery can end is an `End`. A worker makes one for the tasks that it ran, the supervisor for the tasks of
+which no worker can tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from workernode import record
+from workernode.errors import UpstreamFault
+from workernode.protocol import NODE_KINDS, Decision, Durations, FaultInfo, Job, Outcome
+from workernode.redaction import redact
+from workernode.settings import Settings
+from workernode.task import Task
+from workernode.upstream.client import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One way a delivery ended: a row of the table in spec 4."""
+
+    status: str  # "answered", "refused", "expired", ...
+    decision: Decision
+    error: dict[str, Any] | None = None  # an OpenAI error body: what the client was told, or would have been
+    fault: UpstreamFault | None = None  # the upstream fault, if one decided it
+    reason: str = ""  # for the dead letter, and for people
+    end_reason: str = ""  # for the record; "": upstream's finish_reason, else the fault's code, else the status
+    upstream_answered: bool = False  # upstream answered this task well
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of a delivery. Filled while it runs, by its one owner. Moments are monotonic seconds."""
+
+    job: Job
+    request_id: str = ""  # "" while it is not known
+    task: Task | None = None  # None: the message could not be read, or no worker read it
+    asked: Asked = field(default_factory=Asked)
+    answering_since: float | None = None  # from then on the answer, or the error, was on its way to the gateway
+    answered_at: float | None = None  # the gateway had all of it
+
+
+class OutcomeBuilder:
+    """Makes the outcomes of one node. Shared by the threads of a process."""
+
+    def __init__(self, settings: Settings, node: record.Node) -> None:
+        self._settings = settings
+        self._node = node
+
+    def build(self, end: End, facts: Facts, now: float) -> Outcome:
+        """Return the outcome of a delivery that ended now.
+
+        Args:
+            now: monotonic seconds.
+        """
+        asked = facts.asked
+        usage, usage_source = _billed_usage(asked)
+        durations = _durations(facts, now)
+        return Outcome(
+            number=facts.job.number,
+            request_id=facts.request_id,
+            decision=end.decision,
+            status=end.status,
+            record=record.encode(self._record(end, facts, usage, usage_source, durations)),
+            fault=self._fault_info(end.fault),
+            upstream_answered=end.upstream_answered,
+            reason=end.reason,
+            client_error=_client_error(end),
+            attempts=asked.attempts,
+            asked_at=asked.sent_at,
+            stream=facts.task.stream if facts.task else False,
+            prompt_tokens=token_count(usage, "prompt_tokens"),
+            completion_tokens=token_count(usage, "completion_tokens"),
+            durations=durations,
+        )
+
+    def _record(
+        self, end: End, facts: Facts, usage: dict[str, Any] | None, usage_source: str, durations: Durations
+    ) -> record.Record:
+        settings, job, task, asked, fault = self._settings, facts.job, facts.task, facts.asked, end.fault
+        model = task.data.get("model") if task else None
+        size = len(job.payload)
+        return record.Record(
+            request_id=facts.request_id,
+            delivery=job.number,
+            node=self._node,
+            status=end.status,
+            decision=end.decision,
+            model=model if isinstance(model, str) else settings.model_name,
+            upstream_model=asked.model or (settings.upstream_model or None if task else None),
+            ai_model_name=settings.aimodel_name or None,
+            ai_model_namespace=settings.aimodel_namespace or None,
+            usage=usage,
+            usage_source=usage_source,
+            client=record.client_of(task.headers, task.data) if task else record.Client(),
+            request=record.request_of(task.data, stream=task.stream, size=size) if task else record.Request(bytes=size),
+            times=_times(facts),
+            durations=durations,
+            attempts=asked.attempts,
+            redeliveries=job.redeliveries,
+            end_reason=end.end_reason or asked.finish_reason or (self._redact(fault.code) if fault else end.status),
+            http_status=fault.http_status if fault else asked.http_status,
+            error=record.error_of(end.error, upstream_status=fault.http_status if fault else 0),
+        )
+
+    def _fault_info(self, fault: UpstreamFault | None) -> FaultInfo | None:
+        """What the supervisor is told of a fault; upstream's words without secrets."""
+        if fault is None:
+            return None
+        info = fault.info()
+        return FaultInfo(
+            info.kind, info.http_status, self._redact(info.code), self._redact(info.message), info.retry_after
+        )
+
+    def _redact(self, text: str) -> str:
+        return redact(text, self._settings.secrets)
+
+
+def _client_error(end: End) -> dict[str, Any] | None:
+    """The error that the client of a nak'd task gets if the fault turns out to be the task's own (spec 5)."""
+    is_open = end.decision is Decision.NAK and end.fault is not None and end.fault.kind in NODE_KINDS
+    return end.error if is_open else None
+
+
+def token_count(usage: dict[str, Any] | None, name: str) -> int:
+    """Return one figure of a usage object; 0 where it is missing or absurd."""
+    value = (usage or {}).get(name)
+    return value if isinstance(value, int) and 0 <= value < 10**9 else 0
+
+
+def _billed_usage(asked: Asked) -> tuple[dict[str, Any] | None, str]:
+    """What is billed, and who counted it (spec 6)."""
+    if asked.usage is not None:
+        return asked.usage, "upstream"
+    if asked.text_chunks:
+        return {"completion_tokens": asked.text_chunks}, "counted"
+    return None, "none"
+
+
+def _times(facts: Facts) -> record.Times:
+    job, asked = facts.job, facts.asked
+
+    def wall(moment: float | None) -> float | None:
+        return None if moment is None else job.received + (moment - job.received_at)
+
+    return record.Times(
+        job.published,
+        job.received,
+        wall(asked.sent_at),
+        wall(asked.first_at),
+        wall(asked.done_at),
+        wall(facts.answered_at),
+    )
+
+
+def _durations(facts: Facts, now: float) -> Durations:
+    job, asked = facts.job, facts.asked
+    return Durations(
+        queue=max(0.0, job.received - job.published),
+        waiting=_between(job.received_at, asked.first_sent_at),
+        first_token=_between(asked.sent_at, asked.first_at),
+        upstream=_between(asked.sent_at, asked.done_at),
+        answer=_between(facts.answering_since, facts.answered_at),
+        total=now - job.received_at,
+    )
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else max(0.0, end - start)
