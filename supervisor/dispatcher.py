@@ -1,7 +1,7 @@
-"""What becomes of each message: handed over, decided, recorded, and only then acked, nak'd or dead-lettered (spec 4).
+"""Decides what becomes of each message: to a worker, decided, recorded, and only then acked, nak'd or dead-lettered.
 
-Part of the postmaster's one thread (node.py): nothing here waits. It keeps the ledger true; how many messages may be
-taken at all is node.py's business.
+The rows of spec 4, on the supervisor's side. Called by the main thread only (node.py); nothing here waits. Broker, pool
+and clock are passed in. How many messages may be taken at all is node.py's decision.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
-from supervisor.broker.client import Broker
 from supervisor.events import Received, Stored
 from supervisor.fitness.breaker import Admission, Admit
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine.clock import Clock
+from supervisor.workers.death import after_death
 from supervisor.workers.pool import Pool, WorkerDeath
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
@@ -30,21 +30,40 @@ log = logging.getLogger(__name__)
 STORE_RETRY = 1.0  # seconds before a record that could not be stored is sent again
 
 
+class Broker(Protocol):
+    """What the dispatcher has the broker do (supervisor.broker)."""
+
+    def ack(self, message: Any) -> None:
+        """Tell the broker that it may forget the message."""
+
+    def nak(self, received: Received, delay_s: float) -> None:
+        """Have the broker hand the message out again after so many seconds."""
+
+    def burst(self, now: float, batches: Ledger, everything: bool = False) -> None:
+        """Hand the naks that are due back to the broker."""
+
+    def publish_record(self, number: int, record: bytes) -> None:
+        """Send a billing record; the event Stored(number, ...) follows."""
+
+    def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
+        """Send a message to the dead-letter topic; the event Stored(number, ..., dead_letter=True) follows."""
+
+
 class Hooks(Protocol):
-    """Who else wants to know."""
+    """What the dispatcher asks, and reports to, besides broker and pool (supervisor.node)."""
 
     def admit(self, now: float, age: float) -> Admission:
         """May a task that was published `age` seconds ago be run?"""
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
-        """A delivery was decided."""
+        """A delivery was decided; its record is on the way."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
         """The decision was carried out: the message is not at this node any more."""
 
 
 class Dispatcher:
-    """The messages at this node. Owned by the main thread."""
+    """The messages at this node, from the moment they are taken until the broker may forget them or has them back."""
 
     def __init__(
         self, settings: Settings, identity: record.Node, broker: Broker, pool: Pool, hooks: Hooks, clock: Clock
@@ -57,9 +76,9 @@ class Dispatcher:
         self._hooks = hooks
         self._clock = clock
         self._ledger = Ledger()
-        self._parked: deque[Delivery] = deque()
-        self._suspects: deque[Delivery] = deque()  # the same, for those that are to run alone
-        self._resend: deque[tuple[float, int]] = deque()  # when (monotonic), whose record
+        self._queue: deque[Delivery] = deque()  # deliveries that wait for a free slot
+        self._alone_queue: deque[Delivery] = deque()  # deliveries that wait for a worker of their own
+        self._resend: deque[tuple[float, int]] = deque()  # when (monotonic), whose record or dead letter
         self._resending: set[int] = set()
 
     def __len__(self) -> int:
@@ -67,9 +86,9 @@ class Dispatcher:
         return len(self._ledger)
 
     @property
-    def parked(self) -> int:
-        """Deliveries that wait for a worker with room."""
-        return self._ledger.count(Place.PARKED)
+    def queued(self) -> int:
+        """Deliveries that wait for a free slot."""
+        return self._ledger.count(Place.QUEUED)
 
     @property
     def running(self) -> int:
@@ -81,10 +100,14 @@ class Dispatcher:
         """Deliveries that are decided and whose record is not stored yet."""
         return self._ledger.count(Place.RECORDING)
 
-    # --- in ---
+    # --- messages in, jobs out ---
 
     def receive(self, received: Received) -> bool:
-        """A message was taken; False if it was known already."""
+        """Take in a message from the broker.
+
+        Returns:
+            False if the message, or another with the same request, is at this node or was answered by it.
+        """
         request_id = envelope_id(received.payload)
         if self._ledger.holds(received):
             return False  # after a lost connection the broker hands the same message out again; one ack covers both
@@ -96,20 +119,20 @@ class Dispatcher:
             # Published twice: it comes back when the first is done, and is then known as answered.
             self._broker.nak(received, self._settings.nak_delay)
             return False
-        self._park(self._ledger.open(received, request_id))
+        self._enqueue(self._ledger.open(received, request_id))
         return True
 
     def hand_over(self) -> None:
-        """Hand what is parked to workers that have room."""
-        while self._suspects and self._pool.reserve():
-            self._hand(self._suspects, alone=True)
-        if not self._suspects:
+        """Give deliveries that wait to workers with free slots."""
+        while self._alone_queue and self._pool.reserve():
+            self._submit_first(self._alone_queue, alone=True)
+        if not self._alone_queue:
             self._pool.release()
-        while self._parked and self._pool.free_slots():
-            self._hand(self._parked, alone=False)
+        while self._queue and self._pool.free_slots():
+            self._submit_first(self._queue, alone=False)
 
-    def _hand(self, waiting: deque[Delivery], alone: bool) -> None:
-        """Hand over the first of them; there is a worker for it."""
+    def _submit_first(self, waiting: deque[Delivery], alone: bool) -> None:
+        """Give the first of them to a worker; there is one that can take it."""
         delivery = waiting.popleft()
         if delivery.rejection is None and not self._admitted(delivery):
             return
@@ -120,19 +143,25 @@ class Dispatcher:
         delivery.is_alone = alone
         delivery.handed_at = self._clock.monotonic()
 
-    def _park(self, delivery: Delivery) -> None:
-        self._ledger.move(delivery, Place.PARKED)
-        alone = delivery.rejection is None and self._is_suspect(delivery)
-        (self._suspects if alone else self._parked).append(delivery)
+    def _enqueue(self, delivery: Delivery) -> None:
+        self._ledger.move(delivery, Place.QUEUED)
+        alone = delivery.rejection is None and self._must_run_alone(delivery)
+        (self._alone_queue if alone else self._queue).append(delivery)
 
-    def _is_suspect(self, delivery: Delivery) -> bool:
-        """Workers died with it, and the next such death would be its last: then it must not be a neighbour's doing."""
+    def _must_run_alone(self, delivery: Delivery) -> bool:
+        """True if the next death of a worker would be the task's last: a death that a neighbour in the same worker has
+        caused must not count against it.
+        """
         received, limit = delivery.received, self._settings.max_redeliveries
         deaths = self._ledger.deaths(received.key)
         return deaths >= max(1, limit) or (deaths > 1 and self._ledger.redeliveries(received) >= limit)
 
     def _admitted(self, delivery: Delivery) -> bool:
-        """Let it through, or send it back; its redeliveries used up, its client is told instead of it being run."""
+        """Ask whether the task may be run. If not, nak it, or, its redeliveries used up, have its client get the error.
+
+        Returns:
+            True if it goes to a worker, to be run or to be rejected.
+        """
         age = max(0.0, delivery.received.received - delivery.received.published)
         admission = self._hooks.admit(self._clock.monotonic(), age)
         if admission.admit is not Admit.SEND_BACK or admission.trouble is None:
@@ -164,7 +193,7 @@ class Dispatcher:
     # --- decided ---
 
     def decided(self, outcome: Outcome) -> None:
-        """A worker is done with a job."""
+        """A worker reports how a job ended. An outcome for a job that is not at a worker any more is dropped."""
         delivery = self._ledger.get(outcome.number)
         if delivery is None or delivery.worker is None or delivery.place is not Place.RUNNING:
             return
@@ -172,28 +201,28 @@ class Dispatcher:
         self.settle(delivery, outcome)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The decision stands: have it recorded, then carried out."""
+        """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""
         delivery.outcome = outcome
         self._ledger.move(delivery, Place.RECORDING)
-        delivery.waits_for = {"record", "letter"} if outcome.decision is Decision.DEAD_LETTER else {"record"}
+        delivery.unstored = {"record", "letter"} if outcome.decision is Decision.DEAD_LETTER else {"record"}
         log.log(
             logging.INFO if outcome.status == "answered" else logging.WARNING,
             "task %s",
             outcome.status,
-            extra=_told(outcome, delivery),
+            extra=_log_fields(outcome, delivery),
         )
         self._hooks.ended(delivery, outcome)
         self._record(delivery.number)
 
     def _record(self, number: int) -> None:
-        """Send what has to be stored before the message may go."""
+        """Send what has to be stored before the message may be acked or nak'd."""
         delivery = self._ledger.get(number)
         if delivery is None or delivery.outcome is None:
             return
         outcome = delivery.outcome
-        if "record" in delivery.waits_for:
+        if "record" in delivery.unstored:
             self._broker.publish_record(number, outcome.record)
-        if "letter" in delivery.waits_for:
+        if "letter" in delivery.unstored:
             properties = {
                 "reason": outcome.reason[:1000],
                 "request_id": outcome.request_id,
@@ -202,7 +231,7 @@ class Dispatcher:
             self._broker.dead_letter(number, redact_message(delivery.received.payload), properties)
 
     def stored(self, stored: Stored) -> None:
-        """The broker has a record or a dead letter, or could not take it."""
+        """A record or a dead letter is stored, or could not be stored: then it is sent again after STORE_RETRY."""
         delivery = self._ledger.get(stored.number)
         if delivery is None or delivery.outcome is None:
             return
@@ -218,8 +247,8 @@ class Dispatcher:
                 self._resending.add(stored.number)
                 self._resend.append((self._clock.monotonic() + STORE_RETRY, stored.number))
             return
-        delivery.waits_for.discard(what)
-        if not delivery.waits_for:
+        delivery.unstored.discard(what)
+        if not delivery.unstored:
             self._carry_out(delivery, delivery.outcome)
 
     def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -234,7 +263,12 @@ class Dispatcher:
         self._hooks.settled(delivery, outcome)
 
     def send_back(self, now: float, everything: bool = False) -> None:
-        """Send back what is to be handed out again, and whose time has come."""
+        """Give the naks that are due to the broker.
+
+        Args:
+            now: monotonic.
+            everything: all naks, due or not, because the node stops.
+        """
         self._broker.burst(now, self._ledger, everything)
 
     def retry_records(self, now: float) -> None:
@@ -250,92 +284,83 @@ class Dispatcher:
 
     # --- a worker died ---
 
-    def orphaned(self, died: WorkerDeath) -> None:
+    def worker_died(self, death: WorkerDeath) -> None:
         """Decide the tasks that a dead worker had."""
-        for number, seen in died.jobs.items():
+        for number, state in death.jobs.items():
             delivery = self._ledger.get(number)
             if delivery is not None and delivery.place is Place.RUNNING:
-                self._orphan(delivery, seen, died.why)
+                self._decide_orphan(delivery, state, death.why)
 
-    def _orphan(self, delivery: Delivery, seen: AnswerState, why: str) -> None:
-        """By how much of the answer had left (spec 3)."""
-        deaths = self._ledger.died_with(delivery)
-        limit = self._settings.max_redeliveries
-        used_up = max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= limit
-        reason = f"its worker died: {why}"
-        text = f"Its worker process died {deaths} times with this request."
-        if seen in (AnswerState.ENDING, AnswerState.ENDED):
-            # ENDING: the end was in the kernel's hands, or about to be. It is taken as sent: of the two mistakes, a
-            # second end would crash the gateway's handler (docs/decisions/0005-visible.md).
-            told = delivery.rejection or Rejection("answered", Decision.ACK, {}, 0)
-            self.settle(delivery, self._own_outcome(delivery, told.decision, told.status, told.reason or reason))
-        elif delivery.rejection is not None:
-            delivery.tellings += 1
-            if delivery.tellings > limit:  # even telling the client kills workers
-                self.settle(delivery, self._own_outcome(delivery, Decision.DEAD_LETTER, "poison", text))
-            else:
-                self._park(delivery)
-        elif seen is AnswerState.STARTED:
-            self._tell(delivery, Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0))
-        elif used_up and (delivery.is_alone or deaths == 1):
-            error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
-            if delivery.is_alone:
-                self._tell(delivery, Rejection("poison", Decision.DEAD_LETTER, error, 0, reason=text))
-            else:  # the last of its tries, others of which failed for other reasons
-                self._tell(delivery, Rejection("gave_up", Decision.ACK, error, 0))
+    def _decide_orphan(self, delivery: Delivery, state: AnswerState, why: str) -> None:
+        """Decide one task whose worker died, by how much of its answer had left (spec 3)."""
+        deaths, limit = self._ledger.died_with(delivery), self._settings.max_redeliveries
+        if delivery.rejection is not None:
+            delivery.failed_rejections += 1
+        verdict = after_death(
+            state, delivery.rejection, why, deaths=deaths, failed_rejections=delivery.failed_rejections, limit=limit,
+            is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= limit,
+            is_alone=delivery.is_alone,
+        )  # fmt: skip
+        if isinstance(verdict, Rejection):
+            delivery.rejection = verdict
+            self._enqueue(delivery)
         else:
-            self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "worker_died", reason))
+            self.settle(delivery, self._own_outcome(delivery, verdict.decision, verdict.status, verdict.reason))
 
-    def _tell(self, delivery: Delivery, rejection: Rejection) -> None:
-        """Have a worker tell its client."""
-        delivery.rejection = rejection
-        self._park(delivery)
+    # --- the node stops ---
 
-    # --- leaving ---
-
-    def give_back_unbegun(self) -> None:
-        """The node drains: what no worker has begun goes back to the broker."""
-        for waiting in (self._suspects, self._parked):
+    def nak_queued(self) -> None:
+        """The node drains: tasks that no worker has begun go back to the broker."""
+        for waiting in (self._alone_queue, self._queue):
             for delivery in [delivery for delivery in waiting if delivery.rejection is None]:
                 waiting.remove(delivery)
                 self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", "the node stops"))
 
-    def left_over(self) -> list[str]:
-        """Request ids of what is still here."""
+    def request_ids(self) -> list[str]:
+        """Request ids of the messages at this node."""
         return [delivery.request_id for delivery in self._ledger]
 
-    def streams_to_end(self, seen: dict[int, AnswerState]) -> list[Job]:
-        """Of the jobs of workers that were killed: those whose clients have seen a part, as jobs that end them."""
+    def streams_to_end(self, states: dict[int, AnswerState]) -> list[Job]:
+        """All workers were killed: return jobs that end the streams of which clients have seen a part.
+
+        Args:
+            states: how much of each job's answer had left, by the job's number.
+        """
         jobs = []
         for delivery in self._ledger:
-            if delivery.place is Place.RUNNING and seen.get(delivery.number) is AnswerState.STARTED:
+            if delivery.place is Place.RUNNING and states.get(delivery.number) is AnswerState.STARTED:
                 delivery.rejection = Rejection("broken", Decision.ACK, broken_error("the node was stopped."), 0)
                 jobs.append(self._job(delivery))
         return jobs
 
-    def give_back_the_rest(self, seen: dict[int, AnswerState], ended: Iterable[Outcome]) -> None:
-        """The time to drain is over: carry out what was ended, and send all else back."""
+    def decide_rest(self, states: dict[int, AnswerState], ended: Iterable[Outcome]) -> None:
+        """The time to drain is over and all workers were killed: decide every message that is still here.
+
+        Args:
+            states: how much of each job's answer had left, by the job's number.
+            ended: outcomes of the jobs that `streams_to_end` gave; those that could not be ended in time are missing.
+        """
         outcomes = {outcome.number: outcome for outcome in ended}
         for delivery in self._ledger:
             if delivery.place is Place.RECORDING:
                 continue
             if delivery.number in outcomes:
                 outcome = outcomes[delivery.number]
-            elif seen.get(delivery.number) in (AnswerState.ENDING, AnswerState.ENDED):
+            elif states.get(delivery.number) in (AnswerState.ENDING, AnswerState.ENDED):
                 outcome = self._own_outcome(delivery, Decision.ACK, "answered", "the node was stopped")
             else:
                 outcome = self._own_outcome(delivery, Decision.NAK, "drained", "the node was stopped")
             self.settle(delivery, outcome)
 
     def _own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
-        """The outcome of a task of which no worker can tell."""
+        """The outcome of a task that no worker reports."""
         end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
         return self._outcomes.build(end, Facts(self._job(delivery), delivery.request_id), self._clock.monotonic())
 
 
-def _told(outcome: Outcome, delivery: Delivery) -> dict[str, object]:
-    """What the log says of a task's end: never its text."""
-    told: dict[str, object] = {
+def _log_fields(outcome: Outcome, delivery: Delivery) -> dict[str, object]:
+    """The log's fields for the end of a task: never a text of the prompt or the answer."""
+    fields: dict[str, object] = {
         "event": "task_ended",
         "request_id": outcome.request_id,
         "status": outcome.status,
@@ -347,7 +372,7 @@ def _told(outcome: Outcome, delivery: Delivery) -> dict[str, object]:
     }
     fault: FaultInfo | None = outcome.fault
     if fault is not None:
-        told |= {"http_status": fault.http_status, "code": fault.code, "why": fault.message}
+        fields |= {"http_status": fault.http_status, "code": fault.code, "why": fault.message}
     if outcome.reason:
-        told["why"] = outcome.reason
-    return told
+        fields["why"] = outcome.reason
+    return fields

@@ -1,7 +1,7 @@
-"""Which task is where, and what was answered lately. Pure bookkeeping: no clock, no broker, no process of its own.
+"""Where each message at this node is, and which were answered lately. Pure: no clock, no broker, no process.
 
-The promise it keeps: a message is in exactly one place, from the moment it is taken until the broker may forget it or
-has it back; and one that was answered is never run again.
+A message is in exactly one place, from the moment it is taken until the broker may forget it or has it back; a message
+that was answered is never run again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from supervisor.events import Entry, MessageKey, Received
 from workernode.protocol import Decision, Outcome, Rejection
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
-REMEMBERED = 20_000  # answered tasks
+REMEMBERED = 20_000  # answered tasks; the same bound holds for naks and deaths
 
 
 class Place(Enum):
     """Where a delivery is."""
 
-    PARKED = "parked"  # taken, not yet handed to a worker
+    QUEUED = "queued"  # taken; waits for a free slot
     RUNNING = "running"  # at a worker
     RECORDING = "recording"  # decided; its record (or its dead letter) is on the way to the broker
 
@@ -32,17 +32,17 @@ class Delivery:
 
     number: int
     received: Received
-    place: Place = Place.PARKED
+    place: Place = Place.QUEUED
     request_id: str = ""
-    worker: int | None = None  # which handle has it
+    worker: int | None = None  # index of the worker that has it, or had it last
     slot: int = -1
-    handed_at: float = 0.0  # monotonic
-    is_probe: bool = False
-    is_alone: bool = False  # its worker has nothing else: if that dies, it is this task's doing
-    tellings: int = 0  # workers that died while they told its client the rejection
-    rejection: Rejection | None = None  # it is not to be run but told
+    handed_at: float = 0.0  # monotonic: when a worker got it; 0: none did
+    is_probe: bool = False  # it tries out whether upstream serves again
+    is_alone: bool = False  # its worker has no other job: if that worker dies, this task has caused it
+    failed_rejections: int = 0  # workers that died while they sent its client the rejection
+    rejection: Rejection | None = None  # what its client gets instead of it being run
     outcome: Outcome | None = None
-    waits_for: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
+    unstored: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
 
 
 class Ledger:
@@ -69,33 +69,33 @@ class Ledger:
         return iter(list(self._by_number.values()))
 
     def get(self, number: int) -> Delivery | None:
-        """The delivery with that number, if it is still open."""
+        """The delivery with that number, if it is still at this node."""
         return self._by_number.get(number)
 
     def count(self, place: Place) -> int:
-        """How many deliveries are there. Asked at every turn of the loop, so that it must not look at each."""
+        """How many deliveries are in that place. Called at every turn of the loop: must not walk over them."""
         return self._counts[place]
 
     def move(self, delivery: Delivery, place: Place) -> None:
-        """The delivery is there from now on."""
+        """Put the delivery into another place."""
         self._counts[delivery.place] -= 1
         self._counts[place] += 1
         delivery.place = place
 
     def holds(self, received: Received) -> bool:
-        """True if the message is here already: the broker handed it out again."""
+        """True if the message is at this node already: the broker handed it out a second time."""
         return received.key in self._by_key
 
     def has_mates(self, key: MessageKey) -> bool:
-        """True if a message that came in the same batch is here."""
+        """True if a message of the same batch is at this node."""
         return self._by_entry[key[:3]] > 0
 
     def has_answered_mates(self, key: MessageKey) -> bool:
-        """True if a message that came in the same batch was answered here."""
+        """True if a message of the same batch was answered here."""
         return key[:3] in self._answered_entries
 
     def open(self, received: Received, request_id: str) -> Delivery:
-        """Enter a message that is not here yet, and return its delivery."""
+        """Add a message that is not at this node yet; return its delivery."""
         delivery = Delivery(self._next, received, request_id=request_id)
         self._next += 1
         self._counts[delivery.place] += 1
@@ -115,21 +115,21 @@ class Ledger:
         return request_id in self._open_ids
 
     def redeliveries(self, received: Received) -> int:
-        """How often the message was handed out before: by the broker's count and our own memory, whichever is
-        higher.
+        """How often the message was delivered before: the broker's count or this node's own, whichever is higher. The
+        broker's count starts again after its restart.
         """
         return max(received.redeliveries, self._naks.get(received.key, 0))
 
     def deaths(self, key: MessageKey) -> int:
-        """How many workers died with this message in hand."""
+        """How many workers died while they had this message."""
         return self._deaths.get(key, 0)
 
     def died_with(self, delivery: Delivery) -> int:
-        """A worker died with it: return how many have now."""
+        """Count a worker that died while it had the delivery; return how many have now."""
         return _count(self._deaths, delivery.received.key)
 
     def close(self, delivery: Delivery) -> None:
-        """It is decided, recorded, and acked or nak'd: it is not at this node any more."""
+        """Remove a delivery that is decided, recorded, and acked or nak'd; remember what its outcome was."""
         del self._by_number[delivery.number]
         del self._by_key[delivery.received.key]
         self._counts[delivery.place] -= 1
@@ -145,7 +145,7 @@ class Ledger:
         self._naks.pop(key, None)
         self._deaths.pop(key, None)
         _remember(self._answered, key, delivery.request_id)
-        if key[3] >= 0:  # else it came in no batch
+        if key[3] >= 0:  # it came in a batch
             _remember(self._answered_entries, entry, None)
         if delivery.request_id:
             _remember(self._answered_ids, delivery.request_id, key)

@@ -227,7 +227,7 @@ class Node:
         about = {"worker": death.worker, "why": death.why, "tasks": len(death.jobs), "crashes": death.crashes}
         log.error("worker %d died: %s", death.worker, death.why, extra={"event": "worker_died", **about})
         self._metrics.worker_died()
-        self._dispatcher.orphaned(death)
+        self._dispatcher.worker_died(death)
         if death.crashes >= CRASHES_TO_REPORT:
             self._incidents.begin(
                 "workers", "GeneralError",
@@ -277,7 +277,7 @@ class Node:
             room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))
         if room <= 0:
             self._throttle.was_full()
-        self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.parked))
+        self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.queued))
 
     def _pass_on_fitness(self) -> None:
         """Pass on what fitness has decided: holds to the workers, changes to the log, faults to people."""
@@ -339,7 +339,7 @@ class Node:
     def _drain(self, now: float) -> None:
         """While draining: stop when nothing is in flight, or when the time is over."""
         if self.state is State.DRAINING:
-            self._dispatcher.give_back_unbegun()
+            self._dispatcher.nak_queued()
             if len(self._dispatcher) and now >= self._drain_until:
                 self._end_drain()
             elif len(self._dispatcher):
@@ -355,7 +355,7 @@ class Node:
 
     def _end_drain(self) -> None:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
-        left = self._dispatcher.left_over()
+        left = self._dispatcher.request_ids()
         about = {"event": "left_over", "requests": left[:100]}
         log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
         states = self._pool.answer_states()
@@ -363,7 +363,7 @@ class Node:
         if self._is_forced:
             return
         ended = self._parts.end_streams(self._dispatcher.streams_to_end(states))
-        self._dispatcher.give_back_the_rest(states, ended)
+        self._dispatcher.decide_rest(states, ended)
         self._broker.flush()
         for event in self._loop.events():
             self._on_event(event)

@@ -1,0 +1,58 @@
+"""What becomes of a task whose worker died: the row "worker killed" of spec 4, and spec 3. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workernode.errors import broken_error, openai_error
+from workernode.protocol import AnswerState, Decision, Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The task is decided without another worker."""
+
+    decision: Decision
+    status: str  # of the record: "answered", "worker_died", "poison", or that of the rejection
+    reason: str  # for people
+
+
+def after_death(
+    state: AnswerState, rejection: Rejection | None, why: str, *,
+    deaths: int, failed_rejections: int, limit: int, is_used_up: bool, is_alone: bool,
+) -> Settled | Rejection:
+    """Decide a task by how much of its answer had left when its worker died.
+
+    Args:
+        state: how much of the answer had left.
+        rejection: what the worker was to send the client instead of running the task; None: it ran the task.
+        why: why the worker died, for people.
+        deaths: workers that died while they had this message, this one included.
+        failed_rejections: workers that died while they sent the rejection, this one included.
+        limit: MAX_REDELIVERIES.
+        is_used_up: the message was delivered as often as it may be.
+        is_alone: the worker had no other job, so that this task has caused its death.
+
+    Returns:
+        The decision, or an error that another worker has to send to the client.
+    """
+    reason = f"its worker died: {why}"
+    text = f"Its worker process died {deaths} times with this request."
+    if state in (AnswerState.ENDING, AnswerState.ENDED):
+        # ENDING: the kernel had the end, or was about to get it. It counts as sent: of the two mistakes, a second end
+        # would crash the gateway's handler (docs/decisions/0005-visible.md).
+        if rejection is None:
+            return Settled(Decision.ACK, "answered", reason)
+        return Settled(rejection.decision, rejection.status, rejection.reason or reason)
+    if rejection is not None:
+        if failed_rejections > limit:  # even sending the client an error kills workers
+            return Settled(Decision.DEAD_LETTER, "poison", text)
+        return rejection
+    if state is AnswerState.STARTED:
+        return Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
+    if is_used_up and (is_alone or deaths == 1):
+        error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
+        if is_alone:
+            return Rejection("poison", Decision.DEAD_LETTER, error, 0, reason=text)
+        return Rejection("gave_up", Decision.ACK, error, 0)  # its last try; those before failed for other reasons
+    return Settled(Decision.NAK, "worker_died", reason)
