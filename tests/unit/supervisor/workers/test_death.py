@@ -1,0 +1,75 @@
+"""What becomes of a task whose worker died: each row of the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from supervisor.workers.death import Settled, after_death
+from workernode.protocol import AnswerState, Decision, Rejection
+
+ANSWERED = (Decision.ACK, "answered")
+OTHERS = Rejection("gave_up", Decision.ACK, {"error": {}}, 503)
+LIMIT = 2
+
+
+def decide(state: AnswerState, rejection: Rejection | None = None, **more: Any) -> Settled | Rejection:
+    facts: dict[str, Any] = {
+        "deaths": 1,
+        "failed_rejections": 0,
+        "limit": LIMIT,
+        "is_used_up": False,
+        "is_alone": False,
+    }
+    return after_death(state, rejection, "killed by SIGKILL", **{**facts, **more})
+
+
+@pytest.mark.parametrize("state", [AnswerState.ENDING, AnswerState.ENDED])
+def test_an_answer_whose_end_may_have_left_is_never_ended_again(state: AnswerState) -> None:
+    verdict = decide(state, is_used_up=True)
+    assert isinstance(verdict, Settled)
+    assert (verdict.decision, verdict.status) == ANSWERED
+
+
+@pytest.mark.parametrize("state", [AnswerState.ENDING, AnswerState.ENDED])
+def test_a_rejection_whose_end_may_have_left_keeps_its_own_decision(state: AnswerState) -> None:
+    poison = Rejection("poison", Decision.DEAD_LETTER, {"error": {}}, 0, reason="why")
+    assert decide(state, poison, failed_rejections=LIMIT + 1) == Settled(Decision.DEAD_LETTER, "poison", "why")
+
+
+def test_a_stream_that_the_client_has_begun_to_see_is_ended_and_not_run_again() -> None:
+    verdict = decide(AnswerState.STARTED)
+    assert isinstance(verdict, Rejection)
+    assert (verdict.status, verdict.decision) == ("broken", Decision.ACK)
+
+
+def test_a_task_of_which_nothing_was_seen_goes_back_to_the_broker() -> None:
+    verdict = decide(AnswerState.NOT_STARTED)
+    assert isinstance(verdict, Settled)
+    assert (verdict.decision, verdict.status) == (Decision.NAK, "worker_died")
+
+
+@pytest.mark.parametrize(
+    ("facts", "status"),
+    [
+        ({"deaths": 3, "is_alone": True}, "poison"),
+        ({"deaths": 1, "is_alone": True}, "poison"),
+        ({"deaths": 1, "is_alone": False}, "gave_up"),
+        ({"deaths": 2, "is_alone": False}, "worker_died"),  # a neighbour may have caused it: tried once more, alone
+    ],
+    ids=["alone again", "alone at once", "first death, last try", "never alone"],
+)
+def test_used_up_redeliveries_end_in_poison_only_where_the_task_caused_the_death(
+    facts: dict[str, Any], status: str
+) -> None:
+    verdict = decide(AnswerState.NOT_STARTED, is_used_up=True, **facts)
+    assert verdict.status == status
+
+
+@pytest.mark.parametrize("state", [AnswerState.NOT_STARTED, AnswerState.STARTED])
+def test_a_rejection_is_sent_again_by_another_worker_until_that_kills_too_many(state: AnswerState) -> None:
+    assert decide(state, OTHERS, failed_rejections=LIMIT) is OTHERS
+    verdict = decide(state, OTHERS, failed_rejections=LIMIT + 1)
+    assert isinstance(verdict, Settled)
+    assert (verdict.decision, verdict.status) == (Decision.DEAD_LETTER, "poison")
