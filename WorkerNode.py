@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""The front door: `python3 WorkerNode.py`."""
+"""Starts the node: `python3 WorkerNode.py`."""
 
 import sys
 
 from supervisor.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ModuleNotFoundError as error:
+        sys.exit(f"The Python package {error.name} is not installed. Run: python3 -m pip install -e .")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("pulsar-client", "requests", "httptools", "urllib3", "websockets", "psutil", "xllamacpp")
+PACKAGES = ("pulsar-client", "requests", "httptools", "websockets", "psutil", "xllamacpp")
 
 
 def facts() -> dict[str, str]:

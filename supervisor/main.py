@@ -1,4 +1,4 @@
-"""The way in: arguments, settings, logs, and the node."""
+"""The command line of the node: arguments, settings, log, and the node itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.version import version
-from workernode import logs
 from workernode.settings import VARIABLES, SettingsError, describe, load, parse, read_environment
 
 DOTENV = Path(".env")  # in the working directory
@@ -23,30 +22,30 @@ INTERRUPTED = 130  # exit code of --check after Ctrl-C, as shells have it
 def main(arguments: list[str] | None = None) -> int:
     """Run the node with the environment's settings, and return its exit code (supervisor.node.Exit).
 
-    What a branch needs is imported in it: --help and --version answer at once, and on a machine where the broker's
-    library cannot be loaded.
+    Each branch imports what it needs: --help and --version answer at once, and where no package is installed.
     """
-    options = parsed(arguments)
+    options = parse_arguments(arguments)
     if options.check:
         from supervisor.check import command as check
 
-        logging.disable()  # the table tells what matters
+        logging.disable()  # the table has all that matters
         try:
             code = check.check(os.environ, DOTENV, options.json)
         except KeyboardInterrupt:
             code = INTERRUPTED
         check.leave(code)
-    # SIGABRT, which systemd's watchdog sends to a supervisor that hangs, tells where it hangs.
+    # systemd's watchdog sends SIGABRT to a supervisor that hangs. The dump then shows where it hangs.
     faulthandler.enable()
     from supervisor.assembly import build
     from supervisor.node import Exit
+    from workernode import logs
 
     try:
         settings = load(read_environment(os.environ, DOTENV))
     except SettingsError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
-        report_fault(error)
+        report_settings(error)
         return Exit.BAD_SETTINGS.value
     logs.setup(settings)
     try:
@@ -57,30 +56,30 @@ def main(arguments: list[str] | None = None) -> int:
     return node.run().value
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """What the command line says."""
-    one = argparse.ArgumentParser(
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line; exits for --help, --version and wrong arguments."""
+    parser = argparse.ArgumentParser(
         prog="workernode",
         description="Takes chat requests from Pulsar, asks a model, and sends the answers back.",
-        epilog=variables(),
+        epilog=variable_table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    one.add_argument("--version", action="version", version=f"WorkerNode {version()}")
-    one.add_argument(
+    parser.add_argument("--version", action="version", version=f"WorkerNode {version()}")
+    parser.add_argument(
         "--check",
         action="store_true",
-        help="look at environment, broker, upstream or model, Kubernetes and machine, say what to do, and exit: "
+        help="check environment, broker, upstream or model, Kubernetes and machine, print what to do, and exit: "
         "0 nothing is wrong, 1 something is",
     )
-    one.add_argument("--json", action="store_true", help="what --check finds as JSON")
-    options = one.parse_args(arguments)
+    parser.add_argument("--json", action="store_true", help="print the findings of --check as JSON")
+    options = parser.parse_args(arguments)
     if options.json and not options.check:
-        one.error("--json goes with --check")
+        parser.error("--json goes with --check")
     return options
 
 
-def variables() -> str:
-    """The table of the environment variables (spec 2)."""
+def variable_table() -> str:
+    """Return the table of the environment variables (spec 2) for --help."""
     rows = describe()
     names, defaults = (max(len(row[column]) for row in rows) for column in (0, 1))
     lines = ["environment variables, also read from .env in the working directory (variable, default, meaning):"]
@@ -90,10 +89,8 @@ def variables() -> str:
     return "\n".join(lines)
 
 
-def report_fault(error: SettingsError) -> None:
-    """Report settings that cannot be used (spec 1.3, 2), if they say at least on which AIModel. Takes a few seconds at
-    most.
-    """
+def report_settings(error: SettingsError) -> None:
+    """Report settings that cannot be used (spec 1.3, 2), if they name the AIModel. Takes a few seconds at most."""
     from supervisor.report import Cluster, report_once
 
     try:
@@ -107,9 +104,9 @@ def report_fault(error: SettingsError) -> None:
 
 
 def read_one(environ: Mapping[str, str], name: str) -> str:
-    """One variable that holds text, or its default.
+    """Return the text of one variable, or its default.
 
     Raises:
-        ValueError: it is wrong.
+        ValueError: the text is wrong.
     """
     return str(parse(VARIABLES[name], environ.get(name, "").strip()))

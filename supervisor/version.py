@@ -1,56 +1,34 @@
-"""Which version this is, and of which commit, where that is known."""
+"""The version for people: of an installed package what the build wrote, of a checkout its commit."""
 
 from __future__ import annotations
 
-import json
-from importlib import metadata
 from pathlib import Path
 
 from workernode import __version__
 
-HERE = Path(__file__).resolve().parent
-BUILD_FILE = "commit.txt"  # beside this file: written by the build of an image, where there is no .git
-SHOWN_DIGITS = 12
+ROOT = Path(__file__).resolve().parents[1]
+GIT_TIMEOUT_S = 5.0
 
 
 def version() -> str:
-    """Return "0.1.0 (commit 0123456789ab)", or "0.1.0" where the commit is not known."""
-    known = commit()
-    return f"{__version__} (commit {known})" if known else __version__
+    """Return the version and, where it is known, the commit: "0.1.dev7+g0123456" or "0.1.dev (commit 0123456789ab)".
+
+    In a checkout the files may have changed since the package was installed, so there the commit is asked of git.
+    """
+    if not (ROOT / ".git").exists():
+        return str(__version__)
+    release = __version__.partition(".dev")[0]
+    commit = _commit()
+    return f"{release}.dev (commit {commit})" if commit else f"{release}.dev"
 
 
-def commit() -> str:
-    """Return the commit's first digits: what the build noted, else the checkout's, else pip's; "" without any."""
-    return (_noted() or _checked_out(HERE.parent / ".git") or _installed())[:SHOWN_DIGITS]
+def _commit() -> str:
+    """Return the first digits of the checkout's commit; "" if git is missing or refuses."""
+    import subprocess  # only here: --version and --check need it, a node does not
 
-
-def _noted() -> str:
-    return _read(HERE / BUILD_FILE)
-
-
-def _checked_out(git: Path) -> str:
-    """The commit at HEAD, from git's own files: no git is needed, and no right to the folder but to read it."""
-    head = _read(git / "HEAD")
-    reference = head.removeprefix("ref: ")
-    if reference == head:
-        return head
-    if loose := _read(git / reference):
-        return loose
-    packed = (line.split(" ", 1) for line in _read(git / "packed-refs").splitlines() if " " in line)
-    return next((digits for digits, name in packed if name == reference), "")
-
-
-def _installed() -> str:
-    """The commit that pip installed from, if it did install from a repository (PEP 610)."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
     try:
-        origin = json.loads(metadata.distribution("workernode").read_text("direct_url.json") or "{}")
-        return str(origin["vcs_info"]["commit_id"])
-    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError):
-        return ""
+    return done.stdout.strip()

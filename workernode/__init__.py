@@ -1,5 +1,11 @@
-"""One task's life: from the bytes of a message to a decided outcome. Knows nothing of brokers, processes or
-Kubernetes.
+"""The life of one task: from the bytes of a message to a decided outcome.
+
+This package knows no broker, no other processes and no Kubernetes.
 """
 
-__version__ = "0.1.0"
+try:  # setuptools-scm writes this file when the package is built or installed
+    from workernode._version import __version__
+except ImportError:  # a checkout in which nothing is installed
+    __version__ = "0.1.dev0"
+
+__all__ = ["__version__"]

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-
 from workernode.settings.formats import NODE_TYPE
 from workernode.settings.table import VARIABLES, Settings, Variable
 
@@ -40,6 +38,8 @@ def read_environment(environ: Mapping[str, str], dotenv_path: str | Path) -> dic
     Raises:
         SettingsError: the file is there and cannot be read.
     """
+    from dotenv import dotenv_values  # only here: --version and --help need no package that is to be installed
+
     try:
         from_file = dotenv_values(dotenv_path, interpolate=False, encoding="utf-8-sig")  # -sig: editors on Windows
     except (OSError, UnicodeError) as error:

@@ -10,12 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from supervisor import main, version
 from tests.support.check import KEY, REMOTE, TIMEOUT, TOKEN
 from tests.support.paths import ROOT
-from workernode import __version__
 from workernode.settings import VARIABLES
 
 # The command.
@@ -105,53 +102,3 @@ def test_settings_that_do_not_say_on_what_to_report_are_told_all_the_same(tmp_pa
     assert [line.split()[0] for line in done.stderr.splitlines()] == [
         "NODE_TYPE", "MODEL_NAME", "PULSAR_URL", "AIMODEL_NAME",
     ]  # fmt: skip
-
-
-# The version.
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation of its own, without a commit."""
-    here = tmp_path / "supervisor"
-    here.mkdir()
-    monkeypatch.setattr(version, "HERE", here)
-    monkeypatch.setattr(version, "_installed", lambda: "")
-    return tmp_path
-
-
-DIGITS = "0123456789abcdef0123456789abcdef01234567"
-
-
-def test_without_a_commit_the_version_stands_alone(place: Path) -> None:
-    assert version.version() == __version__
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"supervisor/commit.txt": f"{DIGITS}\n"},
-        {".git/HEAD": f"{DIGITS}\n"},
-        {".git/HEAD": "ref: refs/heads/main\n", ".git/refs/heads/main": f"{DIGITS}\n"},
-        {".git/HEAD": "ref: refs/heads/main\n", ".git/packed-refs": f"# x\nff refs/x\n{DIGITS} refs/heads/main\n"},
-    ],
-    ids=["noted at the build", "detached", "a branch", "a packed branch"],
-)
-def test_the_commit_is_found(place: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(text)
-    assert version.commit() == DIGITS[:12]
-
-
-def test_pip_knows_the_commit_that_it_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Installed:
-        text = json.dumps({"url": "git+x", "vcs_info": {"vcs": "git", "commit_id": DIGITS}})
-
-        def read_text(self, name: str) -> str | None:
-            return self.text if name == "direct_url.json" else None
-
-    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Installed())
-    assert version._installed() == DIGITS
-    monkeypatch.setattr(Installed, "text", '{"url": "file:///here", "dir_info": {}}')
-    assert version._installed() == ""
