@@ -18,14 +18,14 @@ from supervisor.broker.client import Broker
 from supervisor.concurrency.controller import Throttle
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
-from supervisor.fitness.breaker import Admission, Begin, End, Fitness, Intake
-from supervisor.fitness.breaker import State as Fit
+from supervisor.fitness.breaker import Admission, Begin, End, Fitness
 from supervisor.health import BrokerState, Incidents
 from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
 from supervisor.machine.clock import Clock
 from supervisor.observability.overview import Overview
 from supervisor.report import Reporter
+from supervisor.states import FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
 from workernode import __version__, record
 from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitReport, Ready, Target
@@ -46,22 +46,12 @@ STEP_ASIDE = 2.0  # seconds
 UNFIT_STATUSES = ("unfit", "key_refused", "quota_used_up", "model_unknown")
 
 
-class State(Enum):
-    """Where the node is in its life."""
-
-    STARTING = "starting"  # not everything that it needs is there
-    SERVING = "serving"  # takes messages, or would if it may
-    DRAINING = "draining"  # takes none; what is in flight is finished
-    STOPPING = "leaving"  # nothing is in flight; the local model is asked to stop
-    STOPPED = "stopped"  # nothing is left
-
-
 MOVES = {
-    (State.STARTING, "ready"): State.SERVING,
-    (State.STARTING, "drain"): State.DRAINING,
-    (State.SERVING, "drain"): State.DRAINING,
-    (State.DRAINING, "empty"): State.STOPPING,
-    (State.STOPPING, "alone"): State.STOPPED,
+    (NodeState.STARTING, "ready"): NodeState.SERVING,
+    (NodeState.STARTING, "drain"): NodeState.DRAINING,
+    (NodeState.SERVING, "drain"): NodeState.DRAINING,
+    (NodeState.DRAINING, "empty"): NodeState.STOPPING,
+    (NodeState.STOPPING, "alone"): NodeState.STOPPED,
 }  # a pair that is not here is a bug, and raises KeyError
 
 
@@ -114,7 +104,7 @@ class Node:
         self._is_forced = False
         self._drain_until = float("inf")
         self._next_check = self._next_sample = 0.0
-        self.state = State.STARTING
+        self.state = NodeState.STARTING
 
     # --- the loop ---
 
@@ -122,7 +112,7 @@ class Node:
         """Serve until a signal asks to stop. Returns how it ended."""
         self.start()
         try:
-            while self.state is not State.STOPPED:
+            while self.state is not NodeState.STOPPED:
                 self.turn(self._loop.wait(max(0.0, self.next_turn() - self._clock.monotonic())))
         finally:
             self.stop()
@@ -256,17 +246,17 @@ class Node:
         self._metrics.settled(outcome.decision)
         is_young = self._clock.wall() - delivery.received.published < STEP_ASIDE
         is_empty = len(self._dispatcher) == 0
-        if outcome.status in UNFIT_STATUSES and is_young and is_empty and self._fitness.state is Fit.UNFIT:
+        if outcome.status in UNFIT_STATUSES and is_young and is_empty and self._fitness.state is FitnessState.UNFIT:
             self._broker.step_aside(STEP_ASIDE)
 
     # --- how much to take ---
 
     def _set_intake(self, now: float) -> None:
         """Take no more from the broker than there is room for (spec 3, last point)."""
-        if self.state is State.STARTING and self._is_ready():
+        if self.state is NodeState.STARTING and self._is_ready():
             self._move("ready")
         gate = self._gate = self._fitness.gate(now)
-        if self.state is not State.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
+        if self.state is not NodeState.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
             self._broker.allow(0)
             return
         cap = min(self._throttle.cap, self._fitness.cap)
@@ -319,13 +309,13 @@ class Node:
 
     def _move(self, cause: str) -> None:
         self.state = MOVES[self.state, cause]
-        if self.state is not State.STOPPED:  # logged when it is so
+        if self.state is not NodeState.STOPPED:  # logged when it is so
             log.info("%s", self.state.value, extra={"event": self.state.value})
 
     def _on_signals(self, now: float) -> None:
         for number in self._loop.signals():
             name = signal.Signals(number).name
-            if self.state in (State.DRAINING, State.STOPPING):
+            if self.state in (NodeState.DRAINING, NodeState.STOPPING):
                 log.warning("%s again: stopping at once", name, extra={"event": "forced"})
                 self._is_forced = True
                 self._drain_until = now
@@ -338,7 +328,7 @@ class Node:
 
     def _drain(self, now: float) -> None:
         """While draining: stop when nothing is in flight, or when the time is over."""
-        if self.state is State.DRAINING:
+        if self.state is NodeState.DRAINING:
             self._dispatcher.nak_queued()
             if len(self._dispatcher) and now >= self._drain_until:
                 self._end_drain()
@@ -350,7 +340,7 @@ class Node:
             if self._local_model is not None:
                 self._local_model.stop(now)
         is_alone = self._local_model is None or self._local_model.is_stopped or self._is_forced
-        if self.state is State.STOPPING and is_alone:
+        if self.state is NodeState.STOPPING and is_alone:
             self._move("alone")
 
     def _end_drain(self) -> None:
@@ -380,7 +370,7 @@ class Node:
     def _show(self, now: float) -> None:
         """Show people the node as it is."""
         why = []
-        if self.state in (State.DRAINING, State.STOPPING):
+        if self.state in (NodeState.DRAINING, NodeState.STOPPING):
             why.append("draining: the node was asked to stop")
         if not self._broker_state.is_up:
             why.append(f"no connection to Pulsar: {self._broker_state.fault}")
@@ -388,6 +378,6 @@ class Node:
             why.append("no worker process is ready")
         if not self._is_model_ready():
             why.append(self._local_model.why_not_ready() if self._local_model else "the local model is not ready yet")
-        if self._fitness.state is Fit.UNFIT:
+        if self._fitness.state is FitnessState.UNFIT:
             why.append(self._fitness.status(now).reason)
         self._overview.show(now, self.state.value, why, self._broker_state.is_up, self._gate)

@@ -17,7 +17,8 @@ import requests
 
 from supervisor.check.findings import Check, Context, Finding, Mark
 from supervisor.model_server import command as launch
-from supervisor.model_server.lifecycle import Child, Llamafile, What
+from supervisor.model_server.lifecycle import Llamafile, What
+from supervisor.states import ModelServerState
 from workernode.settings import Settings
 
 FILE, START, ANSWER = "model: file", "model: start", "model: answer"
@@ -83,7 +84,7 @@ def start(server: Llamafile, woken: threading.Event, context: Context) -> Findin
                 size = f", {facts.slots} slots" if facts.slots else ""
                 return Finding(START, Mark.OK, f"healthy after {took:.1f} s{size}, serves {facts.model or 'a model'}")
         diagnosis = server.diagnosis()
-        if server.state is Child.BACKOFF and diagnosis is not None:
+        if server.state is ModelServerState.BACKOFF and diagnosis is not None:
             return fault(diagnosis.message)
         woken.wait(TICK)
         woken.clear()

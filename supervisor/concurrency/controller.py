@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 from statistics import median
 
-from supervisor.concurrency.limit import CODES, Cap
+from supervisor.concurrency.limit import Cap
 from supervisor.concurrency.search import Sample
 from supervisor.machine.resources import Resources, Sampler
+from supervisor.states import CAP_REASONS
 from workernode.protocol import Outcome
 from workernode.settings import Settings
 
@@ -45,13 +46,13 @@ class Throttle:
 
     @property
     def code(self) -> str:
-        """Why, as a metric's label has it: one of cap.CODES."""
+        """Why, as a metric's label has it: one of CAP_REASONS."""
         return self._cap.code
 
     @property
     def why(self) -> str:
         """Why, in words."""
-        return CODES[self._cap.code]
+        return CAP_REASONS[self._cap.code]
 
     def set_slots(self, slots: int) -> None:
         """The local model works on so many requests at once: more would wait inside it, unseen."""

@@ -30,21 +30,8 @@ class Change:
 
     old: int
     new: int
-    code: str  # for a metric: one of CODES
+    code: str  # for a metric: a key of supervisor.states.CAP_REASONS
     reason: str  # in words
-
-
-# Why the cap is where it is.
-CODES = {
-    "start": "where it began",
-    "memory": "memory is short",
-    "memory_free": "memory is free again: on the way back",
-    "climb": "tries whether more gain",
-    "between": "two levels give the same: tries one between them",
-    "fewer": "the CPU is full: tries whether fewer give as much",
-    "check": "measures again where the search began",
-    "best": "the best that was found",
-}
 
 
 class Cap:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from supervisor.fitness.pacing import Ceiling, Pacer
+from supervisor.states import FitnessState, Intake
 from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
 
 FIRST_PROBE = 1.0  # seconds (spec 5)
@@ -31,30 +32,14 @@ FRESH = 2.0  # seconds since publishing
 FRESH_PAUSE = 0.2  # seconds
 
 
-class State(Enum):
-    """Whether the node may serve."""
-
-    FIT = "fit"  # nothing is known against it
-    LIMITED = "limited"  # upstream refused by a rate limit: the intake waits until it lifts
-    UNFIT = "unfit"  # half-open: one task at a time, now and then one is tried upstream, the others go back
-
-
 MOVES = {
-    (State.FIT, "limited"): State.LIMITED,
-    (State.LIMITED, "lifted"): State.FIT,
-    (State.LIMITED, "lasted"): State.UNFIT,
-    (State.FIT, "refused"): State.UNFIT,
-    (State.LIMITED, "refused"): State.UNFIT,
-    (State.UNFIT, "answered"): State.FIT,
+    (FitnessState.FIT, "limited"): FitnessState.LIMITED,
+    (FitnessState.LIMITED, "lifted"): FitnessState.FIT,
+    (FitnessState.LIMITED, "lasted"): FitnessState.UNFIT,
+    (FitnessState.FIT, "refused"): FitnessState.UNFIT,
+    (FitnessState.LIMITED, "refused"): FitnessState.UNFIT,
+    (FitnessState.UNFIT, "answered"): FitnessState.FIT,
 }  # a pair that is not here is a bug, and says so
-
-
-class Intake(Enum):
-    """What the intake may do."""
-
-    OPEN = "open"  # take as many as there is room for
-    HOLD = "hold"  # take nothing before the moment given
-    ONE_AT_A_TIME = "one_at_a_time"  # half-open: take one, ask `admit` about it, then look here again
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +71,7 @@ class Admission:
 class Change:
     """A change of state, for the log."""
 
-    state: State
+    state: FitnessState
     text: str  # a sentence: why, or how long it lasted and what was tried
 
 
@@ -110,7 +95,7 @@ class End:
 class Status:
     """What people see: /readyz, the page, the log."""
 
-    state: State
+    state: FitnessState
     since: float  # monotonic
     reason: str  # a sentence; "" when fit
     tried: int  # probes since it is unfit
@@ -140,7 +125,7 @@ class Fitness:
             max_process_num: the most calls at once.
             explain: the sentence for people about a trouble of this node's (see `Words`).
         """
-        self.state = State.FIT
+        self.state = FitnessState.FIT
         self.trouble: FaultInfo | None = None  # what made it LIMITED or UNFIT
         self.hold = Hold(0.0)  # to be told to all workers whenever it changes
         self._explain = explain
@@ -166,7 +151,7 @@ class Fitness:
         asked = seen.at if seen.asked is None else seen.asked
         if seen.kind in LIMITS:
             self._refused(now, seen, asked)
-        elif seen.kind is None and self.state is State.LIMITED and asked > self._refused_at:
+        elif seen.kind is None and self.state is FitnessState.LIMITED and asked > self._refused_at:
             self._lift(now)
 
     def ended(
@@ -189,7 +174,7 @@ class Fitness:
 
     def found(self, now: float, trouble: FaultInfo) -> None:
         """A trouble was found, by a task or by the check at the start: key, quota and model make the node unfit."""
-        if trouble.kind in BY_PEOPLE and self.state is not State.UNFIT:
+        if trouble.kind in BY_PEOPLE and self.state is not FitnessState.UNFIT:
             self._fail(now, "refused", trouble)
 
     # what may be done
@@ -201,7 +186,7 @@ class Fitness:
 
     def gate(self, now: float) -> Gate:
         """Return what the intake may do now."""
-        if self.state is State.UNFIT:
+        if self.state is FitnessState.UNFIT:
             return Gate(Intake.ONE_AT_A_TIME, int(now >= self._pause_until), max(now, self._pause_until))
         if now < self.hold.until:
             return Gate(Intake.HOLD, 0, self.hold.until)
@@ -214,7 +199,7 @@ class Fitness:
         Args:
             age: seconds since it was published.
         """
-        if self.state is not State.UNFIT:
+        if self.state is not FitnessState.UNFIT:
             self._pacer.sent(now)
             return Admission(Admit.RUN)
         if now >= max(self._probe_at, self.hold.until, self._probing_until):
@@ -236,7 +221,7 @@ class Fitness:
     def status(self, now: float) -> Status:
         """Return what people see."""
         probing = now < self._probing_until
-        due = max(self._probe_at, self.hold.until) if self.state is State.UNFIT and not probing else None
+        due = max(self._probe_at, self.hold.until) if self.state is FitnessState.UNFIT and not probing else None
         return Status(
             self.state, self._since, self._explain(self.trouble) if self.trouble else "", self._tried, due,
             self.hold.until if now < self.hold.until else None,
@@ -267,9 +252,9 @@ class Fitness:
         self.hold = Hold(until, self._pacer.refused(now, seen, until, first))
         self._refused_at = seen.at
         trouble = FaultInfo(seen.kind or FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)
-        if self.state is State.FIT:
+        if self.state is FitnessState.FIT:
             self._move(now, "limited", trouble, self._explain(trouble))
-        if self.state is State.LIMITED and max(now, until) - self._since > LONGEST_LIMIT:
+        if self.state is FitnessState.LIMITED and max(now, until) - self._since > LONGEST_LIMIT:
             self._fail(now, "lasted", trouble)
 
     def _succeeded(self, now: float, asked_at: float) -> None:
@@ -278,7 +263,7 @@ class Fitness:
             return
         self._guesses = 0
         self._ceiling.grow()
-        if self.state is State.LIMITED:
+        if self.state is FitnessState.LIMITED:
             self._lift(now)
 
     def _probed(self, now: float, trouble: FaultInfo | None, upstream_answered: bool) -> None:
@@ -307,7 +292,7 @@ class Fitness:
 
     def _recover(self, now: float) -> None:
         """A probe was answered: fit again."""
-        if self.state is not State.UNFIT or self.trouble is None:
+        if self.state is not FitnessState.UNFIT or self.trouble is None:
             return
         self._guesses = 0
         self._restored_at = now

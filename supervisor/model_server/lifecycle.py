@@ -21,43 +21,32 @@ from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL, Diagnosis,
 from supervisor.model_server.http_api import Facts, Health, Prober, Question
 from supervisor.model_server.output import OutputLog
 from supervisor.model_server.process import ChildProcess
+from supervisor.states import ModelServerState
 from workernode.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MODELS_SHOWN = 300  # characters of the list of models that a report quotes
 
-class Child(Enum):
-    """Where the child is in its life."""
-
-    STOPPED = "stopped"  # no process
-    STARTING = "starting"  # spawned; /health has not answered 200 yet
-    READY = "ready"  # /health answered 200: takes requests
-    HUNG = "hung"  # showed no sign of life, was killed, is not gone yet
-    STOPPING = "stopping"  # asked to leave; killed when the grace period is over
-    BACKOFF = "backoff"  # left on its own; spawned again after a pause
-    FAILED = "failed"  # left too often: reported; spawned again after a long pause, as the fault may be mended
-
-
 MOVES = {
-    (Child.STOPPED, "spawn"): Child.STARTING,
-    (Child.STOPPED, "stop"): Child.STOPPED,
-    (Child.STARTING, "healthy"): Child.READY,
-    (Child.STARTING, "hung"): Child.HUNG,
-    (Child.STARTING, "exited"): Child.BACKOFF,
-    (Child.STARTING, "stop"): Child.STOPPING,
-    (Child.READY, "hung"): Child.HUNG,
-    (Child.READY, "exited"): Child.BACKOFF,
-    (Child.READY, "stop"): Child.STOPPING,
-    (Child.HUNG, "exited"): Child.BACKOFF,
-    (Child.HUNG, "stop"): Child.STOPPING,
-    (Child.BACKOFF, "spawn"): Child.STARTING,
-    (Child.BACKOFF, "gave_up"): Child.FAILED,
-    (Child.BACKOFF, "stop"): Child.STOPPED,
-    (Child.FAILED, "spawn"): Child.STARTING,
-    (Child.FAILED, "stop"): Child.STOPPED,
-    (Child.STOPPING, "stop"): Child.STOPPING,
-    (Child.STOPPING, "exited"): Child.STOPPED,
+    (ModelServerState.STOPPED, "spawn"): ModelServerState.STARTING,
+    (ModelServerState.STOPPED, "stop"): ModelServerState.STOPPED,
+    (ModelServerState.STARTING, "healthy"): ModelServerState.READY,
+    (ModelServerState.STARTING, "hung"): ModelServerState.HUNG,
+    (ModelServerState.STARTING, "exited"): ModelServerState.BACKOFF,
+    (ModelServerState.STARTING, "stop"): ModelServerState.STOPPING,
+    (ModelServerState.READY, "hung"): ModelServerState.HUNG,
+    (ModelServerState.READY, "exited"): ModelServerState.BACKOFF,
+    (ModelServerState.READY, "stop"): ModelServerState.STOPPING,
+    (ModelServerState.HUNG, "exited"): ModelServerState.BACKOFF,
+    (ModelServerState.HUNG, "stop"): ModelServerState.STOPPING,
+    (ModelServerState.BACKOFF, "spawn"): ModelServerState.STARTING,
+    (ModelServerState.BACKOFF, "gave_up"): ModelServerState.FAILED,
+    (ModelServerState.BACKOFF, "stop"): ModelServerState.STOPPED,
+    (ModelServerState.FAILED, "spawn"): ModelServerState.STARTING,
+    (ModelServerState.FAILED, "stop"): ModelServerState.STOPPED,
+    (ModelServerState.STOPPING, "stop"): ModelServerState.STOPPING,
+    (ModelServerState.STOPPING, "exited"): ModelServerState.STOPPED,
 }  # a pair that is not here is a bug, and says so
 
 
@@ -129,7 +118,7 @@ class Llamafile:
         environ: Mapping[str, str] = os.environ,
         limits: Limits = Limits(),
     ) -> None:
-        self.state = Child.STOPPED
+        self.state = ModelServerState.STOPPED
         self.facts = Facts()
         self.port = settings.local_port or launch.free_port()
         # Made for this run of the node, so that nobody else on the box uses the model unbilled. It outlives the child,
@@ -195,7 +184,7 @@ class Llamafile:
         self._move("stop")
         if self._child is None:
             self._due = now
-        elif before is not Child.STOPPING:
+        elif before is not ModelServerState.STOPPING:
             self._child.terminate()
             self._due = now + self._limits.grace_s
 
@@ -221,15 +210,15 @@ class Llamafile:
         return events
 
     def _act(self, now: float) -> list[Event]:
-        if self.state is Child.STOPPED:
+        if self.state is ModelServerState.STOPPED:
             return [Event(What.STOPPED)]
-        if self.state in (Child.BACKOFF, Child.FAILED):
+        if self.state in (ModelServerState.BACKOFF, ModelServerState.FAILED):
             self._spawn(now)
-        elif self.state is Child.STOPPING:
+        elif self.state is ModelServerState.STOPPING:
             log.warning("local model server did not leave in time: killed", extra={"event": "model_killed"})
             self.kill_now()
         elif self._child:  # the next probe follows the answer to this one
-            self._prober.ask(Question(self._run, self._child.pid, want_facts=self.state is Child.STARTING))
+            self._prober.ask(Question(self._run, self._child.pid, want_facts=self.state is ModelServerState.STARTING))
         return []
 
     def _spawn(self, now: float) -> None:
@@ -258,15 +247,15 @@ class Llamafile:
     def _exited(self, report: Exited, now: float) -> list[Event]:
         was, self._child = self.state, None
         self._move("exited")
-        if self.state is Child.STOPPED:
+        if self.state is ModelServerState.STOPPED:
             self._due = None
             log.info("local model server stopped", extra={"event": "model_stopped"})
             return [Event(What.STOPPED)]
         why = report.fault or self._hang or diagnose(report.code, self.tail())
         self._diagnosis, self._hang = why, None
-        if was is Child.READY and now - self._ready_at >= self._limits.steady_s:
+        if was is ModelServerState.READY and now - self._ready_at >= self._limits.steady_s:
             self._pause_s = self._limits.pause_first_s
-        events = [Event(What.DOWN, why)] if was is Child.READY else []
+        events = [Event(What.DOWN, why)] if was is ModelServerState.READY else []
         self._ends.append(now)
         often = len(self._ends) == self._limits.ends and now - self._ends[0] <= self._limits.window_s
         if often or self._given_up:
@@ -282,10 +271,10 @@ class Llamafile:
         return events
 
     def _probed(self, report: Health, now: float) -> list[Event]:
-        if self.state not in (Child.STARTING, Child.READY):
+        if self.state not in (ModelServerState.STARTING, ModelServerState.READY):
             return []
         self._note_signs_of_life(report, now)
-        if report.status == 200 and self.state is Child.STARTING:
+        if report.status == 200 and self.state is ModelServerState.STARTING:
             self._move("healthy")
             self.facts = report.facts or Facts()
             self._ready_at, self._given_up = now, False
@@ -293,7 +282,7 @@ class Llamafile:
             about = {"slots": self.facts.slots, "context": self.facts.context, "model": self.facts.model}
             log.info("local model server ready", extra={"event": "model_ready", **about})
             return [Event(What.READY)]
-        ready = self.state is Child.READY
+        ready = self.state is ModelServerState.READY
         self._hang = self._hangs(now)
         if self._hang:
             self._move("hung")
@@ -303,7 +292,7 @@ class Llamafile:
         return []
 
     def _note_signs_of_life(self, report: Health, now: float) -> None:
-        if (self.state is Child.READY and report.status) or self._output.bytes_seen > self._bytes_seen:
+        if (self.state is ModelServerState.READY and report.status) or self._output.bytes_seen > self._bytes_seen:
             self._strong_at = now
         self._bytes_seen = self._output.bytes_seen
         if report.status:
@@ -315,14 +304,14 @@ class Llamafile:
 
     def _hangs(self, now: float) -> Diagnosis | None:
         limits = self._limits
-        if self.state is Child.READY:
+        if self.state is ModelServerState.READY:
             silence_s, limit_s = limits.silence_s, limits.limit_s
         else:
             silence_s, limit_s = limits.start_silence_s, limits.start_limit_s
         quiet_s = now - self._strong_at
         if quiet_s <= limit_s and now - max(self._strong_at, self._weak_at) <= silence_s:
             return None
-        doing = "answering" if self.state is Child.READY else "loading"
+        doing = "answering" if self.state is ModelServerState.READY else "loading"
         what = f"showed no sign of {doing} for {quiet_s:.0f} s and was killed"
         return told(GENERAL, what, "see its last lines in the log (event model_output)", "\n".join(self.tail()[-1:]))
 

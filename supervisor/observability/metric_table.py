@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TypeAlias
 
-from supervisor.concurrency.limit import CODES
-from supervisor.fitness.breaker import State as Fitness
 from supervisor.observability.snapshot import INTAKES, About, Accounts, Snapshot
+from supervisor.states import CAP_REASONS, FitnessState, ModelServerState, NodeState
 from workernode.protocol import Decision, Durations, FaultKind
 
 # How a delivery ends (Outcome.status).
@@ -42,10 +41,6 @@ STATUSES = {
     "drained": "not begun or not finished when the node stopped",
     "other": "none of these",
 }
-CAP_REASONS = {**CODES, "rate_limit": "upstream refused calls by a rate limit"}
-LIVES = ("starting", "serving", "draining", "leaving", "stopped")  # the values of supervisor.node.State
-# The values of supervisor.llamafile.Child, which a remote node does not import.
-CHILDREN = ("stopped", "starting", "ready", "hung", "stopping", "backoff", "failed")
 LIMITS = (FaultKind.RATE_LIMIT.value, FaultKind.RAMP.value, FaultKind.QUOTA.value)
 # Seconds: from what the node adds itself to what TASK_TIMEOUT is by default.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -104,6 +99,10 @@ class Type(Enum):
     HISTOGRAM = "histogram"
 
 
+def _values(states: type[Enum]) -> tuple[str, ...]:
+    return tuple(each.value for each in states)
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """One row of the table."""
@@ -155,7 +154,7 @@ SERIES = (
         "What became of the messages, counted when it is done.",
         _decisions,
         "decision",
-        (each.value for each in Decision),
+        _values(Decision),
     ),
     _counter(
         "task_outcomes",
@@ -206,7 +205,7 @@ SERIES = (
         "1 for whether upstream lets the node serve.",
         lambda look: look.now.fitness,
         "state",
-        (each.value for each in Fitness),
+        _values(FitnessState),
     ),
     # Intake.
     _gauge("cap", "The most tasks that may be in flight now.", lambda look: look.now.cap),
@@ -232,7 +231,7 @@ SERIES = (
         lambda look: look.now.records_held,
     ),
     # Processes.
-    _gauge("state", "1 for where the node is in its life.", lambda look: look.now.state, "state", LIVES),
+    _gauge("state", "1 for where the node is in its life.", lambda look: look.now.state, "state", _values(NodeState)),
     _gauge("ready", "1 where /readyz says 200.", lambda look: look.now.ready),
     _gauge(
         "broker_connected",
@@ -246,7 +245,7 @@ SERIES = (
         "1 for the state of the local model server; all 0 where there is none.",
         lambda look: look.now.child,
         "state",
-        CHILDREN,
+        _values(ModelServerState),
     ),
     # The machine.
     _gauge(

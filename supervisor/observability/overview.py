@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from supervisor.broker.client import Broker
 from supervisor.concurrency.controller import Throttle
 from supervisor.dispatcher import Dispatcher
-from supervisor.fitness.breaker import Fitness, Gate, Intake
-from supervisor.fitness.breaker import State as Fit
+from supervisor.fitness.breaker import Fitness, Gate
 from supervisor.observability import systemd as notify
 from supervisor.observability.history import Last, LastFaults
 from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import About, Next, Snapshot
 from supervisor.observability.status_server import StatusServer
+from supervisor.states import FitnessState, Intake
 from supervisor.workers.pool import Pool
 from workernode.redaction import Redactor
 from workernode.settings import Settings
@@ -133,7 +133,7 @@ class Overview:
         coming = []
         if fitness.hold_until is not None:
             coming.append(Next("upstream's rate limit lifts", fitness.hold_until))
-        if fitness.state is Fit.UNFIT:
+        if fitness.state is FitnessState.UNFIT:
             coming.append(Next("a task is tried upstream as a probe", fitness.next_probe_at))
         if child is not None and child.state.value in ("backoff", "failed"):
             coming.append(Next("the local model is started again", child.next_wakeup()))

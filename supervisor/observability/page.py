@@ -23,7 +23,7 @@ from workernode.record import rfc3339
 TITLES = {
     "starting": "Starting",
     "draining": "Draining",
-    "leaving": "Stopping",
+    "stopping": "Stopping",
     "stopped": "Stopped",
 }
 FITNESS = {"fit": "fit", "limited": "limited by its rate limit", "unfit": "unfit"}

@@ -65,16 +65,16 @@ class Snapshot:
     """The node at one moment. Made once a second, and at once when what /readyz says of it changes."""
 
     at: float  # monotonic
-    state: str = "starting"  # a value of supervisor.node.State
+    state: str = "starting"  # a value of supervisor.states.NodeState
     why: tuple[str, ...] = ("the node is starting",)  # why it is not ready, a sentence each; empty: it is
     next: tuple[Next, ...] = ()  # what comes by itself: a probe, the end of a hold, the child's next start
     broker_connected: bool = False
-    fitness: str = "fit"  # a value of supervisor.fitness.breaker.State
+    fitness: str = "fit"  # a value of supervisor.states.FitnessState
     # Tasks.
     intake: str = "closed"  # a key of INTAKES
     in_flight: int = 0  # messages at this node that are not acked
     cap: int = 0  # the most that may be in flight
-    cap_code: str = "start"  # why: a key of supervisor.observability.metrics.CAP_REASONS
+    cap_code: str = "start"  # why: a key of supervisor.states.CAP_REASONS
     cap_reason: str = ""  # why, in words
     slots: int = 0  # of workers that take jobs
     accounts: Accounts = field(default_factory=Accounts)
@@ -84,7 +84,7 @@ class Snapshot:
     # Processes and machine.
     workers: int = 0
     workers_ready: int = 0
-    child: str = ""  # a value of supervisor.model_server.lifecycle.Child; "" where there is no local model
+    child: str = ""  # a value of supervisor.states.ModelServerState; "" where there is no local model
     child_lines: tuple[str, ...] = ()  # the last lines of its output, oldest first
     cpu_percent: float = 0.0  # of what the node may use, as in resources.Resources
     memory_percent: float = 0.0

@@ -22,8 +22,9 @@ import pytest
 import requests
 
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
-from supervisor.model_server.lifecycle import Child, Event, Limits, Llamafile, What
+from supervisor.model_server.lifecycle import Event, Limits, Llamafile, What
 from supervisor.model_server.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
+from supervisor.states import ModelServerState
 from tests.support.paths import ROOT
 from tests.support.wait import until
 from workernode import settings
@@ -147,7 +148,7 @@ def pid_in(path: Path) -> int:
 def test_it_becomes_ready_with_its_facts_and_only_with_the_key(owners: Callable[..., Owner]) -> None:
     owner = owners(LOCAL_PARALLEL="8", LOCAL_CTX="8192").started()
     child = owner.llamafile
-    assert child.state is Child.READY
+    assert child.state is ModelServerState.READY
     assert (child.facts.slots, child.facts.context, child.facts.models) == (8, 1024, ("standin.gguf",))
     assert owner.ask().status_code == 200
     assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
@@ -223,7 +224,7 @@ def test_a_long_prompt_is_not_a_hang(owners: Callable[..., Owner], tmp_path: Pat
     while time.monotonic() < ends:
         owner.llamafile.progress(time.monotonic())
         owner.turn()
-    assert (owner.llamafile.pid, owner.llamafile.state, owner.events) == (pid, Child.READY, [])
+    assert (owner.llamafile.pid, owner.llamafile.state, owner.events) == (pid, ModelServerState.READY, [])
     owner.wait(What.DOWN)
     deaf.unlink()
     owner.wait(What.READY)
@@ -284,7 +285,7 @@ def test_five_ends_at_once_are_reported_and_a_mended_file_heals(owners: Callable
     owner = owners(LOCAL_COMMAND=str(script))
     owner.start()
     failed = owner.wait(What.FAILED)
-    assert owner.llamafile.state is Child.FAILED
+    assert owner.llamafile.state is ModelServerState.FAILED
     assert len((tmp_path / "pids").read_text().split()) == 5
     assert failed.diagnosis
     assert failed.diagnosis.reason == CONFIGURATION
@@ -304,7 +305,7 @@ def test_asked_to_leave_it_leaves(owners: Callable[..., Owner]) -> None:
     owner.llamafile.stop(time.monotonic())
     owner.llamafile.stop(time.monotonic())
     owner.wait(What.STOPPED)
-    assert owner.llamafile.state is Child.STOPPED
+    assert owner.llamafile.state is ModelServerState.STOPPED
     until(lambda: not group(pid), LONG, "empty process group")
     assert owner.llamafile.next_wakeup() is None
 
@@ -340,7 +341,7 @@ def test_stopping_is_legal_at_any_time(owners: Callable[..., Owner]) -> None:
     loading.wait(What.STOPPED)
     waiting = owners({"STANDIN_EXIT": "3"}, limits=Limits())
     waiting.start()
-    waiting.run_until(lambda: waiting.llamafile.state is Child.BACKOFF, "pause")
+    waiting.run_until(lambda: waiting.llamafile.state is ModelServerState.BACKOFF, "pause")
     waiting.llamafile.stop(time.monotonic())
     waiting.wait(What.STOPPED)
 

@@ -105,7 +105,7 @@ def test_it_tells_all_without_a_script(server: Shown) -> None:
         ({"why": ("no broker", "no worker")}, "No broker No worker", "bad"),
         ({"state": "starting", "why": ("x",)}, "Starting for 2 min", "warn"),
         ({"state": "draining", "why": ("asked to stop",)}, "Draining for 2 min Asked to stop", "warn"),
-        ({"state": "leaving", "why": ("asked to stop",)}, "Stopping for 2 min", "warn"),
+        ({"state": "stopping", "why": ("asked to stop",)}, "Stopping for 2 min", "warn"),
         ({"why": ("x",), "next": (Next("a probe", 1e9),)}, "Next: a probe in ", "bad"),
         ({"why": ("x",), "next": (Next("a probe", -1.0), Next("that"))}, "Next: a probe now. Next: that.", "bad"),
     ],

@@ -14,6 +14,7 @@ from supervisor.fitness import breaker as fitness
 from supervisor.fitness.messages import Words
 from supervisor.model_server import command as launch
 from supervisor.model_server.diagnosis import diagnose
+from supervisor.states import FitnessState
 from supervisor.workers import pool
 from tests.support.paths import ROOT
 from workernode import __version__
@@ -25,7 +26,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Events whose names are made while running, by the expression that makes them. One that is not here fails the test.
 MADE: dict[str, set[str]] = {
-    "f'node_{change.state.value}'": {f"node_{state.value}" for state in fitness.State},
+    "f'node_{change.state.value}'": {f"node_{state.value}" for state in FitnessState},
     "self.state.value": {state.value for state in node.MOVES.values()} - {"stopped"},
     "event": set(),  # LineHandler._own_record in workernode/logs: its callers are checked themselves
 }

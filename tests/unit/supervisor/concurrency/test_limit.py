@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.concurrency.limit import CODES, Cap, Change
+from supervisor.concurrency.limit import Cap, Change
 from supervisor.concurrency.search import Sample
+from supervisor.states import CAP_REASONS
 
 MEASURED = {1: 45.0, 2: 45.0, 4: 65.0, 8: 104.0, 16: 61.0}  # research/local-model: the embedded model on two cores
 STEP_S = 0.1
@@ -81,7 +82,7 @@ class Machine:
             assert 1 <= cap.value <= cap.ceiling
             if change:
                 assert change.new == cap.value != change.old
-                assert change.code in CODES
+                assert change.code in CAP_REASONS
                 assert change.reason
                 self.changes.append((self.now, change))
             self.rates.append(made)
@@ -382,7 +383,7 @@ def test_whatever_comes_it_stays_between_one_and_the_ceiling(
         assert (change is None) == (cap.value == before)
         if change:
             assert (change.old, change.new) == (before, cap.value)
-            assert change.code in CODES
+            assert change.code in CAP_REASONS
 
 
 @pytest.mark.parametrize("seed", range(3))

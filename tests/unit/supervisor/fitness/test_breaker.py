@@ -19,10 +19,10 @@ from supervisor.fitness.breaker import (
     End,
     Fitness,
     Intake,
-    State,
 )
 from supervisor.fitness.messages import Words
 from supervisor.fitness.pacing import UNPACED
+from supervisor.states import FitnessState
 from tests.support.paths import ROOT
 from tests.support.ratelimit import Form, World, simulate
 from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
@@ -71,7 +71,11 @@ def limited(now: float = 100.0) -> Fitness:
 
 
 # The arrows: how each state is reached, and the event that leaves it.
-START: dict[State, Callable[[], Fitness]] = {State.FIT: made, State.LIMITED: limited, State.UNFIT: unfit}
+START: dict[FitnessState, Callable[[], Fitness]] = {
+    FitnessState.FIT: made,
+    FitnessState.LIMITED: limited,
+    FitnessState.UNFIT: unfit,
+}
 EVENTS: dict[str, Callable[[Fitness], None]] = {
     "limited": lambda fitness: refuse(fitness, 110.0),
     "lifted": lambda fitness: answer(fitness, 110.0),
@@ -85,7 +89,7 @@ EVENTS: dict[str, Callable[[Fitness], None]] = {
     ("begin", "event", "end"), [(*pair, end) for pair, end in MOVES.items()],
     ids=[f"{begin.value}-{event}-{end.value}" for (begin, event), end in MOVES.items()],
 )
-def test_arrow(begin: State, event: str, end: State) -> None:
+def test_arrow(begin: FitnessState, event: str, end: FitnessState) -> None:
     fitness = START[begin]()
     fitness.changes()
     EVENTS[event](fitness)
@@ -111,7 +115,7 @@ def test_a_thousand_bad_requests_never_make_it_unfit() -> None:
         status = (400, 404, 422)[number % 3]
         fitness.admit(number / 10)
         fail(fitness, number / 10, FaultInfo(FaultKind.CLIENT, status, "invalid_request_error", "no"))
-    assert fitness.state is State.FIT
+    assert fitness.state is FitnessState.FIT
     assert fitness.reports() == []
 
 
@@ -121,7 +125,7 @@ def test_a_thousand_bad_requests_never_make_it_unfit() -> None:
 def test_what_is_not_the_nodes_or_passes_leaves_it_fit(kind: FaultKind) -> None:
     fitness = made()
     fail(fitness, 1.0, FaultInfo(kind, 500, "", ""))
-    assert fitness.state is State.FIT
+    assert fitness.state is FitnessState.FIT
 
 
 def test_after_a_thousand_calls_without_a_refusal_nothing_paces() -> None:
@@ -185,9 +189,9 @@ def test_successes_of_calls_that_were_asked_before_the_refusal_count_for_nothing
     fitness = limited(100.0)
     for _ in range(10):
         answer(fitness, 105.0, asked=99.0)
-    assert (fitness.state, fitness.cap) == (State.LIMITED, 51)
+    assert (fitness.state, fitness.cap) == (FitnessState.LIMITED, 51)
     answer(fitness, 105.0, asked=102.0)
-    assert fitness.state is State.FIT
+    assert fitness.state is FitnessState.FIT
     for _ in range(20):
         answer(fitness, 106.0)
     assert fitness.cap == 58
@@ -195,7 +199,7 @@ def test_successes_of_calls_that_were_asked_before_the_refusal_count_for_nothing
 
 def test_figures_of_a_later_call_lift_a_limit_as_well() -> None:
     fitness = limited(100.0)
-    for asked, state in ((99.0, State.LIMITED), (101.5, State.FIT)):
+    for asked, state in ((99.0, FitnessState.LIMITED), (101.5, FitnessState.FIT)):
         fitness.limit_seen(
             102.0, RateLimitReport(at=102.0, kind=None, asked=asked, limit_requests=60, remaining_requests=5)
         )
@@ -212,7 +216,7 @@ def test_a_short_limit_is_not_reported() -> None:
 def test_a_limit_that_announces_more_than_a_minute_makes_the_node_unfit_at_once() -> None:
     fitness = made()
     refuse(fitness, 100.0, wait=90.0)
-    assert fitness.state is State.UNFIT
+    assert fitness.state is FitnessState.UNFIT
     assert [report.reason for report in fitness.reports() if isinstance(report, Begin)] == ["APIQuotaExceededError"]
     assert fitness.admit(150.0).admit is Admit.SEND_BACK  # upstream's wait is obeyed by probes as well
     assert fitness.admit(190.0).admit is Admit.PROBE
@@ -222,7 +226,7 @@ def test_a_limit_that_lasts_counts_from_its_first_refusal() -> None:
     fitness = made()
     for second in range(0, 62, 2):
         refuse(fitness, 100.0 + second)
-    assert (fitness.state, fitness.status(162.0).since) == (State.UNFIT, 100.0)
+    assert (fitness.state, fitness.status(162.0).since) == (FitnessState.UNFIT, 100.0)
 
 
 def test_limits_that_lift_in_between_never_last() -> None:
@@ -230,7 +234,7 @@ def test_limits_that_lift_in_between_never_last() -> None:
     for second in range(0, 600, 2):
         refuse(fitness, 100.0 + second)
         answer(fitness, 101.5 + second)
-    assert fitness.state is State.FIT
+    assert fitness.state is FitnessState.FIT
     assert fitness.reports() == []
 
 
@@ -242,7 +246,7 @@ def test_key_quota_and_model_make_the_node_unfit_and_are_reported_once(trouble: 
     fitness = made()
     for number in range(50):
         fail(fitness, 100.0 + number / 100, trouble)
-    assert fitness.state is State.UNFIT
+    assert fitness.state is FitnessState.UNFIT
     (report,) = fitness.reports()
     assert report == Begin(trouble.kind.value, REASONS[trouble.kind], WORDS(trouble))
     assert fitness.reports() == []
@@ -251,7 +255,7 @@ def test_key_quota_and_model_make_the_node_unfit_and_are_reported_once(trouble: 
 def test_what_the_first_look_finds_counts_as_well() -> None:
     fitness = made()
     fitness.found(0.5, KEY)
-    assert fitness.state is State.UNFIT
+    assert fitness.state is FitnessState.UNFIT
 
 
 def test_half_open_one_task_is_tried_and_the_others_go_back_with_the_reason() -> None:
@@ -281,7 +285,7 @@ def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
     fitness.reports()
     probe(fitness, 104.5, None, well=True)
     (change,) = fitness.changes()
-    assert change.state is State.FIT
+    assert change.state is FitnessState.FIT
     assert "after 4.5 s and 2 probes" in change.text
     assert "insufficient_quota" in change.text
     assert fitness.reports() == [End("quota")]
@@ -293,7 +297,7 @@ def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
 def test_a_probe_that_says_nothing_about_the_node_is_followed_by_the_next_task(trouble: FaultInfo | None) -> None:
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, trouble)
-    assert fitness.state is State.UNFIT
+    assert fitness.state is FitnessState.UNFIT
     assert fitness.admit(101.1).admit is Admit.PROBE
 
 
@@ -301,7 +305,7 @@ def test_a_probe_that_fails_otherwise_keeps_the_reason() -> None:
     fitness = unfit(KEY, now=100.0)
     fitness.reports()
     probe(fitness, 101.0, FaultInfo(FaultKind.PASSING, 503, "", ""))
-    assert (fitness.state, fitness.trouble, fitness.reports()) == (State.UNFIT, KEY, [])
+    assert (fitness.state, fitness.trouble, fitness.reports()) == (FitnessState.UNFIT, KEY, [])
     assert fitness.admit(102.0).admit is Admit.SEND_BACK
 
 
@@ -331,14 +335,14 @@ def test_a_probe_of_which_nothing_is_heard_is_taken_as_lost() -> None:
 def test_answers_of_tasks_that_were_under_way_do_not_restore_an_unfit_node() -> None:
     fitness = unfit(now=100.0)
     answer(fitness, 100.5, asked=99.0)
-    assert fitness.state is State.UNFIT
+    assert fitness.state is FitnessState.UNFIT
 
 
 def test_a_failure_from_before_it_was_restored_does_not_make_it_unfit_again() -> None:
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, None, well=True)
     fitness.ended(102.0, 99.5, KEY, upstream_answered=False, was_probe=False)
-    assert fitness.state is State.FIT
+    assert fitness.state is FitnessState.FIT
 
 
 def test_fresh_tasks_are_left_to_fit_nodes_and_old_ones_are_told_quickly() -> None:
@@ -355,7 +359,7 @@ def test_people_see_since_when_why_what_was_tried_and_when_it_is_tried_again() -
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, KEY)
     status = fitness.status(101.5)
-    assert (status.state, status.since, status.tried, status.next_probe_at) == (State.UNFIT, 100.0, 1, 103.0)
+    assert (status.state, status.since, status.tried, status.next_probe_at) == (FitnessState.UNFIT, 100.0, 1, 103.0)
     assert "401 invalid_api_key" in status.reason
     assert status.hold_until is None
 

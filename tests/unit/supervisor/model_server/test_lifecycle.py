@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.model_server import command as launch
 from supervisor.model_server.http_api import Facts
-from supervisor.model_server.lifecycle import MOVES, Child, Llamafile
+from supervisor.model_server.lifecycle import MOVES, Llamafile
+from supervisor.states import ModelServerState
 from workernode import settings
 
 TOLD = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://localhost", "PULSAR_TOKEN": "secret"}
@@ -21,8 +22,8 @@ def llamafile(**more: str) -> Llamafile:
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-@pytest.mark.parametrize("state", list(Child))
-def test_it_moves_along_the_arrows_and_any_other_move_is_a_bug(state: Child, cause: str) -> None:
+@pytest.mark.parametrize("state", list(ModelServerState))
+def test_it_moves_along_the_arrows_and_any_other_move_is_a_bug(state: ModelServerState, cause: str) -> None:
     child = llamafile()
     child.state = state
     if (state, cause) in MOVES:
@@ -35,7 +36,7 @@ def test_it_moves_along_the_arrows_and_any_other_move_is_a_bug(state: Child, cau
 
 
 def test_every_state_can_be_reached_and_left_and_stopped() -> None:
-    for state in Child:
+    for state in ModelServerState:
         assert state in MOVES.values()
         assert any(before is state and after is not state for (before, _), after in MOVES.items())
         assert (state, "stop") in MOVES

@@ -11,9 +11,6 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor import node
-from supervisor.fitness.breaker import State as Fitness
-from supervisor.model_server.lifecycle import Child
 from supervisor.observability import metric_table as series
 from supervisor.observability.metric_table import SERIES, Type
 from supervisor.observability.metrics import Metrics
@@ -173,15 +170,9 @@ def test_in_flight_is_what_was_taken_and_not_decided() -> None:
     assert Accounts(taken=10, acked=5, sent_back=2, dead_lettered=1).in_flight == 2
 
 
-def test_the_states_are_those_of_their_rooms() -> None:
-    assert tuple(each.value for each in node.State) == series.LIVES
-    assert tuple(each.value for each in Child) == series.CHILDREN
-    assert {each.value for each in Fitness} == {"fit", "limited", "unfit"}
-
-
 def test_every_way_a_delivery_can_end_has_its_name_in_the_table() -> None:
     """The names are words in the source, where a decision is made of them."""
-    ways = {*attempt.SENT_BACK.values(), *attempt.DELIVERED.values()}
+    ways = {*attempt.NAK_STATUS.values(), *attempt.ANSWER_STATUS.values()}
     for file in ("workernode/attempt.py", "supervisor/dispatcher.py"):
         for call in ast.walk(ast.parse((ROOT / file).read_text())):
             if not isinstance(call, ast.Call):

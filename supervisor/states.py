@@ -1,0 +1,60 @@
+"""The states that several packages name: of the node, of upstream, of the local model server, and reasons for the cap.
+
+A leaf: imports the standard library and workernode.protocol only.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class NodeState(Enum):
+    """Where the node is in its lifecycle (supervisor.node)."""
+
+    STARTING = "starting"  # something that the node needs is missing: the broker, a worker, the local model
+    SERVING = "serving"  # takes tasks, unless the intake is closed
+    DRAINING = "draining"  # takes no tasks; those in flight are finished
+    STOPPING = "stopping"  # no task is in flight; the local model server is being stopped
+    STOPPED = "stopped"  # every child process has ended
+
+
+class FitnessState(Enum):
+    """Whether upstream lets the node serve (supervisor.fitness)."""
+
+    FIT = "fit"  # nothing is known against it
+    LIMITED = "limited"  # upstream refused by a rate limit: the intake waits until it lifts
+    UNFIT = "unfit"  # half-open: one task at a time, now and then one is tried upstream, the others go back
+
+
+class Intake(Enum):
+    """What fitness lets the intake do."""
+
+    OPEN = "open"  # take as many tasks as the cap allows
+    HOLD = "hold"  # take nothing before the given moment
+    ONE_AT_A_TIME = "one_at_a_time"  # half-open: take one task, decide about it, then ask again
+
+
+class ModelServerState(Enum):
+    """Where the local model server is in its lifecycle (supervisor.model_server)."""
+
+    STOPPED = "stopped"  # no process
+    STARTING = "starting"  # spawned; /health has not answered 200 yet
+    READY = "ready"  # /health answered 200: takes requests
+    HUNG = "hung"  # showed no sign of life and was killed; the process has not ended yet
+    STOPPING = "stopping"  # got SIGTERM; gets SIGKILL when the grace period is over
+    BACKOFF = "backoff"  # exited by itself; spawned again after a pause
+    FAILED = "failed"  # exited too often: reported; spawned again after a long pause, because the fault may be mended
+
+
+# Why the cap is where it is: the code (a label of a metric, a field of the log) and its meaning.
+CAP_REASONS = {
+    "start": "where it began",
+    "memory": "memory is short",
+    "memory_free": "memory is free again: on the way back",
+    "climb": "tries whether more gain",
+    "between": "two levels give the same: tries one between them",
+    "fewer": "the CPU is full: tries whether fewer give as much",
+    "check": "measures again where the search began",
+    "best": "the best that was found",
+    "rate_limit": "upstream refused calls by a rate limit",
+}
