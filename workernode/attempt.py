@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from workernode.body import UnsendableBody, for_upstream, wants_usage
 from workernode.errors import ClientGone, UpstreamFault, malformed_error, timeout_error
-from workernode.gateway.reply import Delivery, Gateways, StreamReply
+from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder, token_count
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Outcome, Rejection
 from workernode.redaction import hide_secrets_in_body
@@ -38,11 +38,11 @@ NAK_STATUS = {
 }
 # The outcome's status of a task that upstream answered, by how the answer reached the gateway.
 ANSWER_STATUS = {
-    Delivery.TAKEN: "answered",
-    Delivery.GONE: "client_gone",
-    Delivery.UNCONFIRMED: "unconfirmed",
-    Delivery.UNREACHABLE: "gateway_unreachable",
-    Delivery.REFUSED: "gateway_refused",
+    AnswerResult.TAKEN: "answered",
+    AnswerResult.CLIENT_GONE: "client_gone",
+    AnswerResult.UNCONFIRMED: "unconfirmed",
+    AnswerResult.UNREACHABLE: "gateway_unreachable",
+    AnswerResult.REFUSED: "gateway_refused",
 }
 
 
@@ -129,8 +129,8 @@ class _Attempt:
         raw = self._services.upstream.complete(self._question(task), facts.asked)
         self._progress.count_tokens(token_count(facts.asked.usage, "completion_tokens"))
         facts.answering_since = time.monotonic()
-        delivery = self._services.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
-        return self._answered(delivery)
+        result = self._services.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
+        return self._answered(result)
 
     def _stream(self, task: Task) -> End:
         """stream=true: ask upstream, and pass on each chunk as it comes."""
@@ -140,12 +140,12 @@ class _Attempt:
         try:
             self._pass_on(relay, reply, question.with_usage)
             self.facts.answering_since = self.facts.asked.done_at
-            delivery = reply.end()
+            result = reply.end()
             relay.finish()
         except BaseException:
             relay.abort()
             raise
-        return self._answered(delivery)
+        return self._answered(result)
 
     def _pass_on(self, relay: Relay, reply: StreamReply, with_usage: bool) -> None:
         for batch in relay.batches():
@@ -154,12 +154,12 @@ class _Attempt:
                 reply.send(chunks)
             self._progress.count_tokens(sum(chunk.has_text for chunk in batch))
 
-    def _answered(self, delivery: Delivery) -> End:
+    def _answered(self, result: AnswerResult) -> End:
         """Upstream has answered; the answer reached the gateway, or could not."""
-        if delivery is Delivery.TAKEN:
+        if result is AnswerResult.TAKEN:
             self.facts.answered_at = time.monotonic()
             self._show_answer_state(AnswerState.ENDED)
-        return End(ANSWER_STATUS[delivery], Decision.ACK, upstream_answered=True)
+        return End(ANSWER_STATUS[result], Decision.ACK, upstream_answered=True)
 
     def _failed(self, task: Task, fault: UpstreamFault) -> End:
         """Upstream gave no answer that can be passed on, or only a part of one."""
@@ -251,13 +251,13 @@ class _Attempt:
         if stream:
             self._reply = self._reply or self._open_reply(endpoint, request_id)
             try:
-                delivery = self._reply.end(raw)
+                result = self._reply.end(raw)
             except ClientGone:
                 self._abort_reply()
                 return
         else:
-            delivery = self._services.gateways.post(endpoint, request_id, raw, self._job.deadline)
-        if delivery is Delivery.TAKEN:
+            result = self._services.gateways.post(endpoint, request_id, raw, self._job.deadline)
+        if result is AnswerResult.TAKEN:
             facts.answered_at = time.monotonic()
 
     def _log_internal_error(self) -> None:

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from workernode import attempt, logs
-from workernode.gateway.reply import Gateways
+from workernode.gateway import Gateways
 from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, FromWorker, Hold, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node

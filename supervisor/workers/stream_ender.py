@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from workernode import attempt
-from workernode.gateway.reply import Gateways
+from workernode.gateway import Gateways
 from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Job, Outcome
 from workernode.record import Node

@@ -1,5 +1,7 @@
-"""One WebSocket to the gateway: text frames out, pings answered and asked. The protocol is the `websockets` library's
-sans-I/O one; the waiting is Wire's. Knows nothing of tasks.
+"""One WebSocket: text frames out, pings in both directions. Knows nothing of tasks.
+
+The protocol is the sans-I/O one of the `websockets` library; `Wire` does the waiting
+(docs/decisions/0001-websockets-sans-io.md).
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ from websockets.uri import WebSocketURI
 from workernode.net.connection import Wire
 from workernode.net.origin import Origin
 
-# A client that left can leave the gateway's reader blocked for ever, and a slow one looks the same for a while (spec
-# 1.2).
+# A server whose reader is blocked for ever, and one that is slow, look the same for a while.
 SEND_TIME = 60.0  # seconds that one send may take
-CLOSE_TIME = 1.0  # seconds for saying goodbye; the gateway's reader may be blocked
-MAX_INCOMING = 65536  # bytes of one message; the gateway sends none
-MOST_READS = 16  # at once: a gateway that never stops sending must not hold a thread
+CLOSE_TIME = 1.0  # seconds for the close frame; the server's reader may be blocked
+MAX_INCOMING = 65536  # bytes of one message; none is expected
+MOST_READS = 16  # at once: a server that never stops sending must not hold a thread
 
 
 class HandshakeRefused(ConnectionError):
-    """The place answers, and not with a WebSocket. `status` is what it said; 0 if that was no HTTP."""
+    """The server answers, but not with a WebSocket.
+
+    Attributes: status (of its HTTP answer; 0 if it was no HTTP).
+    """
 
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}" if status else "no WebSocket")
@@ -39,7 +43,6 @@ class WebSocket:
     def __init__(self, wire: Wire, protocol: ClientProtocol) -> None:
         self._wire = wire
         self._protocol = protocol
-        self.last_heard = time.monotonic()  # of a pong
         self._pings = 0
         self._awaited: bytes | None = None  # the ping that has no answer yet
 
@@ -51,7 +54,7 @@ class WebSocket:
             timeout: seconds for the connection, and again for the handshake.
 
         Raises:
-            HandshakeRefused: the place answers, and not with a WebSocket; redirects are not followed.
+            HandshakeRefused: the server answers, but not with a WebSocket; redirects are not followed.
             OSError: it cannot be reached.
         """
         secure, host, port = origin
@@ -92,33 +95,26 @@ class WebSocket:
         for text in texts:
             self._protocol.send_text(text)
         if ping:
-            self.ask()
+            self._queue_ping()
         self._flush(SEND_TIME)
 
-    def ask(self) -> None:
-        """Queue a ping; `answered` tells whether its pong came."""
-        self._pings += 1
-        self._awaited = b"%d" % self._pings
-        self._protocol.send_ping(self._awaited)
-
     def ping(self) -> None:
-        """Send a ping. Raises as `send`."""
-        self.ask()
+        """Send a ping; `answered` tells whether its pong came. Raises as `send` does."""
+        self._queue_ping()
         self._flush(SEND_TIME)
 
     @property
     def answered(self) -> bool:
-        """The last ping was answered: everything sent before it was read."""
+        """Whether the last ping was answered: the server has read everything that was sent before it."""
         return self._awaited is None
 
     def read(self) -> bool:
-        """Take what has arrived, without waiting; False once the other side has closed."""
-        if not self._take_in():
+        """Read what has arrived, without waiting; return False once the server has closed the connection."""
+        if not self._feed():
             return False
         for event in self._protocol.events_received():
             if isinstance(event, Frame) and event.opcode is Opcode.PONG and bytes(event.data) == self._awaited:
                 self._awaited = None
-                self.last_heard = time.monotonic()
         if self._protocol.state is not OPEN:
             return False
         try:
@@ -127,8 +123,8 @@ class WebSocket:
             return False
         return True
 
-    def _take_in(self) -> bool:
-        """Give the protocol all that is there; False at the end of the connection, which may stand behind a pong."""
+    def _feed(self) -> bool:
+        """Feed the protocol with all that has arrived; False at the end of the connection, which may follow a pong."""
         self._wire.patient = False
         try:
             for _ in range(MOST_READS):
@@ -143,15 +139,20 @@ class WebSocket:
         return True
 
     def close(self) -> None:
-        """Say goodbye, if the other side reads, and close."""
+        """Send a close frame, if the server reads, and close the connection."""
         try:
             if self._protocol.state is OPEN:
                 self._protocol.send_close(1000)
                 self._flush(CLOSE_TIME)
         except OSError:
-            pass  # it is gone already
+            pass  # the connection is broken already
         finally:
             self._wire.close()
+
+    def _queue_ping(self) -> None:
+        self._pings += 1
+        self._awaited = b"%d" % self._pings
+        self._protocol.send_ping(self._awaited)
 
     def _flush(self, limit: float) -> None:
         data = b"".join(self._protocol.data_to_send())

@@ -23,8 +23,8 @@ from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode import attempt, record
 from workernode.attempt import Services
-from workernode.gateway import reply
-from workernode.gateway.reply import Gateways
+from workernode.gateway import Gateways, timing
+from workernode.gateway import post as post_module
 from workernode.net import websocket
 from workernode.outcome import OutcomeBuilder
 from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Outcome, Rejection, Target
@@ -119,12 +119,7 @@ class Bench:
 
     def close(self) -> None:
         self.upstream.aim(Target("http://127.0.0.1:9/", None))
-        gateways = self.services.gateways
-        for pool in gateways._pools.values():
-            pool.close()
-        for kept in gateways._sockets.values():
-            for socket, _ in kept:
-                socket.close()
+        self.services.gateways.connections.close()
 
 
 @pytest.fixture
@@ -138,10 +133,10 @@ def bench(upstream: FakeUpstream, gateway: FakeGateway) -> Iterator[Bench]:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries and offers are short."""
     monkeypatch.setattr(asking, "_backoff", lambda state: 0.01)
-    monkeypatch.setattr(reply, "_backoff", lambda state: 0.02)
-    monkeypatch.setattr(reply, "FRAME_AFTER", 0.0)
-    monkeypatch.setattr(reply, "NOT_YET_TIME", 0.2)
-    monkeypatch.setattr(reply, "SHORTEST_OFFER", 0.3)
+    monkeypatch.setattr(post_module, "_backoff", lambda state: 0.02)
+    monkeypatch.setattr(timing, "FRAME_AFTER", 0.0)
+    monkeypatch.setattr(timing, "REGISTERING_TIME", 0.2)
+    monkeypatch.setattr(timing, "SHORTEST_OFFER", 0.3)
 
 
 def told(outcome: Outcome) -> dict[str, Any]:
@@ -401,8 +396,8 @@ def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(bench: Benc
 def test_a_client_who_leaves_before_the_first_chunk_is_noticed_by_its_ping(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reply, "PING_EVERY", 0.05)
-    monkeypatch.setattr(reply, "GONE_AFTER", 0.2)
+    monkeypatch.setattr(timing, "PING_EVERY", 0.05)
+    monkeypatch.setattr(timing, "GONE_AFTER", 0.2)
     bench.gateway.behave("x", no_pong=True)
     outcome, _ = bench.run({"gate_chunks": "never"}, stream=True, id="x")
     assert outcome.status == "client_gone"
@@ -449,7 +444,7 @@ def test_a_gateway_that_stays_away_ends_the_task_with_its_time(bench: Bench, str
 
 
 def test_a_post_that_hangs_is_not_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reply, "POST_TIME", 0.2)
+    monkeypatch.setattr(timing, "POST_TIME", 0.2)
     bench.gateway.behave("x", hang=True)
     outcome, answer = bench.run(id="x")
     assert (outcome.decision, outcome.status, len(answer.posts)) == (Decision.ACK, "unconfirmed", 1)
@@ -466,8 +461,8 @@ def test_a_gateway_that_says_no_ends_the_task(bench: Bench) -> None:
 def test_an_id_that_is_registered_after_publishing_loses_nothing(
     bench: Bench, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reply, "FRAME_AFTER", 0.1)
-    monkeypatch.setattr(reply, "NOT_YET_TIME", 1.2)
+    monkeypatch.setattr(timing, "FRAME_AFTER", 0.1)
+    monkeypatch.setattr(timing, "REGISTERING_TIME", 1.2)
     bench.gateway.register_after(0.05 if stream else 0.4, "x")
     outcome, answer = bench.run(stream=stream, id="x", known=False)
     assert outcome.status == "answered"
@@ -663,6 +658,6 @@ MESSAGE = st.fixed_dictionaries(
 @hypothesis_settings(max_examples=60)
 @given(message=st.binary(max_size=60) | MESSAGE.map(lambda value: json.dumps(value).encode()))
 def test_any_message_yields_a_decision(bench: Bench, monkeypatch: pytest.MonkeyPatch, message: bytes) -> None:
-    monkeypatch.setattr(reply, "SHORTEST_OFFER", 0.0)
+    monkeypatch.setattr(timing, "SHORTEST_OFFER", 0.0)
     bench.up.script(lambda one: {})
     told(attempt.run(bench.job(message, seconds=0.001), bench.services, bench.progress))

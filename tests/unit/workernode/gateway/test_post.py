@@ -1,0 +1,132 @@
+"""A plain answer reaches a gateway that misbehaves exactly once, and every way of giving up ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import FakeGateway
+from tests.support.upstream import FakeUpstream
+from tests.unit.workernode.gateway.replies import DATA, post, soon
+from workernode.gateway import AnswerResult, Gateways, timing
+from workernode.task import Endpoint, read_endpoint
+
+
+def test_an_answer_is_posted_byte_for_byte(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("ä")
+    assert post(gateways, gateway, "ä") is AnswerResult.TAKEN
+    (one,) = gateway.answer("ä").posts
+    assert one.body == b'{"request_id":"\\u00e4","data":' + DATA + b"}"
+    assert one.headers["content-type"] == "application/json"
+    assert one.headers["host"] == gateway.address
+
+
+def test_answers_share_a_connection(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a", "b")
+    assert (post(gateways, gateway, "a"), post(gateways, gateway, "b")) == (AnswerResult.TAKEN, AnswerResult.TAKEN)
+    assert {one.connection for one in gateway.posts} == {1}
+
+
+def test_an_id_that_is_registered_a_moment_later_gets_its_answer(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register_after(0.5, "a")
+    assert post(gateways, gateway) is AnswerResult.TAKEN
+    assert gateway.answer("a").posts[0].status == 404
+
+
+def test_an_id_that_nobody_registers_has_no_client(gateways: Gateways, gateway: FakeGateway) -> None:
+    start = time.monotonic()
+    assert post(gateways, gateway) is AnswerResult.CLIENT_GONE
+    assert time.monotonic() - start >= 1.0, "a second is what registering may take"
+    assert {one.status for one in gateway.posts} == {404}
+
+
+def test_a_gateway_that_comes_back_gets_the_answer(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    gateway.down()
+    threading.Timer(0.2, gateway.up).start()
+    assert post(gateways, gateway) is AnswerResult.TAKEN
+
+
+def test_a_gateway_that_stays_away_is_unreachable_when_the_time_is_over(
+    gateways: Gateways, gateway: FakeGateway
+) -> None:
+    gateway.down()
+    assert post(gateways, gateway, seconds=0.5) is AnswerResult.UNREACHABLE
+
+
+def test_an_answer_that_is_late_is_offered_all_the_same(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    assert post(gateways, gateway, seconds=-100) is AnswerResult.TAKEN
+
+
+@pytest.mark.parametrize("manners", [{"hang": True}, {"take_then_hang": True}], ids=["refused", "taken"])
+def test_a_post_that_hangs_ends_and_is_not_repeated(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, manners: dict[str, Any]
+) -> None:
+    """The gateway's handler hangs where its client has just left; the answer may have been taken, or not."""
+    monkeypatch.setattr(timing, "POST_TIME", 0.2)
+    gateway.register("a")
+    gateway.behave("a", **manners)
+    assert post(gateways, gateway) is AnswerResult.UNCONFIRMED
+    assert len(gateway.posts) == 1
+
+
+PASSING: dict[str, dict[str, Any]] = {
+    "500": {"status": 500},
+    "502": {"status": 502},
+    "503": {"status": 503},
+    "408": {"status": 408},
+    "429": {"status": 429},
+    "reset": {"reset": True},
+    "slow": {"delay_ms": 100},
+}
+
+
+@pytest.mark.parametrize("manners", PASSING.values(), ids=PASSING.keys())
+def test_a_gateway_in_trouble_is_offered_the_answer_again(
+    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+) -> None:
+    gateway.register("a")
+    gateway.behave("a", times=3, **manners)
+    assert post(gateways, gateway) is AnswerResult.TAKEN
+    assert gateway.faults() == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 413])
+def test_a_gateway_that_says_no_is_not_asked_again(gateways: Gateways, gateway: FakeGateway, status: int) -> None:
+    gateway.behave("a", status=status)
+    assert post(gateways, gateway) is AnswerResult.REFUSED
+    assert len(gateway.posts) == 1
+
+
+def test_an_answer_does_not_follow_redirects(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    gateway.behave("a", redirect_to=gateway.post_url)
+    assert post(gateways, gateway) is AnswerResult.REFUSED
+    assert len(gateway.posts) == 1
+
+
+def test_an_answer_taken_by_a_gateway_that_broke_off_is_not_offered_for_ever(
+    gateways: Gateways, gateway: FakeGateway
+) -> None:
+    gateway.register("a")
+    gateway.behave("a", take_then_reset=True)
+    assert post(gateways, gateway) is AnswerResult.CLIENT_GONE
+    assert sum(one.taken for one in gateway.posts) == 1
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1"])
+def test_an_address_where_nobody_is_ends(gateways: Gateways, host: str) -> None:
+    assert gateways.post(Endpoint(False, host, 1, "/res"), "a", DATA, soon(0)) is AnswerResult.UNREACHABLE
+
+
+def test_an_answer_is_not_given_to_a_gateway_whose_certificate_nobody_vouches_for(
+    gateways: Gateways, tls_upstream: tuple[FakeUpstream, Path]
+) -> None:
+    fake, _ = tls_upstream
+    assert gateways.post(read_endpoint(f"{fake.url}/res"), "a", DATA, soon(0)) is AnswerResult.UNREACHABLE
+    assert not fake.other_requests

@@ -1,0 +1,303 @@
+"""A stream reaches a gateway that misbehaves with exactly one end, and every way of giving up ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import FakeGateway
+from tests.support.wait import until
+from tests.unit.workernode.gateway.replies import LONG, Stream, chunk, soon, speak
+from workernode.errors import ClientGone
+from workernode.gateway import AnswerResult, Gateways, timing
+from workernode.gateway import stream as stream_module
+from workernode.net import websocket
+from workernode.protocol import AnswerState
+from workernode.task import read_endpoint
+
+FRAME_AFTER = timing.FRAME_AFTER
+
+
+def test_a_stream_is_its_chunks_byte_for_byte_and_one_end(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("ä")
+    stream = Stream(gateways, gateway, "ä")
+    stream.reply.send([chunk(0)])
+    assert stream.shown == [AnswerState.STARTED]
+    stream.reply.send([chunk(1), chunk(2)])
+    assert stream.reply.end() is AnswerResult.TAKEN
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
+    answer = gateway.answer("ä").wait()
+    head = '{"request_id":"\\u00e4","end":'
+    assert [one.text for one in answer.frames] == [
+        *(head + 'false,"data":' + chunk(number).decode() + "}" for number in range(3)),
+        head + "true}",
+    ]
+    assert gateway.faults() == []
+
+
+def test_an_error_is_the_last_chunk(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    assert stream.reply.end(b'{"error":{"message":"no"}}') is AnswerResult.TAKEN
+    answer = gateway.answer("a").wait()
+    assert [one.end for one in answer.frames] == [False, False, True]
+    assert answer.error == {"message": "no"}
+
+
+def test_a_stream_that_is_nothing_but_an_error(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    assert stream.reply.end(b'{"error":{"message":"no"}}') is AnswerResult.TAKEN
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
+    assert gateway.answer("a").wait().error == {"message": "no"}
+
+
+@pytest.mark.parametrize("first", ["chunk", "end"])
+def test_no_frame_leaves_before_the_gateway_can_know_the_id(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(timing, "FRAME_AFTER", FRAME_AFTER)
+    assert FRAME_AFTER >= 0.1, "spec 1.2"
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    if first == "chunk":
+        stream.reply.send([chunk(0)])
+        assert time.monotonic() - stream.began >= FRAME_AFTER
+    stream.reply.end(None if first == "chunk" else b"{}")
+    assert time.monotonic() - stream.began >= FRAME_AFTER
+
+
+def test_what_is_shown_is_shown_before_it_leaves(gateways: Gateways, gateway: FakeGateway) -> None:
+    """A worker may be killed at any instant: what has left must never be more than what was shown."""
+    gateway.register("a")
+    left: list[tuple[AnswerState, int, int]] = []
+
+    def show(state: AnswerState) -> None:
+        answer = gateway.answer("a")
+        left.append((state, len(answer.frames), answer.ends))
+
+    stream = gateways.stream(read_endpoint(gateway.ws_url), "a", time.monotonic(), soon(), show)
+    stream.send([chunk(0)])
+    stream.end()
+    assert left[0] == (AnswerState.STARTED, 0, 0)
+    assert left[1][::2] == (AnswerState.ENDING, 0)
+    assert left[2][0] is AnswerState.ENDED
+
+
+# --- a gateway that is away ---
+
+
+def test_chunks_are_held_until_the_gateway_is_back(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    gateway.down()
+    stream = Stream(gateways, gateway)
+    stream.reply.connect()
+    for number in range(3):
+        stream.reply.send([chunk(number)])
+    assert (stream.shown, stream.reply.has_begun) == ([], False)
+    threading.Timer(0.2, gateway.up).start()
+    assert stream.reply.end() is AnswerResult.TAKEN
+    assert gateway.answer("a").wait().text == "012"
+    assert gateway.faults() == []
+
+
+def test_a_gateway_that_is_back_gets_what_was_held_with_the_next_chunk(
+    gateways: Gateways, gateway: FakeGateway
+) -> None:
+    gateway.register("a")
+    gateway.down()
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    gateway.up()
+    until(lambda: stream.reply.due < time.monotonic(), LONG, "time for the next attempt")
+    stream.reply.send([chunk(1)])
+    assert [one.data["choices"][0]["delta"]["content"] for one in gateway.wait_for_frames("a", 2)] == ["0", "1"]
+    stream.reply.end()
+
+
+def test_a_gateway_that_stays_away_is_unreachable_to_a_stream(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.down()
+    assert speak(gateways, gateway, seconds=0.5) is AnswerResult.UNREACHABLE
+
+
+def test_what_is_held_has_an_end(gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "MAX_HELD", 10_000)
+    gateway.down()
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    with pytest.raises(ClientGone, match="too large"):
+        stream.reply.send([chunk(1, 10_000)])
+
+
+def test_a_long_stream_is_not_counted_as_held(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "MAX_HELD", 10_000)
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    for number in range(10):
+        stream.reply.send([chunk(number, 5_000)])
+    assert stream.reply.end() is AnswerResult.TAKEN
+
+
+@pytest.mark.parametrize("manners", [{"upgrade_status": 503}, {"upgrade_status": 429}, {"upgrade_status": 404}])
+def test_a_gateway_that_refuses_for_a_moment_gets_the_stream(
+    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+) -> None:
+    gateway.register("a")
+    gateway.behave(times=2, **manners)
+    assert speak(gateways, gateway) is AnswerResult.TAKEN
+    assert gateway.answer("a").wait().text == "01"
+
+
+def test_a_gateway_that_hangs_at_the_upgrade_gets_the_stream_later(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateways.connections._connect_timeout = 0.1
+    gateway.register("a")
+    gateway.behave(times=2, upgrade_hang=True)
+    assert speak(gateways, gateway) is AnswerResult.TAKEN
+
+
+@pytest.mark.parametrize("manners", [{"upgrade_status": 404}, {"upgrade_status": 403}, {"upgrade_redirect_to": "/"}])
+def test_a_gateway_that_refuses_for_good_has_no_client(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, manners: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(timing, "REGISTERING_TIME", 0.3)
+    gateway.behave(**manners)
+    with pytest.raises(ClientGone, match="refuses the stream with status"):
+        speak(gateways, gateway)
+    assert len(gateway.upgrades) > 1
+    assert not gateway.strange
+
+
+# --- a client that leaves ---
+
+
+@pytest.mark.parametrize("manners", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
+def test_a_connection_that_the_gateway_ends_means_that_the_client_is_gone(
+    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+) -> None:
+    gateway.register("a")
+    gateway.behave("a", **manners)
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    with pytest.raises(ClientGone):
+        stream.reply.pause(LONG)
+    assert len(gateway.sockets) == 1, "it is not tried again: the client has seen a part"
+    assert stream.reply.fileno() == -1
+
+
+def test_a_client_that_leaves_while_frames_are_sent_is_gone(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    gateway.behave("a", cut_after=1)
+    stream = Stream(gateways, gateway)
+
+    def send_on() -> None:
+        stream.reply.send([chunk(0, 10_000)])
+
+    with pytest.raises(ClientGone):
+        until(send_on, LONG, "end of the connection")
+
+
+def test_a_gateway_that_answers_no_ping_has_no_client(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "PING_EVERY", 0.05)
+    monkeypatch.setattr(timing, "GONE_AFTER", 0.3)
+    gateway.register("a")
+    gateway.behave("a", no_pong=True)
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    with pytest.raises(ClientGone, match="no ping was answered"):
+        stream.reply.pause(LONG)
+
+
+def test_a_gateway_that_answers_pings_keeps_its_stream(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "PING_EVERY", 0.05)
+    monkeypatch.setattr(timing, "GONE_AFTER", 0.2)
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    stream.reply.pause(0.5)
+    assert gateway.sockets[0].pings >= 3
+    assert stream.reply.end() is AnswerResult.TAKEN
+
+
+def test_a_gateway_whose_reader_is_blocked_has_no_client(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "SEND_TIME", 0.2)
+    monkeypatch.setattr(websocket, "CLOSE_TIME", 0.1)
+    gateway.register("a")
+    gateway.behave("a", stop_reading_after=1)
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    gateway.wait_until(lambda: gateway.sockets[0].stopped, LONG, "blocked reader")
+    with pytest.raises(ClientGone):
+        stream.reply.send([chunk(1, 32 << 20)])
+
+
+def test_an_end_that_cannot_be_sent_is_a_client_that_is_gone(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    gateway.wait_for_frames("a", 1)
+    gateway.cut_connections()
+    until(lambda: not gateway.open_connections, LONG, "end of the connection")
+    with pytest.raises(ClientGone):
+        stream.reply.end(chunk(1, 1 << 20))
+    assert AnswerState.ENDED not in stream.shown
+
+
+def test_while_upstream_is_silent_a_gateway_that_was_away_is_tried_again(
+    gateways: Gateways, gateway: FakeGateway
+) -> None:
+    gateway.register("a")
+    gateway.down()
+    stream = Stream(gateways, gateway)
+    stream.reply.connect()
+    threading.Timer(0.1, gateway.up).start()
+    thread = threading.Thread(target=stream.reply.pause, args=(1.0,))
+    thread.start()
+    gateway.wait_until(lambda: gateway.sockets, LONG, "WebSocket")
+    thread.join()
+    assert stream.reply.end() is AnswerResult.TAKEN
+
+
+def test_a_slow_reader_gets_it_all(gateways: Gateways, gateway: FakeGateway) -> None:
+    gateway.register("a")
+    gateway.behave("a", slow_read_ms=0.1)
+    stream = Stream(gateways, gateway)
+    for number in range(10):
+        stream.reply.send([chunk(number, 2000)])
+    assert stream.reply.end() is AnswerResult.TAKEN
+    assert len(gateway.answer("a").wait(LONG).chunks) == 10
+    assert json.loads(gateway.answer("a").frames[-1].text) == {"request_id": "a", "end": True}
+
+
+def test_many_streams_at_once_keep_to_themselves(gateways: Gateways, gateway: FakeGateway) -> None:
+    ids = [f"id-{number}" for number in range(60)]
+    gateway.register(*ids)
+
+    def all_of(own: list[str]) -> None:
+        for id in own:
+            stream = Stream(gateways, gateway, id)
+            for number in range(5):
+                stream.reply.send([b'{"choices":[{"delta":{"content":"%b/%d "}}]}' % (id.encode(), number)])
+            stream.reply.end()
+
+    threads = [threading.Thread(target=all_of, args=(ids[start::12],)) for start in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answer in gateway.wait_all(ids):
+        assert answer.text == "".join(f"{answer.id}/{number} " for number in range(5))
+    assert gateway.faults() == []
+    assert len(gateway.sockets) < len(ids), "no connection was used again"

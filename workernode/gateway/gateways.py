@@ -1,0 +1,51 @@
+"""All gateways that tasks name: the door of this package. Shared by the threads of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workernode.gateway import timing
+from workernode.gateway.connections import Connections
+from workernode.gateway.post import post_answer
+from workernode.gateway.result import AnswerResult
+from workernode.gateway.stream import StreamReply
+from workernode.protocol import AnswerState
+from workernode.task import Endpoint
+
+
+class Gateways:
+    """Sends answers to gateways, over kept connections.
+
+    Args:
+        connect_timeout: seconds for a connection, and again for its handshakes.
+    """
+
+    def __init__(self, connect_timeout: float) -> None:
+        self.connections = Connections(connect_timeout)
+
+    def post(self, endpoint: Endpoint, request_id: str, data: bytes, deadline: float) -> AnswerResult:
+        """Deliver a plain answer, however long the gateway needs until the deadline.
+
+        Args:
+            data: JSON, passed on as it is.
+            deadline: monotonic; one offer is made even when it is over.
+        """
+        return post_answer(self.connections, endpoint, request_id, data, deadline)
+
+    def stream(
+        self,
+        endpoint: Endpoint,
+        request_id: str,
+        received_at: float,
+        deadline: float,
+        show: Callable[[AnswerState], None],
+    ) -> StreamReply:
+        """Return the way back for one stream; it connects when it is told to, or when it has something to send.
+
+        Args:
+            received_at: monotonic; when the task was received.
+            deadline: monotonic.
+            show: called with the state of the answer, before anything leaves that makes it true.
+        """
+        earliest = received_at + timing.FRAME_AFTER
+        return StreamReply(self.connections, endpoint, request_id, earliest, deadline, show)

@@ -1,0 +1,99 @@
+"""A plain answer on its way to the gateway: one POST, repeated until the gateway has it or the time is over."""
+
+from __future__ import annotations
+
+import json
+import time
+from http.client import HTTPException
+
+from tenacity import RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from workernode import __version__
+from workernode.gateway import timing
+from workernode.gateway.connections import Connections
+from workernode.gateway.result import AnswerResult, is_final
+from workernode.net.http_client import AnswerTooLarge
+from workernode.retry import call_with_retries
+from workernode.task import Endpoint
+
+
+class _Failed(Exception):
+    """The gateway could not take the answer now."""
+
+
+class _NotRegistered(Exception):
+    """404."""
+
+
+def post_answer(
+    connections: Connections, endpoint: Endpoint, request_id: str, data: bytes, deadline: float
+) -> AnswerResult:
+    """Deliver a plain answer, however long the gateway needs until the deadline.
+
+    Args:
+        data: JSON, passed on as it is.
+        deadline: monotonic; one offer is made even when it is over.
+    """
+    body = b'{"request_id":' + json.dumps(request_id).encode() + b',"data":' + data + b"}"
+    deadline = max(deadline, time.monotonic() + timing.SHORTEST_OFFER)
+    first_404: list[float] = []
+
+    def stop(state: RetryCallState) -> bool:
+        exc = state.outcome.exception() if state.outcome else None
+        now = time.monotonic()
+        if isinstance(exc, _NotRegistered):
+            first_404[:] = first_404 or [now]
+            return now - first_404[0] >= timing.REGISTERING_TIME or now >= deadline
+        return now + state.upcoming_sleep >= deadline
+
+    try:
+        return call_with_retries(
+            lambda: _post(connections, endpoint, body, deadline),
+            retry=retry_if_exception_type((_Failed, _NotRegistered)),
+            wait=_pause,
+            stop=stop,
+            sleep=time.sleep,
+        )
+    except _NotRegistered:
+        return AnswerResult.CLIENT_GONE
+    except _Failed:
+        return AnswerResult.UNREACHABLE
+
+
+def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: float) -> AnswerResult:
+    """One POST."""
+    sent: list[bool] = []
+    try:
+        exchange = connections.pool(endpoint).post(
+            endpoint.target,
+            {"Content-Type": "application/json", "User-Agent": f"WorkerNode/{__version__}"},
+            body,
+            deadline=deadline,
+            silence=timing.POST_TIME,
+            meanwhile=lambda: sent.append(True),
+        )
+        exchange.limit(time.monotonic() + timing.POST_TIME)
+        exchange.read_all()
+        exchange.finish()
+    except TimeoutError:
+        if sent:
+            return AnswerResult.UNCONFIRMED
+        raise _Failed from None
+    except (OSError, HTTPException, AnswerTooLarge):
+        raise _Failed from None
+    if exchange.status == 404:
+        raise _NotRegistered
+    if exchange.status < 300:
+        return AnswerResult.TAKEN
+    if is_final(exchange.status):
+        return AnswerResult.REFUSED
+    raise _Failed
+
+
+_backoff = wait_random_exponential(multiplier=0.2, max=5.0, min=0.1)
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the answer is offered again; few after a 404, because the id is registered within moments."""
+    exc = state.outcome.exception() if state.outcome else None
+    return min(0.1 * state.attempt_number, 0.4) if isinstance(exc, _NotRegistered) else _backoff(state)

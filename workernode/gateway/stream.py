@@ -1,0 +1,249 @@
+"""A streamed answer on its way to the gateway: WebSocket frames, and exactly one end (spec 1.2).
+
+No frame leaves before the gateway knows the request's id, none after the end. Frames that cannot leave now are held,
+and leave when the gateway can be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from collections.abc import Callable, Iterable
+
+from workernode.errors import ClientGone
+from workernode.gateway import timing
+from workernode.gateway.connections import Connections
+from workernode.gateway.result import AnswerResult, is_final
+from workernode.net.websocket import HandshakeRefused, WebSocket
+from workernode.protocol import AnswerState
+from workernode.task import Endpoint
+
+MAX_HELD = 64 * 1024 * 1024  # bytes of frames held while the gateway cannot be reached
+NEVER = float("inf")
+
+
+class StreamReply:
+    """The frames of one stream. Owned by one thread, which also looks after the connection while it waits for upstream
+    (workernode.net.connection.Watch).
+
+    Attributes:
+        due: monotonic; when `tick` wants to be called.
+        has_begun: a frame has left, or is about to.
+
+    Args:
+        earliest: monotonic; no frame leaves before it.
+        deadline: monotonic; until then the gateway is tried again.
+        show: called with the state of the answer, before anything leaves that makes it true.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        endpoint: Endpoint,
+        request_id: str,
+        earliest: float,
+        deadline: float,
+        show: Callable[[AnswerState], None],
+    ) -> None:
+        self._connections = connections
+        self._endpoint = endpoint
+        self._id = json.dumps(request_id).encode()
+        self._chunk_head = b'{"request_id":' + self._id + b',"end":false,"data":'
+        self._earliest = earliest
+        self._deadline = max(deadline, time.monotonic() + timing.SHORTEST_OFFER)
+        self._show = show
+        self._socket: WebSocket | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._failures = 0
+        self._refused_at: float | None = None
+        self._pinged_at = NEVER  # monotonic: the ping that has no pong yet
+        self.due = 0.0
+        self.has_begun = False
+
+    def connect(self) -> None:
+        """Open the connection if that works now; where it does not, it is tried again when it is due.
+
+        Raises:
+            ClientGone: the gateway refuses the stream for good.
+        """
+        if self._socket is not None or time.monotonic() < self.due:
+            return
+        try:
+            self._socket = self._connections.websocket(self._endpoint)
+        except HandshakeRefused as exc:
+            now = time.monotonic()
+            self._refused_at = self._refused_at or now
+            if is_final(exc.status) and now - self._refused_at >= timing.REGISTERING_TIME:
+                raise ClientGone(f"the gateway refuses the stream with status {exc.status}") from None
+            self._retry_later()
+        except OSError:
+            self._retry_later()
+        else:
+            self._pinged_at = NEVER
+            self.due = time.monotonic() + timing.PING_EVERY
+
+    def send(self, chunks: list[bytes]) -> None:
+        """Send each chunk as a frame, in order; those that cannot leave yet are held.
+
+        Raises:
+            ClientGone: nobody waits any more.
+        """
+        self._hold(self._chunk_head + chunk + b"}" for chunk in chunks)
+        self._wait_until_registered()
+        socket = self._connected()
+        if socket is not None:
+            self._flush(socket)
+
+    def end(self, error: bytes | None = None) -> AnswerResult:
+        """Send what is held, the error if there is one, and the one end. Nothing can be sent after it.
+
+        Args:
+            error: an OpenAI error body; it leaves as the last chunk.
+
+        Returns:
+            TAKEN, or UNREACHABLE if the gateway could not be reached in the task's time.
+
+        Raises:
+            ClientGone: nobody waits any more.
+        """
+        if error is not None:
+            self._hold([self._chunk_head + error + b"}"])
+        self._wait_until_registered()
+        while (socket := self._connected()) is None:
+            if self.due >= self._deadline:
+                return AnswerResult.UNREACHABLE
+            time.sleep(max(0.0, self.due - time.monotonic()))
+        if self._held:
+            self._flush(socket)
+        self._show(AnswerState.ENDING)
+        try:
+            socket.send([b'{"request_id":' + self._id + b',"end":true}'], ping=True)
+        except OSError as exc:
+            raise self._gone(str(exc)) from None
+        self._show(AnswerState.ENDED)
+        self._socket = None
+        self._connections.keep(self._endpoint, socket)
+        return AnswerResult.TAKEN
+
+    def abort(self) -> None:
+        """Close the connection without an end: the client is gone."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def release(self) -> None:
+        """Give the connection back unused: no frame was sent, and the task goes back to the broker."""
+        socket, self._socket = self._socket, None
+        if socket is None:
+            return
+        try:
+            socket.ping()
+        except OSError:
+            socket.close()
+        else:
+            self._connections.keep(self._endpoint, socket)
+
+    # --- while the thread waits for upstream (net.connection.Watch) ---
+
+    def fileno(self) -> int:
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def readable(self) -> None:
+        """Read what the gateway sent.
+
+        Raises:
+            ClientGone: it closed the connection.
+        """
+        if self._socket is not None:
+            if not self._socket.read():
+                self._lost("the gateway closed the connection")
+            elif self._socket.answered:
+                self._pinged_at = NEVER
+
+    def tick(self) -> None:
+        """Connect, or ping.
+
+        Raises:
+            ClientGone: no ping was answered.
+        """
+        if self._socket is None:
+            self.connect()
+            return
+        now = time.monotonic()
+        if now - self._pinged_at >= timing.GONE_AFTER:
+            self._lost(f"no ping was answered for {timing.GONE_AFTER:g} s")
+            return
+        self.due = now + timing.PING_EVERY
+        if self._pinged_at == NEVER:
+            self._pinged_at = now
+            try:
+                self._socket.ping()
+            except OSError as exc:
+                self._lost(str(exc))
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and look after the connection meanwhile. Raises as `readable` and `tick`."""
+        end = time.monotonic() + seconds
+        while (now := time.monotonic()) < end:
+            if now >= self.due:
+                self.tick()
+            poll = select.poll()
+            if self.fileno() >= 0:
+                poll.register(self.fileno(), select.POLLIN)
+            if poll.poll(max(0.0, min(end, self.due) - now) * 1000 + 1):
+                self.readable()
+
+    # --- the parts ---
+
+    def _hold(self, frames: Iterable[bytes]) -> None:
+        for frame in frames:
+            self._held.append(frame)
+            self._held_bytes += len(frame)
+        if self._held_bytes > MAX_HELD:
+            raise ClientGone("the gateway could not be reached, and the answer is too large to be kept")
+
+    def _flush(self, socket: WebSocket) -> None:
+        if not self.has_begun:
+            self._show(AnswerState.STARTED)
+            self.has_begun = True
+        frames, self._held, self._held_bytes = self._held, [], 0
+        try:
+            socket.send(frames)
+        except OSError as exc:
+            raise self._gone(str(exc)) from None
+
+    def _wait_until_registered(self) -> None:
+        wait = self._earliest - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+
+    def _retry_later(self) -> None:
+        self._failures += 1
+        self.due = time.monotonic() + min(5.0, 0.1 * 2 ** min(self._failures, 10))
+
+    def _connected(self) -> WebSocket | None:
+        """Return the connection, if there is one now. Before the first frame it is read, because the gateway may have
+        closed it while upstream was asked.
+        """
+        self.connect()
+        if not self.has_begun:
+            self.readable()
+        return self._socket
+
+    def _lost(self, why: str) -> None:
+        """The connection broke. As long as nothing was sent over it, that means nothing for the client: another one is
+        opened.
+
+        Raises:
+            ClientGone: something was sent.
+        """
+        if self.has_begun:
+            raise self._gone(why)
+        self.abort()
+        self._retry_later()
+
+    def _gone(self, why: str) -> ClientGone:
+        self.abort()
+        return ClientGone(why)

@@ -1,0 +1,11 @@
+"""How long the gateway is waited for, and why. All in seconds."""
+
+POST_TIME = 10.0  # the gateway's POST can hang where its client has just left
+# The gateway publishes a request first and registers it after that (spec 1.2). Until it has, it answers 404 to a POST,
+# and drops the frames of a stream.
+REGISTERING_TIME = 1.2  # a 404, or a refused handshake, may mean "not registered yet" for this long
+FRAME_AFTER = 0.1  # after the task was received; no frame leaves before that
+SHORTEST_OFFER = 3.0  # even an answer that is late is offered for this long
+PING_EVERY = 20.0  # during a stream
+GONE_AFTER = 60.0  # without a pong: the client is gone; it can leave the gateway's reader blocked for ever
+KEPT_IDLE = 50.0  # an idle WebSocket is kept for another stream
