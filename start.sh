@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Brings everything up on this machine: Pulsar, the REST gateway, a worker node. Ctrl-C takes all of it down again.
+# Starts Pulsar, the REST gateway and a worker node on this machine. Ctrl-C stops all of them.
 #
 #   ./start.sh            with the embedded model, or with your API: API_URL=... API_KEY=... MODEL_NAME=... ./start.sh
-#   ./start.sh --check    brings it up, asks through ai.sh, shows the answers, takes it down; exit 0 if both came
+#   ./start.sh --check    starts them, asks through ai.sh, shows the answers, stops them; exit 0 if both came
 #
 #   PULSAR_URL                      use this Pulsar, instead of $PULSAR_HOME, ~/apache-pulsar-*, Docker, Maven Central
 #   PULSAR_PORT, PULSAR_ADMIN_PORT  6650, 8080: where our own Pulsar listens
@@ -13,6 +13,8 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 HERE="$PWD"
+# shellcheck source=devstack/find_python.sh
+source devstack/find_python.sh
 PULSAR_PORT="${PULSAR_PORT:-6650}"
 PULSAR_ADMIN_PORT="${PULSAR_ADMIN_PORT:-8080}"
 GATEWAY_PORT="${GATEWAY_PORT:-8081}"
@@ -22,7 +24,7 @@ PYTHON="$HERE/.venv/bin/python"
 PULSAR_IMAGE=apachepulsar/pulsar:4.0.8
 GATEWAY_IMAGE=youxam/uplion-main:latest
 STEPS=5
-# Seconds. A download has no limit as long as it goes on; a part that has died is noticed at once, whatever the limit.
+# Time limits in seconds. A download has none as long as it goes on. A part that ends is noticed at once.
 PULSAR_LIMIT=180
 GATEWAY_LIMIT=60
 NODE_LIMIT=900
@@ -30,7 +32,7 @@ ANSWER_LIMIT=300
 STOP_LIMIT=60
 LAST_LINES=15 # of a log, shown when its part has failed
 
-# --- what is said ---
+# --- output ---
 
 say() { printf '%s\n' "$@"; }
 
@@ -62,7 +64,7 @@ progress() { # seconds, what is waited for: in place on a terminal, else when it
     fi
 }
 
-# --- parts: what runs beside this script ---
+# --- the processes that this script starts, its parts ---
 
 parts=() # name:pid, in the order of their start
 containers=()
@@ -81,7 +83,7 @@ start_part() { # name, command...
 start_container() { # name, arguments of docker run...
     local container="workernode-$1-$GATEWAY_PORT" name="$1"
     shift
-    docker rm -f "$container" >/dev/null 2>&1 || true # left over from a run that was killed; our lock says it is ours
+    docker rm -f "$container" >/dev/null 2>&1 || true # of a run that was killed; we hold the lock, so it is ours
     containers+=("$container")
     start_part "$name" docker run --rm --name "$container" "$@"
 }
@@ -90,7 +92,7 @@ pull() { # an image, unless it is here already
     docker image inspect "$1" >/dev/null 2>&1 || docker pull "$1"
 }
 
-check_parts() { # fails if one has died
+check_parts() { # fails if one has ended
     local part
     for part in ${parts[@]+"${parts[@]}"}; do
         if ! kill -0 "${part#*:}" 2>/dev/null; then
@@ -130,7 +132,7 @@ stop_part() { # name:pid
 take_down() {
     local code=$? number
     trap - EXIT
-    trap 'hurry=true' INT TERM HUP # once more: at once
+    trap 'hurry=true' INT TERM HUP # a second signal: without waiting
     set +e
     clear_line
     if [ ${#parts[@]} -gt 0 ]; then say "Taking everything down; logs stay in $RUN"; fi
@@ -157,7 +159,7 @@ take_lock() { # one start.sh for each gateway port of this box
         fi
         owner="$(cat "$LOCK/owner" 2>/dev/null || true)"
         if [ -n "$owner" ] && is_start_sh "${owner%% *}"; then
-            fail "another start.sh is at work on port $GATEWAY_PORT: process ${owner%% *}, in ${owner#* }" \
+            fail "another start.sh runs on port $GATEWAY_PORT: process ${owner%% *}, in ${owner#* }" \
                 "Stop it with Ctrl-C in its terminal, or with: kill ${owner%% *}" \
                 "To run one beside it, set GATEWAY_PORT, PULSAR_PORT, PULSAR_ADMIN_PORT and STATUS_ADDR to others."
         fi
@@ -171,7 +173,7 @@ remove_dead_lock() { # of a start.sh that was killed, with the parts that it cou
     while read -r pid; do
         case "$(ps -o args= -p "$pid" 2>/dev/null || true)" in
         *devstack.* | *WorkerNode.py* | *"docker run"*)
-            stop_part "process $pid, left behind by a start.sh that was killed:$pid"
+            stop_part "process $pid of a start.sh that was killed:$pid"
             ;;
         esac
     done < <(cat "$LOCK/parts" 2>/dev/null || true)
@@ -180,18 +182,6 @@ remove_dead_lock() { # of a start.sh that was killed, with the parts that it cou
 
 is_start_sh() { # pid
     case "$(ps -o args= -p "$1" 2>/dev/null || true)" in *start.sh*) true ;; *) false ;; esac
-}
-
-find_python() { # the first Python that is new enough
-    local name
-    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            command -v "$name"
-            return
-        fi
-    done
-    fail "Python 3.10 or newer is needed, and there is none on PATH." \
-        "Install it: apt install python3 python3-venv | dnf install python3.12 | brew install python"
 }
 
 make_venv() {

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Makes the virtual environment .venv if there is none, then measures: benchmarks/run.sh --quick
+# Makes the virtual environment .venv if it is missing, then runs the benchmarks: benchmarks/run.sh --quick
 # Arguments go to python -m benchmarks; --help lists them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=devstack/find_python.sh
+source devstack/find_python.sh
 
 VENV=.venv
 EXTRAS=local,dev
@@ -15,8 +18,9 @@ fail() { # what happened, then what to do, a line each
 has_all() { "$VENV/bin/python" -c 'import matplotlib, psutil, pulsar, websockets, xllamacpp' 2>/dev/null; }
 
 if ! "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
-    python3 -m venv --clear "$VENV" ||
-        fail "python3 could not make the virtual environment $VENV." \
+    python="$(find_python)"
+    "$python" -m venv --clear "$VENV" ||
+        fail "$python could not make the virtual environment $VENV." \
             "On Debian and Ubuntu: apt install python3-venv. Otherwise see the message above."
 fi
 if ! has_all; then

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Sets everything up on a fresh machine, then checks style, walls, types and runs the tests.
+# Sets everything up on a fresh machine, then checks style, imports and types, and runs the tests.
 # Arguments go to pytest: tests/run.sh tests/unit -k sse
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=devstack/find_python.sh
+source devstack/find_python.sh
 
 STEPS=6
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/workernode"
@@ -14,18 +17,6 @@ step() { printf '[%s/%s] %s\n' "$1" "$STEPS" "$2"; }
 fail() { # what happened, then what to do, a line each
     printf 'tests/run.sh: %s\n' "$@" >&2
     exit 1
-}
-
-find_python() { # the first Python that is new enough
-    local name
-    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            command -v "$name"
-            return
-        fi
-    done
-    fail "no Python 3.10 or newer on PATH." \
-        "Install it: apt install python3 python3-venv | dnf install python3.12 | brew install python"
 }
 
 make_venv() {
@@ -55,11 +46,11 @@ install_packages() { # again only when what is to be installed has changed
 shell_scripts() { find . -path ./.venv -prune -o -path ./.run -prune -o -name '*.sh' -print && echo .ci/run; }
 
 check_style() {
-    ruff check . || fail "ruff found faults (above). Many mend themselves: $VENV/bin/ruff check --fix ."
+    ruff check . || fail "ruff found faults (above). It can repair many itself: $VENV/bin/ruff check --fix ."
     # shellcheck disable=SC2046  # our scripts have no spaces in their names
-    shellcheck $(shell_scripts) || fail "shellcheck found faults in the shell scripts (above)."
+    shellcheck -x $(shell_scripts) || fail "shellcheck found faults in the shell scripts (above)."
     lint-imports --cache-dir "$CACHE/import-linter" >"$CACHE/lint-imports.log" 2>&1 ||
-        { cat "$CACHE/lint-imports.log"; fail "an import goes through a wall of docs/architecture.md (above)."; }
+        { cat "$CACHE/lint-imports.log"; fail "an import breaks a rule of docs/architecture.md (above)."; }
 }
 
 mkdir -p "$CACHE"
@@ -72,16 +63,15 @@ step 2 "packages into $VENV (about 600 MB the first time)"
 install_packages
 step 3 "Apache Pulsar (245 MB the first time)"
 python -m devstack.broker fetch || fail "there is no broker to test with; what to do is said above."
-step 4 "style and walls: ruff, shellcheck, lint-imports"
+step 4 "style and imports: ruff, shellcheck, lint-imports"
 check_style
 step 5 "types: mypy"
 mypy || fail "mypy found faults (above)."
 step 6 "tests: pytest"
 code=0
-# Three at a time, each with a broker of its own: they mostly wait. Files stay whole; -n 0 puts all of it in one process.
+# Three processes, each with a broker of its own, because tests mostly wait. The tests of a file stay in one process.
 python -m pytest -o cache_dir="$CACHE/pytest" -n 3 --dist loadfile "$@" || code=$?
-[ "$code" = 1 ] || exit "$code"
-# These tests kill processes and wait for what follows; on a box that others load, one may wait too long. What failed is
-# named above, and tried once more with nothing beside it: a fault of ours fails again.
-echo "tests/run.sh: what failed is named above; only that runs once more."
-exec python -m pytest -o cache_dir="$CACHE/pytest" --last-failed --last-failed-no-failures none "$@"
+if ! command -v chromium chromium-browser google-chrome >/dev/null; then
+    echo "tests/run.sh: there is no Chromium, so the tests of the page in a browser were skipped. Install it: apt install chromium"
+fi
+exit "$code"
