@@ -252,7 +252,7 @@ def test_a_second_start_names_the_first_and_leaves_it_alone(checkout: Checkout) 
     first = checkout.start().until_up()
     code, output = checkout.start().end()
     assert code == 1
-    assert f"another start.sh is at work on port {checkout.port}: process {first.process.pid}" in output
+    assert f"another start.sh runs on port {checkout.port}: process {first.process.pid}" in output
     assert "GATEWAY_PORT" in output
     assert checkout.ask().returncode == 0
     first.process.terminate()
@@ -267,7 +267,7 @@ def test_what_a_killed_start_has_left_behind_is_stopped_by_the_next(checkout: Ch
     assert checkout.processes("WorkerNode.py")
     code, output = checkout.start("--check").end()
     assert code == 0, output
-    assert output.count("left behind by a start.sh that was killed") == 2
+    assert output.count("of a start.sh that was killed") == 2
     checkout.all_gone()
 
 
