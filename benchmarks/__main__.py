@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures the node beside a plain one and beside none (docs/performance.md)."""
+"""`python -m benchmarks`: compares the node with a baseline node and with no node at all (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import local, machine, plot, report, runner
 from benchmarks.figures import BenchmarkError
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.stand import RESULTS
+from benchmarks.testbed import RESULTS
 from devstack.terminal import StackError
 
 LOCAL = "local"
@@ -20,18 +20,18 @@ REPEATS = 3
 
 
 def main() -> int:
-    """Measure, print the table, keep JSON and pictures. Returns the exit code."""
+    """Measure, print the table, write JSON and pictures, and return the exit code."""
     names = [one.name for one in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "scenario", nargs="*", choices=[*names, LOCAL, []], default=[],
         help=f"what to measure: {', '.join(names)} (default: all of these), or {LOCAL}: the embedded model",
     )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="a small run, to see that it works; its figures are rough")
+    parser.add_argument("--quick", action="store_true", help="a small run that shows that it works; not exact")
     parser.add_argument("--repeats", type=int, help=f"turns of each scenario (default: {REPEATS}, with --quick 1)")
     options = parser.parse_args()
     repeats = options.repeats or (1 if options.quick else REPEATS)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: nothing that was started stays behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does: every process that was started is stopped
     try:
         if options.scenario == [LOCAL]:
             keep_local(options.quick)
@@ -46,27 +46,27 @@ def main() -> int:
 
 
 def keep(names: list[str], repeats: int, quick: bool) -> None:
-    """The scenarios of these names."""
+    """Run the scenarios of these names, and write their results."""
     began = time.time()
     measured = runner.run([one for one in SCENARIOS if one.name in names], repeats, quick)
     path = RESULTS / time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     path.with_suffix(".json").write_text(json.dumps(runner.result(measured, began, quick), indent=1))
     plot.draw(measured, path.with_suffix(".png"))
-    say(report.table(measured), path)
+    print_result(report.table(measured), path)
 
 
 def keep_local(quick: bool) -> None:
-    """The embedded model."""
+    """Measure the embedded model, and write the results."""
     began = time.time()
     found = local.measure(quick)
     path = RESULTS / time.strftime("%Y%m%d-%H%M%S-local", time.gmtime(began))
     path.with_suffix(".json").write_text(json.dumps({"machine": machine.facts(), **found.as_dict()}, indent=1))
     local.draw(found, path.with_suffix(".png"))
-    say(local.table(found), path)
+    print_result(local.table(found), path)
 
 
-def say(table: str, path: Path) -> None:
-    """What was found, on stdout."""
+def print_result(table: str, path: Path) -> None:
+    """Print table, machine and files on stdout."""
     print(table)
     for name, fact in machine.facts().items():
         print(f"{name}: {fact}")

@@ -1,4 +1,4 @@
-"""The node with a cap that does not move: `python -m benchmarks.fixed_cap`, the number in FIXED_CAP.
+"""The node with a fixed cap, whose number is in FIXED_CAP: `python -m benchmarks.fixed_cap`.
 
 The node itself has no such setting. It stands here in place of the dynamic cap, to be compared with it.
 """
@@ -15,7 +15,7 @@ from supervisor.concurrency.search import Sample
 
 
 class Fixed(Cap):
-    """A cap that stays where it is told to."""
+    """A cap that never changes."""
 
     def __init__(self, ceiling: int, start: int, cpu_high: float, memory_high: float) -> None:
         super().__init__(ceiling, start, cpu_high, memory_high)

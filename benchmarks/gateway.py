@@ -1,7 +1,7 @@
-"""The gateway of the benchmarks: takes answers, and tells the load generator when each chunk came and when it ended.
+"""The gateway of the benchmarks: receives answers, and reports to the load generator when each chunk came.
 
-Built on the tests' server; reads WebSocket frames itself, because the tests' gateway, which misbehaves on cue and keeps
-all it saw, would cost more CPU than the node that is measured.
+It is built on the tests' server and reads WebSocket frames itself. The tests' gateway keeps all that it
+received, and would use more CPU than the node that is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from websockets.frames import Opcode
 
-from benchmarks.helper import Helper
+from benchmarks.server_process import ServerProcess
 from tests.support.wire import Connection, Request, Server, head_of
 
 try:
@@ -27,44 +27,44 @@ except ImportError:  # a platform without the compiled part
     from websockets.utils import apply_mask
 
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
-TAKEN = b'{"status":"ok"}'
+ACCEPTED = b'{"status":"ok"}'
 FINAL = 0x80
-Told = tuple[str, bool, bytes]  # id, whether it is no error, moments of its chunks (array of doubles, monotonic)
+Report = tuple[str, bool, bytes]  # id, whether it is no error, moments of its chunks (array of doubles, monotonic)
 
 
 class Gateway:
-    """The benchmark's hold on it: `pipe` gives a Told for each answer that is whole, and None where it was cut."""
+    """The gateway's process, for the benchmark. `pipe` gives a Report for each whole answer, and None after `cut`."""
 
     def __init__(self) -> None:
-        self._helper = Helper(serve)
-        self.pipe = self._helper.pipe
-        self.post_url = f"http://127.0.0.1:{self._helper.port}/res"
-        self.ws_url = f"ws://127.0.0.1:{self._helper.port}/res/ws"
+        self._process = ServerProcess(serve)
+        self.pipe = self._process.pipe
+        self.post_url = f"http://127.0.0.1:{self._process.port}/res"
+        self.ws_url = f"ws://127.0.0.1:{self._process.port}/res/ws"
 
     def cut(self) -> None:
-        """Tell answers that are not whole as if they were, then None."""
+        """Have unfinished answers reported as they are, and then None."""
         self.pipe.send(None)
 
     def close(self) -> None:
-        self._helper.close()
+        self._process.close()
 
 
 def serve(pipe: Pipe) -> None:
-    """The process: the server in its thread, and this one, which waits for what the benchmark says."""
+    """Run the process: the server in its thread, and this thread, which waits for the benchmark's commands."""
     server = QuickGateway(pipe.send)
     pipe.send(server.port)
     while True:
         try:
             pipe.recv()
-        except (EOFError, ConnectionResetError):  # the latter where something was told that nobody read
+        except (EOFError, ConnectionResetError):  # the latter if reports were left unread
             return
         server.post(server.cut)
 
 
 class QuickGateway(Server):
-    """The server. An id that was answered already is told again, which the load generator takes for a fault."""
+    """The server. A second answer to an id is reported, too; the load generator takes it for an error."""
 
-    def __init__(self, tell: Callable[[Told | None], None]) -> None:
+    def __init__(self, tell: Callable[[Report | None], None]) -> None:
         self._tell = tell
         self._moments: dict[str, array[float]] = {}
         self._failed: set[str] = set()
@@ -78,11 +78,11 @@ class QuickGateway(Server):
         answer = json.loads(request.body)
         self._data(answer["request_id"], answer["data"], time.monotonic())
         self._end(answer["request_id"])
-        told = {"Content-Type": "application/json", "Content-Length": str(len(TAKEN))}
-        await connection.send(head_of(200, told) + TAKEN)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(ACCEPTED))}
+        await connection.send(head_of(200, headers) + ACCEPTED)
 
     def cut(self) -> None:
-        """End all answers where they are."""
+        """Report all unfinished answers as they are."""
         for id in list(self._moments):
             self._end(id)
         self._tell(None)
@@ -110,13 +110,14 @@ class QuickGateway(Server):
 
 
 class Frames:
-    """A client's bytes in, frames out: to `frame(opcode, payload, moment)`. Clients do not split their messages."""
+    """Parses a client's bytes, and calls `frame(opcode, payload, time)` for each frame. Messages are not fragmented."""
 
     def __init__(self, frame: Callable[[int, bytes, float], None]) -> None:
         self._frame = frame
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
+        """Parse more bytes."""
         buffer = self._buffer
         buffer += data
         now, at = time.monotonic(), 0

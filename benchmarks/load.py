@@ -1,4 +1,4 @@
-"""The load: so many clients, each of which asks again as soon as it has its answer."""
+"""The load: a number of clients, each of which asks again as soon as it has its answer."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any
 import pulsar
 
 from benchmarks.figures import BenchmarkError, Sample
-from benchmarks.gateway import Gateway, Told
+from benchmarks.gateway import Gateway, Report
 from benchmarks.upstream import MODEL
 
-SILENCE_S = 60.0  # no answer at all for so long: the party hangs
+SILENCE_S = 60.0  # without any answer for this long, the target counts as hung
 QUESTION = "What is the answer to the ultimate question of life, the universe, and everything?"
-Tick = Callable[[int], None]  # told how many answers there are by now
+Tick = Callable[[int], None]  # is called with the number of answers so far
 
 
 def question(stream: bool, **more: Any) -> dict[str, Any]:
-    """A client's chat request."""
+    """Return a client's chat request."""
     asked = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], **more}
     return {**asked, "stream": True} if stream else asked
 
 
 class Clients:
-    """Clients of the platform: they publish tasks for one model, and have the answers from the gateway."""
+    """Clients of the platform: they publish tasks for one model, and get the answers from the gateway."""
 
     def __init__(self, broker: pulsar.Client, gateway: Gateway, model: str) -> None:
         self._gateway = gateway
@@ -38,7 +38,7 @@ class Clients:
         self._producer = broker.create_producer(f"model-{model}", batching_enabled=False, block_if_queue_full=True)
 
     def run(self, count: int, clients: int, stream: bool, tick: Tick) -> list[Sample]:
-        """Let so many clients ask so often in all.
+        """Ask `count` questions with `clients` clients, and return their samples.
 
         Raises:
             BenchmarkError: an answer was an error, came twice or did not come.
@@ -54,7 +54,7 @@ class Clients:
         return samples
 
     def run_for(self, seconds: float, clients: int, tick: Tick, **more: Any) -> list[Sample]:
-        """Let so many clients ask for streams for so long. Of the last answers only what has come by then counts."""
+        """Ask for streams with `clients` clients for this time. Of unfinished answers the chunks so far count."""
         samples: list[Sample] = []
         end = time.monotonic() + seconds
         for _ in range(clients):
@@ -65,8 +65,8 @@ class Clients:
                 self.ask(True, **more)
                 tick(len(samples))
         self._gateway.cut()
-        while told := self._gateway.pipe.recv():
-            samples += self._taken(told)
+        while report := self._gateway.pipe.recv():
+            samples += self._sample(report)
         return samples
 
     def ask(self, stream: bool, **more: Any) -> None:
@@ -80,13 +80,13 @@ class Clients:
     def answered(self) -> Sample:
         """Wait for the next answer."""
         while self._gateway.pipe.poll(SILENCE_S):
-            for sample in self._taken(self._gateway.pipe.recv()):
+            for sample in self._sample(self._gateway.pipe.recv()):
                 return sample
         raise BenchmarkError(f"{len(self._asked)} tasks are unanswered, and nothing came for {SILENCE_S:g} s")
 
-    def _taken(self, told: Told) -> list[Sample]:
-        """What the gateway told; nothing where it is late news of a load that was cut."""
-        id, good, moments = told
+    def _sample(self, report: Report) -> list[Sample]:
+        """Return the sample of the gateway's report; nothing if it belongs to a load that was cut."""
+        id, good, moments = report
         if id in self._answered:
             raise BenchmarkError(f"{id} was answered twice")
         if id not in self._asked:
@@ -101,13 +101,13 @@ class Clients:
 
 
 class Direct:
-    """Clients that ask upstream themselves, a thread each: no broker, no node, no gateway."""
+    """Clients that ask upstream directly, a thread each, without broker, node and gateway."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
     def run(self, count: int, clients: int, stream: bool, tick: Tick) -> list[Sample]:
-        """Let so many clients ask so often in all."""
+        """Ask `count` questions with `clients` clients, and return their samples."""
         samples: list[Sample] = []
         tickets = iter(range(count))  # next() of a range's iterator is one step of the interpreter
         faults: list[Exception] = []
@@ -129,7 +129,7 @@ class Direct:
         for thread in threads:
             thread.join()
         if faults:
-            raise BenchmarkError(f"upstream was asked directly and failed: {faults[0]!r}")
+            raise BenchmarkError(f"upstream failed when it was asked directly: {faults[0]!r}")
         return samples
 
 
@@ -138,7 +138,7 @@ def _ask(connection: http.client.HTTPConnection, stream: bool) -> Sample:
     connection.request("POST", "/v1/chat/completions", json.dumps(question(stream)).encode())
     response = connection.getresponse()
     if response.status != 200:
-        raise BenchmarkError(f"upstream said {response.status}")
+        raise BenchmarkError(f"upstream answered with status {response.status}")
     if not stream:
         response.read()
         return Sample(asked, [time.monotonic()])

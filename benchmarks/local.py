@@ -17,7 +17,7 @@ from benchmarks import machine
 from benchmarks.figures import BenchmarkError, Sample, chunks_in, first_ms
 from benchmarks.progress import MeasurementProgress
 from benchmarks.report import markdown
-from benchmarks.stand import NODE, ROOT, Stand
+from benchmarks.testbed import NODE, ROOT, Testbed
 from devstack.embedded import MODEL
 from tests.support.node import Node
 
@@ -98,13 +98,13 @@ def measure(quick: bool) -> Found:
     """Each fixed cap, then the dynamic one."""
     progress = MeasurementProgress(len(CAPS) + 1)
     began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    with Stand(progress.tick) as stand:
-        fixed = [_trace(stand, progress, cap, QUICK_FIXED_S if quick else FIXED_S, WARM_S) for cap in CAPS]
-        dynamic = _trace(stand, progress, None, QUICK_DYNAMIC_S if quick else DYNAMIC_S, THERE_S)
+    with Testbed(progress.tick) as testbed:
+        fixed = [_trace(testbed, progress, cap, QUICK_FIXED_S if quick else FIXED_S, WARM_S) for cap in CAPS]
+        dynamic = _trace(testbed, progress, None, QUICK_DYNAMIC_S if quick else DYNAMIC_S, THERE_S)
     return Found(began, fixed, dynamic)
 
 
-def _trace(stand: Stand, progress: MeasurementProgress, cap: int | None, seconds: float, warm_s: float) -> Trace:
+def _trace(testbed: Testbed, progress: MeasurementProgress, cap: int | None, seconds: float, warm_s: float) -> Trace:
     """One node, started, loaded for so long, and gone. What counts begins after `warm_s`."""
     progress.begin("dynamic cap" if cap is None else f"cap {cap}")
     trace = Trace(cap, machine.load())
@@ -112,8 +112,8 @@ def _trace(stand: Stand, progress: MeasurementProgress, cap: int | None, seconds
         "NODE_TYPE": "local", "UPSTREAM_MODEL": MODEL, "API_URL": None, "API_KEY": None,
         "LOCAL_COMMAND": ROOT / "local.sh", "LOCAL_PARALLEL": SLOTS, "MAX_PROCESS_NUM": CLIENTS, "FIXED_CAP": cap,
     }  # fmt: skip
-    with stand.model() as (model, clients):
-        node = stand.node(NODE, model, variables, None if cap is None else FIXED_COMMAND)
+    with testbed.model() as (model, clients):
+        node = testbed.node(NODE, model, variables, None if cap is None else FIXED_COMMAND)
         with node, Caps(node.wait_ready(READY_S), trace):
             start = time.monotonic()
             samples = clients.run_for(seconds, CLIENTS, progress.tick, max_tokens=TOKENS)

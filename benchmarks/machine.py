@@ -15,7 +15,7 @@ PACKAGES = ("pulsar-client", "requests", "httptools", "websockets", "psutil", "x
 
 
 def facts() -> dict[str, str]:
-    """What to know, by name."""
+    """Return the facts by name."""
     return {
         "CPU": f"{os.cpu_count()} × {_cpu_model()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
@@ -27,7 +27,7 @@ def facts() -> dict[str, str]:
 
 
 def load() -> float:
-    """Runnable processes, mean of the last minute."""
+    """Return the number of runnable processes, averaged over the last minute."""
     return os.getloadavg()[0]
 
 

@@ -1,4 +1,4 @@
-"""Measurements in, pictures out."""
+"""Measurements → a picture."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from statistics import median
 
 import matplotlib
 
-from benchmarks.report import PARTIES, turns
+from benchmarks.report import TARGETS, turns
 from benchmarks.runner import Measurement
 from benchmarks.scenarios import IN_FLIGHT, NODES
-from benchmarks.stand import DIRECT, NODE, PLAIN
+from benchmarks.testbed import BASELINE, DIRECT, NODE
 
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-COLOURS = {DIRECT: "#9aa5b1", PLAIN: "#d9822b", NODE: "#1f6feb"}
+COLOURS = {DIRECT: "#9aa5b1", BASELINE: "#d9822b", NODE: "#1f6feb"}
 BARS = (("plain", "plain tasks a second"), ("streams", "stream chunks a second"), ("memory", "memory, MB"))
 
 
 def draw(measured: Sequence[Measurement], path: Path) -> None:
-    """Rates, memory, growth and nodes in one picture."""
+    """Draw rates, memory, growth and nodes into one picture."""
     figure, axes = pyplot.subplots(1, 5, figsize=(16, 3.6), layout="constrained")
     for (scenario, title), axis in zip(BARS, axes, strict=False):
         _bars(axis, measured, scenario, title)
@@ -33,19 +33,19 @@ def draw(measured: Sequence[Measurement], path: Path) -> None:
 
 
 def _bars(axis: Axes, measured: Sequence[Measurement], scenario: str, title: str) -> None:
-    for party in PARTIES:
-        values = list(turns(measured, scenario, party, 0).values())
+    for target in TARGETS:
+        values = list(turns(measured, scenario, target, 0).values())
         if values:
-            axis.bar(party, median(values), color=COLOURS[party])
-            axis.plot([party] * len(values), values, "k_", markersize=10)
+            axis.bar(target, median(values), color=COLOURS[target])
+            axis.plot([target] * len(values), values, "k_", markersize=10)
     axis.set_title(title, fontsize=10)
 
 
 def _growth(axis: Axes, measured: Sequence[Measurement]) -> None:
-    for party in (PLAIN, NODE):
-        if turns(measured, "growth", party, 0):
-            costs = [median(turns(measured, "growth", party, at).values()) for at in range(len(IN_FLIGHT))]
-            axis.plot(IN_FLIGHT, costs, "o-", color=COLOURS[party], label=party)
+    for target in (BASELINE, NODE):
+        if turns(measured, "growth", target, 0):
+            costs = [median(turns(measured, "growth", target, at).values()) for at in range(len(IN_FLIGHT))]
+            axis.plot(IN_FLIGHT, costs, "o-", color=COLOURS[target], label=target)
     axis.set(xscale="log", xticks=IN_FLIGHT, xticklabels=IN_FLIGHT, xlabel="in flight")
     axis.set_ylim(bottom=0)
     axis.set_title("CPU a plain task, ms", fontsize=10)

@@ -1,4 +1,4 @@
-"""Measurements in, a table out. Pure."""
+"""Measurements → a table in Markdown. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from statistics import median
 
 from benchmarks.runner import Measurement
 from benchmarks.scenarios import SCENARIOS, Against, Figure, Scenario
-from benchmarks.stand import DIRECT, NODE, PLAIN
+from benchmarks.testbed import BASELINE, DIRECT, NODE
 
 Turns = Mapping[int, float]  # the value of each turn
-PARTIES = (DIRECT, PLAIN, NODE)
+TARGETS = (DIRECT, BASELINE, NODE)
 
 
-def turns(measured: Iterable[Measurement], scenario: str, party: str, figure: int) -> dict[int, float]:
-    """One figure of one party, turn by turn; empty where it was not measured."""
-    return {one.turn: one.values[figure] for one in measured if (one.scenario, one.party) == (scenario, party)}
+def turns(measured: Iterable[Measurement], scenario: str, target: str, figure: int) -> dict[int, float]:
+    """Return one figure of one target by turn; empty where it was not measured."""
+    return {one.turn: one.values[figure] for one in measured if (one.scenario, one.target) == (scenario, target)}
 
 
 def compared(ours: Turns, theirs: Turns, against: Against) -> list[float]:
-    """Ours against theirs, each with the one of the same turn."""
+    """Return our figures compared with theirs, each with the figure of the same turn."""
     both = sorted(ours.keys() & theirs.keys())
     if against is Against.DIFFERENCE:
         return [ours[turn] - theirs[turn] for turn in both]
@@ -27,26 +27,27 @@ def compared(ours: Turns, theirs: Turns, against: Against) -> list[float]:
 
 
 def table(measured: Sequence[Measurement]) -> str:
-    """All figures as a Markdown table: medians, and of the comparisons the range of the turns."""
-    head = ["figure", *PARTIES, "node against direct", "node against plain node"]
+    """Return all figures as a Markdown table: medians, and for the comparisons the range of the turns."""
+    head = ["figure", *TARGETS, "node against direct", "node against baseline node"]
     rows = [_row(measured, one, number) for one in SCENARIOS for number in range(len(one.figures))]
     return markdown(head, [row for row in rows if row])
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _row(measured: Sequence[Measurement], scenario: Scenario, number: int) -> list[str]:
-    """One line; empty if the scenario was not run."""
+    """Return one row; empty if the scenario was not run."""
     figure = scenario.figures[number]
-    values = {party: turns(measured, scenario.name, party, number) for party in PARTIES}
+    values = {target: turns(measured, scenario.name, target, number) for target in TARGETS}
     if not values[NODE]:
         return []
     cells = [_number(median(one.values())) if one else "" for one in values.values()]
-    against = [_comparison(compared(values[NODE], values[other], figure.against), figure) for other in (DIRECT, PLAIN)]
+    others = [values[DIRECT], values[BASELINE]]
+    against = [_comparison(compared(values[NODE], other, figure.against), figure) for other in others]
     return [f"{figure.name}, {figure.unit}" if figure.unit != "×" else figure.name, *cells, *against]
 
 

@@ -1,4 +1,4 @@
-"""Runs scenarios: the parties in turn, several times."""
+"""Runs scenarios: each target in turn, several times."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.progress import MeasurementProgress
 from benchmarks.scenarios import Scenario
-from benchmarks.stand import Stand
+from benchmarks.testbed import Testbed
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One party in one scenario, once."""
+    """The figures of one target in one scenario, measured once."""
 
     scenario: str
-    party: str
+    target: str
     turn: int  # from 0; measurements of the same turn belong together
     values: tuple[float, ...]  # for each figure of the scenario
     load: float  # of the machine when it began
 
 
 def plan(scenarios: Sequence[Scenario], repeats: int, quick: bool) -> list[tuple[Scenario, int, str]]:
-    """Scenario, turn and party of each measurement, in order: A B A B."""
+    """Return scenario, turn and target of each measurement, in order: A B A B."""
     return [
-        (one, turn, party)
+        (one, turn, target)
         for one in scenarios
         if one.quick or not quick
         for turn in range(min(repeats, one.most_repeats))
-        for party in one.parties
+        for target in one.targets
     ]
 
 
 def run(scenarios: Sequence[Scenario], repeats: int, quick: bool) -> list[Measurement]:
-    """Measure all of it; minutes. Says on stderr how far it is."""
+    """Measure all scenarios, which takes minutes, and show the progress on stderr."""
     todo = plan(scenarios, repeats, quick)
     progress = MeasurementProgress(len(todo))
     measured = []
-    with Stand(progress.tick) as stand:
-        for scenario, turn, party in todo:
-            progress.begin(f"{scenario.name}: {party}")
+    with Testbed(progress.tick) as testbed:
+        for scenario, turn, target in todo:
+            progress.begin(f"{scenario.name}: {target}")
             load = machine.load()
-            values = scenario.measure(stand, party, scenario.quick if quick else scenario.size)
-            measured.append(Measurement(scenario.name, party, turn, values, load))
-            said = zip(scenario.figures, values, strict=True)
-            progress.end(", ".join(f"{figure.name} {value:.4g} {figure.unit}" for figure, value in said))
+            values = scenario.measure(testbed, target, scenario.quick if quick else scenario.size)
+            measured.append(Measurement(scenario.name, target, turn, values, load))
+            pairs = zip(scenario.figures, values, strict=True)
+            progress.end(", ".join(f"{figure.name} {value:.4g} {figure.unit}" for figure, value in pairs))
     return measured
 
 
 def result(measured: Sequence[Measurement], began: float, quick: bool) -> dict[str, Any]:
-    """All there is to know about a run, for JSON."""
+    """Return the run as a JSON object: when, on which machine, and all measurements."""
     return {
         "began": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(began)),
         "seconds": round(time.time() - began),

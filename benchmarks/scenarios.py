@@ -1,4 +1,4 @@
-"""What is measured: each scenario with its figures, and how one party is measured in it."""
+"""The scenarios: what each measures, with which figures, and how."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from benchmarks import figures
-from benchmarks.stand import DIRECT, NODE, PLAIN, Peak, Stand
+from benchmarks.testbed import BASELINE, DIRECT, NODE, Peak, Testbed
 from benchmarks.upstream import Answering
 
 SETTLED_S = 2.0  # after the last task, before idleness is measured
@@ -23,7 +23,7 @@ RPM = 600.0
 
 
 class Against(Enum):
-    """How a figure of the node is put beside the same one of another party."""
+    """How a figure of the node is compared with the same figure of another target."""
 
     RATIO = "ratio"
     DIFFERENCE = "difference"
@@ -43,65 +43,72 @@ class Figure:
 class Scenario:
     """One way of measuring.
 
-    `measure` takes the stand, a party and the size, and gives a number for each figure. `size` is the number of tasks
-    (or what its function says), `quick` the same for `--quick`; 0: not in a quick run.
+    `measure` gets the testbed, a target and the size, and returns a number for each figure. `size` is the number of
+    tasks (or what its function says), `quick` the same for `--quick`; 0: not in a quick run.
     """
 
     name: str
     how: str
     figures: tuple[Figure, ...]
-    parties: tuple[str, ...]
-    measure: Callable[[Stand, str, int], tuple[float, ...]]
+    targets: tuple[str, ...]
+    measure: Callable[[Testbed, str, int], tuple[float, ...]]
     size: int
     quick: int
-    most_repeats: int = 100  # for what takes long and varies little
+    most_repeats: int = 100  # fewer for a scenario that takes long and varies little
 
 
-def plain(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(Answering())
-    with stand.run(party) as run:
+def plain(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure plain answers a second."""
+    testbed.upstream.answer(Answering())
+    with testbed.run(target) as run:
         run.load(size // 4, 64)
         return (figures.per_s(run.load(size, 64)),)
 
 
-def streams(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(Answering(chunks=CHUNKS))
-    with stand.run(party) as run:
+def streams(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure chunks a second of streams."""
+    testbed.upstream.answer(Answering(chunks=CHUNKS))
+    with testbed.run(target) as run:
         run.load(64, 64, stream=True)
         return (figures.chunks_per_s(run.load(size, 64, stream=True)),)
 
 
-def added(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(Answering(latency_s=0.02))
-    with stand.run(party) as run:
+def added(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the time of a single plain answer."""
+    testbed.upstream.answer(Answering(latency_s=0.02))
+    with testbed.run(target) as run:
         run.load(10, 1)
         return (figures.answer_ms(run.load(size, 1)),)
 
 
-def first_chunk(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(PACED)
-    with stand.run(party) as run:
+def first_chunk(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the time until the first chunk of a single stream."""
+    testbed.upstream.answer(PACED)
+    with testbed.run(target) as run:
         run.load(3, 1, stream=True)
         return (figures.first_ms(run.load(size, 1, stream=True)),)
 
 
-def gaps(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(LONG)
-    with stand.run(party) as run:
+def gaps(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the time between two chunks of 64 streams at once."""
+    testbed.upstream.answer(LONG)
+    with testbed.run(target) as run:
         run.load(64, 64, stream=True)
         return (figures.gap_ms(run.load(size, 64, stream=True)),)
 
 
-def memory(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(Answering(latency_s=2))
-    with stand.run(party, slots=128) as run, Peak(run) as peak:
+def memory(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the most memory with 128 tasks in flight."""
+    testbed.upstream.answer(Answering(latency_s=2))
+    with testbed.run(target, slots=128) as run, Peak(run) as peak:
         run.load(size, 128)
     return (peak.mb,)
 
 
-def idle(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(Answering())
-    with stand.run(party) as run:
+def idle(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the CPU that the target uses without tasks."""
+    testbed.upstream.answer(Answering())
+    with testbed.run(target) as run:
         run.load(size, 64)
         time.sleep(SETTLED_S)
         before = run.cpu_s()
@@ -109,22 +116,23 @@ def idle(stand: Stand, party: str, size: int) -> tuple[float, ...]:
         return (100 * (run.cpu_s() - before) / IDLE_S,)
 
 
-def start(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    """The tasks are there before the node is; the size is how many."""
-    stand.upstream.answer(Answering())
-    with stand.model() as (model, clients):
+def start(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the time from the start of the process to the first answer. The size is the number of waiting tasks."""
+    testbed.upstream.answer(Answering())
+    with testbed.model() as (model, clients):
         for _ in range(size):
             clients.ask(stream=False)
         began = time.monotonic()
-        with stand.node(party, model, {"MAX_PROCESS_NUM": 64}):
+        with testbed.node(target, model, {"MAX_PROCESS_NUM": 64}):
             first = min(clients.answered().chunks[0] for _ in range(size))
             return (first - began,)
 
 
-def growth(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    stand.upstream.answer(Answering())
+def growth(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the CPU of a plain task with few and with many tasks in flight."""
+    testbed.upstream.answer(Answering())
     costs = []
-    with stand.run(party, slots=max(IN_FLIGHT)) as run:
+    with testbed.run(target, slots=max(IN_FLIGHT)) as run:
         run.load(size, max(IN_FLIGHT))
         for clients in IN_FLIGHT:
             before = run.cpu_s()
@@ -133,23 +141,29 @@ def growth(stand: Stand, party: str, size: int) -> tuple[float, ...]:
     return *costs, max(costs) / min(costs)
 
 
-def nodes(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    """The size is the number of tasks for each node. Twice as many clients as slots, so that no slot waits for one."""
-    stand.upstream.answer(Answering(latency_s=0.2))
+def nodes(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure tasks a second with several nodes. The size is the number of tasks for each node.
+
+    There are twice as many clients as slots, so that no slot waits for a task.
+    """
+    testbed.upstream.answer(Answering(latency_s=0.2))
     rates = []
     for count in NODES:
-        with stand.run(party, slots=NODE_SLOTS, nodes=count) as run:
+        with testbed.run(target, slots=NODE_SLOTS, nodes=count) as run:
             run.load(count * NODE_SLOTS, count * NODE_SLOTS)
             rates.append(figures.per_s(run.load(count * size, 2 * count * NODE_SLOTS)))
     return *rates, rates[-1] / rates[0]
 
 
-def limit(stand: Stand, party: str, size: int) -> tuple[float, ...]:
-    """What upstream lets pass at once counts as unlimited."""
-    stand.upstream.answer(Answering(rpm=RPM))
-    with stand.run(party) as run:
+def limit(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure the used share of a rate limit, and the refused share of the calls.
+
+    The requests that upstream admits at once (a tenth of the limit) count as available at the start.
+    """
+    testbed.upstream.answer(Answering(rpm=RPM))
+    with testbed.run(target) as run:
         samples = run.load(size, 64)
-    asked = stand.upstream.asked()
+    asked = testbed.upstream.asked()
     seconds = max(one.chunks[-1] for one in samples) - min(one.asked for one in samples)
     could = RPM / 10 + seconds * RPM / 60
     return 100 * (asked.calls - asked.refused) / could, 100 * asked.refused / asked.calls
@@ -158,40 +172,40 @@ def limit(stand: Stand, party: str, size: int) -> tuple[float, ...]:
 SCENARIOS = (
     Scenario(
         "plain", "64 clients, upstream answers at once",
-        (Figure("plain tasks", "1/s", more_is_better=True),), (DIRECT, PLAIN, NODE), plain, 2000, 400,
+        (Figure("plain tasks", "1/s", more_is_better=True),), (DIRECT, BASELINE, NODE), plain, 2000, 400,
     ),
     Scenario(
         "streams", f"64 clients, {CHUNKS} chunks a stream, all at once",
-        (Figure("stream chunks", "1/s", more_is_better=True),), (DIRECT, PLAIN, NODE), streams, 320, 96,
+        (Figure("stream chunks", "1/s", more_is_better=True),), (DIRECT, BASELINE, NODE), streams, 320, 96,
     ),
     Scenario(
         "added", "1 client, upstream takes 20 ms; median",
-        (Figure("plain answer", "ms", against=Against.DIFFERENCE),), (DIRECT, PLAIN, NODE), added, 150, 40,
+        (Figure("plain answer", "ms", against=Against.DIFFERENCE),), (DIRECT, BASELINE, NODE), added, 150, 40,
     ),
     Scenario(
         "first", "1 client, first of 10 chunks after 150 ms; median",
-        (Figure("first chunk", "ms", against=Against.DIFFERENCE),), (DIRECT, PLAIN, NODE), first_chunk, 20, 6,
+        (Figure("first chunk", "ms", against=Against.DIFFERENCE),), (DIRECT, BASELINE, NODE), first_chunk, 20, 6,
     ),
     Scenario(
         "gaps", "64 streams at once of 50 chunks, one every 20 ms; 99 of 100 are shorter",
-        (Figure("gap between chunks", "ms"),), (DIRECT, PLAIN, NODE), gaps, 192, 64,
+        (Figure("gap between chunks", "ms"),), (DIRECT, BASELINE, NODE), gaps, 192, 64,
     ),
     Scenario(
         "memory", "128 in flight, upstream takes 2 s; proportional set size of all processes",
-        (Figure("memory", "MB"),), (PLAIN, NODE), memory, 384, 128,
+        (Figure("memory", "MB"),), (BASELINE, NODE), memory, 384, 128,
     ),
     Scenario(
         "idle", "no tasks for 10 s; CPU of all processes, of one core",
-        (Figure("idle CPU", "%"),), (PLAIN, NODE), idle, 64, 0,
+        (Figure("idle CPU", "%"),), (BASELINE, NODE), idle, 64, 0,
     ),
     Scenario(
         "start", "from the start of the process to the first answer",
-        (Figure("start", "s"),), (PLAIN, NODE), start, 1, 1,
+        (Figure("start", "s"),), (BASELINE, NODE), start, 1, 1,
     ),
     Scenario(
         "growth", "CPU of all processes for a plain task, with 8, 64 and 512 clients",
         (*(Figure(f"CPU a task, {count} in flight", "ms") for count in IN_FLIGHT), Figure("most / least", "×")),
-        (PLAIN, NODE), growth, 1000, 300,
+        (BASELINE, NODE), growth, 1000, 300,
     ),
     Scenario(
         "nodes", f"nodes of {NODE_SLOTS} slots, tasks of 200 ms",
@@ -200,7 +214,7 @@ SCENARIOS = (
         (NODE,), nodes, 320, 64,
     ),
     Scenario(
-        "limit", "64 clients, upstream lets 600 calls a minute pass; once",
+        "limit", "64 clients, upstream admits 600 calls a minute; once",
         (Figure("share of the limit used", "%", more_is_better=True), Figure("calls refused", "%")),
         (NODE,), limit, 800, 0, most_repeats=1,
     ),

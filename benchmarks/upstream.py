@@ -1,6 +1,6 @@
-"""The upstream of the benchmarks: answers that were made beforehand, so that little CPU goes to it.
+"""The upstream of the benchmarks. Its answers are prepared, so that it uses little CPU.
 
-Built on the tests' server. What it answers is the same for all requests and set over the pipe.
+It is built on the tests' server. It gives all requests the same answer, which the benchmark sets over a pipe.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from benchmarks.helper import Helper
+from benchmarks.server_process import ServerProcess
 from tests.support.upstream import REFUSAL, Limit, error_of
 from tests.support.wire import Connection, Request, Server, head_of
 
@@ -21,9 +21,9 @@ WORD = "word "
 
 @dataclass(frozen=True)
 class Answering:
-    """How the upstream answers, from now on."""
+    """How the upstream answers."""
 
-    latency_s: float = 0.0  # before anything
+    latency_s: float = 0.0  # before the first byte
     chunks: int = 5  # content chunks of a stream
     chunk_s: float = 0.0  # pause after each
     rpm: float = 0.0  # requests a minute beyond which it refuses; 0: no limit
@@ -31,37 +31,37 @@ class Answering:
 
 @dataclass(frozen=True)
 class Asked:
-    """What it has been asked since the last Answering."""
+    """What the upstream was asked since the last `answer`."""
 
     calls: int
     refused: int
 
 
 class Upstream:
-    """The benchmark's hold on it."""
+    """The upstream's process, as the benchmark uses it."""
 
     def __init__(self) -> None:
-        self._helper = Helper(serve)
-        self.port = self._helper.port
+        self._process = ServerProcess(serve)
+        self.port = self._process.port
         self.api_url = f"http://127.0.0.1:{self.port}/v1"
 
     def answer(self, how: Answering) -> None:
-        """Answer so from now on; the counts begin again."""
-        self._helper.pipe.send(how)
-        self._helper.pipe.recv()
+        """Answer in this way from now on, and start counting again."""
+        self._process.pipe.send(how)
+        self._process.pipe.recv()
 
     def asked(self) -> Asked:
-        """What came since."""
-        self._helper.pipe.send(None)
-        asked: Asked = self._helper.pipe.recv()
+        """Return the counts since the last `answer`."""
+        self._process.pipe.send(None)
+        asked: Asked = self._process.pipe.recv()
         return asked
 
     def close(self) -> None:
-        self._helper.close()
+        self._process.close()
 
 
 def serve(pipe: Pipe) -> None:
-    """The process: the server in its thread, and this one, which waits for what the benchmark says."""
+    """Run the process: the server in its thread, and this thread, which waits for the benchmark's commands."""
     server = QuickUpstream()
     pipe.send(server.port)
     while True:
@@ -75,7 +75,7 @@ def serve(pipe: Pipe) -> None:
 
 
 class QuickUpstream(Server):
-    """The server. Its figures belong to the loop's thread, and are read while nothing runs."""
+    """The server. Its counts belong to the loop's thread, and are read while no load runs."""
 
     def __init__(self) -> None:
         self.set(Answering())
@@ -121,7 +121,7 @@ class QuickUpstream(Server):
 
 
 def completion(tokens: int) -> bytes:
-    """A plain answer."""
+    """Return a plain answer."""
     message = {"role": "assistant", "content": WORD * tokens}
     return _encoded(
         {

@@ -13,7 +13,7 @@ from benchmarks.figures import BenchmarkError, Sample
 from benchmarks.gateway import Frames, QuickGateway
 from benchmarks.runner import Measurement, plan
 from benchmarks.scenarios import SCENARIOS, Against
-from benchmarks.stand import DIRECT, NODE, PLAIN
+from benchmarks.testbed import BASELINE, DIRECT, NODE
 from benchmarks.upstream import completion, events
 
 SAMPLES = [Sample(10.0, [10.5, 11.0, 11.1]), Sample(10.2, [10.4, 12.0]), Sample(11.0, [11.6])]
@@ -85,10 +85,10 @@ def test_upstream_sends_role_tokens_end_and_usage_where_it_was_asked_for() -> No
 
 def test_parties_take_turns() -> None:
     plain, once = (next(one for one in SCENARIOS if one.name == name) for name in ("plain", "limit"))
-    order = [(one.name, turn, party) for one, turn, party in plan([plain, once], 2, quick=False)]
+    order = [(one.name, turn, target) for one, turn, target in plan([plain, once], 2, quick=False)]
     assert order == [
-        ("plain", 0, DIRECT), ("plain", 0, PLAIN), ("plain", 0, NODE),
-        ("plain", 1, DIRECT), ("plain", 1, PLAIN), ("plain", 1, NODE),
+        ("plain", 0, DIRECT), ("plain", 0, BASELINE), ("plain", 0, NODE),
+        ("plain", 1, DIRECT), ("plain", 1, BASELINE), ("plain", 1, NODE),
         ("limit", 0, NODE),
     ]  # fmt: skip
     assert not plan([once], 2, quick=True)
@@ -105,8 +105,8 @@ def test_only_measurements_of_one_turn_are_compared() -> None:
 
 def test_table_has_medians_ranges_and_what_was_run_only() -> None:
     measured = [
-        *(Measurement("plain", party, turn, (value,), 0.5)
-          for party, values in {DIRECT: (2000, 1000, 4000), NODE: (500, 500, 500)}.items()
+        *(Measurement("plain", target, turn, (value,), 0.5)
+          for target, values in {DIRECT: (2000, 1000, 4000), NODE: (500, 500, 500)}.items()
           for turn, value in enumerate(values)),
         Measurement("added", DIRECT, 0, (20.5,), 0.5),
         Measurement("added", NODE, 0, (22.0,), 0.5),

@@ -1,4 +1,4 @@
-"""What a node looks like when it is written in the obvious way: a thread a task, the well-known libraries, no more.
+"""A node that is written in the obvious way, to compare with: a thread a task and the well-known libraries, no more.
 
 It is what WorkerNode is compared with: consume, ask upstream, pass on the answer, ack. It bills nothing, bounds
 nothing, retries nothing and survives nothing. It reads the same environment variables.
@@ -15,11 +15,11 @@ import pulsar
 import requests
 from websockets.sync.client import connect
 
-READY = "plain node: ready"
+READY = "baseline node: ready"
 
 
 def chat(data: dict[str, Any], stream: bool) -> requests.Response:
-    """Ask upstream."""
+    """Ask upstream, and return its response."""
     address = f"{os.environ['API_URL']}/chat/completions"
     body = {**data, "model": os.environ["UPSTREAM_MODEL"]}
     headers = {"Authorization": f"Bearer {os.environ['API_KEY']}"}
@@ -27,13 +27,13 @@ def chat(data: dict[str, Any], stream: bool) -> requests.Response:
 
 
 def answer(task: dict[str, Any]) -> None:
-    """A plain task: one POST."""
+    """Answer a plain task with one POST."""
     data = chat(task["data"], stream=False).json()
     requests.post(task["endpoint"], json={"request_id": task["request_id"], "data": data}, timeout=60)
 
 
 def answer_stream(task: dict[str, Any]) -> None:
-    """A stream: a WebSocket of its own, a frame a chunk."""
+    """Answer a stream over a WebSocket of its own, with a frame for each chunk."""
     with connect(task["endpoint"]) as socket, chat(task["data"], stream=True) as response:
         for line in response.iter_lines():
             if line.startswith(b"data: ") and line != b"data: [DONE]":
@@ -43,13 +43,13 @@ def answer_stream(task: dict[str, Any]) -> None:
 
 
 def serve(consumer: pulsar.Consumer, message: pulsar.Message, slots: threading.Semaphore) -> None:
-    """A thread's life: one task."""
+    """Run one task in its thread."""
     try:
         task = json.loads(message.data())
         (answer_stream if task["stream"] else answer)(task)
         consumer.acknowledge(message)
     except Exception as error:  # the edge of the thread: the benchmark sees that an answer is missing
-        print(f"plain node: {type(error).__name__}: {error}", flush=True)
+        print(f"baseline node: {type(error).__name__}: {error}", flush=True)
         consumer.negative_acknowledge(message)
     finally:
         slots.release()

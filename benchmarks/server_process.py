@@ -1,4 +1,4 @@
-"""A stand-in in a process of its own, so that it does not share the interpreter with the load generator."""
+"""A test server in a process of its own, so that it does not share the interpreter with the load generator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ STARTED_S = 30.0  # for an interpreter and its imports on a busy machine; 0.3 s 
 STOPPED_S = 10.0
 
 
-class Helper:
-    """The process and the pipe to it.
+class ServerProcess:
+    """The process of a test server, and the pipe to it.
 
     Args:
-        main: runs there with its end of the pipe: sends the port that it listens on, and returns when the pipe ends.
+        main: runs in the process with its end of the pipe. It sends the port that it listens on, and returns when
+            the pipe is closed.
     """
 
     def __init__(self, main: Callable[[Connection], None]) -> None:
@@ -28,7 +29,7 @@ class Helper:
         self.port: int = self.pipe.recv()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self.pipe.close()
         self.process.join(STOPPED_S)
         if self.process.is_alive():

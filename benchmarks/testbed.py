@@ -1,4 +1,4 @@
-"""The test stand: broker, upstream and gateway, and a party between them."""
+"""The testbed: broker, upstream and gateway, and a target between them that is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pulsar
 
-from benchmarks import plain_node
+from benchmarks import baseline_node
 from benchmarks.figures import Sample
 from benchmarks.gateway import Gateway
 from benchmarks.load import Clients, Direct, Tick
@@ -26,19 +26,22 @@ from devstack.ports import free_port
 from tests.support.node import Node
 
 NODE = "node"  # WorkerNode
-PLAIN = "plain node"  # plain_node.py
-DIRECT = "direct"  # upstream asked by the clients themselves
+BASELINE = "baseline node"  # baseline_node.py
+DIRECT = "direct"  # the clients ask upstream themselves
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {NODE: [sys.executable, str(ROOT / "WorkerNode.py")], PLAIN: [sys.executable, "-m", plain_node.__name__]}
+COMMANDS = {
+    NODE: [sys.executable, str(ROOT / "WorkerNode.py")],
+    BASELINE: [sys.executable, "-m", baseline_node.__name__],
+}
 RESULTS = ROOT / "benchmarks" / "results"
-# A node logs a line a task. They go to a file: who generates the load has no time to read them.
+# A node logs a line a task. The lines go to a file, because the load generator has no time to read them.
 TO_LOG = ["sh", "-c", 'exec "$@" 2>>"$0"', str(RESULTS / "nodes.log")]
-LOOK_S = 0.2  # between two looks at the memory
+SAMPLE_S = 0.2  # between two readings of the memory
 VARIABLES = {"NODE_TYPE": "remote", "API_KEY": "sk-benchmark", "UPSTREAM_MODEL": MODEL, "LOG_FORMAT": "json"}
 
 
-class Stand:
-    """What all parties are measured on. One party at a time is between upstream and gateway."""
+class Testbed:
+    """Broker, upstream and gateway for all targets. One target at a time runs between them."""
 
     def __init__(self, tick: Tick) -> None:
         self.tick = tick
@@ -46,7 +49,7 @@ class Stand:
         self._folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
         self._numbers = itertools.count()
 
-    def __enter__(self) -> Stand:
+    def __enter__(self) -> Testbed:
         RESULTS.mkdir(exist_ok=True)
         Path(TO_LOG[-1]).write_text("")
         with contextlib.ExitStack() as made:
@@ -68,12 +71,12 @@ class Stand:
         self._parts.close()
 
     @contextlib.contextmanager
-    def run(self, party: str, slots: int = 64, nodes: int = 1) -> Iterator[Run]:
-        """A party, ready; gone at the end. Each has a model, and so a topic, of its own."""
+    def run(self, target: str, slots: int = 64, nodes: int = 1) -> Iterator[Run]:
+        """Run a target that is ready, and stop it at the end. Each has its own model, and so its own topic."""
         with self.model() as (model, clients):
-            run = Run(self, party, clients)
+            run = Run(self, target, clients)
             try:
-                for _ in range(nodes if party != DIRECT else 0):
+                for _ in range(nodes if target != DIRECT else 0):
                     run.start(model, slots)
                 run.wait_ready()
                 yield run
@@ -82,16 +85,16 @@ class Stand:
 
     @contextlib.contextmanager
     def model(self) -> Iterator[tuple[str, Clients]]:
-        """A new model's name, and its clients."""
+        """Give the name of a new model, and its clients."""
         model = f"bench-{next(self._numbers)}"
         clients = Clients(self._client, self.gateway, model)
         yield model, clients
         clients.close()
 
     def node(
-        self, party: str, model: str, variables: Mapping[str, object], command: Sequence[str] | None = None
+        self, target: str, model: str, variables: Mapping[str, object], command: Sequence[str] | None = None
     ) -> Node:
-        """One node of a party, just started; with another command, if one is given."""
+        """Start one node of a target, with another command if one is given."""
         environment = {
             **VARIABLES,
             "PYTHONPATH": str(ROOT),
@@ -102,43 +105,44 @@ class Stand:
             "RES_TOPIC_NAME": f"res-{model}",
             **variables,
         }
-        return Node(environment, self._folder, command=[*TO_LOG, *(command or COMMANDS[party])])
+        return Node(environment, self._folder, command=[*TO_LOG, *(command or COMMANDS[target])])
 
 
 class Run:
-    """A party at work."""
+    """A running target."""
 
-    def __init__(self, stand: Stand, party: str, clients: Clients) -> None:
-        self._stand, self._party = stand, party
+    def __init__(self, testbed: Testbed, target: str, clients: Clients) -> None:
+        self._testbed, self._target = testbed, target
         self.clients = clients
-        self._load = Direct(stand.upstream.port) if party == DIRECT else clients
+        self._load = Direct(testbed.upstream.port) if target == DIRECT else clients
         self.nodes: list[Node] = []
 
     def start(self, model: str, slots: int) -> None:
-        """Start one more node."""
-        self.nodes.append(self._stand.node(self._party, model, {"MAX_PROCESS_NUM": slots}))
+        """Start another node of it."""
+        self.nodes.append(self._testbed.node(self._target, model, {"MAX_PROCESS_NUM": slots}))
 
     def wait_ready(self) -> None:
         """Wait until all nodes take tasks."""
         for node in self.nodes:
-            if self._party == PLAIN:
-                node.wait_log(plain_node.READY)
+            if self._target == BASELINE:
+                node.wait_log(baseline_node.READY)
             else:
                 node.wait_ready()
 
     def load(self, count: int, clients: int, stream: bool = False) -> list[Sample]:
-        """Put it under load, and wait for the end."""
-        return self._load.run(count, clients, stream, self._stand.tick)
+        """Put it under load, and return the samples when all are answered."""
+        return self._load.run(count, clients, stream, self._testbed.tick)
 
     def cpu_s(self) -> float:
-        """CPU that its processes have used so far, in seconds."""
+        """Return the CPU seconds that its processes have used so far."""
         return sum(sum(one.cpu_times()[:2]) for one in self._processes())
 
     def pss_mb(self) -> float:
-        """Memory of its processes: proportional set size, in MB."""
+        """Return the memory of its processes (proportional set size) in MB."""
         return sum(one.memory_full_info().pss for one in self._processes()) / 1e6
 
     def close(self) -> None:
+        """Stop its nodes."""
         for node in self.nodes:
             node.close()
 
@@ -147,7 +151,7 @@ class Run:
 
 
 class Peak(threading.Thread):
-    """Looks at a run's memory until the end of its `with`, and remembers the most."""
+    """Reads a run's memory until the end of its `with`, and keeps the highest value in `mb`."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(daemon=True)
@@ -156,7 +160,7 @@ class Peak(threading.Thread):
         self.mb = 0.0
 
     def run(self) -> None:
-        while not self._over.wait(LOOK_S):
+        while not self._over.wait(SAMPLE_S):
             self.mb = max(self.mb, self._run.pss_mb())
 
     def __enter__(self) -> Peak:
