@@ -1,12 +1,12 @@
-"""What the forkserver imports before it makes the first worker. Imported nowhere else.
+"""The forkserver imports this module before it forks the first worker. Nothing else imports it.
 
-The forkserver is no worker and no supervisor, but it is in their process group: a SIGTERM to all of them (systemd,
-`timeout`, a terminal that closes) must not take it away while the supervisor drains, because to the supervisor its end
+The forkserver is in the process group of the supervisor and its workers. A SIGTERM to the whole group (systemd,
+`timeout`, a closed terminal) must not end the forkserver while the supervisor drains, because to the supervisor its end
 looks like the end of every worker.
 """
 
 import signal
 
-from workernode import worker  # noqa: F401  # that is what it is for
+from workernode import worker  # noqa: F401  # workers share these pages with the forkserver
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

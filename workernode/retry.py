@@ -1,4 +1,4 @@
-"""Trying again, with tenacity, what failed once."""
+"""Retries, with tenacity."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from tenacity import Retrying
 T = TypeVar("T")
 
 
-def call_with_retries(deed: Callable[[], T], **policy: Any) -> T:
-    """Return what the deed returns; where it fails, try it again as the policy says.
+def call_with_retries(func: Callable[[], T], **policy: Any) -> T:
+    """Call `func`, retrying by the policy, and return its result.
 
-    The loop is set up by the first failure: it costs 20 µs (docs/performance.md), and nearly every deed succeeds.
+    The retry loop is set up by the first failure: it costs 20 µs (docs/performance.md), and nearly every call succeeds.
 
     Args:
-        policy: `retry`, `wait`, `stop` and `sleep` of tenacity.Retrying. The first try counts.
+        policy: `retry`, `wait`, `stop` and `sleep` of tenacity.Retrying. The first call counts as a try.
 
     Raises:
         Exception: what the last try raised.
     """
     try:
-        return deed()
+        return func()
     except Exception as exc:
         failures = [exc]
 
     def again() -> T:
         if failures:
             raise failures.pop()
-        return deed()
+        return func()
 
     return Retrying(reraise=True, **policy)(again)

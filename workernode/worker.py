@@ -1,8 +1,7 @@
-"""A worker process: its queue in, a thread for each slot, its pipe out.
+"""A worker process: reads jobs from its queue, runs each in the thread of its slot, writes outcomes to its pipe.
 
-The main thread reads the queue and hands each job to the thread of its slot; that thread runs the attempt and writes
-the outcome to the pipe, whole. The supervisor sees through shared memory what it could not learn by asking: how much
-of each answer has left (one byte a slot), and that the process still moves (the beat).
+Through shared memory the supervisor sees what a killed worker can no longer report: how much of each answer has left
+(one byte a slot), how many tokens came, and that the process still runs (the beat).
 """
 
 from __future__ import annotations
@@ -12,21 +11,20 @@ import gc
 import logging
 import multiprocessing
 import os
-import pickle
 import queue
 import signal
-import struct
 import threading
 import time
 from collections.abc import MutableSequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from workernode import attempt, logs
 from workernode.gateway import Gateways
 from workernode.outcome import OutcomeBuilder
-from workernode.protocol import AnswerState, FromWorker, Hold, Job, Ready, Stop, Target, ToWorker
+from workernode.pipe import PIECE, Outbox, Unpacker
+from workernode.protocol import AnswerState, Hold, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node
 from workernode.settings import Settings
 from workernode.upstream.client import Upstream
@@ -34,13 +32,9 @@ from workernode.upstream.client import Upstream
 log = logging.getLogger(__name__)
 
 BEAT_EVERY = 1.0  # seconds
-# Python 3.13 lets json go 10,000 levels deep, which takes 2 MB of it; a smaller one ends the process. Of what is asked
-# for, only what is used becomes memory.
+# Python 3.13 lets json recurse 10,000 levels deep, which takes 2 MB of stack; with a smaller stack the process dies.
+# Only what is used of the stack becomes memory.
 THREAD_STACK = 4 * 1024 * 1024  # bytes
-LENGTH = struct.Struct("!I")  # before each message on a pipe: the bytes that follow
-PIECE = 65536  # bytes read at once
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,69 +43,25 @@ class WorkerArguments:
 
     settings: Settings
     node: Node
-    inbox: Connection  # ToWorker, pickled, each behind its LENGTH
-    outbox: Connection  # FromWorker, pickled, each behind its LENGTH
+    inbox: Connection  # messages ToWorker (workernode/pipe.py)
+    outbox: Connection  # messages FromWorker
     answer_states: MutableSequence[int]  # shared memory: an AnswerState for each slot
-    token_counts: MutableSequence[
-        float
-    ]  # shared memory: tokens that came from upstream, for each slot, since the start
-    beat: Any  # shared memory: monotonic time of the last sign of life
-
-
-def pack(message: object) -> bytes:
-    """Return a message as it goes through a pipe."""
-    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return LENGTH.pack(len(body)) + body
-
-
-class Outbox:
-    """The pipe out. Any thread may write; each message goes whole."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._fd = connection.fileno()
-        self._lock = threading.Lock()
-
-    def put(self, message: FromWorker) -> None:
-        """Write the message; waits while the supervisor is slow to read."""
-        data = memoryview(pack(message))
-        with self._lock:
-            while data:
-                data = data[os.write(self._fd, data) :]
-
-
-class Unpacker(Generic[T]):
-    """The other end of a pipe: its pieces in, messages out. It never waits for the rest of one."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, piece: bytes) -> list[T]:
-        """Return the messages that are whole with this piece."""
-        buffer = self._buffer
-        buffer += piece
-        messages: list[T] = []
-        start = 0
-        while len(buffer) - start >= LENGTH.size:
-            end = start + LENGTH.size + LENGTH.unpack_from(buffer, start)[0]
-            if end > len(buffer):
-                break
-            messages.append(pickle.loads(memoryview(buffer)[start + LENGTH.size : end]))  # noqa: S301  # our own process
-            start = end
-        del buffer[:start]
-        return messages
+    token_counts: MutableSequence[float]  # shared memory, for each slot: tokens from upstream since the process started
+    beat: Any  # shared memory: monotonic time of the last beat
 
 
 def main(arguments: WorkerArguments) -> None:
-    """Serve until told to stop, or until the supervisor is gone."""
+    """Serve until the supervisor sends Stop or is gone."""
     # A terminal sends SIGINT, and systemd SIGTERM, to the whole group; when to stop is the supervisor's decision alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
     threading.stack_size(THREAD_STACK)
-    gc.freeze()  # what was imported stays: never walked through again, and its pages stay shared with the other workers
+    # The garbage collector never visits what was imported, so that its pages stay shared with the other workers.
+    gc.freeze()
     settings = arguments.settings
     logs.setup(settings, worker=arguments.node.worker)
-    threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, name="parent", daemon=True).start()
     threading.Thread(target=_beat, args=(arguments.beat,), name="beat", daemon=True).start()
     outbox = Outbox(arguments.outbox)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
@@ -119,12 +69,16 @@ def main(arguments: WorkerArguments) -> None:
     services = attempt.Services(settings, upstream, gateways, outcomes)
     slots = [_Slot(number, services, outbox, arguments) for number in range(len(arguments.answer_states))]
     outbox.put(Ready(os.getpid()))
+    _read_jobs(arguments.inbox.fileno(), slots, upstream)
+
+
+def _read_jobs(inbox: int, slots: list[_Slot], upstream: Upstream) -> None:
     unpacker: Unpacker[ToWorker] = Unpacker()
-    while piece := os.read(arguments.inbox.fileno(), PIECE):  # b"": the supervisor is gone
+    while piece := os.read(inbox, PIECE):  # b"": the supervisor is gone
         for message in unpacker.feed(piece):
             match message:
                 case Job():
-                    slots[message.slot].hand(message)
+                    slots[message.slot].start(message)
                 case Hold():
                     upstream.hold(message)
                 case Target():
@@ -134,7 +88,7 @@ def main(arguments: WorkerArguments) -> None:
 
 
 class _Slot:
-    """One slot and its thread, which is started when it is first needed."""
+    """One slot and its thread, which starts with the first job."""
 
     def __init__(self, number: int, services: attempt.Services, outbox: Outbox, arguments: WorkerArguments) -> None:
         self._number = number
@@ -145,28 +99,30 @@ class _Slot:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def hand(self, job: Job) -> None:
+    def start(self, job: Job) -> None:
         """Run the job next."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=f"slot-{self._number}", daemon=True)
+            self._thread = threading.Thread(target=self._run_jobs, name=f"slot-{self._number}", daemon=True)
             self._thread.start()
         self._jobs.put(job)
 
-    def _serve(self) -> None:
+    def _run_jobs(self) -> None:
         while True:
             self._outbox.put(attempt.run(self._jobs.get(), self._services, self))
 
+    # --- attempt.Progress ---
+
     def show_answer_state(self, state: AnswerState) -> None:
-        """Tell the supervisor what may have left (attempt.Progress)."""
+        """Write it where the supervisor sees it."""
         self._answer_states[self._number] = state
 
     def count_tokens(self, tokens: int) -> None:
-        """Tell the supervisor that tokens came (attempt.Progress)."""
+        """Add them where the supervisor sees the sum."""
         self._token_counts[self._number] += tokens
 
 
-def _leave_with_parent() -> None:
-    """Die when the supervisor does: an orphan would serve, and spend money, for nobody."""
+def _exit_with_parent() -> None:
+    """Exit when the supervisor does: an orphan would ask upstream, and spend money, for nobody."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from supervisor.machine.clock import Clock
-from workernode import worker
+from workernode import pipe
 from workernode.protocol import AnswerState, FromWorker, Job, Ready, Stop, Target, ToWorker
 
 HUNG_AFTER = 10.0  # seconds without a beat; a worker beats every second whatever its threads do
@@ -95,7 +95,7 @@ class Worker:
     process: Process
     free: list[int]  # slots without a job, lowest first
     started_at: float  # monotonic
-    unpacker: worker.Unpacker[FromWorker] = field(default_factory=worker.Unpacker)
+    unpacker: pipe.Unpacker[FromWorker] = field(default_factory=pipe.Unpacker)
     jobs: dict[int, int] = field(default_factory=dict)  # slot → number of the job in it
     is_ready: bool = False
     is_reserved: bool = False  # for a job that is to run alone: it gets no other

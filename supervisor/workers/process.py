@@ -13,7 +13,7 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
 from supervisor.workers.task_queue import TaskQueue
-from workernode import worker
+from workernode import pipe, worker
 from workernode.protocol import ToWorker
 from workernode.record import Node
 from workernode.settings import Settings
@@ -88,7 +88,7 @@ class WorkerProcess:
     def read(self) -> bytes:
         """Read once from the pipe, which is readable; b"" at its end."""
         try:
-            return os.read(self._outbox.fileno(), worker.PIECE)
+            return os.read(self._outbox.fileno(), pipe.PIECE)
         except OSError:
             return b""
 

@@ -1,4 +1,4 @@
-"""Stands in for workers that are gone when the node leaves: ends streams that their clients have begun to see."""
+"""Ends streams whose workers are gone when the node stops, so that their clients do not wait for ever."""
 
 from __future__ import annotations
 
@@ -15,43 +15,49 @@ from workernode.record import Node
 from workernode.settings import Settings
 from workernode.upstream.client import Upstream
 
-HANDS = 16  # streams ended at once
-TIME = 5.0  # seconds for all of them; a stream that cannot be ended by then is left to the gateway's own end
+THREADS = 16  # streams ended at once
+TIME = 5.0  # seconds for all of them; a stream that is not ended by then has no outcome
 
 
 def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
-    """Return the outcomes of the jobs, each of which carries a rejection; those not told in time are missing."""
+    """Send each job's rejection to its client.
+
+    Args:
+        jobs: each carries a rejection; upstream is not asked.
+
+    Returns:
+        The outcomes of the jobs that ended within TIME, in any order.
+    """
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    done: list[Outcome] = []
     for job in jobs:
         waiting.put(job)
-    upstream = Upstream(
-        settings.connect_timeout, settings.read_timeout, lambda seen: None
-    )  # never asked: all have verdicts
-    services = attempt.Services(settings, upstream, Gateways(settings.connect_timeout), OutcomeBuilder(settings, node))
+    outcomes: list[Outcome] = []
+    upstream = Upstream(settings.connect_timeout, settings.read_timeout, lambda report: None)
+    gateways = Gateways(settings.connect_timeout)
+    services = attempt.Services(settings, upstream, gateways, OutcomeBuilder(settings, node))
 
     def work() -> None:
-        while not waiting.empty():
+        while True:
             try:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
-            done.append(attempt.run(job, services, _Nobody()))
+            outcomes.append(attempt.run(job, services, _Unseen()))
 
-    threads = [threading.Thread(target=work, name="stand-in", daemon=True) for _ in range(min(HANDS, len(jobs)))]
+    threads = [threading.Thread(target=work, name="stream-ender", daemon=True) for _ in range(min(THREADS, len(jobs)))]
     for thread in threads:
         thread.start()
     end = time.monotonic() + TIME
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    return list(done)
+    return list(outcomes)
 
 
-class _Nobody:
-    """Nobody is left to look (attempt.Progress)."""
+class _Unseen:
+    """Progress that nobody watches (attempt.Progress)."""
 
     def show_answer_state(self, state: AnswerState) -> None:
-        """To nobody."""
+        """Ignored."""
 
     def count_tokens(self, tokens: int) -> None:
-        """To nobody."""
+        """Ignored."""

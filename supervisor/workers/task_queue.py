@@ -8,7 +8,7 @@ import select
 import threading
 from multiprocessing.connection import Connection
 
-from workernode import worker
+from workernode import pipe
 from workernode.protocol import ToWorker
 
 
@@ -39,7 +39,7 @@ class TaskQueue:
 
     def put(self, message: ToWorker) -> None:
         """Queue the message. A message for a worker that is dead is dropped."""
-        data = worker.pack(message)
+        data = pipe.pack(message)
         if self._queued == self._fed and len(data) <= select.PIPE_BUF:  # such a write is whole, or not made at all
             try:
                 os.write(self._fd, data)

@@ -10,7 +10,7 @@ import pytest
 from supervisor.machine.clock import Clock
 from supervisor.workers import pool as pool_module
 from supervisor.workers.pool import Pool, Worker
-from workernode import worker as worker_module
+from workernode import pipe
 from workernode.protocol import AnswerState, Decision, FromWorker, Job, Outcome, Ready, Stop, Target, ToWorker
 
 FOR_EVER = float("inf")
@@ -35,7 +35,7 @@ class FakeProcess:
         self.got.append(message)
 
     def write(self, *messages: FromWorker) -> None:
-        self.pieces += [worker_module.pack(message) for message in messages]
+        self.pieces += [pipe.pack(message) for message in messages]
 
     def read(self) -> bytes:
         return self.pieces.popleft() if self.pieces else b""
@@ -187,7 +187,7 @@ def test_the_outcomes_in_the_pipe_of_a_dead_worker_count(harness: Harness) -> No
     harness.submit(1)
     harness.submit(3)
     harness.processes[0].answer_states[0] = AnswerState.ENDED
-    whole, half = worker_module.pack(outcome(1)), worker_module.pack(outcome(2))[:9]
+    whole, half = pipe.pack(outcome(1)), pipe.pack(outcome(2))[:9]
     harness.processes[0].pieces += [whole[:20], whole[20:] + half]
     last, death = harness.pool.reap(harness.worker(0))
     assert last == [outcome(1)]

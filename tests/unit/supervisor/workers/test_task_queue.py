@@ -11,8 +11,8 @@ import pytest
 
 from supervisor.workers.task_queue import TaskQueue
 from tests.support.wait import until
+from workernode.pipe import PIECE, Unpacker
 from workernode.protocol import Job, ToWorker
-from workernode.worker import PIECE, Unpacker
 
 SMALL, LARGE = 100, 300_000  # bytes: fits a pipe at once; does not fit at all
 
