@@ -1,4 +1,4 @@
-"""A worker process: jobs in through its queue, outcomes out through its pipe, and what shared memory shows meanwhile."""
+"""A worker process: jobs in by its queue, outcomes out by its pipe, and what shared memory shows meanwhile."""
 
 from __future__ import annotations
 
@@ -224,5 +224,5 @@ def _supervise(told: Connection, api_url: str) -> None:
 
     made = Worker(Nobody(), None)  # type: ignore[arg-type]
     made.read_until(lambda: made.messages, "Ready")
-    told.send(made.process.pid)
+    told.send(made.child.pid)
     time.sleep(600)
