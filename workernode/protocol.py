@@ -1,7 +1,7 @@
-"""What crosses the border between the supervisor and a worker process. Everything that does is in this file.
+"""The messages between the supervisor and its worker processes. All of them are in this file.
 
-Each is a small frozen dataclass, so that it pickles without surprises; none has slots, whose pickling is done field by
-field in Python. This leaf imports the standard library only.
+Each is a small frozen dataclass, so that it pickles without surprises. None has slots, because those are pickled field
+by field in Python. This leaf imports the standard library only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ class Decision(Enum):
 
 
 class AnswerState(IntEnum):
-    """How much of an answer may have left for the client. A worker keeps one such byte per slot in shared memory, and
-    sets it *before* the bytes leave, so that it tells the truth whenever the worker is killed.
+    """How much of an answer may have left for the client.
+
+    A worker keeps one such byte for each slot in shared memory. It sets the byte *before* the answer's bytes leave, so
+    that the byte is true whenever the worker is killed (docs/decisions/0005-visible.md).
     """
 
     NOT_STARTED = 0  # nothing has left: the task can be run again
@@ -57,7 +59,7 @@ NODE_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Rejection:
-    """A task that is not to be run but told: the error that its client gets, and what then becomes of the message."""
+    """The supervisor's decision about a task that is not run: a worker sends this error to its client."""
 
     status: str  # the outcome's status: "expired", "gave_up", "worker_died", ...
     decision: Decision
@@ -94,9 +96,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Target:
-    """For all workers, before the first job: whom to ask. A local model's port and key are made anew by each run of the
-    node.
-    """
+    """For all workers, before the first job: where upstream is. A local model has a new port and key at each start."""
 
     url: str  # the whole address of chat completions
     key: str | None = field(repr=False)
@@ -104,19 +104,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Stop:
-    """For a worker: nothing more comes; leave when what is under way has ended."""
+    """For a worker: exit now. The supervisor sends it when the worker has no job left."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """From a worker: it takes jobs."""
+    """From a worker: it is ready for jobs."""
 
     pid: int
 
 
 @dataclass(frozen=True)
 class RateLimitReport:
-    """From a worker, the moment it is seen: what upstream's headers say of its limits (spec 5)."""
+    """From a worker, as soon as the headers of an answer have come: upstream's rate limits (spec 5)."""
 
     at: float  # monotonic: when the answer's headers came
     kind: FaultKind | None  # RATE_LIMIT, RAMP or QUOTA of a 429; None: an answer that carried figures
@@ -133,7 +133,7 @@ class RateLimitReport:
 
 @dataclass(frozen=True)
 class FaultInfo:
-    """What a person needs to know of an upstream fault: no secret in it."""
+    """What a person needs to know of an upstream fault. It holds no secret."""
 
     kind: FaultKind
     http_status: int  # 0: no answer came
@@ -144,13 +144,13 @@ class FaultInfo:
 
 @dataclass(frozen=True)
 class Durations:
-    """How long the parts of one delivery took, in seconds; None: it did not come to that."""
+    """How long the stages of one delivery took, in seconds; None: the delivery never got to that stage."""
 
     queue: float | None = None  # published to received
     waiting: float | None = None  # received to first asking upstream
     first_token: float | None = None  # asking upstream to its first chunk
     upstream: float | None = None  # asking upstream to its last byte
-    answer: float | None = None  # upstream's last byte to the gateway having it all
+    answer: float | None = None  # upstream's last byte to the gateway having the whole answer
     total: float | None = None  # received to decided
 
 

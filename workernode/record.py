@@ -1,8 +1,8 @@
 """The billing record of one delivery (spec 6): what is known of it → bytes of JSON. Pure.
 
-Every record has the same members; what is not known is null. docs/record.schema.json is its shape. The client decides
-most of what goes in here, so `encode` bounds all of it: whatever a task holds, a record is strict JSON of less than
-MAX_BYTES. It never holds prompt or answer text, a key, or a client's Authorization.
+Every record has the same members; what is not known is null (docs/record.schema.json). Most of a record comes from the
+client, so `encode` bounds all of it: whatever a task holds, its record is strict JSON of less than MAX_BYTES, without
+prompt or answer text, keys, or a client's Authorization.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from workernode.protocol import Decision, Durations
 from workernode.redaction import mask_keys
 
 SCHEMA = "workernode.record/1"  # the number changes when a member is taken away or changes its meaning
-MAX_BYTES = 16384  # far below the 5 MB of a Pulsar message, so that held-back records cost little memory
+MAX_BYTES = 16384  # far below the 5 MB of a Pulsar message, so that records that wait for the broker cost little memory
 
-# Longest texts, in bytes of UTF-8. All together, each at its longest, stay below MAX_BYTES.
+# Longest texts, in bytes of UTF-8. If all of them are as long as they can be, the record is still below MAX_BYTES.
 MAX_TEXT = 256
 MAX_MESSAGE = 500
 MAX_USAGE_FIGURES = 40
-MAX_NUMBER = 10**15  # larger figures are mistakes or mischief, and beyond 2**53 JSON readers disagree on them
+MAX_NUMBER = 10**15  # larger figures are mistakes or attacks, and JSON readers disagree on integers beyond 2**53
 
-# The members of a request that say how much was asked for: figures and switches, and names that the API lists.
+# The members of a request that are recorded: figures, and names that the API lists.
 _FIGURES = (
     *("max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed"),
     *("presence_penalty", "frequency_penalty", "top_logprobs"),
 )
 _NAMES = ("reasoning_effort", "service_tier")
 
-# Where upstream judges the request itself its words may quote it (vLLM repeats the whole input), and a record must not.
-# An error inside a 200 may be of this kind as well.
+# With these statuses upstream refuses the request itself, and its message may quote the request (vLLM repeats the whole
+# input); an error inside a 200 may be of this kind as well. Such a message is not recorded.
 QUOTING_STATUSES = (200, 400, 413, 415, 422)
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Who did it."""
+    """The node that served the task."""
 
     id: str  # unique to this run of the node: with the delivery's number it makes the idempotency key
     host: str
     type: str  # `remote` or `local`
     version: str
-    worker: int | None = None  # which worker process; None: none was concerned
+    worker: int | None = None  # number of the worker process; None: no worker took part
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asked, as far as the gateway passed it on."""
+    """The client, as far as the gateway passed it on."""
 
     user_agent: str | None = None
     address: str | None = None
@@ -62,7 +62,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for: sizes and switches, never a word of it."""
+    """The request: sizes and settings, no text."""
 
     stream: bool | None = None
     messages: int | None = None
@@ -81,12 +81,12 @@ class Times:
     upstream_sent: float | None = None  # the last time upstream was asked
     first_token: float | None = None
     upstream_done: float | None = None
-    answered: float | None = None  # the gateway had it all
+    answered: float | None = None  # the gateway had the whole answer
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """What went wrong, without keys. `error_of` makes it."""
+    """What went wrong; no text in it looks like a key. Made by `error_of`."""
 
     type: str | None
     code: str | None
@@ -95,7 +95,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that the record tells. Only the first five must be known: a worker that died tells no more."""
+    """What one record holds. The members without a default are always known, even if the worker died."""
 
     request_id: str  # "" where the message could not be read
     delivery: int  # the number of the job
@@ -120,7 +120,7 @@ class Record:
 
 
 def client_of(headers: Mapping[str, Any], data: Mapping[str, Any]) -> Client:
-    """Return who asked.
+    """Return what is recorded of the client.
 
     Args:
         headers: the client's HTTP headers as the gateway passed them on: a list of values by canonical name.
@@ -137,11 +137,11 @@ def client_of(headers: Mapping[str, Any], data: Mapping[str, Any]) -> Client:
 
 
 def request_of(data: Mapping[str, Any], *, stream: bool, size: int) -> Request:
-    """Return what was asked for.
+    """Return what is recorded of the request.
 
     Args:
         data: the client's chat request.
-        stream: how the gateway waits.
+        stream: the gateway waits for a stream.
         size: bytes of the whole task.
     """
     settings: dict[str, int | float | str] = {}
@@ -163,11 +163,11 @@ def request_of(data: Mapping[str, Any], *, stream: bool, size: int) -> Request:
 
 
 def error_of(body: Mapping[str, Any] | None, *, upstream_status: int = 0) -> Error | None:
-    """Return what the record tells of an OpenAI error body.
+    """Return what is recorded of an OpenAI error body.
 
     Args:
-        body: {"error": {...}}; anything else tells nothing.
-        upstream_status: the HTTP status it came with; 0 for an error of the node's own making.
+        body: {"error": {...}}; None is returned for anything else.
+        upstream_status: the HTTP status that it came with; 0 for an error that the node made.
     """
     error = body.get("error") if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
@@ -178,7 +178,7 @@ def error_of(body: Mapping[str, Any] | None, *, upstream_status: int = 0) -> Err
     return Error(
         type=_text(error.get("type")),
         code=_text(str(code) if _is_number(code) else code),
-        message=message and mask_keys(message[: 2 * MAX_MESSAGE]),  # a key at the cut is still one to be seen
+        message=message and mask_keys(message[: 2 * MAX_MESSAGE]),  # half a key would not be masked
     )
 
 
@@ -251,19 +251,19 @@ def encode(record: Record) -> bytes:
     return _JSON.encode(members).encode("utf-8")
 
 
-# UTF-8 as it is, since an escape takes 6 or 12 bytes; `_text` has left nothing that UTF-8 cannot hold.
+# Not escaped to ASCII, because an escape takes 6 or 12 bytes. `_text` leaves nothing that UTF-8 cannot encode.
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """Return the moment as RFC 3339 in UTC with milliseconds; None for none, and for what is no moment."""
+    """Return the moment as RFC 3339 in UTC with milliseconds; None for None and for a moment out of range."""
     if seconds is None or not 0 <= seconds < 253402300799:  # the year 10000; a NaN fails the comparison
         return None
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     return f"{_rfc3339_second(whole)}.{milliseconds:03}Z"
 
 
-@lru_cache(maxsize=1024)  # what happens at the same time shares its seconds, and this is half of a record's cost
+@lru_cache(maxsize=1024)  # formatting was half of a record's cost, and many records share the same seconds
 def _rfc3339_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
@@ -271,11 +271,11 @@ def _rfc3339_second(seconds: int) -> str:
 def _milliseconds(seconds: float | None) -> float | None:
     if seconds is None or not seconds < MAX_NUMBER:  # a NaN fails the comparison
         return None
-    return int(seconds * 10000 + 0.5) / 10 if seconds > 0 else 0.0  # two clocks may make `queued` a little negative
+    return int(seconds * 10000 + 0.5) / 10 if seconds > 0 else 0.0  # two machines' clocks may make `queued` negative
 
 
 def _text(value: object, most: int = MAX_TEXT) -> str | None:
-    """The text, cut, with a blank for whatever is not printable (control characters, lone surrogates)."""
+    """The text, cut, with a blank for each character that is not printable (control characters, lone surrogates)."""
     if not isinstance(value, str) or not value:
         return None
     value = value[:most]
@@ -285,7 +285,7 @@ def _text(value: object, most: int = MAX_TEXT) -> str | None:
 
 
 def _word(value: object) -> str | None:
-    """A name such as `json_schema` or `low`. Anything longer may be text, and is left out."""
+    """A name such as `json_schema` or `low`; None for anything longer, which may be text of the client's."""
     return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", value) else None
 
 
@@ -305,7 +305,7 @@ def _header(headers: Mapping[str, Any], name: str) -> str:
 
 
 def _usage(usage: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Upstream's figures, and nothing else of it; the three that everybody bills by are always there."""
+    """The numbers of upstream's usage; the three that everybody bills by are always there."""
     kept: dict[str, Any] = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
     room = MAX_USAGE_FIGURES
     for name, value in (usage or {}).items():

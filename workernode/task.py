@@ -1,7 +1,7 @@
 """The bytes of a message → a Task, or MalformedTask. Pure.
 
-A task is what the gateway publishes (spec 1.1). Nothing here trusts it: it may be rubbish, and `endpoint` may be an
-attempt to make the node speak to somebody else.
+The gateway publishes tasks (spec 1.1). Nothing here trusts a message: it may be anything, and its `endpoint` may be an
+attempt to make the node send requests to somebody else.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Task:
     """One request of one client."""
 
     request_id: str
-    stream: bool  # how the gateway waits; it rules over `data.stream`
+    stream: bool  # how the gateway waits for the answer, whatever `data.stream` says
     endpoint: Endpoint
     data: dict[str, Any]  # the client's OpenAI chat request, untouched
     headers: dict[str, Any]  # the client's HTTP headers; may hold secrets: never logged, forwarded or recorded whole
 
 
 class MalformedTask(ValueError):
-    """The message is not a task. Holds what could be read, so that its client can be told.
+    """The message is not a task. Holds what could be read of it, so that its client can get an error.
 
     Attributes: reason (a sentence), request_id ("" where unreadable), endpoint (None where unusable), stream.
     """
@@ -77,7 +77,7 @@ def parse(payload: bytes, reply_hosts: Sequence[str] = ()) -> Task:
         reply_hosts: globs; where there are any, the endpoint's host must match one (spec 7).
 
     Raises:
-        MalformedTask: with the reason, for the dead-letter topic, and what could be read of it, for its client.
+        MalformedTask: with the reason for the dead letter, and with what its client can be reached by.
     """
     try:
         text = payload.decode("utf-8")
@@ -95,7 +95,7 @@ def parse(payload: bytes, reply_hosts: Sequence[str] = ()) -> Task:
 
 
 def envelope_id(payload: bytes) -> str:
-    """Return the request id of a message without judging the rest; "" where none can be read."""
+    """Return the request id of a message, whatever else the message holds; "" where none can be read."""
     try:
         message = json.loads(payload)
     except (ValueError, RecursionError):
@@ -126,7 +126,7 @@ def _read(message: dict[str, Any], reply_hosts: Sequence[str]) -> Task:
 
 
 def _unreadable(reason: str, text: str, reply_hosts: Sequence[str]) -> MalformedTask:
-    """What is wrong with JSON that cannot be read to its end, with what could be read of it."""
+    """The fault of a message whose JSON cannot be parsed to its end, with what could be read of it."""
     members = _first_members(text)
     try:
         endpoint = read_endpoint(members.get("endpoint"), reply_hosts)
@@ -136,8 +136,8 @@ def _unreadable(reason: str, text: str, reply_hosts: Sequence[str]) -> Malformed
 
 
 def _first_members(text: str) -> dict[str, Any]:
-    """The members of an object up to the one that cannot be read. The gateway writes those that say where its client
-    waits before `data`, which is the client's.
+    """The members of an object before the one that cannot be parsed. The gateway writes id, stream and endpoint before
+    `data`, which is the client's and may hold anything.
     """
     members: dict[str, Any] = {}
     at = 0
@@ -145,12 +145,12 @@ def _first_members(text: str) -> dict[str, Any]:
         while (found := _MEMBER.match(text, at)) and (found[1] == "{") is (at == 0):
             members[found[2]], at = DECODER.raw_decode(text, found.end())
     except (ValueError, RecursionError):
-        pass  # this is the one
+        pass  # this member cannot be parsed
     return members
 
 
 def _id_of(message: dict[str, Any]) -> str:
-    """The request's id; "" where there is none that can be used."""
+    """The request id; "" where it is missing or cannot be used."""
     request_id = message.get("request_id")
     if isinstance(request_id, str) and 0 < len(request_id) <= MAX_ID and request_id.isprintable():
         return request_id
@@ -158,16 +158,16 @@ def _id_of(message: dict[str, Any]) -> str:
 
 
 def _is_stream(message: dict[str, Any]) -> bool:
-    """How the gateway waits. Its two doors tell it, where the task does not."""
+    """How the gateway waits; where the task does not say it, the path of its endpoint does."""
     stream = message.get("stream")
     return stream if isinstance(stream, bool) else str(message.get("endpoint")).rstrip("/").endswith("/ws")
 
 
 def read_endpoint(value: object, reply_hosts: Sequence[str] = ()) -> Endpoint:
-    """Return where the answer goes; `http` and `ws` are the same place, as are `https` and `wss` (spec 1.1).
+    """Return where the answer goes. `ws` is the same server as `http`, `wss` the same as `https` (spec 1.1).
 
     Raises:
-        ValueError: a sentence that says why no answer may go there. It never repeats the address.
+        ValueError: why no answer can go there, in a sentence that never repeats the address.
     """
     if not isinstance(value, str):
         raise ValueError(f"endpoint must be an address, not {_kind(value)}")
