@@ -18,8 +18,7 @@ from supervisor.health import Incidents
 from supervisor.loop import Loop
 from supervisor.machine.clock import Clock
 from supervisor.node import Node, Parts
-from supervisor.observability.overview import Overview, Rooms
-from supervisor.observability.snapshot import About
+from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.report import Reporter
 from supervisor.workers import stream_ender
 from supervisor.workers.pool import Pool
@@ -47,17 +46,18 @@ def build(settings: Settings) -> Node:
     )  # fmt: skip
     throttle = Throttle(settings)
     fitness = Fitness(settings.max_process_num, _messages(settings))
-    rooms: list[Rooms] = []
+    sources: list[Sources] = []
 
     def overview(dispatcher: Dispatcher) -> Overview:
-        rooms.append(Rooms(settings, dispatcher, pool, broker, throttle, fitness))
-        return Overview(rooms[0], About(identity.id, settings.model_name, settings.node_type, __version__))
+        sources.append(Sources(dispatcher, pool, broker, throttle, fitness))
+        info = NodeInfo(identity.id, settings.model_name, settings.node_type, __version__)
+        return Overview(settings, info, sources[0])
 
     def local_model(incidents: Incidents) -> LocalModel:
         from supervisor.model_server.local_model import LocalModel  # a remote node does without it
 
         model = LocalModel(settings, lambda: loop.post(Wake()), throttle.set_slots, incidents)
-        rooms[0].child = model.server
+        sources[0].model_server = model.server
         return model
 
     return Node(settings, identity, Parts(

@@ -23,7 +23,7 @@ from supervisor.health import BrokerState, Incidents
 from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
 from supervisor.machine.clock import Clock
-from supervisor.observability.overview import Overview
+from supervisor.observability import Overview
 from supervisor.report import Reporter
 from supervisor.states import FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
@@ -96,7 +96,7 @@ class Node:
         self._dispatcher = Dispatcher(settings, identity, parts.broker, parts.pool, self, parts.clock)
         self._overview = parts.overview(self._dispatcher)
         self._metrics = self._overview.metrics
-        self._incidents = Incidents(parts.reporter, self._overview.reports.note, parts.clock)
+        self._incidents = Incidents(parts.reporter, self._overview.note_report, parts.clock)
         self._broker_state = BrokerState(self._incidents, parts.clock)
         self._local_model: LocalModel | None = None
         self._hold = self._fitness.hold
@@ -167,7 +167,7 @@ class Node:
     def next_turn(self) -> float:
         """Monotonic time at which something is due, even if nothing comes."""
         due = min(
-            self._next_check, self._next_sample, self._overview.next_look(),
+            self._next_check, self._next_sample, self._overview.next_update(),
             self._broker.next_burst(), self._pool.next_check(),
             self._dispatcher.next_retry(), self._drain_until,
         )  # fmt: skip
@@ -324,7 +324,7 @@ class Node:
             log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
             self._drain_until = now + limit
             self._move("drain")
-            self._overview.leaving(limit + WORKERS_STOP)
+            self._overview.stopping(limit + WORKERS_STOP)
 
     def _drain(self, now: float) -> None:
         """While draining: stop when nothing is in flight, or when the time is over."""
@@ -380,4 +380,4 @@ class Node:
             why.append(self._local_model.why_not_ready() if self._local_model else "the local model is not ready yet")
         if self._fitness.state is FitnessState.UNFIT:
             why.append(self._fitness.status(now).reason)
-        self._overview.show(now, self.state.value, why, self._broker_state.is_up, self._gate)
+        self._overview.update(now, self.state, why, self._broker_state.is_up, self._gate.intake)

@@ -1,6 +1,6 @@
-"""The recent past, for the page: a quarter of an hour of figures, and the last faults that the log told of. Bounded.
+"""The recent past, for the page: figures of the last 15 minutes, the last reports, the last faults in the log.
 
-Each is kept as a tuple that is replaced as a whole: one thread writes, any may read, nobody waits.
+Bounded. Each is kept as a tuple that is replaced as a whole: one thread writes, any thread may read without waiting.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from supervisor.observability.snapshot import Snapshot, Told
+from supervisor.observability.snapshot import Notice, Snapshot
 
 SPAN = 900.0  # seconds that are kept
-STEP = 2.0  # seconds between two points: as often as the page looks
-CLOSEST = 0.9 * STEP  # the owner comes every second or so
-POINTS = round(SPAN / CLOSEST)
-# Tokens per second are over so long: answers that come whole would else draw spikes.
-RATE_STEPS = 5
-MOST = 20  # kinds of fault, or of report, that are kept
-LENGTH = 600  # characters of one
+STEP = 2.0  # seconds between two points: as often as the page asks
+MIN_STEP = 0.9 * STEP  # snapshots come about once a second, never exactly
+MAX_POINTS = round(SPAN / MIN_STEP)
+# Points over which tokens per second are averaged: an answer that comes whole would show as a spike otherwise.
+RATE_POINTS = 5
+MAX_NOTICES = 20  # different reports, or faults, that are kept
+MAX_TEXT = 600  # characters of one
 
 
 class Point(NamedTuple):
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 class History:
-    """A quarter of an hour of points, one every STEP seconds. Written by the owner of the state."""
+    """The figures of the last 15 minutes, one point every STEP seconds. Written by one thread."""
 
     def __init__(self) -> None:
         self._points: tuple[Point, ...] = ()
@@ -42,10 +42,10 @@ class History:
     def add(self, now: Snapshot) -> None:
         """Keep the snapshot's figures, if the next point is due."""
         points = self._points
-        if points and now.at - points[-1].at < CLOSEST:
+        if points and now.at - points[-1].at < MIN_STEP:
             return
         point = Point(now.at, now.cap, now.in_flight, now.cpu_percent, now.memory_percent, now.tokens)
-        first = max(0, len(points) + 1 - POINTS)
+        first = max(0, len(points) + 1 - MAX_POINTS)
         while first < len(points) and now.at - points[first].at > SPAN:
             first += 1
         self._points = (*points[first:], point)
@@ -67,60 +67,61 @@ def _rates(points: tuple[Point, ...]) -> list[float]:
     """Tokens per second up to each point."""
     rates = []
     for index, point in enumerate(points):
-        before = points[max(0, index - RATE_STEPS)]
+        before = points[max(0, index - RATE_POINTS)]
         elapsed = point.at - before.at
         rates.append(round(max(0.0, point.tokens - before.tokens) / elapsed, 1) if elapsed > 0 else 0.0)
     return rates
 
 
-class Last:
-    """The last things that people were told. What is told again is counted, with its newest words."""
+class RecentNotices:
+    """The last notices. One that comes again is counted, and shown with its newest text."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, str], Told] = {}  # the newest at the end
-        self.told: tuple[Told, ...] = ()  # newest first
+        self._notices: dict[tuple[str, str], Notice] = {}  # the newest at the end
+        self.newest_first: tuple[Notice, ...] = ()
 
-    def note(self, at: float, what: str, text: str, alike: str = "") -> None:
-        """Note one.
+    def add(self, at: float, what: str, text: str, same_as: str = "") -> None:
+        """Keep one notice.
 
         Args:
             at: monotonic, seconds.
-            what: a report's reason, a log line's event.
-            alike: what makes two of them the same; the text, if nothing is given.
+            what: a report's reason, or a log line's event.
+            text: what is shown; cut after MAX_TEXT characters.
+            same_as: two notices of one `what` are the same if this is equal; "": if the text is equal.
         """
-        key = (what, alike or text)
-        before = self._last.pop(key, None)
-        shown = text if len(text) <= LENGTH else f"{text[:LENGTH]}…"
-        self._last[key] = Told(at, what, shown, before.times + 1 if before else 1)
-        if len(self._last) > MOST:
-            del self._last[next(iter(self._last))]
-        self.told = tuple(reversed(self._last.values()))
+        key = (what, same_as or text)
+        before = self._notices.pop(key, None)
+        shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+        self._notices[key] = Notice(at, what, shown, before.times + 1 if before else 1)
+        if len(self._notices) > MAX_NOTICES:
+            del self._notices[next(iter(self._notices))]
+        self.newest_first = tuple(reversed(self._notices.values()))
 
 
-class LastFaults(logging.Handler):
-    """Keeps what the log last said at WARNING or above.
+class RecentFaults(logging.Handler):
+    """Keeps the last lines of the log at WARNING or above.
 
     Args:
         redact: takes secrets out of a text.
-        clock: seconds, monotonic.
+        clock: monotonic seconds.
     """
 
     def __init__(self, redact: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.WARNING)
         self._redact, self._clock = redact, clock
-        self._last = Last()
+        self._notices = RecentNotices()
 
     @property
-    def told(self) -> tuple[Told, ...]:
-        """What it said, newest first."""
-        return self._last.told
+    def newest_first(self) -> tuple[Notice, ...]:
+        """The faults, newest first."""
+        return self._notices.newest_first
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the line (logging's name)."""
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # a wrong format: the log itself says so
+        except (TypeError, ValueError):  # the format does not fit its arguments: the log itself reports that
             return
         event, why = str(record.__dict__.get("event") or record.name), record.__dict__.get("why")
         text = f"{message}: {why}" if isinstance(why, str) and why and why not in message else message
-        self._last.note(self._clock(), event, self._redact(text), alike=message)
+        self._notices.add(self._clock(), event, self._redact(text), same_as=message)

@@ -1,132 +1,134 @@
-"""The figures for Prometheus: counted by the owner of the state, written out by whoever asks.
+"""The metrics: counted by the main thread with prometheus_client, rendered by the status server's threads.
 
-Counting is plain arithmetic (a few microseconds a task) and takes no lock: figures that must agree are in one tuple
-that is replaced as a whole. Only this room imports prometheus_client, which does the writing; it is imported at the
-first scrape, because it costs a node that starts more than several rooms of its own.
+Events are counted in the library's counters and histograms. What is read at the moment of a scrape (the snapshot, and
+the totals that must agree with each other in every scrape) is rendered beside them. metric_table.py lists all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from dataclasses import fields
 
-from supervisor.observability.metric_table import (
-    BUCKETS,
-    LIMITS,
-    SERIES,
-    STATUSES,
-    Counts,
-    Histogram,
-    Look,
-    Series,
-    Type,
-    Value,
-)
-from supervisor.observability.snapshot import About, Accounts, Snapshot
-from workernode.protocol import Decision, Outcome, RateLimitReport
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from supervisor.observability.metric_table import BUCKETS, SERIES, STATUSES, Reading, Series, Type
+from supervisor.observability.snapshot import MessageTotals, NodeInfo, Snapshot
+from workernode.protocol import Decision, Durations, Outcome, RateLimitReport
+
+STAGES = tuple(each.name for each in fields(Durations))
 
 
 class Metrics:
-    """The node's figures since its start. All but `render` is for the thread that owns the state."""
+    """The node's metrics since its start. All but `render` is for the main thread."""
 
-    def __init__(self, about: About) -> None:
-        self._about = about
-        self._counts = Counts()
+    def __init__(self, info: NodeInfo) -> None:
+        # Else the library adds a series with the time of creation to each counter: twice as many series, of no use.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._info = info
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._counters: dict[str, Counter] = {}
+        self._stages: dict[str, Histogram] = {}
+        for series in SERIES:
+            if series.type is Type.HISTOGRAM:
+                stage = series.name.removeprefix("workernode_task_").removesuffix("_seconds")
+                self._stages[stage] = Histogram(series.name, series.meaning, buckets=BUCKETS, registry=self._registry)
+            elif series.read is None:
+                self._add_counter(series)
+        self._totals = MessageTotals()  # replaced as a whole, so that its figures agree in every scrape
+
+    def _add_counter(self, series: Series) -> None:
+        labels = [series.label] if series.label else []
+        counter = Counter(series.name, series.meaning, labels, registry=self._registry)
+        short = series.name.removeprefix("workernode_").removesuffix("_total")
+        if not series.label:
+            self._counters[short] = counter
+        for value in series.values:  # every series is there from the start
+            self._counters[f"{short} {value}"] = counter.labels(value)
 
     @property
-    def accounts(self) -> Accounts:
-        """Where all messages went."""
-        return self._counts.accounts
+    def totals(self) -> MessageTotals:
+        """How many messages were taken, and what became of them."""
+        return self._totals
 
     def taken(self, redeliveries: int) -> None:
         """A message was taken; it is in flight until `settled`.
 
         Args:
-            redeliveries: how often it was handed out before.
+            redeliveries: how often the broker had handed it out before.
         """
-        taken, *decided = self._counts.accounts
-        self._counts.accounts = Accounts(taken + 1, *decided)
-        self._counts.redeliveries += redeliveries > 0
+        self._totals = self._totals._replace(taken=self._totals.taken + 1)
+        if redeliveries > 0:
+            self._counters["task_redeliveries"].inc()
 
     def duplicate(self) -> None:
         """A message came that this node has, or has answered: it is not taken."""
-        self._counts.duplicates += 1
+        self._counters["task_duplicates"].inc()
 
     def decided(self, outcome: Outcome) -> None:
         """A delivery ended. Its message is still in flight."""
-        counts = self._counts
-        counts.statuses[outcome.status if outcome.status in STATUSES else "other"] += 1
-        counts.retries += max(0, outcome.attempts - 1)
-        counts.prompt_tokens += outcome.prompt_tokens
-        counts.completion_tokens += outcome.completion_tokens
-        for stage, histogram in counts.stages.items():
+        status = outcome.status if outcome.status in STATUSES else "other"
+        self._counters[f"task_outcomes {status}"].inc()
+        self._counters["upstream_retries"].inc(max(0, outcome.attempts - 1))
+        self._counters["tokens prompt"].inc(outcome.prompt_tokens)
+        self._counters["tokens completion"].inc(outcome.completion_tokens)
+        for stage in STAGES:
             seconds = getattr(outcome.durations, stage)
             if seconds is not None:
-                histogram.observe(seconds)
+                self._stages[stage].observe(seconds)
 
     def settled(self, decision: Decision) -> None:
         """The decision was carried out: the message is not in flight any more."""
-        taken, acked, sent_back, dead_lettered = self._counts.accounts
+        totals = self._totals
         match decision:
             case Decision.ACK:
-                acked += 1
+                self._totals = totals._replace(acked=totals.acked + 1)
             case Decision.NAK:
-                sent_back += 1
+                self._totals = totals._replace(nakked=totals.nakked + 1)
             case Decision.DEAD_LETTER:
-                dead_lettered += 1
-        self._counts.accounts = Accounts(taken, acked, sent_back, dead_lettered)
+                self._totals = totals._replace(dead_lettered=totals.dead_lettered + 1)
 
     def record_stored(self) -> None:
-        """A billing record is safely with the broker."""
-        self._counts.records += 1
+        """The broker has stored a billing record."""
+        self._counters["records_sent"].inc()
 
-    def limit_seen(self, seen: RateLimitReport) -> None:
-        """A worker saw what upstream says of its limits."""
-        if seen.kind is not None and seen.kind.value in LIMITS:
-            self._counts.limits[seen.kind.value] += 1
-        self._counts.unread_headers += seen.unknown_formats
+    def limit_seen(self, report: RateLimitReport) -> None:
+        """A worker saw a rate limit of upstream, or its headers."""
+        counter = self._counters.get(f"upstream_429 {report.kind.value}") if report.kind else None
+        if counter is not None:
+            counter.inc()
+        self._counters["upstream_limit_headers_unread"].inc(report.unknown_formats)
 
     def worker_died(self) -> None:
-        """A worker process is gone, and will be replaced."""
-        self._counts.deaths += 1
+        """A worker process died and is replaced."""
+        self._counters["worker_restarts"].inc()
 
     def render(self, now: Snapshot) -> bytes:
-        """Return the figures in Prometheus' text form. For any thread.
+        """Return the metrics in Prometheus' text format. For any thread.
 
         Args:
-            now: the node at this moment; what is counted is known here.
+            now: the node at this moment.
         """
-        from prometheus_client import CollectorRegistry, generate_latest
-
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Scrape(Look(self._about, self._counts.accounts, self._counts, now)))
-        return generate_latest(registry)
+        readings = CollectorRegistry(auto_describe=False)
+        readings.register(_Readings(Reading(self._info, self._totals, now)))
+        return generate_latest(readings) + generate_latest(self._registry)
 
 
-class _Scrape:
-    """One look, as the library asks for it."""
+class _Readings:
+    """The series that are read at the moment of a scrape, as the library collects them."""
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
 
     def collect(self) -> Iterator[Metric]:
         for series in SERIES:
-            yield _family(series, series.read(self._look))
+            if series.read is not None:
+                yield _family(series, series.read(self._reading))
 
 
-def _family(series: Series, value: Value) -> Metric:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-    if isinstance(value, Histogram):
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(value.counts), strict=True))
-        return HistogramMetricFamily(series.name, series.meaning, buckets=buckets, sum_value=value.sum)
-    made = CounterMetricFamily if series.type is Type.COUNTER else GaugeMetricFamily
-    family = made(series.name, series.meaning, labels=[series.label] if series.label else [])
+def _family(series: Series, value: float | Mapping[str, float] | str) -> Metric:
+    make = CounterMetricFamily if series.type is Type.COUNTER else GaugeMetricFamily
+    family = make(series.name, series.meaning, labels=[series.label] if series.label else [])
     for label, number in _samples(series, value).items():
         family.add_metric([label] if series.label else [], number)
     return family

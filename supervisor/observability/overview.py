@@ -1,151 +1,151 @@
-"""What the node shows of itself: a snapshot for probes, Prometheus and the page, and a word to systemd.
+"""Publishes the node's state: snapshots for the status server, messages to systemd.
 
-Part of the owner's thread: it looks at the other rooms and changes nothing in them.
+Part of the main thread: it reads the node's other parts (sources.py) and changes nothing in them.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from supervisor.broker.client import Broker
-from supervisor.concurrency.controller import Throttle
-from supervisor.dispatcher import Dispatcher
-from supervisor.fitness.breaker import Fitness, Gate
-from supervisor.observability import systemd as notify
-from supervisor.observability.history import Last, LastFaults
+from supervisor.observability import systemd
+from supervisor.observability.history import RecentFaults, RecentNotices
 from supervisor.observability.metrics import Metrics
-from supervisor.observability.snapshot import About, Next, Snapshot
+from supervisor.observability.snapshot import NodeInfo, Snapshot, Upcoming
+from supervisor.observability.sources import Fitness, ModelServer, Sources
 from supervisor.observability.status_server import StatusServer
-from supervisor.states import FitnessState, Intake
-from supervisor.workers.pool import Pool
+from supervisor.states import CAP_REASONS, FitnessState, Intake, ModelServerState, NodeState
 from workernode.redaction import Redactor
 from workernode.settings import Settings
 
-if TYPE_CHECKING:
-    from supervisor.model_server.lifecycle import Llamafile
-
-START_PATIENCE = 30.0  # seconds that systemd is asked for, again and again, while the node starts
-EVERY = 1.0  # seconds between snapshots; a change of what /readyz says is shown at once
-
-
-@dataclass
-class Rooms:
-    """What is looked at."""
-
-    settings: Settings
-    dispatcher: Dispatcher
-    pool: Pool
-    broker: Broker
-    throttle: Throttle
-    fitness: Fitness
-    child: Llamafile | None = None
+START_EXTENSION = 30.0  # seconds that systemd is asked to wait longer, again and again, while the node starts
+INTERVAL = 1.0  # seconds between snapshots; a change of what /readyz answers is published at once
 
 
 class Overview:
-    """Shows the node. Owned by the main thread."""
+    """Publishes the node's state. Owned by the main thread."""
 
-    def __init__(self, rooms: Rooms, about: About) -> None:
+    def __init__(self, settings: Settings, info: NodeInfo, sources: Sources) -> None:
         """Start the status server, unless STATUS_ADDR is off.
+
+        Args:
+            settings: of the node.
+            info: what stays the same while the node runs.
+            sources: the parts of the node whose figures are shown.
 
         Raises:
             OSError: the address cannot be listened on; its `strerror` says what to do.
         """
-        self._rooms = rooms
-        self.metrics = Metrics(about)
-        self.reports = Last()
-        self._faults = LastFaults(Redactor(rooms.settings.secrets, as_json=False))
+        self._settings, self._sources = settings, sources
+        self.metrics = Metrics(info)
+        self._reports = RecentNotices()
+        self._faults = RecentFaults(Redactor(settings.secrets, as_json=False))
         logging.getLogger().addHandler(self._faults)
-        self._server = StatusServer(rooms.settings, about, self.metrics) if rooms.settings.status_addr else None
-        self._shown: object = None
+        self._server = StatusServer(settings, info, self.metrics) if settings.status_addr else None
+        self._published: object = None
         self._next = 0.0
-        self._watchdog_every = notify.watchdog_interval()
+        self._watchdog_interval = systemd.watchdog_interval()
         self._next_watchdog = 0.0
 
-    def next_look(self) -> float:
-        """Monotonic time at which `show` has something to do without a change."""
-        return min(self._next, self._next_watchdog if self._watchdog_every else float("inf"))
-
-    def show(self, now: float, state: str, why: list[str], broker_up: bool, gate: Gate) -> None:
-        """Show the node as it is.
+    def note_report(self, at: float, reason: str, message: str) -> None:
+        """Show a report to the management node on the page, too.
 
         Args:
-            why: why it is not ready, a sentence each.
+            at: monotonic seconds.
+            reason: one of spec 1.3.
+            message: what happened, where, what to do.
         """
-        if self._watchdog_every and now >= self._next_watchdog:  # tied to the loop: a loop that hangs says nothing
-            self._next_watchdog = now + self._watchdog_every
-            notify.watchdog()
-        shown = (state, tuple(why))
-        if shown == self._shown and now < self._next:
+        self._reports.add(at, reason, message)
+
+    def next_update(self) -> float:
+        """Monotonic time at which `update` has something to do even if nothing changes."""
+        return min(self._next, self._next_watchdog if self._watchdog_interval else float("inf"))
+
+    def update(self, now: float, state: NodeState, why: Sequence[str], broker_up: bool, intake: Intake) -> None:
+        """Publish the node's state, if it changed or the last snapshot is old. Called in every turn of the main loop.
+
+        Args:
+            now: monotonic seconds.
+            state: where the node is in its lifecycle.
+            why: why the node is not ready, a sentence each; empty: it is ready.
+            broker_up: the broker is connected.
+            intake: what fitness lets the intake do.
+        """
+        if self._watchdog_interval and now >= self._next_watchdog:  # a main loop that hangs does not come here
+            self._next_watchdog = now + self._watchdog_interval
+            systemd.watchdog()
+        published = (state, tuple(why))
+        if published == self._published and now < self._next:
             return
-        if shown != self._shown:
+        if published != self._published:
             if not why:
-                notify.ready()
-            notify.status("; ".join(why) or "takes tasks")
-        if state == "starting":  # a local model may load for long
-            notify.extend_timeout(START_PATIENCE)
-        self._shown, self._next = shown, now + EVERY
+                systemd.ready()
+            systemd.status("; ".join(why) or "takes tasks")
+        if state is NodeState.STARTING:  # a local model may load for long
+            systemd.extend_timeout(START_EXTENSION)
+        self._published, self._next = published, now + INTERVAL
         if self._server is not None:
-            self._server.show(self._snapshot(now, state, why, broker_up, gate))
+            self._server.update(self._snapshot(now, state, why, broker_up, intake))
 
-    def leaving(self, seconds: float) -> None:
-        """The node was asked to stop, and takes at most so long."""
-        notify.stopping(seconds)
+    def stopping(self, seconds: float) -> None:
+        """Tell systemd that the node was asked to stop, and needs at most so many seconds."""
+        systemd.stopping(seconds)
 
-    def _snapshot(self, now: float, state: str, why: list[str], broker_up: bool, gate: Gate) -> Snapshot:
-        rooms = self._rooms
-        throttle, fitness, child = rooms.throttle, rooms.fitness, rooms.child
-        limited = fitness.cap < throttle.cap
-        cap = min(fitness.cap, throttle.cap)
+    def _snapshot(self, now: float, state: NodeState, why: Sequence[str], broker_up: bool, intake: Intake) -> Snapshot:
+        sources = self._sources
+        limit, fitness, model = sources.limit, sources.fitness, sources.model_server
+        cap = min(fitness.cap, limit.cap)
+        cap_code = "rate_limit" if fitness.cap < limit.cap else limit.code
+        in_flight = len(sources.tasks)
         return Snapshot(
             at=now,
-            state=state,
+            state=state.value,
             why=tuple(why),
-            next=tuple(self._coming(now)),
+            next=tuple(_upcoming(now, fitness, model)),
             broker_connected=broker_up,
             fitness=fitness.state.value,
-            intake=_intake(state, gate, len(rooms.dispatcher) >= cap, bool(why)),
-            in_flight=len(rooms.dispatcher),
+            intake=_intake(state, intake, in_flight >= cap, not why),
+            in_flight=in_flight,
             cap=cap,
-            cap_code="rate_limit" if limited else throttle.code,
-            cap_reason="upstream refused calls by a rate limit" if limited else throttle.why,
-            slots=rooms.pool.slots(),
-            accounts=self.metrics.accounts,
-            tokens=rooms.pool.tokens(),
-            records_held=rooms.dispatcher.unrecorded,
-            held_back=rooms.broker.held_naks,
-            workers=rooms.settings.worker_processes,
-            workers_ready=rooms.pool.ready(),
-            child=child.state.value if child else "",
-            child_lines=tuple(child.tail()) if child else (),
-            cpu_percent=throttle.resources.cpu_percent,
-            memory_percent=throttle.resources.memory_percent,
-            memory_free_bytes=throttle.resources.memory_free_bytes,
-            memory_limit_bytes=throttle.resources.memory_limit_bytes,
-            reports=self.reports.told,
-            faults=self._faults.told,
+            cap_code=cap_code,
+            cap_reason=CAP_REASONS["rate_limit"] if cap_code == "rate_limit" else limit.why,
+            slots=sources.workers.slots(),
+            totals=self.metrics.totals,
+            tokens=sources.workers.tokens(),
+            records_held=sources.tasks.unrecorded,
+            held_back=sources.broker.held_naks,
+            workers=self._settings.worker_processes,
+            workers_ready=sources.workers.ready(),
+            child=model.state.value if model else "",
+            child_lines=tuple(model.tail()) if model else (),
+            cpu_percent=limit.resources.cpu_percent,
+            memory_percent=limit.resources.memory_percent,
+            memory_free_bytes=limit.resources.memory_free_bytes,
+            memory_limit_bytes=limit.resources.memory_limit_bytes,
+            reports=self._reports.newest_first,
+            faults=self._faults.newest_first,
         )
 
-    def _coming(self, now: float) -> list[Next]:
-        """What will come by itself."""
-        fitness, child = self._rooms.fitness.status(now), self._rooms.child
-        coming = []
-        if fitness.hold_until is not None:
-            coming.append(Next("upstream's rate limit lifts", fitness.hold_until))
-        if fitness.state is FitnessState.UNFIT:
-            coming.append(Next("a task is tried upstream as a probe", fitness.next_probe_at))
-        if child is not None and child.state.value in ("backoff", "failed"):
-            coming.append(Next("the local model is started again", child.next_wakeup()))
-        return coming
+
+def _upcoming(now: float, fitness: Fitness, model: ModelServer | None) -> list[Upcoming]:
+    """What will happen without anybody's help."""
+    status = fitness.status(now)
+    coming = []
+    if status.hold_until is not None:
+        coming.append(Upcoming("upstream's rate limit lifts", status.hold_until))
+    if fitness.state is FitnessState.UNFIT:
+        coming.append(Upcoming("a task is tried upstream as a probe", status.next_probe_at))
+    if model is not None and model.state in (ModelServerState.BACKOFF, ModelServerState.FAILED):
+        coming.append(Upcoming("the local model is started again", model.next_wakeup()))
+    return coming
 
 
-def _intake(state: str, gate: Gate, full: bool, not_ready: bool) -> str:
-    """A key of snapshot.INTAKES."""
-    if gate.intake is Intake.ONE_AT_A_TIME and state == "serving":
+def _intake(state: NodeState, intake: Intake, is_full: bool, is_ready: bool) -> str:
+    """What the intake does: a key of snapshot.INTAKES."""
+    if state is NodeState.SERVING and intake is Intake.ONE_AT_A_TIME:
         return "one_at_a_time"
-    if not_ready or state != "serving":
+    if state is not NodeState.SERVING or not is_ready:
         return "closed"
-    if gate.intake is Intake.HOLD:
+    if intake is Intake.HOLD:
         return "held"
-    return "full" if full else "open"
+    return "full" if is_full else "open"

@@ -1,7 +1,7 @@
-"""What the node tells systemd: that it is ready, what it does, that it lives, that it leaves (sd_notify(3)).
+"""Messages to systemd: ready, status, watchdog, stopping (sd_notify(3)).
 
-Without NOTIFY_SOCKET, which is everywhere but under a unit of Type=notify, nothing is sent. Nothing here raises and
-nothing here waits longer than PATIENCE: the loop that says that it lives must not hang on saying so.
+Without NOTIFY_SOCKET, which only a unit of Type=notify sets, nothing is sent. No function here raises, and none waits
+longer than SEND_TIMEOUT: the main loop must not hang because systemd does.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ import os
 import socket
 
 # systemd takes a datagram at once; its queue is full only where systemd itself hangs.
-PATIENCE = 0.5  # seconds
+SEND_TIMEOUT = 0.5  # seconds
 LONGEST_STATUS = 300  # characters: `systemctl status` shows it in one line
 
 
 def ready() -> bool:
-    """Say that the node takes tasks: the unit is active from now on. Returns whether that was sent."""
+    """Tell systemd that the node takes tasks: the unit is active from now on. Returns whether that was sent."""
     return _send("READY=1")
 
 
 def status(text: str) -> bool:
-    """Say in a sentence what the node does. `systemctl status` shows it. Returns whether that was sent."""
+    """Tell systemd in a sentence what the node does, for `systemctl status`. Returns whether that was sent."""
     return _send(_status(text))
 
 
 def watchdog() -> bool:
-    """Say that the loop goes round; to be called by the loop itself, at least every `watchdog_interval()`."""
+    """Tell systemd that the main loop runs. To be called by that loop, at least every `watchdog_interval()`."""
     return _send("WATCHDOG=1")
 
 
 def stopping(seconds: float) -> bool:
-    """Say that the node leaves, and that it may take so long, whatever the unit's TimeoutStopSec is."""
+    """Tell systemd that the node stops and may take so many seconds, whatever TimeoutStopSec the unit has."""
     return _send("STOPPING=1", _extend(seconds))
 
 
 def extend_timeout(seconds: float) -> bool:
-    """Say that starting or leaving takes so much longer, counted from now: a local model is being loaded."""
+    """Ask systemd to wait so many seconds more, counted from now, for the start or the stop."""
     return _send(_extend(seconds))
 
 
@@ -67,7 +67,7 @@ def _send(*lines: str) -> bool:
     message = "\n".join(lines).encode("utf-8", "replace")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.settimeout(PATIENCE)
+            sender.settimeout(SEND_TIMEOUT)
             sender.connect(address)
             sender.sendall(message)
     except OSError:  # systemd is gone or hangs; the node serves all the same

@@ -51,7 +51,7 @@ def admin(broker: Broker, path: str) -> Any:
     return requests.get(f"{broker.admin_url}/admin/v2/persistent/{path}", headers=headers, timeout=TIMEOUT).json()
 
 
-def test_an_open_broker_is_found_in_order(broker: Broker, model: str) -> None:
+def test_an_open_broker_passes(broker: Broker, model: str) -> None:
     entry, takes, stores = findings(broker, model)
     assert [one.mark for one in (entry, takes, stores)] == [Mark.OK] * 3
     assert entry.said.endswith("asks for no token")
@@ -72,13 +72,13 @@ def test_waiting_tasks_are_not_disturbed(broker: Broker, model: str) -> None:
         assert (message.data(), message.redelivery_count()) == (b"waits", 0)
 
 
-def test_a_partitioned_topic_is_in_order(broker: Broker, model: str) -> None:
+def test_a_partitioned_topic_passes(broker: Broker, model: str) -> None:
     url = f"{broker.admin_url}/admin/v2/persistent/public/default/model-{model}/partitions"
     requests.put(url, json=2, timeout=TIMEOUT).raise_for_status()
     assert [one.mark for one in findings(broker, model)] == [Mark.OK] * 3
 
 
-def test_a_subscription_of_another_kind_is_told(broker: Broker, model: str) -> None:
+def test_a_subscription_of_another_type_is_a_fault(broker: Broker, model: str) -> None:
     with closing(pulsar.Client(broker.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))) as client:
         client.subscribe(f"model-{model}", f"model-{model}-subscription")  # exclusive
         takes = findings(broker, model)[1]
@@ -86,7 +86,7 @@ def test_a_subscription_of_another_kind_is_told(broker: Broker, model: str) -> N
     assert takes.said.endswith("is in use, and not as a Shared one")
 
 
-def test_a_good_token_is_taken(strict: Broker, model: str) -> None:
+def test_a_good_token_passes(strict: Broker, model: str) -> None:
     found = findings(strict, model, token_for("admin", SECRET))
     assert [one.mark for one in found] == [Mark.OK] * 3
     assert found[0].said.endswith("takes the token")
@@ -97,7 +97,7 @@ def test_a_good_token_is_taken(strict: Broker, model: str) -> None:
     [("", "it wants a token: set PULSAR_TOKEN"), (token_for("admin", os.urandom(32)), "set PULSAR_TOKEN to a token")],
     ids=["none", "signed by somebody else"],
 )
-def test_a_token_that_is_refused_is_told_at_once(strict: Broker, model: str, token: str, advice: str) -> None:
+def test_a_refused_token_is_a_fault_with_advice(strict: Broker, model: str, token: str, advice: str) -> None:
     entry, takes, stores = findings(strict, model, token)
     assert (entry.mark, takes.mark, stores.mark) == (Mark.FAULT, Mark.NONE, Mark.NONE)
     assert "refuses us" in entry.said
@@ -105,7 +105,7 @@ def test_a_token_that_is_refused_is_told_at_once(strict: Broker, model: str, tok
     assert not token or token not in entry.said
 
 
-def test_a_role_without_rights_is_told_which(strict: Broker, model: str) -> None:
+def test_a_role_without_rights_is_a_fault_that_names_the_right(strict: Broker, model: str) -> None:
     entry, takes, stores = findings(strict, model, token_for("nobody", SECRET))
     assert entry.mark is Mark.OK
     assert takes.said == f"the token's role may not consume on subscription model-{model}-subscription"
@@ -117,7 +117,7 @@ def test_a_role_without_rights_is_told_which(strict: Broker, model: str) -> None
     ("role", "said"),
     [("admin", "has no topic persistent://public/default"), ("nobody", "may not read it"), ("", "set PULSAR_TOKEN")],
 )
-def test_records_tell_the_same_of_a_broker_that_refuses(
+def test_workernode_records_reports_a_refused_token_like_check(
     strict: Broker, model: str, role: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a running node shows: figures that add up in every scrape, and the same words wherever a person looks."""
+"""What a running node shows: totals that agree in every scrape; equal reasons on the page, in /readyz and the log."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_figures_add_up_in_every_scrape_under_load(
     until(lambda: scrape(one)["records_held"] == 0, TIMEOUT, "a snapshot with no record held")
 
 
-def test_page_readyz_and_log_say_the_same(
+def test_page_readyz_and_log_have_the_same_reasons(
     node: Callable[..., Node], platform: Platform, upstream: FakeUpstream
 ) -> None:
     one = node(MAX_PROCESS_NUM=4)
@@ -111,9 +111,7 @@ def test_page_readyz_and_log_say_the_same(
     assert figures["ready"] == 0
 
 
-def test_a_port_that_is_taken_ends_the_node_with_a_settings_fault(
-    node: Callable[..., Node], platform: Platform
-) -> None:
+def test_a_taken_status_port_ends_the_node_with_exit_code_78(node: Callable[..., Node], platform: Platform) -> None:
     one = node()
     other = node(ready=False, STATUS_ADDR=one.status_addr)
     assert other.wait_exit() == 78

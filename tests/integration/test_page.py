@@ -1,4 +1,4 @@
-"""The page: as text, which is checked everywhere, and in Chromium, where there is one.
+"""The page: checked as text everywhere, and in Chromium where it is installed.
 
 Where there is none those tests are left out, and the summary at the end of the run says so and what to install.
 """
@@ -16,9 +16,9 @@ from html.parser import HTMLParser
 import pytest
 
 from supervisor.observability import page
-from supervisor.observability.snapshot import INTAKES, Next, Told
+from supervisor.observability.snapshot import INTAKES, Notice, Upcoming
 from tests.support.browser import MISSING, Browser, Page, browser, find
-from tests.support.status import ABOUT, LINES, Shown, life, serving, shown
+from tests.support.status import INFO, LINES, Shown, life, serving, shown
 from tests.support.wait import until
 
 # What somebody upstream might put into an error's message.
@@ -31,10 +31,10 @@ VOID = {"meta", "link", "img", "br"}
 
 @pytest.fixture
 def server() -> Iterator[Shown]:
-    """A server of this test's own that shows a node's last quarter of an hour."""
+    """A server of this test's own that shows the last 15 minutes of a node."""
     with shown() as one:
         for each in life(time.monotonic() - 5):  # so that what comes now is another point of the curves
-            one.server.show(each)
+            one.server.update(each)
         yield one
 
 
@@ -73,24 +73,25 @@ class Read(HTMLParser):
 
 
 def hostile(at: float) -> dict[str, object]:
-    """Everything that may be somebody else's text, hostile."""
+    """Hostile text wherever text can come from outside."""
     return {
-        "why": (HOSTILE,), "next": (Next(HOSTILE),), "cap_reason": HOSTILE, "child_lines": (HOSTILE, "\x1b]0;x\x07"),
-        "reports": (Told(at, HOSTILE, HOSTILE),), "faults": (Told(at, HOSTILE, HOSTILE, 2),),
+        "why": (HOSTILE,), "next": (Upcoming(HOSTILE),), "cap_reason": HOSTILE,
+        "child_lines": (HOSTILE, "\x1b]0;x\x07"),
+        "reports": (Notice(at, HOSTILE, HOSTILE),), "faults": (Notice(at, HOSTILE, HOSTILE, 2),),
     }  # fmt: skip
 
 
 # --- as text ---
 
 
-def test_it_tells_all_without_a_script(server: Shown) -> None:
+def test_the_page_without_javascript_has_everything_but_the_curves(server: Shown) -> None:
     answer = server.get("/")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     text = Read(answer.body).text
     for wanted in (
-        "Ready", "in flight of 8 at most", "Cap 8", "the best that was found", "Acked 441", ABOUT.model, ABOUT.node,
-        "GeneralError", "8 min ago", "task refused: the request has 9000 tokens", "(4 times)", ABOUT.version, *LINES,
+        "Ready", "in flight of 8 at most", "Cap 8", "the best that was found", "Acked 441", INFO.model, INFO.node,
+        "GeneralError", "8 min ago", "task refused: the request has 9000 tokens", "(4 times)", INFO.version, *LINES,
     ):  # fmt: skip
         assert " ".join(wanted.split()) in text, wanted
 
@@ -106,36 +107,40 @@ def test_it_tells_all_without_a_script(server: Shown) -> None:
         ({"state": "starting", "why": ("x",)}, "Starting for 2 min", "warn"),
         ({"state": "draining", "why": ("asked to stop",)}, "Draining for 2 min Asked to stop", "warn"),
         ({"state": "stopping", "why": ("asked to stop",)}, "Stopping for 2 min", "warn"),
-        ({"why": ("x",), "next": (Next("a probe", 1e9),)}, "Next: a probe in ", "bad"),
-        ({"why": ("x",), "next": (Next("a probe", -1.0), Next("that"))}, "Next: a probe now. Next: that.", "bad"),
+        ({"why": ("x",), "next": (Upcoming("a probe", 1e9),)}, "Next: a probe in ", "bad"),
+        (
+            {"why": ("x",), "next": (Upcoming("a probe", -1.0), Upcoming("that"))},
+            "Next: a probe now. Next: that.",
+            "bad",
+        ),
     ],
 )
-def test_the_state_in_a_sentence(fields: dict[str, object], wanted: str, tone: str) -> None:
+def test_the_state_is_one_sentence(fields: dict[str, object], wanted: str, tone: str) -> None:
     with shown() as fresh:
         at = time.monotonic() - 130
-        fresh.server.show(serving(at, why=() if fields.get("why") else ("before",)))  # so that it changes
-        fresh.server.show(serving(at, **fields))
+        fresh.server.update(serving(at, why=() if fields.get("why") else ("before",)))  # so that it changes
+        fresh.server.update(serving(at, **fields))
         read = Read(fresh.get("/").body)
     assert wanted in read.text
     assert [each["class"] for _, each in read.elements if "state" in each.get("class", "")] == [f"card state {tone}"]
 
 
-def test_a_remote_node_has_no_model_to_show() -> None:
+def test_a_remote_node_shows_no_local_model() -> None:
     with shown() as fresh:
-        fresh.server.show(serving(time.monotonic(), child=""))
+        fresh.server.update(serving(time.monotonic(), child=""))
         text = Read(fresh.get("/").body).text
     assert "local model" not in text.lower()
-    assert "None: the management node was told nothing." in text
+    assert "None: nothing was reported to the management node." in text
 
 
-def test_nothing_comes_from_elsewhere(server: Shown) -> None:
+def test_the_page_loads_nothing_from_elsewhere(server: Shown) -> None:
     for tag, attributes in Read(server.get("/").body).elements:
         for name in ("src", "href", "action", "srcset", "data", "poster"):
             assert attributes.get(name, "data:,") in ("data:,", "/readyz", "/metrics", "/livez"), (tag, attributes)
         assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
 
 
-def test_the_policy_lets_in_what_the_page_holds_and_nothing_else(server: Shown) -> None:
+def test_the_security_policy_allows_only_the_pages_own_script_and_style(server: Shown) -> None:
     answer = server.get("/")
     policy = dict(each.strip().split(" ", 1) for each in answer.headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
@@ -148,10 +153,10 @@ def test_the_policy_lets_in_what_the_page_holds_and_nothing_else(server: Shown) 
         assert policy[name] == f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
 
 
-def test_somebody_elses_text_stays_text(server: Shown) -> None:
+def test_text_from_outside_is_escaped(server: Shown) -> None:
     usual = Read(server.get("/").body)
     now = time.monotonic()
-    server.server.show(serving(now, **hostile(now)))
+    server.server.update(serving(now, **hostile(now)))
     body = server.get("/").body
     read = Read(body)
     assert {tag for tag, _ in read.elements} <= {tag for tag, _ in usual.elements} | {"ul", "li"}
@@ -162,7 +167,7 @@ def test_somebody_elses_text_stays_text(server: Shown) -> None:
     assert json.loads(data)["cap_reason"].startswith("<script>")
 
 
-def test_the_figures_of_a_quarter_of_an_hour_are_in_it(server: Shown) -> None:
+def test_the_page_has_the_figures_of_15_minutes(server: Shown) -> None:
     data = json.loads(Read(server.get("/").body).inside["script"][0])
     names = ("ago_s", "cap", "in_flight", "cpu_percent", "memory_percent", "tokens_per_s")
     assert [len(data[name]) for name in names] == [450] * 6
@@ -173,7 +178,7 @@ def test_the_figures_of_a_quarter_of_an_hour_are_in_it(server: Shown) -> None:
     ("seconds", "words"),
     [(-1, "0 s"), (0.4, "0 s"), (59.4, "59 s"), (60, "1 min"), (3599, "59 min"), (3660, "1 h 1 min"), (9e4, "1 d 1 h")],
 )
-def test_durations_are_for_people(seconds: float, words: str) -> None:
+def test_durations_are_written_for_people(seconds: float, words: str) -> None:
     assert page.duration(seconds) == words
 
 
@@ -203,34 +208,34 @@ def shown_in(tab: Page, server: Shown) -> None:
     until(lambda: tab.read("document.querySelectorAll('#curves path.stroke').length") == 4, 30, "four curves")
 
 
-def test_it_draws_and_keeps_itself_fresh(server: Shown, tab: Page) -> None:
+def test_the_browser_draws_curves_and_refreshes_the_page(server: Shown, tab: Page) -> None:
     tab.look(1120, 900)
     shown_in(tab, server)
     assert tab.read("document.querySelectorAll('#curves path.cap').length") == 1
     points = tab.read("document.querySelector('#curves path.stroke').getAttribute('d')")
     assert len(re.findall("[ML]", points)) == 450
     assert "in flight" in tab.read("document.querySelector('.plot').getAttribute('aria-label')")
-    server.server.show(serving(time.monotonic(), why=("no connection to Pulsar",), in_flight=3, cap=4))
+    server.server.update(serving(time.monotonic(), why=("no connection to Pulsar",), in_flight=3, cap=4))
     until(lambda: "No connection to Pulsar" in tab.read("document.body.innerText"), 30, "the news on the page")
     assert tab.read("document.querySelector('.now').innerText") == "3 of 4"
     assert tab.read("document.title").startswith("Not ready")
-    assert tab.read("document.getElementById('said').innerText").startswith("Not ready")  # to who listens
-    assert tab.said == []
+    assert tab.read("document.getElementById('announcement').innerText").startswith("Not ready")  # for screen readers
+    assert tab.console == []
 
 
-def test_somebody_elses_text_does_nothing_in_a_browser(server: Shown, tab: Page) -> None:
+def test_text_from_outside_runs_no_script_in_a_browser(server: Shown, tab: Page) -> None:
     now = time.monotonic()
-    server.server.show(serving(now, **hostile(now)))
+    server.server.update(serving(now, **hostile(now)))
     shown_in(tab, server)
-    server.server.show(serving(now + 5, **{**hostile(now), "in_flight": 77}))
+    server.server.update(serving(now + 5, **{**hostile(now), "in_flight": 77}))
     until(lambda: tab.read("document.querySelector('.now').innerText").startswith("77"), 30, "the news on the page")
     assert tab.read("window.harmed") is None
     assert "window.harmed = 1</script>" in tab.read("document.querySelector('#faults').innerText")
     assert tab.read("document.querySelectorAll('img, #faults svg, #model svg').length") == 0
-    assert tab.said == []
+    assert tab.console == []
 
 
-def test_it_says_when_the_node_is_gone(server: Shown, tab: Page) -> None:
+def test_the_page_says_that_the_node_does_not_answer(server: Shown, tab: Page) -> None:
     shown_in(tab, server)
     assert tab.read("document.getElementById('lost').hidden")
     server.server.close()
@@ -238,7 +243,7 @@ def test_it_says_when_the_node_is_gone(server: Shown, tab: Page) -> None:
     assert "has not answered since" in tab.read("document.getElementById('lost').innerText")
 
 
-def test_it_is_operated_by_pointer_and_keys(server: Shown, tab: Page) -> None:
+def test_curves_can_be_read_with_pointer_and_keys(server: Shown, tab: Page) -> None:
     tab.look(1120, 900)
     shown_in(tab, server)
     box = tab.read("JSON.stringify(document.querySelector('.plot').getBoundingClientRect())")
@@ -277,9 +282,11 @@ CONTRAST = """(() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("why", [(), ("no broker",)], ids=["ready", "not ready"])
-def test_it_is_readable_by_day_and_by_night(server: Shown, tab: Page, scheme: str, why: tuple[str, ...]) -> None:
+def test_the_page_is_readable_in_light_and_dark_mode(
+    server: Shown, tab: Page, scheme: str, why: tuple[str, ...]
+) -> None:
     now = time.monotonic()
-    server.server.show(serving(now, why=why, faults=(Told(now, "task_ended", "fault", 3),)))
+    server.server.update(serving(now, why=why, faults=(Notice(now, "task_ended", "fault", 3),)))
     tab.look(1120, 900, scheme)
     shown_in(tab, server)
     assert tab.read(CONTRAST) >= 4.5  # WCAG 2, level AA
@@ -287,17 +294,17 @@ def test_it_is_readable_by_day_and_by_night(server: Shown, tab: Page, scheme: st
     assert (paper == "rgb(246, 247, 249)") == (scheme == "light")
 
 
-def test_it_fits_a_telephone(server: Shown, tab: Page) -> None:
+def test_the_page_fits_a_phone(server: Shown, tab: Page) -> None:
     now = time.monotonic()
-    server.server.show(serving(now, **{**hostile(now), "faults": (Told(now, "x" * 300, "y" * 2000),)}))
+    server.server.update(serving(now, **{**hostile(now), "faults": (Notice(now, "x" * 300, "y" * 2000),)}))
     tab.look(360, 640)
     shown_in(tab, server)
     assert tab.read("document.documentElement.scrollWidth") == 360
 
 
-def test_it_needs_no_script(server: Shown, tab: Page) -> None:
+def test_the_page_works_with_scripts_disabled(server: Shown, tab: Page) -> None:
     tab.call("Emulation.setScriptExecutionDisabled", value=True)
     tab.open(server.url)
     until(lambda: "The curves need JavaScript" in tab.read("document.body.innerText"), 30, "the page")
-    server.server.show(serving(time.monotonic(), why=("no connection to Pulsar",)))
+    server.server.update(serving(time.monotonic(), why=("no connection to Pulsar",)))
     until(lambda: "No connection to Pulsar" in tab.read("document.body.innerText"), 30, "the news on the page")

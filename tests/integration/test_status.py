@@ -1,4 +1,4 @@
-"""The status server on a real socket: what it says, and that no client harms it."""
+"""The status server on a real socket: what it answers, and that no client can block it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor.observability import page
 from supervisor.observability import status_server as status
-from supervisor.observability.snapshot import Next
-from supervisor.observability.status_server import MOST_CLIENTS, StatusServer
-from tests.support.status import ABOUT, Shown, outcome, serving, settings, shown
+from supervisor.observability.snapshot import Upcoming
+from supervisor.observability.status_server import MAX_CLIENTS, StatusServer
+from tests.support.status import INFO, Shown, outcome, serving, settings, shown
 from tests.support.wait import until
 from workernode.protocol import Decision
 
@@ -34,7 +34,7 @@ def server() -> Iterator[Shown]:
 
 @pytest.fixture
 def crowd(server: Shown) -> Iterator[Callable[[int, bytes], list[socket.socket]]]:
-    """Clients that have sent so much and wait; they are gone at the end."""
+    """Clients that have sent these bytes and wait; closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def come(count: int, said: bytes) -> list[socket.socket]:
@@ -56,7 +56,7 @@ def serving_threads() -> int:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the server has closed the connection, having said nothing."""
+    """Whether the server has closed the connection, without an answer."""
     try:
         return client.recv(1) == b""
     except BlockingIOError:
@@ -68,31 +68,31 @@ def is_closed(client: socket.socket) -> bool:
 # --- what it says ---
 
 
-def test_it_lives_whatever_the_state(server: Shown) -> None:
+def test_livez_answers_200_in_every_state(server: Shown) -> None:
     for state in ("starting", "serving", "draining"):
-        server.server.show(serving(time.monotonic(), state=state, why=("no",)))
+        server.server.update(serving(time.monotonic(), state=state, why=("no",)))
         for path in ("/livez", "/healthz", "/livez?verbose"):
             assert server.get(path)[::2] == (200, "ok\n")
 
 
-def test_it_is_not_ready_before_it_was_told() -> None:
+def test_a_new_server_is_not_ready() -> None:
     with shown() as fresh:
         answer = fresh.get("/readyz")
     assert answer.status == 503
     assert json.loads(answer.body)["why"] == ["the node is starting"]
 
 
-def test_readyz_says_why_not_since_when_and_what_comes(server: Shown) -> None:
+def test_readyz_has_reasons_since_when_and_what_is_next(server: Shown) -> None:
     now = time.monotonic()
-    coming = (Next("a task is tried upstream as a probe", now + 3600), Next("the broker is asked again"))
+    coming = (Upcoming("a task is tried upstream as a probe", now + 3600), Upcoming("the broker is asked again"))
     why = ("OpenAI refused the API key (401 invalid_api_key); set API_KEY to a valid key",)
-    server.server.show(serving(now, why=why, next=coming, fitness="unfit"))
+    server.server.update(serving(now, why=why, next=coming, fitness="unfit"))
     answer = server.get("/readyz")
     told = json.loads(answer.body)
     assert answer.status == 503
     assert answer.headers["Content-Type"] == "application/json"
     assert (told["ready"], told["state"], told["why"]) == (False, "serving", list(why))
-    assert (told["fitness"], told["child"], told["node"], told["model"]) == ("unfit", "ready", ABOUT.node, ABOUT.model)
+    assert (told["fitness"], told["child"], told["node"], told["model"]) == ("unfit", "ready", INFO.node, INFO.model)
     probe, broker = told["next"]
     assert 3000 < probe["in_s"] <= 3600
     assert told["since"] < probe["at"]
@@ -100,11 +100,11 @@ def test_readyz_says_why_not_since_when_and_what_comes(server: Shown) -> None:
     assert broker == {"what": "the broker is asked again"}
 
 
-def test_since_is_when_it_became_ready_or_ceased_to_be(server: Shown) -> None:
+def test_since_is_the_moment_of_the_last_change_of_readiness_or_state(server: Shown) -> None:
     start = time.monotonic() - 1000
 
     def lasts(second: float, why: tuple[str, ...], state: str = "serving") -> float:
-        server.server.show(serving(start + second, why=why, state=state))
+        server.server.update(serving(start + second, why=why, state=state))
         told = json.loads(server.get("/readyz").body)
         return round((1000 - float(told["lasts_s"])) / 10) * 10
 
@@ -116,11 +116,11 @@ def test_since_is_when_it_became_ready_or_ceased_to_be(server: Shown) -> None:
     assert lasts(500, ("asked to stop",), "draining") == 500
 
 
-def test_metrics_are_what_was_counted(server: Shown) -> None:
+def test_metrics_has_the_counted_figures(server: Shown) -> None:
     server.metrics.taken(0)
     server.metrics.decided(outcome())
     server.metrics.settled(Decision.ACK)
-    server.server.show(serving(time.monotonic()))
+    server.server.update(serving(time.monotonic()))
     answer = server.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     samples = {
@@ -130,13 +130,13 @@ def test_metrics_are_what_was_counted(server: Shown) -> None:
     assert samples["workernode_cap"] == 8
 
 
-def test_a_head_gets_the_head(server: Shown) -> None:
+def test_a_head_request_gets_headers_and_no_body(server: Shown) -> None:
     answer = server.get("/metrics", "HEAD")
     assert (answer.status, answer.body) == (200, "")
     assert int(answer.headers["Content-Length"]) > 1000
 
 
-def test_elsewhere_is_nothing(server: Shown) -> None:
+def test_other_paths_answer_404_with_the_known_paths(server: Shown) -> None:
     for path in ("/nothing", "/metrics/", "/..%2f..%2fetc/passwd", "/" + "x" * 5000):
         answer = server.get(path)
         assert answer.status == 404
@@ -145,7 +145,7 @@ def test_elsewhere_is_nothing(server: Shown) -> None:
     assert server.get("/metrics", "DELETE").status == 501
 
 
-def test_nothing_is_kept_by_whoever_is_between(server: Shown) -> None:
+def test_answers_forbid_caching(server: Shown) -> None:
     for path in ("/", "/readyz", "/metrics", "/livez"):
         headers = server.get(path).headers
         assert headers["Cache-Control"] == "no-store"
@@ -153,50 +153,50 @@ def test_nothing_is_kept_by_whoever_is_between(server: Shown) -> None:
         assert "Python" not in headers["Server"]
 
 
-def test_a_port_that_is_taken_is_told_in_words(server: Shown) -> None:
+def test_a_taken_port_raises_an_error_with_advice(server: Shown) -> None:
     port = server.server.port
     with pytest.raises(OSError, match=rf"STATUS_ADDR 127\.0\.0\.1:{port} cannot be listened on: .*; set STATUS_ADDR"):
-        StatusServer(settings(port=port), ABOUT, server.metrics)
+        StatusServer(settings(port=port), INFO, server.metrics)
 
 
-def test_an_address_of_another_machine_is_told_in_words(server: Shown) -> None:
+def test_an_address_of_another_machine_raises_an_error_with_advice(server: Shown) -> None:
     with pytest.raises(OSError, match=r"STATUS_ADDR 192\.0\.2\.1:1 cannot be listened on"):
-        StatusServer(settings("192.0.2.1", 1), ABOUT, server.metrics)
+        StatusServer(settings("192.0.2.1", 1), INFO, server.metrics)
 
 
-def test_a_port_that_was_left_can_be_had_at_once() -> None:
+def test_a_closed_servers_port_can_be_used_again_at_once() -> None:
     with shown() as first:
         first.get("/livez")
         port = first.server.port
-    StatusServer(settings(port=port), ABOUT, first.metrics).close()
+    StatusServer(settings(port=port), INFO, first.metrics).close()
 
 
 # --- clients that are slow, many or odd ---
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /met", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a half", "no end"])
-def test_clients_that_say_too_little_keep_no_probe_out(
+def test_clients_with_unfinished_requests_do_not_block_a_probe(
     server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], said: bytes
 ) -> None:
-    clients = crowd(5 * MOST_CLIENTS, said)
+    clients = crowd(5 * MAX_CLIENTS, said)
     assert server.get("/livez").status == 200
-    until(lambda: serving_threads() <= MOST_CLIENTS, 20, "end of the threads of those that were driven out")
-    until(lambda: sum(map(is_closed, clients)) >= 4 * MOST_CLIENTS, 20, "end of the oldest connections")
+    until(lambda: serving_threads() <= MAX_CLIENTS, 20, "end of the threads of closed connections")
+    until(lambda: sum(map(is_closed, clients)) >= 4 * MAX_CLIENTS, 20, "end of the oldest connections")
 
 
-def test_clients_that_do_not_read_keep_no_probe_out(
+def test_clients_that_do_not_read_do_not_block_a_probe(
     server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "render", lambda *_: b"x" * LARGE)
-    crowd(2 * MOST_CLIENTS, b"GET / HTTP/1.0\r\n\r\n")
+    crowd(2 * MAX_CLIENTS, b"GET / HTTP/1.0\r\n\r\n")
     assert server.get("/livez").status == 200
-    until(lambda: serving_threads() <= MOST_CLIENTS, 20, "end of the threads of those that were driven out")
+    until(lambda: serving_threads() <= MAX_CLIENTS, 20, "end of the threads of closed connections")
 
 
-def test_a_client_that_drips_is_sent_away(
+def test_a_client_that_sends_slowly_is_closed(
     server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "PATIENCE", 0.2)
+    monkeypatch.setattr(status, "CLIENT_TIMEOUT", 0.2)
     (client,) = crowd(1, b"GET / HTTP/1.0\r\nX: ")
 
     def dripped() -> bool:
@@ -208,8 +208,8 @@ def test_a_client_that_drips_is_sent_away(
     assert server.get("/livez").status == 200
 
 
-def test_many_at_once_are_all_answered(server: Shown) -> None:
-    server.server.show(serving(time.monotonic()))
+def test_many_requests_at_once_are_all_answered(server: Shown) -> None:
+    server.server.update(serving(time.monotonic()))
     answers: list[int] = []
 
     def ask(path: str) -> None:
@@ -226,14 +226,14 @@ def test_many_at_once_are_all_answered(server: Shown) -> None:
 @pytest.mark.parametrize(
     "rubbish", [b"\x16\x03\x01\x02\x00\x01\x00\x01", b"GET\r\n\r\n", b"\0" * 70_000, b"GET / HTTP/9.9\r\n\r\n"]
 )
-def test_rubbish_is_refused(
+def test_bytes_that_are_not_http_do_no_harm(
     server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], rubbish: bytes
 ) -> None:
     crowd(1, rubbish)
     assert server.get("/livez").status == 200
 
 
-def test_the_owner_does_not_wait_for_those_that_are_served(
+def test_update_does_not_wait_for_a_client_that_is_being_served(
     server: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, go_on = threading.Event(), threading.Event()
@@ -247,13 +247,13 @@ def test_the_owner_does_not_wait_for_those_that_are_served(
     client = threading.Thread(target=server.get, args=("/",))
     client.start()
     assert inside.wait(20)
-    server.server.show(serving(time.monotonic()))  # returns, and is seen, while the page is still being made
+    server.server.update(serving(time.monotonic()))  # returns, and is seen, while the page is still being made
     assert server.get("/readyz").status == 200
     go_on.set()
     client.join()
 
 
-def test_a_fault_of_ours_is_told_and_logged(
+def test_an_internal_error_answers_500_and_is_logged(
     server: Shown, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*_: object) -> bytes:
@@ -262,11 +262,11 @@ def test_a_fault_of_ours_is_told_and_logged(
     monkeypatch.setattr(page, "render", fails)
     with caplog.at_level(logging.ERROR):
         assert server.get("/").status == 500
-    assert [each.message for each in caplog.records] == ["status_failed"]
+    assert [each.message for each in caplog.records] == ["cannot answer /: internal error"]
     assert server.get("/livez").status == 200
 
 
-def test_a_client_that_leaves_in_the_middle_is_no_error(
+def test_a_client_that_closes_early_is_not_logged_as_an_error(
     server: Shown, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(page, "render", lambda *_: b"x" * LARGE)

@@ -1,4 +1,4 @@
-"""What systemd hears of a running node, on a real socket."""
+"""What a running node sends to systemd, on a real socket."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
     one.close()
 
 
-def test_systemd_hears_ready_life_a_hang_and_the_end(node: Callable[..., Node], systemd: Systemd) -> None:
+def test_systemd_gets_ready_watchdog_and_stopping(node: Callable[..., Node], systemd: Systemd) -> None:
     one = node(NOTIFY_SOCKET=str(systemd.path), WATCHDOG_USEC=int(WATCHDOG_S * 1e6))
     until(lambda: systemd.lines("READY=1"), TIMEOUT, "READY=1")
     assert any(line == "STATUS=takes tasks" for _, line in systemd.heard)

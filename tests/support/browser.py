@@ -32,17 +32,17 @@ def find() -> str | None:
 
 
 class Page:
-    """A tab. What the page's console says, errors and refusals of the security policy too, is in `said`."""
+    """A tab. `console` has the lines of its console, with errors and violations of the security policy."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._number = 0
-        self.said: list[str] = []
+        self.console: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Have the browser do something; gives its result."""
+        """Send a command to the browser, and return its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
@@ -54,7 +54,7 @@ class Page:
             self._note(message)
 
     def open(self, url: str) -> None:
-        """Go to an address."""
+        """Open an address."""
         failed = self.call("Page.navigate", url=url).get("errorText")
         assert not failed, (url, failed)
 
@@ -79,11 +79,11 @@ class Page:
         about = message.get("params", {})
         match message.get("method"):
             case "Runtime.exceptionThrown":
-                self.said.append(json.dumps(about["exceptionDetails"]))
+                self.console.append(json.dumps(about["exceptionDetails"]))
             case "Runtime.consoleAPICalled":
-                self.said.append(json.dumps(about["args"]))
+                self.console.append(json.dumps(about["args"]))
             case "Log.entryAdded":
-                self.said.append(about["entry"]["text"])
+                self.console.append(about["entry"]["text"])
 
 
 class Browser:

@@ -1,6 +1,6 @@
-"""A status server that shows what a test says, and a quarter of an hour of a node's life that never was.
+"""A status server with snapshots that a test makes, or with 15 minutes of an invented node.
 
-`python -m tests.support.status [PORT]` serves that until Ctrl-C, for whoever works on the page.
+`python -m tests.support.status [PORT]` serves the invented node until Ctrl-C, for who works on the page.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from supervisor.observability.metrics import Metrics
-from supervisor.observability.snapshot import About, Accounts, Next, Snapshot, Told
+from supervisor.observability.snapshot import MessageTotals, NodeInfo, Notice, Snapshot, Upcoming
 from supervisor.observability.status_server import StatusServer
 from workernode.protocol import Decision, Durations, Outcome
 from workernode.settings import Address, Settings, load
 
-ABOUT = About("box-1a2b3c4d", "llama-3-8b", "local", "1.2.3")
+INFO = NodeInfo("box-1a2b3c4d", "llama-3-8b", "local", "1.2.3")
 
 
 def settings(host: str = "127.0.0.1", port: int = 0) -> Settings:
     """Settings of a node that listens there; port 0: any free one."""
-    known = load({"NODE_TYPE": "local", "MODEL_NAME": ABOUT.model, "PULSAR_URL": "pulsar://127.0.0.1"})
+    known = load({"NODE_TYPE": "local", "MODEL_NAME": INFO.model, "PULSAR_URL": "pulsar://127.0.0.1"})
     return dataclasses.replace(known, status_addr=Address(host, port))
 
 
@@ -42,8 +42,8 @@ class Shown:
     """A running server, its metrics, and a client of it."""
 
     def __init__(self, port: int = 0) -> None:
-        self.metrics = Metrics(ABOUT)
-        self.server = StatusServer(settings(port=port), ABOUT, self.metrics)
+        self.metrics = Metrics(INFO)
+        self.server = StatusServer(settings(port=port), INFO, self.metrics)
         self.url = f"http://127.0.0.1:{self.server.port}/"
 
     def get(self, path: str, method: str = "GET") -> Got:
@@ -104,20 +104,20 @@ def life(now: float) -> Iterator[Snapshot]:
         yield serving(
             at,
             why=("the local model does not answer: it is started again",) if down else (),
-            next=(Next("the local model is started again", at + 8),) if down else (),
+            next=(Upcoming("the local model is started again", at + 8),) if down else (),
             intake="closed" if down else "full" if in_flight == cap else "open",
             in_flight=in_flight,
             cap=cap,
             tokens=tokens,
-            accounts=Accounts(taken + in_flight, taken - 9, 8, 1),
+            totals=MessageTotals(taken + in_flight, taken - 9, 8, 1),
             child="backoff" if down else "ready",
             child_lines=LINES,
             cpu_percent=12 if down else 55 + 40 * wave,
             memory_percent=(22 if down else 46) + second / 150,
-            reports=(Told(now - 480, "GeneralError", KILLED),),
+            reports=(Notice(now - 480, "GeneralError", KILLED),),
             faults=(
-                Told(now - 95, "task_ended", "task refused: the request has 9000 tokens, the model takes 8192", 4),
-                Told(now - 478, "model_exited", KILLED),
+                Notice(now - 95, "task_ended", "task refused: the request has 9000 tokens, the model takes 8192", 4),
+                Notice(now - 478, "model_exited", KILLED),
             ),
         )
 
@@ -134,7 +134,7 @@ def outcome(status: str = "answered", decision: Decision = Decision.ACK, **field
 def _main() -> None:
     one = Shown(int(*sys.argv[1:] or "0"))
     for snapshot in life(time.monotonic()):
-        one.server.show(snapshot)
+        one.server.update(snapshot)
     print(f"{one.url} until Ctrl-C", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         for second in range(10**9):
@@ -142,7 +142,7 @@ def _main() -> None:
             now = time.monotonic()
             *_, last = life(now)
             wave = 5 + round(3 * math.sin(second / 5))
-            one.server.show(dataclasses.replace(last, in_flight=wave, tokens=last.tokens + 60 * second))
+            one.server.update(dataclasses.replace(last, in_flight=wave, tokens=last.tokens + 60 * second))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def api() -> Iterator[Api]:
 # How checks run.
 
 
-def test_a_check_that_hangs_is_left_and_the_others_are_told() -> None:
+def test_a_check_that_hangs_is_a_fault_and_the_others_are_reported() -> None:
     released = threading.Event()
 
     def hangs(_: Context) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def test_a_check_that_hangs_is_left_and_the_others_are_told() -> None:
     assert "no answer within" in found[1].said
 
 
-def test_a_check_that_breaks_is_a_finding() -> None:
+def test_a_check_that_raises_is_a_fault() -> None:
     def breaks(_: Context) -> Iterator[Finding]:
         yield Finding("first", Mark.OK, "fine")
         raise RuntimeError("boom")
@@ -65,7 +65,7 @@ def test_a_check_that_breaks_is_a_finding() -> None:
     assert "RuntimeError: boom" in found[1].said
 
 
-def test_what_a_fault_hinders_is_not_checked() -> None:
+def test_what_depends_on_a_failed_check_is_skipped() -> None:
     def ends(_: Context) -> Iterator[Finding]:
         yield Finding("first", Mark.FAULT, "broken")
 
@@ -82,7 +82,7 @@ SOME = [
 ]
 
 
-def test_the_table_has_a_line_for_each_and_what_to_do_below() -> None:
+def test_the_table_has_a_line_for_each_finding_and_its_advice_below() -> None:
     lines = check.table(SOME).splitlines()
     assert lines[2:7] == [
         "ok     environment    a remote node",
@@ -94,7 +94,7 @@ def test_the_table_has_a_line_for_each_and_what_to_do_below() -> None:
     assert "1 of 3 are at fault." in lines
 
 
-def test_json_says_the_same() -> None:
+def test_json_has_the_same_findings() -> None:
     told = json.loads(check.report(SOME))
     assert told["ok"] is False
     assert told["findings"][1] == {
@@ -104,7 +104,7 @@ def test_json_says_the_same() -> None:
 
 
 @pytest.mark.parametrize(("found", "code"), [(SOME, 1), (SOME[::2], 0)])
-def test_only_a_fault_is_a_failure(
+def test_only_a_fault_makes_the_exit_code_1(
     found: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check, "look", lambda *_: found)
@@ -113,7 +113,7 @@ def test_only_a_fault_is_a_failure(
     assert capsys.readouterr().out.count("a remote node") == 2
 
 
-def test_every_fault_of_the_environment_is_a_line(tmp_path: Path) -> None:
+def test_every_fault_of_the_environment_is_a_finding(tmp_path: Path) -> None:
     found = check.look({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env")
     assert [one.name for one in found] == ["environment"] * 5 + ["everything else"]
     assert one_line(found[0]).startswith("fault: MODEL_NAME is not set → it must be ")
@@ -146,14 +146,14 @@ def kubernetes(cluster: ApiServer, namespace: str = "prod") -> Finding:
     return found
 
 
-def test_the_right_to_report_is_tried_without_reporting(cluster: ApiServer) -> None:
+def test_the_right_to_create_events_is_tried_with_a_dry_run(cluster: ApiServer) -> None:
     found = kubernetes(cluster)
     assert (found.mark, found.said) == (Mark.OK, "may report on AIModel m in namespace prod")
     assert cluster.events == []
     assert [path for _, path, _ in cluster.requests] == ["/api/v1/namespaces/prod/events?dryRun=All"]
 
 
-def test_a_right_that_is_missing_is_told(cluster: ApiServer) -> None:
+def test_a_missing_right_is_a_fault(cluster: ApiServer) -> None:
     found = kubernetes(cluster, namespace="other")
     assert found.mark is Mark.FAULT
     assert one_line(found).endswith("give it a Role with create on events, as in deploy/kubernetes/account.yaml")
@@ -167,13 +167,13 @@ def test_other_answers_of_the_api_server(cluster: ApiServer, status: int, said: 
     assert said in kubernetes(cluster).said
 
 
-def test_an_api_server_that_is_away_is_told(cluster: ApiServer) -> None:
+def test_an_unreachable_api_server_is_a_fault(cluster: ApiServer) -> None:
     cluster.go_away()
     assert "cannot be reached (ConnectionError)" in kubernetes(cluster).said
     cluster.come_back()
 
 
-def test_an_account_without_a_token_is_told(cluster: ApiServer) -> None:
+def test_an_account_without_a_token_is_a_fault(cluster: ApiServer) -> None:
     (cluster.service_account / "token").unlink()
     assert "service account cannot be used" in kubernetes(cluster).said
 
@@ -214,7 +214,7 @@ def test_threads_are_counted_against_the_containers_limit(tmp_path: Path) -> Non
     assert (found.mark, found.said) == (Mark.FAULT, "up to 260 may be needed, and 200 are allowed")
 
 
-def test_memory_is_told_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_shown_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "free of" in check_machine.memory(context()).said
     assert check_machine.memory(context(MEMORY_HIGH="1")).mark is Mark.LOOK
     monkeypatch.setattr(check_machine, "SUPERVISOR_BYTES", 1 << 60)
@@ -222,7 +222,7 @@ def test_memory_is_told_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("folder", [None, "/dev"], ids=["temporary files", "shared memory"])
-def test_a_folder_that_cannot_be_written_to_is_told(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_writable_is_a_fault(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_machine.folders().mark is Mark.OK
 
     def read_only(dir: str | None) -> io.BytesIO:
@@ -246,13 +246,13 @@ def status_finding(address: str, model: str = "gpt-4o") -> tuple[Finding, str]:
     return found, known.node_here.result(0)
 
 
-def test_a_status_address_that_is_off_or_free() -> None:
+def test_a_status_address_that_is_off_or_free_passes() -> None:
     assert status_finding("off")[0].said == "off"
     found, model = status_finding(f"0.0.0.0:{closed_port()}")
     assert (found.mark, model) == (Mark.OK, "")
 
 
-def test_a_status_address_of_another_machine_is_at_fault() -> None:
+def test_a_status_address_of_another_machine_is_a_fault() -> None:
     # 192.0.2.0/24 is nobody's (RFC 5737); what answers there on some networks is no node either.
     assert status_finding("192.0.2.1:1")[0].mark is Mark.FAULT
 
@@ -267,7 +267,7 @@ def test_a_status_address_of_another_machine_is_at_fault() -> None:
     ],
     ids=["ready", "not ready", "another model", "another program"],
 )
-def test_who_has_the_status_address_is_told(api: Api, answer: dict[str, Any], mark: Mark, said: str) -> None:
+def test_the_program_at_the_status_address_is_named(api: Api, answer: dict[str, Any], mark: Mark, said: str) -> None:
     api.open, api.body = True, json.dumps(answer).encode()
     found, model = status_finding(api.url.removeprefix("http://"))
     assert (found.mark, model) == (mark, answer.get("model", ""))
@@ -287,7 +287,7 @@ def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
     ("ahead", "mark", "said"),
     [(0.4, Mark.OK, "as upstream"), (6, Mark.LOOK, "6 s behind that"), (-90, Mark.FAULT, "90 s ahead of")],
 )
-def test_the_clock_is_compared(ahead: float, mark: Mark, said: str) -> None:
+def test_a_clock_difference_is_found(ahead: float, mark: Mark, said: str) -> None:
     known = context()
     known.clocks += [("the API server", 0.1), ("upstream", ahead)]
     found = check_clock.clock(known)
@@ -295,7 +295,7 @@ def test_the_clock_is_compared(ahead: float, mark: Mark, said: str) -> None:
     assert said in found.said
 
 
-def test_the_date_of_an_answer_is_a_clock(api: Api) -> None:
+def test_the_date_header_of_upstream_is_compared_with_the_clock(api: Api) -> None:
     api.date = time.time() + 100
     known = context(API_URL=api.url)
     run_all(check_upstream.checks(), known)
@@ -303,7 +303,7 @@ def test_the_date_of_an_answer_is_a_clock(api: Api) -> None:
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Mon, 99 Foo 2026 00:00:00 GMT"])
-def test_a_date_that_is_none_is_left_out(date: str | None) -> None:
+def test_an_invalid_date_header_is_ignored(date: str | None) -> None:
     known = context()
     check_clock.note_clock(known, "upstream", date, 0)
     assert known.clocks == []

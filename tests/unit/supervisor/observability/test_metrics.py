@@ -1,10 +1,9 @@
-"""The figures: every series from the start, the table in docs/metrics.md, and sums that are right at any moment."""
+"""The metrics: every series from the start, the table in docs/metrics.md, totals that agree in every scrape."""
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 import threading
 
@@ -14,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from supervisor.observability import metric_table as series
 from supervisor.observability.metric_table import SERIES, Type
 from supervisor.observability.metrics import Metrics
-from supervisor.observability.snapshot import INTAKES, Accounts, Snapshot
+from supervisor.observability.snapshot import INTAKES, MessageTotals, Snapshot
 from tests.support.paths import ROOT
-from tests.support.status import ABOUT, outcome, serving
+from tests.support.status import INFO, outcome, serving
 from workernode import attempt
 from workernode.protocol import Decision, Durations, FaultKind, RateLimitReport
 
@@ -30,7 +29,7 @@ def scrape(metrics: Metrics, now: Snapshot = NEW) -> dict[tuple[str, ...], float
 
 
 def test_every_series_is_there_from_the_start() -> None:
-    found = scrape(Metrics(ABOUT))
+    found = scrape(Metrics(INFO))
     for each in SERIES:
         if each.type is Type.HISTOGRAM:
             assert found[f"{each.name}_count",] == found[f"{each.name}_bucket", "+Inf"] == 0
@@ -41,11 +40,11 @@ def test_every_series_is_there_from_the_start() -> None:
         ("workernode_intake_state", "closed"),
         ("workernode_cap_reason", "start"),
         ("workernode_fitness_state", "fit"),
-        ("workernode_build_info", ABOUT.version),
+        ("workernode_build_info", INFO.version),
     }
 
 
-def test_names_follow_the_trades_conventions() -> None:
+def test_names_follow_prometheus_conventions() -> None:
     assert len({each.name for each in SERIES}) == len(SERIES)
     for each in SERIES:
         assert re.fullmatch(r"workernode_[a-z0-9_]+", each.name)
@@ -68,8 +67,8 @@ def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
             assert f"| `{name}` | {meaning} |" in text
 
 
-def test_a_task_leaves_its_traces() -> None:
-    metrics = Metrics(ABOUT)
+def test_an_answered_task_is_counted_in_every_series_concerned() -> None:
+    metrics = Metrics(INFO)
     metrics.taken(2)
     metrics.decided(outcome(attempts=3))
     metrics.record_stored()
@@ -90,8 +89,8 @@ def test_a_task_leaves_its_traces() -> None:
     assert below["2.5"] == below["+Inf"] == found["workernode_task_total_seconds_count",] == 1
 
 
-def test_a_stage_that_was_not_reached_is_not_counted() -> None:
-    metrics = Metrics(ABOUT)
+def test_a_stage_that_was_not_reached_is_not_observed() -> None:
+    metrics = Metrics(INFO)
     metrics.decided(outcome("expired", attempts=0, durations=Durations(queue=301.0, total=0.01)))
     found = scrape(metrics)
     assert found["workernode_task_queue_seconds_count",] == 1
@@ -100,14 +99,14 @@ def test_a_stage_that_was_not_reached_is_not_counted() -> None:
     assert found["workernode_upstream_retries_total",] == 0
 
 
-def test_an_outcome_of_another_name_is_counted_as_other() -> None:
-    metrics = Metrics(ABOUT)
+def test_an_unknown_status_is_counted_as_other() -> None:
+    metrics = Metrics(INFO)
     metrics.decided(outcome("something_new"))
     assert scrape(metrics)["workernode_task_outcomes_total", "other"] == 1
 
 
-def test_limits_are_counted_by_kind() -> None:
-    metrics = Metrics(ABOUT)
+def test_rate_limits_are_counted_by_kind() -> None:
+    metrics = Metrics(INFO)
     for kind in (FaultKind.RATE_LIMIT, FaultKind.RATE_LIMIT, FaultKind.QUOTA, None):
         metrics.limit_seen(RateLimitReport(0.0, kind, unknown_formats=1))
     metrics.worker_died()
@@ -121,8 +120,8 @@ def test_limits_are_counted_by_kind() -> None:
     assert found["workernode_task_duplicates_total",] == 1
 
 
-def test_the_snapshot_is_shown() -> None:
-    found = scrape(Metrics(ABOUT), serving(0.0, fitness="limited", records_held=3, held_back=4))
+def test_gauges_have_the_snapshots_figures() -> None:
+    found = scrape(Metrics(INFO), serving(0.0, fitness="limited", records_held=3, held_back=4))
     assert found["workernode_cap",] == 8
     assert found["workernode_ready",] == found["workernode_broker_connected",] == 1
     assert found["workernode_cpu_usage_ratio",] == pytest.approx(0.612)
@@ -134,8 +133,8 @@ def test_the_snapshot_is_shown() -> None:
         assert [each for each, figure in one_hot.items() if figure] == [value]
 
 
-def test_sums_are_right_at_any_moment() -> None:
-    metrics = Metrics(ABOUT)
+def test_taken_is_decided_plus_in_flight_in_every_scrape() -> None:
+    metrics = Metrics(INFO)
     done = threading.Event()
 
     def work() -> None:
@@ -162,18 +161,18 @@ def test_sums_are_right_at_any_moment() -> None:
         done.set()
         owner.join()
         sys.setswitchinterval(before)
-    assert metrics.accounts.in_flight == 0
-    assert metrics.accounts.taken > 0
+    assert metrics.totals.in_flight == 0
+    assert metrics.totals.taken > 0
 
 
-def test_in_flight_is_what_was_taken_and_not_decided() -> None:
-    assert Accounts(taken=10, acked=5, sent_back=2, dead_lettered=1).in_flight == 2
+def test_in_flight_is_taken_minus_decided() -> None:
+    assert MessageTotals(taken=10, acked=5, nakked=2, dead_lettered=1).in_flight == 2
 
 
-def test_every_way_a_delivery_can_end_has_its_name_in_the_table() -> None:
-    """The names are words in the source, where a decision is made of them."""
+def test_every_status_in_the_code_is_in_the_table() -> None:
+    """A status is a text beside a Decision in the source."""
     ways = {*attempt.NAK_STATUS.values(), *attempt.ANSWER_STATUS.values()}
-    for file in ("workernode/attempt.py", "supervisor/dispatcher.py"):
+    for file in ("workernode/attempt.py", "supervisor/dispatcher.py", "supervisor/workers/death.py"):
         for call in ast.walk(ast.parse((ROOT / file).read_text())):
             if not isinstance(call, ast.Call):
                 continue
@@ -183,8 +182,3 @@ def test_every_way_a_delivery_can_end_has_its_name_in_the_table() -> None:
                 ways.add(words[0])
     assert {"answered", "malformed", "worker_died", "drained"} <= ways
     assert ways <= set(series.STATUSES)
-
-
-def test_the_library_is_loaded_by_the_first_scrape_only() -> None:
-    code = "import sys, supervisor.observability.status_server; sys.exit('prometheus_client' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -70,7 +70,7 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     ],
     ids=["ready", "watchdog", "status", "a status of several lines", "a long status", "stopping", "extend"],
 )
-def test_systemd_hears_what_is_said(systemd: Systemd, said: object, heard: dict[str, str]) -> None:
+def test_systemd_gets_each_message(systemd: Systemd, said: object, heard: dict[str, str]) -> None:
     assert callable(said)
     assert said() is True
     assert systemd.next() == heard
@@ -108,7 +108,7 @@ def test_a_systemd_that_hangs_does_not_hang_the_node(systemd: Systemd) -> None:
         ("-5", "", None),
     ],
 )
-def test_watchdog_interval_is_half_of_the_units(
+def test_the_watchdog_interval_is_half_of_watchdogsec(
     monkeypatch: pytest.MonkeyPatch, usec: str, pid: str, interval: float | None
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", usec)
@@ -124,7 +124,7 @@ while notify.watchdog():
 """
 
 
-def test_a_stopped_process_is_noticed_and_a_continued_one_as_well(systemd: Systemd) -> None:
+def test_a_stopped_process_sends_no_watchdog_messages_until_it_is_continued(systemd: Systemd) -> None:
     """SIGSTOP of a process that says that it lives: systemd hears nothing more, which is what trips its watchdog."""
     environ = {**os.environ, "WATCHDOG_USEC": "20000", "WATCHDOG_PID": ""}
     with subprocess.Popen([sys.executable, "-c", LOOP], env=environ, cwd=ROOT) as process:

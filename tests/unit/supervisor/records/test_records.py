@@ -139,7 +139,7 @@ def test_what_is_no_record_is_left_out(data: bytes) -> None:
 # How it looks.
 
 
-def test_the_table_has_a_line_for_each_group_and_one_for_all() -> None:
+def test_the_table_has_a_line_for_each_group_and_a_total() -> None:
     text = records_show.table(added(one(1), one(2, model="n", usage=None, durations=Durations()), by=("model", "node")))
     head, first, second, total = (line.split() for line in text.splitlines())
     assert head[:5] == ["model", "node", "requests", "errors", "handed"]
@@ -148,7 +148,7 @@ def test_the_table_has_a_line_for_each_group_and_one_for_all() -> None:
     assert total == ["all", "2", "0", "0", "3", "4", "7", "100", "100"]
 
 
-def test_names_of_others_cannot_play_with_the_terminal() -> None:
+def test_control_characters_in_names_are_replaced() -> None:
     message = json.loads(one())
     message["model"] = "\x1b[2Jbad\n" + "x" * 100
     sums = added(json.dumps(message).encode())
@@ -159,7 +159,7 @@ def test_names_of_others_cannot_play_with_the_terminal() -> None:
     assert len(line) <= 80
 
 
-def test_csv_and_json_say_the_same() -> None:
+def test_csv_and_json_have_the_same_figures() -> None:
     sums = added(one(1), one(2, model='quo"te,d'), by=("model", "node"))
     lines = list(csv.DictReader(io.StringIO(records_show.sums_csv(sums))))
     groups = json.loads(records_show.sums_json(sums))["groups"]
@@ -218,7 +218,9 @@ def test_defaults_come_from_the_environment(topic: dict[str, Any], monkeypatch: 
         ([], "required"),
     ],
 )
-def test_wrong_arguments_say_what_is_right(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_refused_with_what_is_right(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
         records.main(arguments)
     told = capsys.readouterr().err
@@ -227,7 +229,7 @@ def test_wrong_arguments_say_what_is_right(arguments: list[str], said: str, caps
     assert TOKEN not in told
 
 
-def test_sum_shows_what_there_is(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_sum_adds_up_the_records_of_the_topic(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     topic["messages"] = [one(1), one(2), b"junk"]
     assert records.main(["sum", "--url", "pulsar://b", "--by", "node"]) == 0
     shown = capsys.readouterr()
@@ -236,7 +238,7 @@ def test_sum_shows_what_there_is(topic: dict[str, Any], capsys: pytest.CaptureFi
     assert shown.err == ""  # no progress but on a terminal
 
 
-def test_sum_as_json_says_of_when_it_is(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_sum_as_json_has_its_time_span(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     topic["messages"] = [one(1), one(1)]
     assert records.main(["sum", "--url", "pulsar://b", "--json", "--since", "1970-01-02"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -260,7 +262,7 @@ def test_tail_as_json_is_the_record_itself(topic: dict[str, Any], capsys: pytest
     assert capsys.readouterr().out.encode() == one(1) + b"\n" + one(2) + b"\n"
 
 
-def test_tail_as_csv_has_its_heads_once(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_tail_as_csv_has_one_header_line(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     topic["messages"] = [one(1), one(2)]
     assert records.main(["tail", "--url", "pulsar://b", "--csv"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -268,7 +270,7 @@ def test_tail_as_csv_has_its_heads_once(topic: dict[str, Any], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("error", [NoEntry("it is away", "start it"), NoRecords("no topic t")])
-def test_a_topic_that_cannot_be_read_is_one_line(
+def test_an_unreadable_topic_is_an_error_of_one_line(
     topic: dict[str, Any], error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     topic["error"] = error
@@ -281,7 +283,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_one_line_that_is_taken_away() -> None:
+def test_the_progress_line_is_erased_at_the_end() -> None:
     terminal, clock = Terminal(), iter([1.0, 1.0, 1.1, 2.0, 2.0])
     progress = records.Progress(terminal, lambda: next(clock))
     assert progress.due()
@@ -293,7 +295,7 @@ def test_progress_is_one_line_that_is_taken_away() -> None:
     assert terminal.getvalue() == "\r10 %\x1b[K\r20 %\x1b[K\r\x1b[K"
 
 
-def test_the_heads_come_again_with_each_page_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_header_line_is_repeated_on_each_page_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "6")
     monkeypatch.setenv("COLUMNS", "60")
     terminal = Terminal()
