@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from supervisor.broker.client import Broker
+from supervisor.broker import PulsarBroker
 from supervisor.concurrency.controller import Throttle
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import Wake
@@ -39,7 +39,7 @@ def build(settings: Settings) -> Node:
     host = socket.gethostname()
     identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
     clock, loop = Clock(), Loop()
-    broker = Broker(settings, loop.post)
+    broker = PulsarBroker(settings, loop.post)
     pool = Pool(
         settings.worker_processes, settings.max_process_num,
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,

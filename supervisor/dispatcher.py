@@ -113,7 +113,7 @@ class Dispatcher:
             return False  # after a lost connection the broker hands the same message out again; one ack covers both
         if self._ledger.was_answered(received, request_id):
             log.info("delivered again after it was answered", extra={"event": "duplicate", "request_id": request_id})
-            self._broker.ack(received.message)
+            self._broker.ack(received)
             return False
         if request_id and self._ledger.is_open(request_id):
             # Published twice: it comes back when the first is done, and is then known as answered.
@@ -258,7 +258,7 @@ class Dispatcher:
             at_once = outcome.status in ("worker_died", "drained")
             self._broker.nak(delivery.received, 0.0 if at_once else max(self._settings.nak_delay, pause))
         else:
-            self._broker.ack(delivery.received.message)
+            self._broker.ack(delivery.received)
         self._ledger.close(delivery)
         self._hooks.settled(delivery, outcome)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from supervisor.broker.client import Broker
+from supervisor.broker import Broker
 from supervisor.concurrency.controller import Throttle
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
@@ -257,16 +257,19 @@ class Node:
             self._move("ready")
         gate = self._gate = self._fitness.gate(now)
         if self.state is not NodeState.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
-            self._broker.allow(0)
+            self._broker.hold(is_empty=len(self._dispatcher) == 0)
             return
         cap = min(self._throttle.cap, self._fitness.cap)
-        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one: with the message that
-        # the client library fetches beforehand, that makes the two that may be unacknowledged beyond the cap.
+        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one: with the message
+        # that is on its way when the cap falls, that makes the two that may be unacknowledged beyond the cap.
         room = cap - len(self._dispatcher) + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
             room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))
         if room <= 0:
             self._throttle.was_full()
+        if gate.room <= 0:  # upstream's limit is used up for a while
+            self._broker.hold(is_empty=len(self._dispatcher) == 0)
+            return
         self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.queued))
 
     def _pass_on_fitness(self) -> None:

@@ -1,9 +1,8 @@
-"""Asks a broker by hand whether it lets us in, and which topics it has. For people who wait: `--check` and
-`workernode-records`.
+"""Speaks the first frames of Pulsar's protocol: does a broker let us in, and which topics has it?
 
-The client library answers a refused token, a wrong port and a broker that is away alike: Timeout, after its whole
-operation timeout (pulsar-client 3.13), and a topic that it is asked to read it makes. The first frames of the protocol
-tell these apart at once: pulsar.apache.org/docs/developing-binary-protocol, pulsar-common `PulsarApi.proto`.
+The client library raises Timeout, after its whole operation timeout, whether the token is refused, the port is wrong or
+the broker is away (pulsar-client 3.13). And it creates a topic that it is asked to read. The first frames tell these
+apart at once: pulsar.apache.org/docs/developing-binary-protocol, pulsar-common `PulsarApi.proto`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import struct
 import time
 from types import TracebackType
 
+from supervisor.broker.access import Access
 from supervisor.broker.protobuf import fields, nested, number, text
 from workernode import __version__
 
@@ -29,18 +29,18 @@ RIGHT_PORT = f"{CHECK_URL}: it wants the broker's port, mostly 6650, or 6651 wit
 Fields = list[tuple[int, "int | bytes"]]
 
 
-class NoEntry(Exception):
+class NoConnection(Exception):
     """The broker cannot be reached or does not let us in. The token is in none of these texts.
 
-    Attributes: said (ends a sentence that begins "no connection to Pulsar:"); advice (what to do).
+    Attributes: reason (ends a sentence that begins "no connection to Pulsar:"); advice (what to do).
     """
 
-    def __init__(self, said: str, advice: str) -> None:
-        super().__init__(said, advice)
-        self.said, self.advice = said, advice
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason, advice)
+        self.reason, self.advice = reason, advice
 
     def __str__(self) -> str:
-        return f"no connection to Pulsar: {self.said}; {self.advice}"
+        return f"no connection to Pulsar: {self.reason}; {self.advice}"
 
 
 class Session:
@@ -49,18 +49,17 @@ class Session:
     Attributes: address (host:port); version (the broker's, as it tells it).
     """
 
-    def __init__(self, url: str, token: str, timeout: float) -> None:
+    def __init__(self, access: Access, timeout: float) -> None:
         """Connect.
 
         Args:
-            url: `pulsar://` or `pulsar+ssl://`; where it names several brokers they are tried in turn.
-            token: "" without.
+            access: where to; if it names several brokers, they are tried in turn.
             timeout: seconds for all that is asked of it together; a name service that hangs can add to it.
 
         Raises:
-            NoEntry: no broker lets us in; it tells of the last one.
+            NoConnection: no broker lets us in; it tells of the last one.
         """
-        scheme, _, brokers = url.partition("://")
+        scheme, _, brokers = access.url.partition("://")
         hosts = brokers.rstrip("/").split(",")
         self._deadline = time.monotonic() + timeout
         for place, broker in enumerate(hosts):
@@ -69,9 +68,9 @@ class Session:
             self.address = f"{host}:{port}"
             try:
                 self._socket = connect(host, int(port), scheme == "pulsar+ssl", timeout / len(hosts))
-                self.version = self._enter(token)
+                self.version = self._enter(access.token)
                 return
-            except NoEntry:
+            except NoConnection:
                 if place == len(hosts) - 1:
                     raise
 
@@ -89,7 +88,7 @@ class Session:
         None: the broker does not tell us. That says nothing of the right to read one.
 
         Raises:
-            NoEntry: it stopped answering.
+            NoConnection: it stopped answering.
         """
         kind, answer = self._ask(TOPICS, number(1, 1) + text(2, namespace))
         if kind != TOPICS_RESPONSE:
@@ -106,7 +105,7 @@ class Session:
             if kind == CONNECTED:
                 return words(dict(answer).get(1))
             raise refusal(self.address, dict(answer), token)
-        except NoEntry:
+        except NoConnection:
             self._socket.close()
             raise
 
@@ -118,10 +117,10 @@ class Session:
             self._socket.sendall(struct.pack(">II", len(base) + 4, len(base)) + base)
             return self._answer()
         except TimeoutError:
-            said = f"{self.address} takes the connection and does not answer"
-            raise NoEntry(said, "check that it is a broker, and look at its log") from None
+            reason = f"{self.address} takes the connection and does not answer"
+            raise NoConnection(reason, "check that it is a broker, and look at its log") from None
         except (OSError, ValueError):
-            raise NoEntry(f"{self.address} does not speak Pulsar's protocol", RIGHT_PORT) from None
+            raise NoConnection(f"{self.address} does not speak Pulsar's protocol", RIGHT_PORT) from None
 
     def _answer(self) -> tuple[int, Fields]:
         while True:
@@ -157,7 +156,7 @@ def connect(host: str, port: int, secure: bool, timeout: float) -> socket.socket
     """Return a connection, over TLS if it is to be secure.
 
     Raises:
-        NoEntry: there is none.
+        NoConnection: there is none.
     """
     address = f"{host}:{port}"
     connection: socket.socket | None = None
@@ -170,37 +169,37 @@ def connect(host: str, port: int, secure: bool, timeout: float) -> socket.socket
         raise unreachable(host, address, error, timeout) from None
 
 
-def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoEntry:
+def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoConnection:
     """What a failed connection is, for a person."""
     match error:
         case socket.gaierror():
-            return NoEntry(f"the host {host} has no address", f"{CHECK_URL} and the name service")
+            return NoConnection(f"the host {host} has no address", f"{CHECK_URL} and the name service")
         case ssl.SSLCertVerificationError():
-            said = f"the certificate of {address} is not trusted ({error.verify_message})"
-            return NoEntry(said, "add its authority to the system's, or correct the certificate")
+            reason = f"the certificate of {address} is not trusted ({error.verify_message})"
+            return NoConnection(reason, "add its authority to the system's, or correct the certificate")
         case ssl.SSLError():
-            said = f"no TLS with {address} ({error.reason})"
-            return NoEntry(said, f"{CHECK_URL}: pulsar+ssl:// wants the broker's TLS port, mostly 6651")
+            reason = f"no TLS with {address} ({error.reason})"
+            return NoConnection(reason, f"{CHECK_URL}: pulsar+ssl:// wants the broker's TLS port, mostly 6651")
         case ConnectionRefusedError():
-            return NoEntry(f"nothing listens at {address}", "start the broker, or correct PULSAR_URL")
+            return NoConnection(f"nothing listens at {address}", "start the broker, or correct PULSAR_URL")
         case TimeoutError():
-            said = f"{address} does not answer within {timeout:.0f} s"
-            return NoEntry(said, f"{CHECK_URL}, and that no firewall is in the way")
+            reason = f"{address} does not answer within {timeout:.0f} s"
+            return NoConnection(reason, f"{CHECK_URL}, and that no firewall is in the way")
         case _:
-            return NoEntry(f"{address} cannot be reached ({error.strerror})", f"{CHECK_URL} and the network")
+            return NoConnection(f"{address} cannot be reached ({error.strerror})", f"{CHECK_URL} and the network")
 
 
-def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoEntry:
+def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoConnection:
     """What a broker's CommandError is, for a person."""
     why = " ".join(words(answer.get(3)).split())
     if token:
         why = why.replace(token, "***")
-    said = f"{address} refuses us ({why[:200] or 'it does not say why'})"
+    reason = f"{address} refuses us ({why[:200] or 'it does not say why'})"
     if answer.get(2) != AUTHENTICATION_ERROR:
-        return NoEntry(said, "look at the broker's log")
+        return NoConnection(reason, "look at the broker's log")
     if not token:
-        return NoEntry(said, "it wants a token: set PULSAR_TOKEN")
-    return NoEntry(said, "set PULSAR_TOKEN to a token that it takes and that has not expired")
+        return NoConnection(reason, "it wants a token: set PULSAR_TOKEN")
+    return NoConnection(reason, "set PULSAR_TOKEN to a token that it takes and that has not expired")
 
 
 def words(value: int | bytes | None) -> str:

@@ -1,12 +1,8 @@
-"""Reads the topic of the billing records, from a moment on. Besides broker.py the only importer of pulsar: this is a
-tool's way in, which takes nothing away from anybody (a Pulsar reader has no subscription that stays).
-"""
+"""Reads the topic of the billing records, from a moment on. Readers take no record away."""
 
 from __future__ import annotations
 
 import difflib
-import os
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +10,14 @@ from typing import Any
 
 import pulsar
 
-from supervisor.broker.handshake import NoEntry, Session
+from supervisor.broker.access import Access
+from supervisor.broker.handshake import NoConnection, Session
+from supervisor.broker.library import close_client, open_client, run_bounded
 
 ENTRY_TIME = 8.0  # seconds for a broker to let us in and to list its topics
 OPERATION_TIMEOUT = 10  # seconds for the library's operations
-TICK = 250  # milliseconds of one wait for a record: how soon Ctrl-C is heard
-SILENCE = 15.0  # seconds without the record that is known to be there, after which the broker is given up
+TICK = 250  # milliseconds of one wait for a record: Ctrl-C works after that at the latest
+SILENCE = 15.0  # seconds without the record that is known to be there, after which reading fails
 CLOSE_TIME = 3.0  # seconds
 
 
@@ -35,40 +33,31 @@ class Published:
     at: float  # seconds since the epoch: when it was published; all of a batch when its first was
 
 
-def read_records(url: str, topic: str, token: str, since: float, *, follow: bool) -> Iterator[Published | None]:
+def read_records(access: Access, topic: str, since: float, *, follow: bool) -> Iterator[Published | None]:
     """Yield what was published since a moment, oldest first (of a partitioned topic, each part by itself).
 
     Args:
-        url: as PULSAR_URL.
+        access: where the broker is.
         topic: a name, or persistent://tenant/namespace/name.
-        token: "" without.
         since: seconds since the epoch.
         follow: go on with what is published from now on, for ever; a None comes every quarter of a second of waiting.
 
     Raises:
-        NoEntry: the broker cannot be reached, or refuses us.
+        NoConnection: the broker cannot be reached, or refuses us.
         NoRecords: there is no such topic, or we may not read it.
     """
     name = topic if "://" in topic else f"persistent://public/default/{topic}"
-    with Session(url, token, ENTRY_TIME) as session:
-        look_for(session, name)
-    client = pulsar.Client(
-        url,
-        authentication=pulsar.AuthenticationToken(token) if token else None,
-        operation_timeout_seconds=OPERATION_TIMEOUT,
-        logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, os.devnull),
-        tls_validate_hostname=True,
-    )
+    with Session(access, ENTRY_TIME) as session:
+        check_exists(session, name)
+    client = open_client(access, OPERATION_TIMEOUT)
     try:
         reader = open_reader(client, name, since)
         yield from follow_on(reader, since) if follow else to_the_end(reader, since)
     finally:
-        closing = threading.Thread(target=close, args=(client,), daemon=True)
-        closing.start()
-        closing.join(CLOSE_TIME)  # a broker that has gone does not keep anybody here
+        run_bounded(lambda: close_client(client), CLOSE_TIME)  # a broker that is away keeps nobody waiting
 
 
-def look_for(session: Session, name: str) -> None:
+def check_exists(session: Session, name: str) -> None:
     """Make sure that the topic exists: asked to read one that does not, a broker would make it.
 
     Raises:
@@ -113,7 +102,7 @@ def to_the_end(reader: Any, since: float) -> Iterator[Published]:
     while has_more(reader):
         if (message := read(reader)) is None:
             if time.monotonic() > patience:
-                raise NoEntry("it was lost while records were read", "try again when the broker is back")
+                raise lost()
             continue
         patience = time.monotonic() + SILENCE
         if message.at > end:
@@ -134,7 +123,7 @@ def has_more(reader: Any) -> bool:
     try:
         return bool(reader.has_message_available())
     except pulsar.PulsarException as error:
-        raise NoEntry(f"it was lost while records were read ({error})", "try again when the broker is back") from None
+        raise lost(f" ({error})") from None
 
 
 def read(reader: Any) -> Published | None:
@@ -144,12 +133,10 @@ def read(reader: Any) -> Published | None:
     except pulsar.Timeout:
         return None
     except pulsar.PulsarException as error:
-        raise NoEntry(f"it was lost while records were read ({error})", "try again when the broker is back") from None
+        raise lost(f" ({error})") from None
     return Published(message.data(), message.publish_timestamp() / 1000)
 
 
-def close(client: pulsar.Client) -> None:
-    try:
-        client.close()
-    except pulsar.PulsarException:
-        pass  # it was closed already
+def lost(why: str = "") -> NoConnection:
+    """Return the error for a connection that ended while records were read."""
+    return NoConnection(f"it was lost while records were read{why}", "try again when the broker is back")

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from supervisor.broker.handshake import NoEntry
-from supervisor.broker.record_reader import NoRecords, Published, read_records
+from supervisor.broker import Access, NoConnection, NoRecords, Published, read_records
 from supervisor.records import show
 from supervisor.records.options import parser
 from supervisor.records.sums import Record, Sums
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     source = Source(options.url, options.topic, options.token, options.since)
     try:
         return tail(source, options.form) if options.command == "tail" else add_up(source, options.by, options.form)
-    except (NoEntry, NoRecords) as error:
+    except (NoConnection, NoRecords) as error:
         print(f"workernode-records: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -163,6 +162,6 @@ def add_up(source: Source, by: tuple[str, ...], form: str) -> int:
 
 def messages(source: Source, *, follow: bool) -> Iterator[Published | None]:
     """What the topic has."""
-    return read_records(source.url, source.topic, source.token, source.since, follow=follow)
+    return read_records(Access(source.url, source.token), source.topic, source.since, follow=follow)
 
 

@@ -25,7 +25,7 @@ from tests.support.wait import until
 
 DEAF = 3.0  # seconds
 # A minute is long for a test.
-SOON = "supervisor.health.REPORT_AFTER = 4.0\nsupervisor.broker.OPERATION_TIMEOUT = 1"
+SOON = "supervisor.health.REPORT_AFTER = 4.0\nsupervisor.broker.connection.OPERATION_TIMEOUT = 1"
 
 
 @pytest.fixture(scope="module")

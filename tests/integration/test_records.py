@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from devstack.broker import Broker
-from supervisor.broker.record_reader import read_records
+from supervisor.broker import Access, read_records
 from tests.support.wait import until
 from workernode.protocol import Decision
 from workernode.record import Node, Record, encode
@@ -74,7 +74,7 @@ def test_only_what_was_published_since_is_read(broker: Broker, topic: str) -> No
         until(lambda: time.time() > middle, TIMEOUT, "moment after it")
         producer.send(one(2))
         producer.send(one(3))
-    read = [message.data for message in read_records(broker.url, topic, "", middle, follow=False) if message]
+    read = [message.data for message in read_records(Access(broker.url), topic, middle, follow=False) if message]
     assert read == [one(2), one(3)]
 
 

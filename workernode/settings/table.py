@@ -133,16 +133,6 @@ class Settings:
     )
 
     @property
-    def topic(self) -> str:
-        """Where the model's tasks come from (spec 1.1)."""
-        return f"model-{self.model_name}"
-
-    @property
-    def subscription(self) -> str:
-        """The subscription that all nodes of the model share, and that autoscaling reads (spec 1.1)."""
-        return f"{self.topic}-subscription"
-
-    @property
     def secrets(self) -> tuple[str, ...]:
         """What no log line, record or report may hold: the keys, and those in API_URL's query string."""
         query = parse_qsl(urlsplit(self.api_url).query)

@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from supervisor.broker import Topics
 from supervisor.node import Exit
 from tests.support.crds import CRDS
 from tests.support.paths import ROOT
@@ -248,8 +249,8 @@ def test_autoscaling_counts_the_models_backlog_by_the_pods_slots() -> None:
     scaled = find("ScaledObject")["spec"]
     (trigger,) = scaled["triggers"]
     assert scaled["scaleTargetRef"]["name"] == find("Deployment")["metadata"]["name"]
-    assert trigger["metadata"]["topic"] == f"persistent://public/default/{settings.topic}"
-    assert trigger["metadata"]["subscription"] == settings.subscription
+    assert trigger["metadata"]["topic"] == f"persistent://public/default/{Topics.of(settings).tasks}"
+    assert trigger["metadata"]["subscription"] == Topics.of(settings).subscription
     assert int(trigger["metadata"]["msgBacklogThreshold"]) == settings.max_process_num
 
 

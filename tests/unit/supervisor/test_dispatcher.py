@@ -51,8 +51,8 @@ class Effects:
 
     # broker
 
-    def ack(self, message: Any) -> None:
-        self.calls.append(("ack", message))
+    def ack(self, received: Received) -> None:
+        self.calls.append(("ack", received.message))
 
     def nak(self, received: Received, delay_s: float) -> None:
         self.calls.append(("nak", received.message, delay_s))

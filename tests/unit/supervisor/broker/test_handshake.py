@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.broker import protobuf
-from supervisor.broker.handshake import CONNECTED, ERROR, TOPICS_RESPONSE, NoEntry, Session
+from supervisor.broker import Access, protobuf
+from supervisor.broker.handshake import CONNECTED, ERROR, TOPICS_RESPONSE, NoConnection, Session
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.canary"
 TIMEOUT = 10
@@ -55,7 +55,7 @@ def test_a_broker_that_lets_us_in_tells_its_version_and_its_topics() -> None:
     listed = b"".join(protobuf.text(2, name) for name in names)
     heard: list[bytes] = []
     answers = [frame(CONNECTED, protobuf.text(1, "Pulsar 4.0.8")), frame(PING, b"") + frame(TOPICS_RESPONSE, listed)]
-    with broker(answers, heard) as url, Session(url, TOKEN, TIMEOUT) as session:
+    with broker(answers, heard) as url, Session(Access(url, TOKEN), TIMEOUT) as session:
         assert session.version == "Pulsar 4.0.8"
         assert session.topics("public/default") == names
     hello = dict(protobuf.fields(heard[0][8:]))
@@ -79,16 +79,17 @@ def test_a_broker_that_lets_us_in_tells_its_version_and_its_topics() -> None:
     ids=["token", "no token", "another refusal", "a web server", "closed", "no protobuf", "half a message"],
 )
 def test_a_refusal_says_what_to_do(answers: list[bytes], token: str, said: str, advice: str) -> None:
-    with broker(answers) as url, pytest.raises(NoEntry, match=f"^no connection to Pulsar: .*{said}.*{advice}") as told:
-        Session(url, token, TIMEOUT)
+    pattern = f"^no connection to Pulsar: .*{said}.*{advice}"
+    with broker(answers) as url, pytest.raises(NoConnection, match=pattern) as told:
+        Session(Access(url, token), TIMEOUT)
     assert not token or token not in str(told.value)
 
 
 def test_a_broker_that_is_silent_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"pulsar://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(NoEntry, match="takes the connection and does not answer"):
-            Session(url, "", 0.2)
+        with pytest.raises(NoConnection, match="takes the connection and does not answer"):
+            Session(Access(url), 0.2)
 
 
 def closed_port() -> int:
@@ -106,20 +107,20 @@ def closed_port() -> int:
     ids=["nobody there", "no such host", "nobody there, TLS"],
 )
 def test_a_broker_that_cannot_be_reached_says_what_to_do(url: Callable[[], str], said: str) -> None:
-    with pytest.raises(NoEntry, match=said):
-        Session(url(), "", TIMEOUT)
+    with pytest.raises(NoConnection, match=said):
+        Session(Access(url()), TIMEOUT)
 
 
 def test_tls_against_a_plain_port_says_so() -> None:
     said = r"no TLS with .*pulsar\+ssl:// wants the broker's TLS port"
-    with broker([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url, pytest.raises(NoEntry, match=said):
-        Session(url.replace("pulsar://", "pulsar+ssl://"), "", TIMEOUT)
+    with broker([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url, pytest.raises(NoConnection, match=said):
+        Session(Access(url.replace("pulsar://", "pulsar+ssl://")), TIMEOUT)
 
 
 def test_of_several_brokers_the_first_that_lets_us_in_is_taken() -> None:
     with broker([frame(CONNECTED, protobuf.text(1, "second"))]) as url:
         both = f"pulsar://127.0.0.1:{closed_port()},{url.removeprefix('pulsar://')}"
-        with Session(both, "", TIMEOUT) as session:
+        with Session(Access(both), TIMEOUT) as session:
             assert session.version == "second"
 
 

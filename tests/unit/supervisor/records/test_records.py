@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.broker.handshake import NoEntry
-from supervisor.broker.record_reader import NoRecords, Published
+from supervisor.broker import Access, NoConnection, NoRecords, Published
 from supervisor.records import command as records
 from supervisor.records import show as records_show
 from supervisor.records.sums import GROUPS, Sums, percentile, read
@@ -198,11 +197,11 @@ def test_defaults_come_from_the_environment(topic: dict[str, Any], monkeypatch: 
     monkeypatch.setenv("RES_TOPIC_NAME", "bills")
     before = time.time()
     assert records.main(["sum"]) == 0
-    url, name, token, since, follow = topic["asked"]
-    assert (url, name, token, follow) == ("pulsar://b:6650", "bills", TOKEN, False)
+    access, name, since, follow = topic["asked"]
+    assert (access, name, follow) == (Access("pulsar://b:6650", TOKEN), "bills", False)
     assert before - 3600 <= since <= time.time() - 3600
     assert records.main(["tail", "--url", "pulsar://c", "--topic", "t", "--since", "2026-01-31T08:00:00Z"]) == 0
-    assert topic["asked"] == ("pulsar://c", "t", TOKEN, 1769846400.0, True)
+    assert topic["asked"] == (Access("pulsar://c", TOKEN), "t", 1769846400.0, True)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +268,7 @@ def test_tail_as_csv_has_one_header_line(topic: dict[str, Any], capsys: pytest.C
     assert [line["request_id"] for line in lines] == ["id-1", "id-2"]
 
 
-@pytest.mark.parametrize("error", [NoEntry("it is away", "start it"), NoRecords("no topic t")])
+@pytest.mark.parametrize("error", [NoConnection("it is away", "start it"), NoRecords("no topic t")])
 def test_an_unreadable_topic_is_an_error_of_one_line(
     topic: dict[str, Any], error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,6 @@ def test_the_required_variables_alone_give_the_defaults_of_the_spec() -> None:
     assert (got.max_redeliveries, got.nak_delay, got.status_addr) == (3, 1, ("127.0.0.1", 9464))
     assert (got.local_command, got.local_port) == ("./local.sh", 0)
     assert (got.cpu_high, got.memory_high, got.sample_interval, got.reply_hosts) == (95, 90, 1, ())
-    assert (got.topic, got.subscription) == ("model-gpt-4o", "model-gpt-4o-subscription")
 
 
 @pytest.mark.parametrize(

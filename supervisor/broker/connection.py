@@ -1,0 +1,180 @@
+"""The thread that connects to Pulsar, and connects again: client, producer of the records, consumer of the tasks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from supervisor.broker.access import Access
+from supervisor.broker.handshake import NoConnection, Session
+from supervisor.broker.intake import Intake
+from supervisor.broker.library import close_client, describe, open_client, run_bounded, subscribe_without_taking
+from supervisor.broker.publisher import open_records
+from supervisor.broker.topics import Topics
+from supervisor.events import BrokerDown, BrokerUp, Event
+
+OPERATION_TIMEOUT = 10  # seconds until an attempt to connect or to subscribe has failed
+LIBRARY_NAK_DELAY = 100  # milliseconds: the shortest that the library allows
+RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0  # seconds between attempts to connect
+EXPLAIN_TIME = 5.0  # seconds for finding out why an attempt failed
+CHECK_INTERVAL = 0.1  # seconds between checks of the connection: the library waits so long before it connects again
+STOP_TIME = 2.0  # seconds that the thread gets to stop
+CLOSE_TIME = 3.0  # seconds that the client gets to close
+
+
+class Connection:
+    """Holds the connection. `start`, `ask_to_leave` and `close` are called by the owner's thread.
+
+    Args:
+        library: the module `pulsar`, or a fake of it.
+        access: where the broker is.
+        topics: what to consume and produce.
+        intake: takes the consumer's messages.
+        post: takes events from any thread.
+    """
+
+    def __init__(
+        self, library: Any, access: Access, topics: Topics, intake: Intake, post: Callable[[Event], None]
+    ) -> None:
+        self._library = library
+        self._access = access
+        self._topics = topics
+        self._intake = intake
+        self._post = post
+        self.client: Any = None
+        self.consumer: Any = None
+        self.records: Any = None  # the producer of billing records
+        self._changed = threading.Condition()
+        self._leave: tuple[int, float] | None = None  # when the owner has seen so many messages; until (monotonic)
+        self._away_until = 0.0  # monotonic: no consumer before that moment
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the thread check at once whether a consumer is needed."""
+        with self._changed:
+            self._changed.notify()
+
+    def ask_to_leave(self, until: float) -> None:
+        """Close the consumer, unless a message comes that the owner has not seen.
+
+        Args:
+            until: monotonic time before which no other consumer is opened.
+        """
+        with self._changed:
+            self._leave = (self._intake.count_seen, until)
+            self._changed.notify()
+
+    def is_up(self) -> bool:
+        """Return True while records can be stored and messages be taken, or while no consumer is needed."""
+        consumer, records = self.consumer, self.records
+        if records is None or not records.is_connected():
+            return False
+        return consumer is None or bool(consumer.is_connected())
+
+    def flush(self, limit: float) -> None:
+        """Wait, at most so many seconds, until the records on their way are stored."""
+        if self.records is not None:
+            run_bounded(self.records.flush, limit)
+
+    def close(self) -> None:
+        """Send what is pending and disconnect. The broker redelivers what was not acked."""
+        self._stopping.set()
+        self.wake()
+        if not self._thread.is_alive():
+            return
+        if self.records is not None:
+            self._thread.join(STOP_TIME)
+        client = self.client
+        if client is not None:  # this also frees a thread that is still connecting
+            run_bounded(lambda: close_client(client, self._library), CLOSE_TIME)
+        self._thread.join(STOP_TIME)
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        pause = RETRY_FIRST
+        while not self._stopping.is_set():
+            try:
+                self._connect()
+                pause = RETRY_FIRST
+                self._post(BrokerUp())
+                self._serve()
+            except Exception as error:  # the edge of this thread: whatever it is, it is reported and tried again
+                self._drop()
+                if self._stopping.is_set():
+                    return
+                self._post(BrokerDown(self._explain(error)))
+                self._stopping.wait(pause)
+                pause = min(pause * 2, RETRY_LONGEST)
+
+    def _connect(self) -> None:
+        client = self.client = open_client(self._access, OPERATION_TIMEOUT, self._library)
+        # The records' topic first: what cannot be billed must not be taken (spec 4).
+        self.records = open_records(client, self._topics.records)
+        # The subscription exists from now on, and a missing right shows, before the first message may be taken.
+        subscribe_without_taking(client, self._topics.tasks, self._topics.subscription, self._library)
+
+    def _serve(self) -> None:
+        """Open and close the consumer as it is needed, until the node stops."""
+        was_connected = True
+        while not self._stopping.is_set():
+            is_connected = self.consumer is None or self.consumer.is_connected()
+            if is_connected and not was_connected:
+                self._intake.reconnected()
+            was_connected = is_connected
+            with self._changed:
+                if not self._has_to_act():
+                    self._changed.wait(CHECK_INTERVAL)
+                leave, self._leave = self._leave, None
+            if leave is not None and self.consumer is not None and self._intake.detach_if_unused(leave[0]):
+                consumer, self.consumer = self.consumer, None
+                self._away_until = leave[1]
+                consumer.close()
+            if self.consumer is None and self._needs_consumer():
+                self.consumer = self._intake.attach(self._subscribe)
+
+    def _has_to_act(self) -> bool:
+        return self._stopping.is_set() or self._leave is not None or (self.consumer is None and self._needs_consumer())
+
+    def _needs_consumer(self) -> bool:
+        return self._intake.is_wanted() and time.monotonic() >= self._away_until
+
+    def _subscribe(self, listener: Callable[[Any, Any], None]) -> Any:
+        return self.client.subscribe(
+            self._topics.tasks,
+            self._topics.subscription,
+            consumer_type=self._library.ConsumerType.Shared,
+            initial_position=self._library.InitialPosition.Earliest,
+            message_listener=listener,
+            receiver_queue_size=1,
+            negative_ack_redelivery_delay_ms=LIBRARY_NAK_DELAY,
+            batch_index_ack_enabled=True,  # a batch that comes again comes without what was acked, if the broker can
+        )
+
+    def _drop(self) -> None:
+        self._intake.detach()
+        client, self.client = self.client, None
+        self.consumer = self.records = None
+        if client is not None:
+            close_client(client, self._library)
+
+    def _explain(self, error: Exception) -> str:
+        """Return why it could not connect, for a person.
+
+        The library says Timeout to a refused token and to a broker that is away alike. The handshake tells them apart.
+        """
+        if isinstance(error, self._library.AuthorizationError):
+            names = f"{self._topics.tasks} (consume), {self._topics.records} (produce)"
+            return f"the token has no right on one of the topics: {names}; grant it, and the node goes on by itself"
+        try:
+            with Session(self._access, EXPLAIN_TIME):
+                return describe(error)
+        except NoConnection as refusal:
+            return f"{refusal.reason}; {refusal.advice}"

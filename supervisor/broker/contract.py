@@ -1,0 +1,107 @@
+"""What the node and its dispatcher may ask of a broker, and what the broker asks of them. Pure: no Pulsar in sight.
+
+`PulsarBroker` fulfils it on a real broker, `tests.support.broker.StubBroker` in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from supervisor.events import MessageKey, Received
+
+
+class Batches(Protocol):
+    """What is known of the batches that messages came in. The ledger fulfils it."""
+
+    def has_mates(self, key: MessageKey) -> bool:
+        """Return True if a message of the same batch is at this node."""
+
+    def has_answered_mates(self, key: MessageKey) -> bool:
+        """Return True if a message of the same batch was answered at this node."""
+
+
+class Broker(Protocol):
+    """A connection to the broker. All of it is called by the thread that owns the supervisor's state, and never waits,
+    except `flush` and `close`.
+
+    The broker answers with events (supervisor.events): BrokerUp and BrokerDown about the connection, Received for each
+    message that is taken, Stored for each record and dead letter, RetryHere for a nak that cannot be sent.
+    """
+
+    def start(self) -> None:
+        """Begin to connect. BrokerUp is posted when messages can be taken and records stored."""
+
+    # --- taking messages ---
+
+    def allow(self, count: int) -> None:
+        """Set how many messages may be taken from now on, beyond those that `seen` has been called for.
+
+        The number replaces the one of the call before; 0 means that all slots are taken. A message that is on its way
+        when the number falls is kept until there is room for it.
+        """
+
+    def hold(self, *, is_empty: bool) -> None:
+        """Close the intake until `allow` is called again.
+
+        Called at every turn of the owner's loop while it lasts. What the client library has taken beforehand goes back
+        to the broker within 2 s, so that other nodes get it (spec 3).
+
+        Args:
+            is_empty: no message is at this node. The consumer may then be closed, which a message at the node does not
+                survive: the broker redelivers at once what a closed consumer has not acked.
+        """
+
+    def seen(self, received: Received) -> None:
+        """Confirm that the owner has taken a Received out of its queue. Must be called once for each of them."""
+
+    def step_aside(self, seconds: float) -> None:
+        """Close the consumer for so long, so that what is nak'd now goes to other nodes.
+
+        No message may be at this node. A message that was taken meanwhile makes the call void.
+        """
+
+    # --- deciding what becomes of messages ---
+
+    def ack(self, received: Received) -> None:
+        """Tell the broker that it may forget the message. Lost without a connection: the message then comes again."""
+
+    def nak(self, received: Received, delay_s: float) -> None:
+        """Have the broker hand the message out again, to any node, after so many seconds."""
+
+    def burst(self, now: float, batches: Batches, everything: bool = False) -> None:
+        """Send the naks that are due.
+
+        A batch is redelivered as a whole. So a nak of one of its messages waits while others of it are at this node;
+        and once one of them was answered here, RetryHere is posted instead.
+
+        Args:
+            now: monotonic.
+            batches: what is known of batches.
+            everything: the node stops, and nothing is being worked on: send all naks.
+        """
+
+    def next_burst(self) -> float:
+        """Return the monotonic time at which `burst` has something to do; infinity if there is nothing."""
+
+    @property
+    def held_naks(self) -> int:
+        """How many naks wait for their time."""
+
+    # --- storing ---
+
+    def publish_record(self, number: int, record: bytes) -> None:
+        """Send a billing record. Stored(number, fault) is posted when the broker has it, or why it has not."""
+
+    def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
+        """Send a message to the dead-letter topic. Stored(number, fault, dead_letter=True) is posted."""
+
+    # --- the connection ---
+
+    def connected(self) -> bool:
+        """Return True while messages can be taken and records stored."""
+
+    def flush(self) -> None:
+        """Wait, at most a few seconds, until what was sent is stored. Stored has then been posted for it."""
+
+    def close(self) -> None:
+        """Send what is pending and disconnect, within a few seconds. The broker redelivers what was not acked."""

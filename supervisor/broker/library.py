@@ -1,0 +1,84 @@
+"""How the Pulsar client library is set up here, once for node, `--check` and `workernode-records`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pulsar
+
+from supervisor.broker.access import Access
+
+CONNECTION_TIMEOUT = 5000  # milliseconds for a TCP connection
+
+
+def open_client(access: Access, operation_timeout: int, library: Any = pulsar) -> Any:
+    """Return a client. It connects when it is first used.
+
+    Args:
+        operation_timeout: seconds after which the library gives up an operation such as a subscription.
+        library: the module `pulsar`, or a fake of it.
+    """
+    return library.Client(
+        access.url,
+        authentication=library.AuthenticationToken(access.token) if access.token else None,
+        operation_timeout_seconds=operation_timeout,
+        connection_timeout_ms=CONNECTION_TIMEOUT,
+        # Without a logger the library writes to standard output, which is ours; a Python logger can deadlock with it.
+        logger=library.FileLogger(library.LoggerLevel.Error, os.devnull),
+        tls_validate_hostname=True,
+    )
+
+
+def subscribe_without_taking(client: Any, topic: str, subscription: str, library: Any = pulsar) -> None:
+    """Subscribe as a node does, and unsubscribe again, without being given a message.
+
+    It proves that we may consume from this very subscription, and makes the subscription where there is none, at the
+    earliest message. The receiver queue of 0 asks the broker for no message (seen on 4.0.8).
+
+    Raises:
+        pulsar.PulsarException: what the broker or the library has against it.
+    """
+    how = {
+        "consumer_type": library.ConsumerType.Shared,
+        "initial_position": library.InitialPosition.Earliest,
+        "receiver_queue_size": 0,
+    }
+    try:
+        consumer = client.subscribe(topic, subscription, **how)
+    except library.InvalidConfiguration:  # a partitioned topic allows no queue of 0; its first partition does
+        consumer = client.subscribe(f"{topic}-partition-0", subscription, **how)
+    consumer.close()
+
+
+def describe(error: Exception) -> str:
+    """Return a failure of the library for a person: its kind, and its text where that says more."""
+    kind, text = type(error).__name__, str(error).removeprefix("Pulsar error: ")
+    return f"{kind} ({text})" if text and text != kind else kind
+
+
+def close_client(client: Any, library: Any = pulsar) -> None:
+    """Close a client, whatever state it is in."""
+    try:
+        client.close()
+    except library.PulsarException:
+        pass  # it is unusable or closed already
+
+
+def run_bounded(action: Callable[[], None], limit: float) -> None:
+    """Run an action of the library in a thread, and wait no longer than `limit` seconds for its end.
+
+    A broker that does not answer must not keep a program alive that wants to stop.
+    """
+
+    def guarded() -> None:
+        try:
+            action()
+        except pulsar.PulsarException:
+            pass  # what was not stored is not acked, and comes again
+
+    thread = threading.Thread(target=guarded, name="broker-close", daemon=True)
+    thread.start()
+    thread.join(limit)

@@ -1,0 +1,302 @@
+"""The adapter to Pulsar, on a fake of the library."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor.broker import connection
+from supervisor.broker.client import PulsarBroker
+from supervisor.broker.connection import Connection
+from supervisor.broker.intake import GIVE_BACK
+from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, RetryHere, Stored
+from supervisor.ledger import Ledger
+from tests.support.fake_pulsar import AuthorizationError, Consumer, Library, Message, PulsarException, Result
+from tests.support.fake_pulsar import Timeout as LibraryTimeout
+from tests.support.wait import until
+from workernode.settings import load
+
+TIMEOUT = 20
+TASKS, RECORDS = "model-m", "bills"
+SETTINGS = load(
+    {
+        "NODE_TYPE": "remote",
+        "MODEL_NAME": "m",
+        "API_URL": "http://127.0.0.1:9/v1",
+        "API_KEY": "sk-1",
+        "PULSAR_URL": "pulsar://127.0.0.1:1",
+        "RES_TOPIC_NAME": RECORDS,
+        "MAX_PROCESS_NUM": "8",
+    }
+)
+
+
+class Setup:
+    """The adapter, the fake library below it, and the events that it posts."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.library = Library()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.broker = PulsarBroker(SETTINGS, self.events.put, self.library, lambda: self.now)
+
+    def event(self) -> Event:
+        return self.events.get(timeout=TIMEOUT)
+
+    def connect(self) -> None:
+        self.broker.start()
+        assert self.event() == BrokerUp()
+
+    def consumer(self, number: int = 1) -> Consumer:
+        """The consumer that is made so-and-so-manieth."""
+        until(lambda: len(self.library.consumers) >= number, TIMEOUT, "consumer")
+        until(lambda: self.broker._connection.consumer is not None, TIMEOUT, "consumer in use")
+        return self.library.consumers[number - 1]
+
+    def receive(self, entry: int, index: int = -1, size: int = 0) -> Received:
+        self.library.consumers[-1].deliver(Message(entry, index, size))
+        received = self.event()
+        assert isinstance(received, Received)
+        self.broker.seen(received)
+        return received
+
+    def names(self, *wanted: str) -> list[str]:
+        return [name for name, _ in self.library.calls if name in wanted]
+
+
+@pytest.fixture
+def one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
+    """An adapter that explains failures without asking anybody, and tries again at once."""
+    monkeypatch.setattr(Connection, "_explain", lambda self, error: str(error) or type(error).__name__)
+    monkeypatch.setattr(connection, "RETRY_FIRST", 0.01)
+    setup = Setup()
+    yield setup
+    setup.broker.close()
+
+
+def test_it_connects_with_the_records_first_and_subscribes_when_a_message_may_be_taken(one: Setup) -> None:
+    one.connect()
+    assert one.broker.connected()
+    assert one.names("create_producer", "try_to_subscribe") == ["create_producer", "try_to_subscribe"]
+    assert not one.library.consumers, "a node that may not take a message must not be given one"
+    one.broker.allow(1)
+    one.consumer()
+    assert ("subscribe", TASKS) in one.library.calls
+
+
+def test_a_connection_that_fails_is_reported_and_tried_again(one: Setup) -> None:
+    one.library.failures = [("create_producer", LibraryTimeout("nobody")), ("try_to_subscribe", AuthorizationError())]
+    one.broker.start()
+    assert one.event() == BrokerDown("nobody")
+    assert one.event() == BrokerDown("AuthorizationError")
+    assert one.event() == BrokerUp()
+    assert one.names("client", "close") == ["client", "close"] * 2 + ["client"]
+
+
+def test_a_subscription_that_fails_connects_anew(one: Setup) -> None:
+    one.connect()
+    one.library.failures = [("subscribe", LibraryTimeout("no owner"))]
+    one.broker.allow(1)
+    assert one.event() == BrokerDown("no owner")
+    assert one.event() == BrokerUp()
+    one.consumer()
+
+
+def test_nothing_is_taken_beyond_what_is_allowed(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(2)
+    consumer = one.consumer()
+    one.receive(1)
+    one.receive(2)
+    assert consumer.permits == 0
+    one.broker.allow(1)
+    assert consumer.permits == 1
+
+
+def test_held_naks_close_the_intake_when_there_are_as_many_as_the_highest_cap(one: Setup) -> None:
+    """They are not acked either: without a limit, a failing upstream would fill the node with the model's queue."""
+    one.connect()
+    one.broker.allow(9)
+    consumer = one.consumer()
+    for entry in range(8):
+        one.broker.nak(one.receive(entry), 600)
+    one.broker.allow(1)
+    consumer.deliver(Message(99))
+    assert one.events.empty()
+    one.now = 601
+    one.broker.burst(one.now, Ledger())
+    one.broker.allow(1)
+    consumer.run()
+    assert isinstance(one.event(), Received)
+
+
+def test_an_ack_names_the_message_and_one_on_a_closed_consumer_does_no_harm(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(2)
+    consumer = one.consumer()
+    one.broker.ack(one.receive(5, index=1, size=2))
+    assert consumer.acked == [5]
+    received = one.receive(6)
+    consumer.is_closed = True
+    one.broker.ack(received)
+
+
+def test_a_nak_reaches_the_broker_when_it_is_due(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    one.broker.nak(one.receive(5), 2.0)
+    assert (one.broker.held_naks, one.broker.next_burst()) == (1, 2.0)
+    one.broker.burst(1.9, Ledger())
+    assert consumer.naked == []
+    one.broker.burst(2.0, Ledger())
+    assert consumer.naked == [5]
+
+
+def test_a_message_that_comes_to_a_closed_intake_goes_back(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    one.broker.hold(is_empty=False)
+    consumer.deliver(Message(5))
+    one.now = GIVE_BACK
+    assert one.broker.next_burst() == GIVE_BACK
+    one.broker.burst(one.now, Ledger())
+    assert consumer.naked == [5]
+    assert one.events.empty()
+
+
+def test_of_a_batch_that_waits_in_part_nothing_goes_back(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    first = one.receive(5, 0, 2)
+    consumer.deliver(Message(5, 1, 2))  # no room
+    one.broker.nak(first, 0.0)
+    one.now = 10.0
+    one.broker.burst(one.now, Ledger())
+    assert consumer.naked == [], "its other message waits for room at this node"
+    one.broker.allow(1)
+    second = one.event()
+    assert isinstance(second, Received)
+    one.broker.seen(second)
+    one.broker.nak(second, 0.0)
+    one.now = 20.0
+    one.broker.burst(one.now, Ledger())
+    assert consumer.naked == [5, 5]
+
+
+class Answered(Ledger):
+    """A ledger of which every batch was answered in part."""
+
+    def has_answered_mates(self, key: MessageKey) -> bool:
+        return True
+
+
+def test_of_a_batch_that_was_answered_in_part_the_rest_is_tried_again_here(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    received = one.receive(5, 1, 2)
+    one.broker.nak(received, 0.0)
+    one.broker.burst(50.0, Answered())
+    assert one.event() == RetryHere(received)
+    assert consumer.naked == []
+
+
+def test_a_closed_intake_with_nothing_here_closes_the_consumer_and_opens_another_later(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    first = one.consumer()
+    one.broker.hold(is_empty=True)
+    assert not first.is_closed
+    one.now = GIVE_BACK
+    one.broker.hold(is_empty=True)
+    until(lambda: first.is_closed, TIMEOUT, "closed consumer")
+    assert one.broker.connected(), "the node is connected all the same"
+    one.broker.allow(1)
+    one.consumer(2)
+
+
+@pytest.mark.parametrize("why", ["a task is here", "a nak is held", "a message is on its way"])
+def test_a_consumer_that_something_hangs_on_is_not_closed(one: Setup, why: str) -> None:
+    one.connect()
+    one.broker.allow(2)
+    consumer = one.consumer()
+    received = one.receive(1)
+    if why == "a nak is held":
+        one.broker.nak(received, 100)
+    elif why == "a message is on its way":
+        consumer.deliver(Message(2))
+    one.broker.hold(is_empty=why != "a task is here")
+    one.now = GIVE_BACK
+    one.broker.hold(is_empty=why != "a task is here")
+    one.broker._connection.wake()
+    until(lambda: one.broker._connection._leave is None, TIMEOUT, "answer to the request")
+    assert not consumer.is_closed
+
+
+def test_a_node_that_steps_aside_is_not_given_a_message_until_the_time_is_over(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    first = one.consumer()
+    one.broker.step_aside(0.2)
+    until(lambda: first.is_closed, TIMEOUT, "closed consumer")
+    one.broker.allow(1)
+    assert len(one.library.consumers) == 1
+    one.consumer(2)
+
+
+@pytest.mark.parametrize(
+    ("result", "fault"),
+    [(Result.Ok, ""), (Result.Timeout, "Timeout"), (PulsarException("full"), "PulsarException (full)")],
+    ids=["stored", "late", "refused"],
+)
+def test_what_became_of_a_record_is_reported(one: Setup, result: object, fault: str) -> None:
+    one.connect()
+    one.library.results.append(result)
+    one.broker.publish_record(7, b"{}")
+    assert one.event() == Stored(7, fault)
+
+
+def test_without_a_connection_a_record_is_reported_as_not_stored(one: Setup) -> None:
+    one.broker.publish_record(7, b"{}")
+    assert one.event() == Stored(7, "not connected")
+
+
+def test_a_flush_waits_for_the_records_on_their_way(one: Setup) -> None:
+    one.connect()
+    one.library.results.append(None)
+    one.broker.publish_record(7, b"{}")
+    assert one.events.empty()
+    one.broker.flush()
+    assert one.event() == Stored(7, "")
+
+
+def test_the_dead_letter_topic_gets_a_subscription_and_its_letters(one: Setup) -> None:
+    one.connect()
+    one.broker.dead_letter(1, b"bad", {"reason": "why"})
+    one.broker.dead_letter(2, b"worse", {"reason": "why"})
+    assert {one.event(), one.event()} == {Stored(1, "", True), Stored(2, "", True)}
+    letters = "model-m-model-m-subscription-DLQ"
+    assert ("try_to_subscribe", letters) in one.library.calls
+    assert [producer.sent for producer in one.library.producers if producer.topic == letters] == [[b"bad", b"worse"]]
+
+
+def test_a_dead_letter_that_cannot_leave_is_reported_and_the_next_try_makes_another_producer(one: Setup) -> None:
+    one.connect()
+    one.library.failures = [("create_producer", AuthorizationError("no"))]
+    one.broker.dead_letter(1, b"bad", {})
+    assert one.event() == Stored(1, "AuthorizationError (no)", True)
+    one.broker.dead_letter(1, b"bad", {})
+    assert one.event() == Stored(1, "", True)
+
+
+def test_closing_before_it_was_connected_ends_the_thread(one: Setup) -> None:
+    one.library.failures = [("client", LibraryTimeout())] * 100
+    one.broker.start()
+    assert isinstance(one.event(), BrokerDown)
+    one.broker.close()
+    assert not one.broker._connection._thread.is_alive()
