@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Asks the model through the gateway that start.sh has brought up: ./ai.sh [stream] [question]
-# MODEL_NAME and GATEWAY_PORT (8081) say otherwise than start.sh.
+# Asks the model through the gateway that start.sh started: ./ai.sh [stream] [question]
+# MODEL_NAME and GATEWAY_PORT (8081) choose another model or gateway.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -45,16 +45,16 @@ if ! command -v curl >/dev/null; then
 fi
 
 stream=false
-look=()
+curl_options=()
 if [ "${1:-}" = stream ]; then
     stream=true
-    look=(--no-buffer)
+    curl_options=(--no-buffer)
     shift
 fi
 
 request="$(chat_request "$(model_name)" "${*:-Hello!}" "$stream")"
 code=0
-curl -sS -v --noproxy localhost ${look[@]+"${look[@]}"} -H 'Content-Type: application/json' --data-binary @- \
+curl -sS -v --noproxy localhost ${curl_options[@]+"${curl_options[@]}"} -H 'Content-Type: application/json' --data-binary @- \
     "http://localhost:$PORT/api/v1/chat/completions" <<<"$request" || code=$?
 if ! $stream; then echo; fi # the answer ends without a line break
 if [ "$code" = 7 ]; then # connection refused

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Starts the local model server and becomes it, so that signals reach the model. The first of these that is there:
-#   $LLAMAFILE; a *.llamafile beside this script; what LLAMAFILE_URL brings; the embedded model (extra "local").
+# Starts the local model server in its own place (exec), so that signals reach the model. It takes the first of these:
+#   $LLAMAFILE; a *.llamafile beside this script; the download of LLAMAFILE_URL; the embedded model (extra "local").
 #
 #   LLAMAFILE         path of a llamafile
-#   LLAMAFILE_URL     where to get it if it is not there; kept beside this script, or as $LLAMAFILE
-#   LLAMAFILE_SHA256  what the download must be
+#   LLAMAFILE_URL     where to download it if it is not there; kept beside this script, or as $LLAMAFILE
+#   LLAMAFILE_SHA256  checksum of the download
 #   LOCAL_PORT        8082; it listens on 127.0.0.1 only
-#   LOCAL_PARALLEL    4, its slots
-#   LOCAL_CTX         16384 tokens, shared out among the slots
-#   LOCAL_THREADS     it chooses
+#   LOCAL_PARALLEL    4: its slots
+#   LOCAL_CTX         16384 tokens, shared by the slots
+#   LOCAL_THREADS     the server chooses
 #   LOCAL_API_KEY     none; the node makes one for each run
 #   LOCAL_EXTRA_ARGS  more arguments for it, with quotes as in a shell: -ngl 99 --alias 'my model'
 set -euo pipefail
@@ -79,11 +79,11 @@ report() { # lines of progress for a log, until TERM
     done
 }
 
-fetch() { # to the file, going on where it ends; leaves curl's exit code in $code and the HTTP status in $status
-    local part="$1" look=(--progress-bar)
-    if ! [ -t 2 ]; then look=(--silent --show-error); fi
+fetch() { # downloads the rest of the file; sets $code to curl's exit code and $status to the HTTP status
+    local part="$1" progress=(--progress-bar)
+    if ! [ -t 2 ]; then progress=(--silent --show-error); fi
     # In the background, so that a signal to this script reaches curl too.
-    curl --fail --location --proto '=http,https' --connect-timeout 30 --speed-limit 1 --speed-time 60 "${look[@]}" \
+    curl --fail --location --proto '=http,https' --connect-timeout 30 --speed-limit 1 --speed-time 60 "${progress[@]}" \
         --continue-at - --output "$part" --write-out '%{http_code}' "$LLAMAFILE_URL" >"$part.status" &
     jobs_of_download=($!)
     if ! [ -t 2 ]; then
@@ -97,31 +97,31 @@ fetch() { # to the file, going on where it ends; leaves curl's exit code in $cod
     rm -f "$part.status"
 }
 
-download() { # to a file beside the target; it is renamed when it is whole, so that no half a file is ever run
+download() { # to a file beside the target, which is renamed when it is complete: an incomplete file is never run
     local target="$1" part="$1.part" code status
     command -v curl >/dev/null || fail 127 "curl is needed to download the model and is not on PATH." \
         "Install it: apt install curl | dnf install curl | brew install curl"
     trap 'end_jobs; exit 130' INT
     trap 'end_jobs; exit 143' TERM HUP
     say "downloading ${LLAMAFILE_URL%%[?#]*}"
-    if [ -e "$part" ]; then say "$(megabytes "$part") are here already; going on from there"; fi
+    if [ -e "$part" ]; then say "$(megabytes "$part") are here already; the download goes on from there"; fi
     fetch "$part"
     if [ "$status" = 416 ] && is_as_wanted "$part"; then
-        code=0 # it was whole already
+        code=0 # the file is complete already
     elif [ "$status" = 416 ] || [ "$code" = 33 ]; then
-        say "the server cannot go on from there; starting anew"
+        say "the server cannot resume the download; starting again from the beginning"
         rm -f "$part"
         fetch "$part"
     fi
     trap - INT TERM HUP
     if [ "$code" != 0 ]; then
-        fail 1 "the download broke (curl: exit code $code, HTTP status $status); its message is above." \
+        fail 1 "the download failed (curl: exit code $code, HTTP status $status); its message is above." \
             "Check LLAMAFILE_URL, the network and the space on the disk; the next start goes on from there."
     fi
     if [ -z "${LLAMAFILE_SHA256:-}" ]; then
-        say "not verified, because LLAMAFILE_SHA256 is not set; what came has $(sha256 "$part")"
+        say "not verified, because LLAMAFILE_SHA256 is not set; the download has the checksum $(sha256 "$part")"
     elif ! is_as_wanted "$part"; then
-        say "the checksum is not LLAMAFILE_SHA256: what came has $(sha256 "$part")"
+        say "the checksum is not LLAMAFILE_SHA256: the download has $(sha256 "$part")"
         rm -f "$part"
         fail 1 "Correct LLAMAFILE_URL or LLAMAFILE_SHA256. The download was removed."
     fi
@@ -157,7 +157,7 @@ start_llamafile() {
     if ! [ -x "$file" ]; then
         fail 126 "$file is not executable (permission denied)." "Make it so: chmod +x '$file'"
     fi
-    # Looked at first: a shell takes whatever the kernel cannot run for a script, and would run a web page's lines.
+    # The first bytes are checked, because a shell runs any file that the kernel cannot run as a script, even a web page.
     case "$(head -c 6 "$file" | LC_ALL=C tr -d '\0')" in
     MZqFpD | jartsr)
         # An APE, as most llamafiles are, is a shell script too. Through sh it starts also where the kernel does not

@@ -261,7 +261,7 @@ prepare() {
     if command -v docker >/dev/null && answers_in_time docker info; then docker_runs=true; fi
 }
 
-answers_in_time() { # command...: is it true within ten seconds? An engine that hangs is as good as none.
+answers_in_time() { # command...: true if it succeeds within ten seconds; an engine that hangs counts as none
     local tries pid
     "$@" >/dev/null 2>&1 </dev/null &
     pid=$!
@@ -290,7 +290,7 @@ container_is_ready() {
 
 own_pulsar() {
     pulsar_dir="$RUN/pulsar"
-    case "$pulsar_dir" in *[[:space:]]*) # Pulsar's own scripts cannot live with that
+    case "$pulsar_dir" in *[[:space:]]*) # Pulsar's own scripts do not work in such a folder
         mkdir "$RUN/pulsar"
         ln -s "$RUN/pulsar" "$LOCK/pulsar"
         pulsar_dir="$LOCK/pulsar"
@@ -316,7 +316,7 @@ start_pulsar() {
     elif [ -n "${PULSAR_HOME:-}" ]; then
         fail "there is no Pulsar in PULSAR_HOME; see above."
     elif $docker_runs && step 2 "Pulsar: Docker image $PULSAR_IMAGE" && pull "$PULSAR_IMAGE"; then
-        # Its ports are the same inside and outside, because the broker tells them to its clients.
+        # Its ports are the same inside and outside, because clients get them from the broker.
         start_container pulsar -p "127.0.0.1:$PULSAR_PORT:$PULSAR_PORT" \
             -p "127.0.0.1:$PULSAR_ADMIN_PORT:$PULSAR_ADMIN_PORT" \
             -e "PULSAR_PREFIX_brokerServicePort=$PULSAR_PORT" -e "PULSAR_PREFIX_webServicePort=$PULSAR_ADMIN_PORT" \
@@ -335,10 +335,10 @@ start_pulsar() {
 gateway_is_ready() { curl --silent --noproxy '*' --max-time 10 -o /dev/null "http://127.0.0.1:$GATEWAY_PORT/health"; }
 
 start_gateway() {
-    # The image shares the machine's network, because the node answers to the address that it sees; only on Linux
-    # does Docker do that.
+    # The image uses the machine's network, because the node sends answers to the address in the task. Docker does that
+    # on Linux only.
     if $docker_runs && [ "$(uname)" = Linux ] && step 3 "gateway: Docker image $GATEWAY_IMAGE" && pull "$GATEWAY_IMAGE"; then
-        # PULSAR_TOKEN goes by name: as an argument ps would show it.
+        # PULSAR_TOKEN is passed by name, because ps would show an argument.
         start_container gateway --network host -e "PORT=$GATEWAY_PORT" -e "PULSAR_URL=$PULSAR_URL" -e PULSAR_TOKEN \
             "$GATEWAY_IMAGE"
     else
@@ -350,7 +350,7 @@ start_gateway() {
 
 # --- node ---
 
-node_is_ready() { # and if not, $why tells the reason that it gives
+node_is_ready() { # if not, $why is the reason that it gives
     local address="$STATUS_ADDR" answer
     case "$address" in 0.0.0.0:*) address="127.0.0.1:${address##*:}" ;; esac
     answer="$(curl --silent --noproxy '*' --max-time 10 --write-out '\n%{http_code}' "http://$address/readyz" || true)"
@@ -393,10 +393,10 @@ check() {
     export GATEWAY_PORT
     say "" '$ ./ai.sh "What is the capital of France?"'
     ask answer "What is the capital of France?"
-    "$PYTHON" -m devstack.startup answer "$RUN/answer.txt" || fail "the answer is not one; see above. Logs are in $RUN"
+    "$PYTHON" -m devstack.startup answer "$RUN/answer.txt" || fail "the answer is not valid; see above. Logs are in $RUN"
     say "" '$ ./ai.sh stream "What is a message queue?"'
     ask stream stream "What is a message queue?"
-    "$PYTHON" -m devstack.startup stream "$RUN/stream.txt" || fail "the stream is not one; see above. Logs are in $RUN"
+    "$PYTHON" -m devstack.startup stream "$RUN/stream.txt" || fail "the stream is not valid; see above. Logs are in $RUN"
     say "" "Both answers came."
 }
 
@@ -425,7 +425,7 @@ case "$*" in
     sed -n '2,/^set/p' "$HERE/start.sh" | sed '$d; s/^# \{0,1\}//'
     exit 0
     ;;
-*) fail "it does not know: $*" "Usage: ./start.sh [--check]" ;;
+*) fail "unknown argument: $*" "Usage: ./start.sh [--check]" ;;
 esac
 
 take_lock

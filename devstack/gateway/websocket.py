@@ -15,9 +15,9 @@ READ_BYTES = 65536
 
 
 def upgrade(connection: socket.socket, path: str, headers: Iterable[tuple[str, str]]) -> ServerProtocol | None:
-    """Answer the handshake. None: it was refused, and the client was told why."""
+    """Answer the handshake, and return its protocol. None: it was refused, and the client got the reason."""
     protocol = ServerProtocol(max_size=None)  # the platform's gateway sets no limit either
-    # The protocol wants to have read the request itself before it reads frames.
+    # The protocol must have parsed the request before it parses frames.
     protocol.receive_data(Request(path, Headers(headers)).serialize())
     for request in protocol.events_received():
         if isinstance(request, Request):
@@ -29,10 +29,10 @@ def upgrade(connection: socket.socket, path: str, headers: Iterable[tuple[str, s
 def messages(
     connection: socket.socket, received: BufferedIOBase, protocol: ServerProtocol
 ) -> Iterator[tuple[Opcode, bytes]]:
-    """The messages as they come, whole, as (TEXT or BINARY, payload); ends with the connection.
+    """Yield the whole messages as (TEXT or BINARY, payload) until the connection ends.
 
-    A ping is answered only when every message before it was consumed: as long as the consumer is stuck, the other side
-    gets no pong and no answer to its close, just as with the platform's gateway.
+    A ping is answered only after every message before it was consumed. While the consumer blocks, the node gets no pong
+    and no answer to its close, as with the platform's gateway.
     """
     kind, payload = Opcode.TEXT, b""
     data = b"the handshake"
@@ -56,7 +56,7 @@ def messages(
 
 
 def flush(connection: socket.socket, protocol: ServerProtocol) -> None:
-    """Send what the protocol has to say; closing the connection is left to http.server."""
+    """Send the protocol's output. http.server closes the connection."""
     for data in protocol.data_to_send():
         if data:
             connection.sendall(data)

@@ -85,7 +85,7 @@ CAUSES = (
     ),
     Cause(
         GENERAL,
-        r"the download broke",
+        r"the download failed",
         "check LLAMAFILE_URL and the network; the next start goes on where it broke",
     ),
     Cause(

@@ -50,7 +50,7 @@ def take(consumer: pulsar.Consumer, count: int) -> set[bytes]:
     return seen
 
 
-def test_messages_survive_a_kill_and_a_second_broker_is_a_world_of_its_own(broker: Broker, tmp_path: Path) -> None:
+def test_messages_survive_a_kill_and_a_second_broker_shares_nothing(broker: Broker, tmp_path: Path) -> None:
     published = {f"message {number}".encode() for number in range(1000)}
     second = Broker(find_or_get(), tmp_path, port=free_port(), admin_port=free_port())
     with second:
@@ -85,7 +85,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
-def test_the_command_says_when_it_is_ready_and_takes_the_broker_with_it(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_command_prints_ready_and_stops_the_broker_at_its_end(tmp_path: Path, number: signal.Signals) -> None:
     with start_command(tmp_path) as command:
         assert command.stdout is not None
         assert command.stdout.readline().startswith("ready pulsar://127.0.0.1:")
@@ -96,7 +96,7 @@ def test_the_command_says_when_it_is_ready_and_takes_the_broker_with_it(tmp_path
     until(lambda: is_gone(jvm), TIMEOUT, "the broker goes with the command that ran it")
 
 
-def test_the_command_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_the_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     inner = [sys.executable, "-m", "devstack.broker", "run", "--dir", str(tmp_path)]
     inner += ["--port", str(free_port()), "--admin-port", str(free_port())]
     script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
@@ -109,7 +109,7 @@ def test_the_command_goes_when_its_parent_is_killed(tmp_path: Path) -> None:
     until(lambda: all(is_gone(process) for process in family), TIMEOUT, "command and broker go with their parent")
 
 
-def test_a_broker_that_asks_for_tokens_is_ready_for_who_has_one(tmp_path: Path) -> None:
+def test_a_broker_with_authentication_gets_ready_with_the_token(tmp_path: Path) -> None:
     secret = os.urandom(32)
     token = token_for("admin", secret)
     strict = Broker(

@@ -72,7 +72,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     server.close()
 
 
-def test_health_needs_no_key_and_all_else_does(served: Embedded) -> None:
+def test_all_paths_but_health_need_the_key(served: Embedded) -> None:
     assert served.get("/health").json() == {"status": "ok"}
     for path in ("/v1/models", "/props", "/slots", "/metrics"):
         assert served.get(path).status_code == 401, path
@@ -82,12 +82,12 @@ def test_health_needs_no_key_and_all_else_does(served: Embedded) -> None:
     assert served.ask("Hello!", "wrong").status_code == 401
 
 
-def test_slots_and_context_are_as_asked_and_the_model_has_its_name(served: Embedded) -> None:
+def test_slots_context_and_model_name_are_those_of_the_flags(served: Embedded) -> None:
     assert [slot["n_ctx"] for slot in served.get("/slots", "from-the-file").json()] == [2048, 2048]
     assert [model["id"] for model in served.get("/v1/models", "from-the-file").json()["data"]] == ["gemma3-270m"]
 
 
-def test_it_answers_a_question_and_stops_where_the_next_turn_would_begin(served: Embedded) -> None:
+def test_the_answer_stops_where_the_next_turn_would_begin(served: Embedded) -> None:
     answer = served.ask("What is the capital of France?", "from-the-file", temperature=0).json()
     assert "Paris" in answer["choices"][0]["message"]["content"]
     assert "User" not in answer["choices"][0]["message"]["content"]
@@ -95,7 +95,7 @@ def test_it_answers_a_question_and_stops_where_the_next_turn_would_begin(served:
     assert answer["usage"]["completion_tokens"] > 0
 
 
-def test_it_streams_chunk_by_chunk(served: Embedded) -> None:
+def test_a_stream_comes_in_chunks(served: Embedded) -> None:
     response = served.ask("What is the capital of France?", "from-the-file", stream=True, temperature=0)
     events = [line.removeprefix(b"data: ") for line in response.iter_lines() if line]
     assert events[-1] == b"[DONE]"
@@ -103,7 +103,7 @@ def test_it_streams_chunk_by_chunk(served: Embedded) -> None:
     assert len([text for text in texts if text]) > 3
 
 
-def test_without_the_end_of_an_answer_sigterm_ends_it(tmp_path: Path) -> None:
+def test_sigterm_ends_the_server_in_the_middle_of_an_answer(tmp_path: Path) -> None:
     server = Embedded(tmp_path / "log", "--api-key", "k")
     try:
         server.said("serving gemma3-270m at")
@@ -117,7 +117,7 @@ def test_without_the_end_of_an_answer_sigterm_ends_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_while_it_loads(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_server_while_it_loads(tmp_path: Path, number: signal.Signals) -> None:
     server = Embedded(tmp_path / "log")
     try:
         server.said("loading gemma3-270m")
@@ -127,7 +127,7 @@ def test_a_signal_ends_it_while_it_loads(tmp_path: Path, number: signal.Signals)
         server.close()
 
 
-def test_it_goes_when_its_parent_dies(tmp_path: Path) -> None:
+def test_the_server_ends_when_its_parent_dies(tmp_path: Path) -> None:
     log = tmp_path / "log"
     spawn = f"import subprocess; subprocess.Popen({COMMAND!r} + ['--port', '{free_port()}']); input()"
     with log.open("wb") as output:
@@ -143,7 +143,7 @@ def test_it_goes_when_its_parent_dies(tmp_path: Path) -> None:
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, PATIENCE, "end of the child")
 
 
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
+def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         server = Embedded(tmp_path / "log", port=port)
@@ -181,7 +181,7 @@ class FakeWheel(SimpleNamespace):
             raise OSError("No space left on device")
 
 
-def test_the_model_file_is_whole_or_not_there_and_is_made_once(
+def test_the_model_file_is_complete_or_missing_and_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -53,7 +53,7 @@ def ends(tmp_path: Path, environ: dict[str, str]) -> list[str]:
         return node.stderr_lines
 
 
-def test_every_fault_is_told_in_one_go_a_line_each(tmp_path: Path) -> None:
+def test_all_errors_in_the_settings_are_printed_at_once_a_line_each(tmp_path: Path) -> None:
     lines = ends(tmp_path, {**RIGHT, "NODE_TYPE": "remote", **{k: v for k, v in WRONG.items() if k != "NODE_TYPE"}})
     assert [line.split()[0] for line in lines] == [name for name in VARIABLES if name in WRONG and name != "NODE_TYPE"]
     assert all("; it must be " in line for line in lines), "each line says what the value must be"
@@ -71,11 +71,11 @@ def test_every_fault_is_told_in_one_go_a_line_each(tmp_path: Path) -> None:
     ],
     ids=["nothing", "remote", "remote_by_its_older_name_and_all_empty", "local", "wrong_kind"],
 )  # fmt: skip
-def test_what_is_missing_is_told(tmp_path: Path, environ: dict[str, str], missing: list[str]) -> None:
+def test_missing_variables_are_named(tmp_path: Path, environ: dict[str, str], missing: list[str]) -> None:
     assert [line.split()[0] for line in ends(tmp_path, environ)] == missing
 
 
-def test_an_empty_text_is_unset_and_a_dotenv_file_fills_what_is_missing(broker: Broker, tmp_path: Path) -> None:
+def test_an_empty_variable_is_unset_and_the_env_file_fills_missing_ones(broker: Broker, tmp_path: Path) -> None:
     """As the platform's operator starts it, which injects all variables, unset ones empty."""
     with open_testbed(broker, tmp_path) as one:
         in_file = {name: str(one.variables.pop(name)) for name in ("API_URL", "API_KEY", "MODEL_NAME", "PULSAR_URL")}

@@ -163,7 +163,7 @@ def test_a_request_becomes_a_task(server: Gateway, topic: Topic, path: str, stre
     assert set(task) == {"request_id", "stream", "endpoint", "data", "metadata"}
 
 
-def test_the_clients_headers_come_along_as_lists(server: Gateway, topic: Topic) -> None:
+def test_the_task_holds_the_clients_headers_as_lists(server: Gateway, topic: Topic) -> None:
     Client(server, chat(), headers={"user-agent": "someone/1", "Authorization": "Bearer x"})
     found = topic.task()["metadata"]["headers"]
     assert found["User-Agent"] == ["someone/1"]
@@ -171,7 +171,7 @@ def test_the_clients_headers_come_along_as_lists(server: Gateway, topic: Topic) 
     assert "Host" not in found
 
 
-def test_the_request_is_published_as_it_was_written_less_white_space(server: Gateway, topic: Topic) -> None:
+def test_the_request_is_published_unchanged_except_for_white_space(server: Gateway, topic: Topic) -> None:
     Client(server, '{ "model" : "m",\n "x": [1.0e-5, 1E400, "two  \\" spaces\\n"],\t"x": {} }')
     payload = topic.tasks.get(timeout=PATIENCE).decode()
     assert payload.endswith(',"data":{"model":"m","x":[1.0e-5,1E400,"two  \\" spaces\\n"],"x":{}}}')
@@ -187,7 +187,7 @@ def test_the_request_is_published_as_it_was_written_less_white_space(server: Gat
     ],
     ids=range(15),
 )
-def test_what_is_not_a_chat_request_is_refused(server: Gateway, topic: Topic, body: str) -> None:
+def test_a_body_that_is_no_chat_request_is_refused(server: Gateway, topic: Topic, body: str) -> None:
     status, text = post(server.address, CHAT, body)
     assert status == 400
     assert json.loads(text)["error"]["type"] == "invalid_request_error"
@@ -199,7 +199,7 @@ def test_stream_null_means_plain(server: Gateway, topic: Topic) -> None:
     assert topic.task()["stream"] is False
 
 
-def test_a_broker_that_refuses_is_the_clients_500(server: Gateway, topic: Topic) -> None:
+def test_the_client_gets_500_if_the_broker_refuses(server: Gateway, topic: Topic) -> None:
     def refuse(task: Any) -> None:
         raise RuntimeError("no broker")
 
@@ -222,7 +222,7 @@ def test_a_plain_answer_reaches_its_client_unchanged_with_200(server: Gateway, t
     assert client.result == (200, data.encode())
 
 
-def test_an_answer_that_is_quicker_than_publishing_finds_nobody(server: Gateway, topic: Topic) -> None:
+def test_an_answer_before_publishing_returned_finds_no_client(server: Gateway, topic: Topic) -> None:
     early: list[tuple[int, bytes]] = []
     topic.on_publish = lambda task: early.append(answer(server, task["request_id"], "1"))
     client = Client(server, chat())
@@ -248,12 +248,12 @@ def test_an_unknown_id_and_a_second_answer_get_404_and_are_counted_apart(server:
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", '{"request_id":"x"}', '{"data":1}', '{"request_id":1,"data":1}'])
-def test_what_is_not_an_answer_gets_400(server: Gateway, body: str) -> None:
+def test_a_post_that_is_no_answer_gets_400(server: Gateway, body: str) -> None:
     assert post(server.address, "/res", body)[0] == 400
     assert server.state.stats()["plain"]["invalid"] == 1
 
 
-def test_a_plain_client_waits_only_so_long(topic: Topic) -> None:
+def test_a_plain_client_gets_408_after_the_wait(topic: Topic) -> None:
     server = Gateway(topic.publish, port=0, plain_wait_s=0.1)
     server.start()
     try:
@@ -286,7 +286,7 @@ def test_hundreds_of_clients_wait_at_once_and_each_gets_its_own(server: Gateway,
 # Streams (spec 1.2).
 
 
-def test_a_stream_passes_each_chunk_as_it_comes_and_adds_done(
+def test_a_stream_passes_each_chunk_on_at_once_and_adds_done(
     server: Gateway, topic: Topic, stream_client: StreamClient
 ) -> None:
     request_id = topic.task()["request_id"]
@@ -303,7 +303,7 @@ def test_a_stream_passes_each_chunk_as_it_comes_and_adds_done(
     assert (counts["chunks"], counts["ended"], counts["connections"]) == (4, 1, 1)
 
 
-def test_frames_that_are_quicker_than_publishing_are_lost(server: Gateway, topic: Topic) -> None:
+def test_frames_before_publishing_returned_are_lost(server: Gateway, topic: Topic) -> None:
     with node_socket(server) as node:
 
         def send_at_once(task: Any) -> None:
@@ -335,7 +335,7 @@ def test_one_connection_serves_many_streams_and_fragments_are_joined(server: Gat
     "wrong",
     ["{", "[]", "", '{"end":false,"data":1}', '{"request_id":"x","end":1}', '{"request_id":"x","data":NaN}', b"{}"],
 )
-def test_what_is_not_a_frame_is_skipped_without_a_word(
+def test_a_message_that_is_no_frame_is_dropped_without_an_answer(
     server: Gateway, topic: Topic, stream_client: StreamClient, wrong: str | bytes
 ) -> None:
     request_id = topic.task()["request_id"]
@@ -359,7 +359,7 @@ def test_a_line_break_in_a_chunk_breaks_the_event_and_is_counted(
     assert server.state.stats()["stream"]["newlines"] == 1
 
 
-def test_a_frame_after_the_end_costs_the_connection_and_is_counted(
+def test_a_frame_after_the_end_closes_the_connection_and_is_counted(
     server: Gateway, topic: Topic, stream_client: StreamClient
 ) -> None:
     request_id = topic.task()["request_id"]
@@ -383,7 +383,7 @@ def test_a_silent_stream_is_kept_open_with_comments(topic: Topic) -> None:
         server.close()
 
 
-def test_a_stream_client_that_left_ends_the_waiting_at_the_next_write(server: Gateway, topic: Topic) -> None:
+def test_a_stream_ends_at_the_first_write_after_its_client_left(server: Gateway, topic: Topic) -> None:
     client = StreamClient(server)
     request_id = topic.task()["request_id"]
     client.close()
@@ -397,7 +397,7 @@ def test_a_stream_client_that_left_ends_the_waiting_at_the_next_write(server: Ga
         registered(server)
 
 
-def test_a_reader_stuck_on_a_client_that_left_answers_no_ping_until_the_node_closes(server: Gateway) -> None:
+def test_a_reader_that_blocks_on_a_client_that_left_answers_no_ping(server: Gateway) -> None:
     server.state.stream.register("left")  # its client's thread has gone after the reader looked the id up: nobody takes
     with node_socket(server) as node:
         node.send(frame("left", "1"))
@@ -409,7 +409,7 @@ def test_a_reader_stuck_on_a_client_that_left_answers_no_ping_until_the_node_clo
 # The rest.
 
 
-def test_a_path_or_a_length_that_is_missing_is_said(server: Gateway) -> None:
+def test_an_unknown_path_or_a_missing_length_is_an_error(server: Gateway) -> None:
     assert post(server.address, "/nowhere", "{}")[0] == 404
     with socket.create_connection(server.server_address[:2], timeout=PATIENCE) as connection:  # type: ignore[arg-type]
         connection.sendall(b"POST /res HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -439,7 +439,7 @@ class GatewayProcess:
         self.process.communicate()
 
 
-def test_tasks_go_through_a_real_broker_and_come_back(broker: Broker) -> None:
+def test_tasks_go_through_a_real_broker_and_answers_come_back(broker: Broker) -> None:
     model = f"gateway-{uuid.uuid4().hex}"
     client = pulsar.Client(broker.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
     consumer = client.subscribe(f"model-{model}", "test", initial_position=pulsar.InitialPosition.Earliest)
@@ -461,7 +461,7 @@ def test_tasks_go_through_a_real_broker_and_come_back(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_says_that_it_is_ready_and_leaves_when_asked(number: signal.Signals) -> None:
+def test_the_command_prints_ready_and_stops_on_a_signal(number: signal.Signals) -> None:
     with closing(GatewayProcess("--port", "0", "--pulsar-url", "pulsar://127.0.0.1:1")) as command:
         address = command.ready()
         with closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
@@ -471,7 +471,7 @@ def test_the_command_says_that_it_is_ready_and_leaves_when_asked(number: signal.
         assert command.process.wait(PATIENCE) == 0
 
 
-def test_a_taken_port_is_told_with_the_variable_that_moves_it(server: Gateway) -> None:
+def test_the_error_about_a_taken_port_names_the_variable(server: Gateway) -> None:
     port = server.address.partition(":")[2]
     with closing(GatewayProcess(GATEWAY_PORT=port)) as command:
         output, errors = command.process.communicate(timeout=PATIENCE)

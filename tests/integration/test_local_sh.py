@@ -105,7 +105,7 @@ def test_the_key_reaches_the_model_and_no_argument(box: Box) -> None:
     assert "sk-canary" not in errors
 
 
-def test_it_becomes_the_model_so_that_signals_reach_it(box: Box) -> None:
+def test_the_model_replaces_the_script_so_that_signals_reach_it(box: Box) -> None:
     box.llamafile()
     with box.start(STAY="1") as process:
         assert process.stdout is not None
@@ -135,7 +135,7 @@ def test_an_ape_is_started_through_sh(box: Box, tmp_path: Path) -> None:
         pytest.param(lambda box: box.folder, 127, "there is no file {}", id="folder"),
     ],
 )
-def test_a_llamafile_that_cannot_be_run_is_told(
+def test_a_llamafile_that_cannot_be_run_is_an_error(
     box: Box, make: Callable[[Box], Path], code: int, said: str
 ) -> None:
     path = make(box)
@@ -154,7 +154,7 @@ def test_a_llamafile_that_cannot_be_run_is_told(
         pytest.param(b"GGUF\x03\x00\x00\x00\n: > RUN\n", "a model alone (GGUF)", id="model alone"),
     ],
 )
-def test_what_is_no_program_is_never_run(box: Box, tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_no_program_is_never_run(box: Box, tmp_path: Path, content: bytes, said: str) -> None:
     """A shell would take it for a script: a download may be a page that asks for a log-in."""
     path, trace = box.llamafile(), tmp_path / "it-ran"
     path.write_bytes(content.replace(b"RUN", bytes(trace)))
@@ -165,7 +165,7 @@ def test_what_is_no_program_is_never_run(box: Box, tmp_path: Path, content: byte
     assert not trace.exists()
 
 
-def test_a_program_for_another_machine_is_told(box: Box) -> None:
+def test_a_program_for_another_machine_is_an_error(box: Box) -> None:
     path = box.llamafile()
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(200))
     code, _, errors = box.run()
@@ -173,7 +173,7 @@ def test_a_program_for_another_machine_is_told(box: Box) -> None:
     assert "Exec format error" in errors
 
 
-def test_of_several_llamafiles_one_must_be_named(box: Box) -> None:
+def test_with_several_llamafiles_one_must_be_named(box: Box) -> None:
     one, _ = box.llamafile("a.llamafile"), box.llamafile("b.llamafile")
     code, output, errors = box.run()
     assert (code, output) == (1, [])
@@ -184,14 +184,14 @@ def test_of_several_llamafiles_one_must_be_named(box: Box) -> None:
 # Downloads.
 
 
-class Shop(ThreadingHTTPServer):
+class DownloadServer(ThreadingHTTPServer):
     """Serves `content`, with ranges; the first `cuts` answers break off in the middle; `stall` holds the rest back."""
 
     content = LLAMAFILE.encode() + b"#" * 100_000
     sha256 = hashlib.sha256(content).hexdigest()
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Counter)
+        super().__init__(("127.0.0.1", 0), DownloadHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/models/tiny.llamafile?signature=secret"
         self.asked: list[str] = []  # the Range of each request
         self.cuts = 0
@@ -200,41 +200,41 @@ class Shop(ThreadingHTTPServer):
         self.stall: threading.Event | None = None
 
 
-class Counter(BaseHTTPRequestHandler):
-    """Where the shop is asked."""
+class DownloadHandler(BaseHTTPRequestHandler):
+    """Serves the download."""
 
     def do_GET(self) -> None:
-        shop = cast(Shop, self.server)
+        server = cast(DownloadServer, self.server)
         wanted = self.headers.get("Range", "")
-        shop.asked.append(wanted)
-        if shop.status != 200:
-            self.send_error(shop.status)
+        server.asked.append(wanted)
+        if server.status != 200:
+            self.send_error(server.status)
             return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and shop.ranges else 0
-        if start >= len(shop.content):
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        if start >= len(server.content):
             self.send_error(416)
             return
-        rest = shop.content[start:]
+        rest = server.content[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(shop.content) - 1}/{len(shop.content)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        if shop.cuts:
-            shop.cuts -= 1
+        if server.cuts:
+            server.cuts -= 1
             rest = rest[: len(rest) // 2]
         self.wfile.write(rest)
         self.wfile.flush()
-        if shop.stall:
-            shop.stall.wait(PATIENCE)
+        if server.stall:
+            server.stall.wait(PATIENCE)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @pytest.fixture
-def shop() -> Iterator[Shop]:
-    server = Shop()
+def server() -> Iterator[DownloadServer]:
+    server = DownloadServer()
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
     if server.stall:
@@ -243,70 +243,70 @@ def shop() -> Iterator[Shop]:
     server.server_close()
 
 
-def test_a_download_is_verified_kept_and_run(box: Box, shop: Shop) -> None:
-    variables = {"LLAMAFILE_URL": shop.url, "LLAMAFILE_SHA256": shop.sha256.upper()}
+def test_a_download_is_verified_kept_and_run(box: Box, server: DownloadServer) -> None:
+    variables = {"LLAMAFILE_URL": server.url, "LLAMAFILE_SHA256": server.sha256.upper()}
     code, output, errors = box.run(**variables)
     assert (code, arguments(output)) == (0, FLAGS), errors
-    assert (box.folder / "tiny.llamafile").read_bytes() == shop.content
+    assert (box.folder / "tiny.llamafile").read_bytes() == server.content
     assert sorted(path.name for path in box.folder.iterdir()) == ["local.sh", "tiny.llamafile"]
     assert "secret" not in errors
     assert box.run(**variables)[0] == 0
-    assert len(shop.asked) == 1  # the second start finds it
+    assert len(server.asked) == 1  # the second start finds it
 
 
-def test_a_download_goes_where_llamafile_says(box: Box, shop: Shop, tmp_path: Path) -> None:
+def test_a_download_goes_where_llamafile_says(box: Box, server: DownloadServer, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
-    code, output, errors = box.run(LLAMAFILE_URL=shop.url, LLAMAFILE=str(target))
+    code, output, errors = box.run(LLAMAFILE_URL=server.url, LLAMAFILE=str(target))
     assert (code, arguments(output)) == (0, FLAGS), errors
-    assert target.read_bytes() == shop.content
-    assert f"LLAMAFILE_SHA256 is not set; what came has {shop.sha256}" in errors
+    assert target.read_bytes() == server.content
+    assert f"LLAMAFILE_SHA256 is not set; the download has the checksum {server.sha256}" in errors
 
 
-def test_a_broken_download_goes_on_where_it_stopped(box: Box, shop: Shop) -> None:
-    shop.cuts = 1
-    variables = {"LLAMAFILE_URL": shop.url, "LLAMAFILE_SHA256": shop.sha256}
+def test_a_broken_download_resumes_where_it_stopped(box: Box, server: DownloadServer) -> None:
+    server.cuts = 1
+    variables = {"LLAMAFILE_URL": server.url, "LLAMAFILE_SHA256": server.sha256}
     code, output, errors = box.run(**variables)
     assert (code, output) == (1, [])
-    assert "the download broke (curl: exit code 18" in errors
+    assert "the download failed (curl: exit code 18" in errors
     assert not (box.folder / "tiny.llamafile").exists()
     code, output, errors = box.run(**variables)
     assert (code, arguments(output)) == (0, FLAGS), errors
-    assert shop.asked == ["", f"bytes={len(shop.content) // 2}-"]
+    assert server.asked == ["", f"bytes={len(server.content) // 2}-"]
 
 
-def test_a_server_that_cannot_go_on_is_asked_anew(box: Box, shop: Shop) -> None:
-    shop.ranges, shop.cuts = False, 1
-    assert box.run(LLAMAFILE_URL=shop.url)[0] == 1
-    code, output, errors = box.run(LLAMAFILE_URL=shop.url, LLAMAFILE_SHA256=shop.sha256)
+def test_the_download_starts_again_if_the_server_cannot_resume(box: Box, server: DownloadServer) -> None:
+    server.ranges, server.cuts = False, 1
+    assert box.run(LLAMAFILE_URL=server.url)[0] == 1
+    code, output, errors = box.run(LLAMAFILE_URL=server.url, LLAMAFILE_SHA256=server.sha256)
     assert (code, arguments(output)) == (0, FLAGS), errors
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "too long"])
-def test_a_part_as_long_as_the_file_is_kept_only_if_it_is_whole(box: Box, shop: Shop, whole: bool) -> None:
-    (box.folder / "tiny.llamafile.part").write_bytes(shop.content if whole else b"x" * len(shop.content))
-    code, _, errors = box.run(LLAMAFILE_URL=shop.url, LLAMAFILE_SHA256=shop.sha256)
+def test_a_part_of_full_length_is_kept_only_with_the_right_checksum(box: Box, server: DownloadServer, whole: bool) -> None:
+    (box.folder / "tiny.llamafile.part").write_bytes(server.content if whole else b"x" * len(server.content))
+    code, _, errors = box.run(LLAMAFILE_URL=server.url, LLAMAFILE_SHA256=server.sha256)
     assert code == 0, errors
-    assert len(shop.asked) == (1 if whole else 2)
+    assert len(server.asked) == (1 if whole else 2)
 
 
-def test_a_wrong_checksum_is_told_and_the_download_removed(box: Box, shop: Shop) -> None:
-    code, output, errors = box.run(LLAMAFILE_URL=shop.url, LLAMAFILE_SHA256="0" * 64)
+def test_a_download_with_a_wrong_checksum_is_removed(box: Box, server: DownloadServer) -> None:
+    code, output, errors = box.run(LLAMAFILE_URL=server.url, LLAMAFILE_SHA256="0" * 64)
     assert (code, output) == (1, [])
-    assert f"the checksum is not LLAMAFILE_SHA256: what came has {shop.sha256}" in errors
+    assert f"the checksum is not LLAMAFILE_SHA256: the download has {server.sha256}" in errors
     assert [path.name for path in box.folder.iterdir()] == ["local.sh"]
 
 
 @pytest.mark.parametrize("status", [404, 500])
-def test_a_refused_download_is_told(box: Box, shop: Shop, status: int) -> None:
-    shop.status = status
-    code, output, errors = box.run(LLAMAFILE_URL=shop.url)
+def test_a_refused_download_is_an_error(box: Box, server: DownloadServer, status: int) -> None:
+    server.status = status
+    code, output, errors = box.run(LLAMAFILE_URL=server.url)
     assert (code, output) == (1, [])
     assert f"HTTP status {status}" in errors
 
 
-def test_a_signal_ends_the_download_too(box: Box, shop: Shop) -> None:
-    shop.stall, shop.cuts = threading.Event(), 1
-    with box.start(LLAMAFILE_URL=shop.url) as process:
+def test_a_signal_stops_the_download(box: Box, server: DownloadServer) -> None:
+    server.stall, server.cuts = threading.Event(), 1
+    with box.start(LLAMAFILE_URL=server.url) as process:
         part = box.folder / "tiny.llamafile.part"
         until(lambda: part.exists() and part.stat().st_size, PATIENCE, "beginning of the download")
         process.terminate()
@@ -342,7 +342,7 @@ def status(port: int, path: str, key: str = "") -> int:
         return 0
 
 
-def test_without_any_model_it_says_how_to_get_one(box: Box, tmp_path: Path) -> None:
+def test_without_any_model_the_error_says_how_to_get_one(box: Box, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     for program in ("bash", "dirname"):
         (tmp_path / "bin" / program).symlink_to(shutil.which(program) or program)

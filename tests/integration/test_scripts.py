@@ -174,7 +174,7 @@ def checkout(tmp_path: Path, broker: Broker, upstream: FakeUpstream) -> Iterator
 # start.sh.
 
 
-def test_it_brings_up_a_remote_node_says_how_to_ask_and_ctrl_c_takes_all_of_it_down(checkout: Checkout) -> None:
+def test_start_runs_a_remote_node_prints_how_to_ask_and_ctrl_c_stops_all(checkout: Checkout) -> None:
     run = checkout.start().until_up()
     assert "your" in run.output
     assert "./ai.sh" in run.output
@@ -201,7 +201,7 @@ def written(checkout: Checkout, text: str) -> str:
     return str(path)
 
 
-def test_check_shows_both_answers_and_takes_all_of_it_down(checkout: Checkout) -> None:
+def test_check_shows_both_answers_and_stops_all(checkout: Checkout) -> None:
     code, output = checkout.start("--check").end()
     assert code == 0, output
     assert "The model answered: " in output
@@ -229,7 +229,7 @@ def test_check_fails_without_real_answers(
 
 
 @pytest.mark.parametrize(("part", "words"), [("gateway", "devstack.gateway"), ("node", "WorkerNode.py")])
-def test_when_a_part_dies_all_of_it_goes_and_its_log_is_named(checkout: Checkout, part: str, words: str) -> None:
+def test_when_a_part_dies_all_parts_stop_and_its_log_is_named(checkout: Checkout, part: str, words: str) -> None:
     run = checkout.start().until_up()
     [process] = checkout.processes(words)
     process.kill()
@@ -240,7 +240,7 @@ def test_when_a_part_dies_all_of_it_goes_and_its_log_is_named(checkout: Checkout
     checkout.all_gone()
 
 
-def test_a_node_that_cannot_start_is_told_with_the_end_of_its_log(checkout: Checkout) -> None:
+def test_for_a_node_that_cannot_start_the_end_of_its_log_is_shown(checkout: Checkout) -> None:
     code, output = checkout.start(MAX_PROCESS_NUM="many").end()
     assert code == 1
     assert "start.sh: node has ended by itself (exit code 78)" in output
@@ -248,7 +248,7 @@ def test_a_node_that_cannot_start_is_told_with_the_end_of_its_log(checkout: Chec
     checkout.all_gone()
 
 
-def test_a_second_start_names_the_first_and_leaves_it_alone(checkout: Checkout) -> None:
+def test_a_second_start_names_the_first_and_does_not_touch_it(checkout: Checkout) -> None:
     first = checkout.start().until_up()
     code, output = checkout.start().end()
     assert code == 1
@@ -260,7 +260,7 @@ def test_a_second_start_names_the_first_and_leaves_it_alone(checkout: Checkout) 
     checkout.all_gone()
 
 
-def test_what_a_killed_start_has_left_behind_is_stopped_by_the_next(checkout: Checkout) -> None:
+def test_the_next_start_stops_the_processes_of_a_killed_one(checkout: Checkout) -> None:
     first = checkout.start().until_up()
     first.process.kill()
     first.end()
@@ -271,7 +271,7 @@ def test_what_a_killed_start_has_left_behind_is_stopped_by_the_next(checkout: Ch
     checkout.all_gone()
 
 
-def test_taken_ports_are_told_together_with_what_moves_them(checkout: Checkout) -> None:
+def test_all_taken_ports_are_named_with_their_variables(checkout: Checkout) -> None:
     own = f"process {os.getpid()}"
     gateway = Gateway(lambda topic, payload: None, checkout.port)
     try:
@@ -294,7 +294,7 @@ def test_taken_ports_are_told_together_with_what_moves_them(checkout: Checkout) 
         pytest.param({"PULSAR_URL": "", "PULSAR_HOME": "/nowhere"}, "no Pulsar in PULSAR_HOME", id="pulsar home"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(
+def test_wrong_settings_are_reported_before_anything_starts(
     checkout: Checkout, variables: dict[str, str], said: str
 ) -> None:
     free = {"PULSAR_PORT": str(free_port()), "PULSAR_ADMIN_PORT": str(free_port())}
@@ -305,7 +305,7 @@ def test_what_is_wrong_is_told_before_anything_starts(
     assert not (checkout.run_folder / "node.log").exists()
 
 
-def test_dotenv_fills_what_the_environment_lacks(checkout: Checkout, upstream: FakeUpstream) -> None:
+def test_the_env_file_fills_what_the_environment_lacks(checkout: Checkout, upstream: FakeUpstream) -> None:
     model = checkout.env["MODEL_NAME"]
     (checkout.folder / ".env").write_text(f"API_URL={upstream.api_url}\nAPI_KEY='{CANARY}'\nMODEL_NAME={model}\n")
     run = checkout.start(API_URL=None, API_KEY="", MODEL_NAME=None).until_up()
@@ -316,7 +316,7 @@ def test_dotenv_fills_what_the_environment_lacks(checkout: Checkout, upstream: F
     run.end()
 
 
-def test_where_docker_runs_its_images_are_used_and_removed(checkout: Checkout, tmp_path: Path) -> None:
+def test_with_docker_its_images_are_used_and_its_containers_removed(checkout: Checkout, tmp_path: Path) -> None:
     standin = tmp_path / "docker"
     standin.mkdir()
     checkout.program("docker", f'exec "{ROOT}/tests/support/bin/docker" "$@"')
@@ -352,7 +352,7 @@ def values(call: list[str], flag: str) -> list[str]:
     return [call[place + 1] for place, word in enumerate(call) if word == flag]
 
 
-def test_an_image_that_cannot_be_pulled_is_replaced_by_our_own(checkout: Checkout, tmp_path: Path) -> None:
+def test_our_own_programs_replace_an_image_that_cannot_be_pulled(checkout: Checkout, tmp_path: Path) -> None:
     checkout.program("docker", f'exec "{ROOT}/tests/support/bin/docker" "$@"')
     code, output = checkout.start("--check", DOCKER_STANDIN=str(tmp_path), DOCKER_STANDIN_NO_PULL="1").end()
     assert code == 0, output
@@ -360,7 +360,7 @@ def test_an_image_that_cannot_be_pulled_is_replaced_by_our_own(checkout: Checkou
     checkout.all_gone()
 
 
-def test_without_python_it_says_what_to_install(checkout: Checkout, tmp_path: Path) -> None:
+def test_without_python_the_error_says_what_to_install(checkout: Checkout, tmp_path: Path) -> None:
     shutil.rmtree(checkout.folder / ".venv")
     programs = tmp_path / "few"
     programs.mkdir()
@@ -373,7 +373,7 @@ def test_without_python_it_says_what_to_install(checkout: Checkout, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["--frob"], 1), (["--check", "x"], 1)])
-def test_the_arguments_are_told(checkout: Checkout, arguments: list[str], code: int) -> None:
+def test_wrong_arguments_show_the_usage(checkout: Checkout, arguments: list[str], code: int) -> None:
     got, output = checkout.start(*arguments).end()
     assert got == code
     assert "./start.sh" in output
@@ -407,7 +407,7 @@ def asked(checkout: Checkout) -> Iterator[queue.SimpleQueue[Any]]:
     gateway.close()
 
 
-def test_ai_asks_and_shows_what_curl_sees(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
+def test_ai_asks_and_shows_the_output_of_curl(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
     done = checkout.ask()
     assert (done.returncode, done.stdout) == (0, '{"answer":1}\n')
     assert f"POST /api/v1/chat/completions HTTP/1.1\n> Host: localhost:{checkout.port}" in done.stderr.replace("\r", "")
@@ -423,7 +423,7 @@ def test_ai_streams(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
     assert body["messages"] == [{"role": "user", "content": "Who are you?"}]
 
 
-def test_ai_takes_the_model_that_is_served_unless_told(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
+def test_ai_asks_the_served_model_unless_model_name_is_set(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
     checkout.run_folder.mkdir(parents=True)
     (checkout.run_folder / "model").write_text("served")
     checkout.ask()
@@ -470,7 +470,7 @@ def without_jo(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("builder", [with_jo, without_jo])
-def test_any_question_arrives_as_it_was_asked(
+def test_any_question_arrives_unchanged(
     checkout: Checkout, asked: queue.SimpleQueue[Any], builder: Callable[[Checkout], None]
 ) -> None:
     builder(checkout)
@@ -479,7 +479,7 @@ def test_any_question_arrives_as_it_was_asked(
         assert asked.get()["messages"] == [{"role": "user", "content": question}]
 
 
-def test_without_jo_one_line_says_how_to_get_it(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
+def test_without_jo_one_line_says_how_to_install_it(checkout: Checkout, asked: queue.SimpleQueue[Any]) -> None:
     without_jo(checkout)
     done = checkout.ask()
     assert done.returncode == 0
@@ -487,11 +487,11 @@ def test_without_jo_one_line_says_how_to_get_it(checkout: Checkout, asked: queue
     assert hint == "ai.sh: python3 builds the JSON, because jo is not installed: sudo apt-get install jo"
 
 
-def test_where_nothing_listens_ai_says_what_to_do(checkout: Checkout) -> None:
+def test_if_nothing_listens_ai_says_what_to_do(checkout: Checkout) -> None:
     done = checkout.ask()
     assert done.returncode == 7
     assert "Run ./start.sh in another terminal" in done.stderr
 
 
-def test_one_of_several_brokers_is_enough(broker: Broker) -> None:
+def test_one_reachable_broker_of_several_is_enough(broker: Broker) -> None:
     assert startup.reachable(f"pulsar://127.0.0.1:1,{broker.url.removeprefix('pulsar://')}") == ""
