@@ -282,7 +282,7 @@ def test_the_download_starts_again_if_the_server_cannot_resume(box: Box, server:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "too long"])
-def test_a_part_of_full_length_is_kept_only_with_the_right_checksum(box: Box, server: DownloadServer, whole: bool) -> None:
+def test_a_part_of_full_length_needs_the_right_checksum(box: Box, server: DownloadServer, whole: bool) -> None:
     (box.folder / "tiny.llamafile.part").write_bytes(server.content if whole else b"x" * len(server.content))
     code, _, errors = box.run(LLAMAFILE_URL=server.url, LLAMAFILE_SHA256=server.sha256)
     assert code == 0, errors
