@@ -26,14 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     if options.check:
-        from supervisor.check import command as check
+        from supervisor import check
 
         logging.disable()  # the table has all that matters
         try:
             code = check.check(os.environ, DOTENV, options.json)
         except KeyboardInterrupt:
             code = INTERRUPTED
-        check.leave(code)
+        check.exit_now(code)
     # systemd's watchdog sends SIGABRT to a supervisor that hangs. The dump then shows where it hangs.
     faulthandler.enable()
     from supervisor.assembly import build

@@ -1,1 +1,5 @@
-"""`--check`: tests what the node needs (settings, broker, upstream, rights) and says how to mend each fault."""
+"""`--check`: checks what the node needs (settings, broker, upstream, rights) and says what to do about each fault."""
+
+from supervisor.check.command import check, exit_now
+
+__all__ = ["check", "exit_now"]

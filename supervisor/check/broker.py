@@ -21,11 +21,11 @@ def entry(context: Context) -> Iterator[Finding]:
     access = Access.of(context.settings)
     try:
         with Session(access, min(ENTRY_TIME, context.left())) as session:
-            context.lets_in.set_result(True)
+            context.broker_accepts.set_result(True)
             token = "takes the token" if access.token else "asks for no token"
             yield Finding(NAME, Mark.OK, f"{session.version or 'a broker'} at {session.address} {token}")
     except NoConnection as error:
-        context.lets_in.set_result(False)
+        context.broker_accepts.set_result(False)
         yield Finding(NAME, Mark.FAULT, f"no connection to Pulsar: {error.reason}", error.advice)
 
 
@@ -57,8 +57,8 @@ def operation(
         what: the subscription or topic, in words.
         right: what Pulsar calls the right to it: "consume" or "produce".
     """
-    if not context.known(context.lets_in, False):
-        yield Finding(name, Mark.NONE, "not without a connection")
+    if not context.wait_for(context.broker_accepts, False):
+        yield Finding(name, Mark.SKIPPED, "skipped: it needs a connection to the broker")
         return
     answer, text = probe(Access.of(context.settings), Topics.of(context.settings))
     match answer:

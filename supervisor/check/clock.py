@@ -1,4 +1,4 @@
-"""`--check`: is our clock right? How old a task is, and whether anybody still waits for it, is told by clocks."""
+"""`--check`: is this machine's clock right? The node computes by it how old a task is, and refuses old tasks."""
 
 from __future__ import annotations
 
@@ -11,50 +11,54 @@ from collections.abc import Callable
 from supervisor.check.findings import Context, Finding, Mark
 
 NAME = "clock"
-AHEAD, FAR_AHEAD = 2.0, 10.0  # seconds of difference: what a Date can show, and what tasks' time can bear
+MAX_OK, MAX_WARNING = 2.0, 10.0  # seconds of difference; a Date header has whole seconds
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
-TIMEX_BYTES = 512  # more than struct timex has anywhere
+TIMEX_BYTES = 512  # more than struct timex has on any platform
+ADVICE = "switch on time synchronisation (timedatectl set-ntp true): the node computes the age of tasks by this clock"
 
 
 def note_clock(context: Context, whose: str, date: str | None, asked_at: float) -> None:
-    """Note how far somebody's clock is ahead of ours, by the Date of an answer, which has whole seconds.
+    """Note how far another clock is ahead of ours.
 
     Args:
-        asked_at: our clock when it was asked, seconds since the epoch.
+        context: gets the difference; a date that cannot be read is ignored.
+        whose: "upstream", "the API server".
+        date: the Date header of an answer, which has whole seconds.
+        asked_at: our clock when the request was sent, seconds since the epoch.
     """
     try:
-        told = email.utils.parsedate_to_datetime(date or "").timestamp() + 0.5
+        theirs = email.utils.parsedate_to_datetime(date or "").timestamp() + 0.5
     except ValueError:
         return
-    context.clocks.append((whose, told - (asked_at + time.time()) / 2))
+    context.clocks.append((whose, theirs - (asked_at + time.time()) / 2))
 
 
 def clock(context: Context, kernel: Callable[[], bool | None] | None = None) -> Finding:
-    """Our clock against those of who answered; without any, what the kernel says of it.
+    """Compare our clock with those of the servers that answered; without any, ask the kernel.
 
     Args:
-        kernel: whether the clock is synchronised; None: not known.
+        context: has the differences.
+        kernel: returns whether the clock is synchronised; None: unknown.
     """
-    advice = "switch time synchronisation on (timedatectl set-ntp true): tasks' ages are told by the clock"
     if context.clocks:
         whose, ahead = max(context.clocks, key=lambda one: abs(one[1]))
-        if abs(ahead) <= AHEAD:
-            return Finding(NAME, Mark.OK, f"as {whose} has it")
-        said = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} that of {whose}"
-        return Finding(NAME, Mark.FAULT if abs(ahead) > FAR_AHEAD else Mark.LOOK, said, advice)
-    match (kernel or synchronised)():
+        if abs(ahead) <= MAX_OK:
+            return Finding(NAME, Mark.OK, f"agrees with the clock of {whose}")
+        text = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the clock of {whose}"
+        return Finding(NAME, Mark.FAULT if abs(ahead) > MAX_WARNING else Mark.WARNING, text, ADVICE)
+    match (kernel or is_synchronised)():
         case True:
-            return Finding(NAME, Mark.OK, "synchronised, says the kernel")
+            return Finding(NAME, Mark.OK, "synchronised (by the kernel's status; no server answered)")
         case False:
-            said = "not synchronised, says the kernel, and nobody was there to compare it with"
-            return Finding(NAME, Mark.LOOK, said, advice)
+            text = "not synchronised (by the kernel's status; no server answered)"
+            return Finding(NAME, Mark.WARNING, text, ADVICE)
         case _:
-            return Finding(NAME, Mark.NONE, "nobody was there to compare it with")
+            return Finding(NAME, Mark.SKIPPED, "no server answered with its time")
 
 
-def synchronised() -> bool | None:
-    """Whether the kernel's clock follows a better one; None where the kernel does not say."""
+def is_synchronised() -> bool | None:
+    """Return whether the kernel's clock is synchronised; None: the system does not tell."""
     if sys.platform != "linux":
         return None
-    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))  # zeroes: it only asks
+    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))  # zeroes: reads, changes nothing
     return None if state < 0 else state != TIME_ERROR

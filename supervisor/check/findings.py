@@ -1,4 +1,4 @@
-"""What a check finds, and how checks run: all at once, each on a thread of its own, and none longer than the limit."""
+"""What a check finds, and how checks run: all at once, each on its own thread, none longer than the time limit."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from workernode.settings import Settings
 
 T = TypeVar("T")
 
-# The command promises 15 s whatever hangs; starting and ending it takes the rest.
+# `--check` promises to end within 15 s, whatever hangs. Starting and ending the process takes the rest.
 TIME_LIMIT = 12.0  # seconds
 
 
 class Mark(Enum):
-    """How something was found."""
+    """The result of a check; the value is what the table shows."""
 
     OK = "ok"
-    LOOK = "look"  # it may be as it should: a person knows
-    FAULT = "fault"  # the node will not serve like this
-    NONE = "-"  # not checked; it says why
+    WARNING = "warn"  # may be right: a person has to decide
+    FAULT = "FAULT"  # the node will not serve like this
+    SKIPPED = "-"  # not checked; the text says why
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the table."""
 
-    name: str
+    name: str  # what was checked: "broker: tasks"
     mark: Mark
-    said: str  # what was found; no secret in it
+    text: str  # what was found; without secrets
     advice: str = ""  # what to do about it
 
 
 @dataclass(slots=True)
 class Context:
-    """What the checks know, and what they tell each other."""
+    """What all checks know, and results that one check needs of another."""
 
     settings: Settings
-    deadline: float  # monotonic: what is not known by then is not waited for
-    lets_in: Future[bool] = field(default_factory=Future)  # the broker lets us in
-    node_here: Future[str] = field(default_factory=Future)  # the model of the node that runs on STATUS_ADDR; "": none
+    deadline: float  # monotonic: checks that have not ended by then are not waited for
+    broker_accepts: Future[bool] = field(default_factory=Future)  # the broker accepts the connection and the token
+    running_node: Future[str] = field(default_factory=Future)  # the model of the node at STATUS_ADDR; "": no node
     clocks: list[tuple[str, float]] = field(default_factory=list)  # whose clock, how far it is ahead of ours (seconds)
 
-    def known(self, future: Future[T], otherwise: T) -> T:
-        """What another check has found, once it has; `otherwise` where that takes until the deadline."""
+    def wait_for(self, future: Future[T], default: T) -> T:
+        """Return the result of another check; `default` if it does not come before the deadline."""
         try:
             return future.result(self.left())
         except futures.TimeoutError:  # not the builtin one before Python 3.11
-            return otherwise
+            return default
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -62,7 +62,9 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something to be looked at. `run` yields a finding for each of `names`, or ends early where one hinders the rest.
+    """One or more lines of the table that are found together.
+
+    `run` yields a finding for each of `names`. It ends early if one makes the others impossible; those are skipped.
     """
 
     names: Sequence[str]
@@ -70,10 +72,10 @@ class Check:
 
 
 def run_all(checks: Sequence[Check], context: Context) -> list[Finding]:
-    """Run the checks and return the findings, in the order of their names. Returns by the context's deadline."""
+    """Run the checks and return the findings in the order of their names. Returns by the context's deadline."""
     found: list[list[Finding]] = [[] for _ in checks]
     threads = [
-        threading.Thread(target=run_one, args=(check, context, findings), name=f"check {check.names[0]}", daemon=True)
+        threading.Thread(target=_run, args=(check, context, findings), name=f"check {check.names[0]}", daemon=True)
         for check, findings in zip(checks, found, strict=True)
     ]
     for thread in threads:
@@ -83,34 +85,33 @@ def run_all(checks: Sequence[Check], context: Context) -> list[Finding]:
     return [
         finding
         for check, findings, thread in zip(checks, found, threads, strict=True)
-        for finding in completed(check, list(findings), thread.is_alive())
+        for finding in _completed(check, list(findings), thread.is_alive())
     ]
 
 
-def run_one(check: Check, context: Context, findings: list[Finding]) -> None:
-    """A check's thread."""
+def _run(check: Check, context: Context, findings: list[Finding]) -> None:
+    """Run one check on its thread."""
     try:
         for finding in check.run(context):
             findings.append(finding)
     except Exception as error:  # the edge of the thread: one broken check must not hide what the others found
-        name = (missing(check, findings) or list(check.names))[0]
-        findings.append(
-            Finding(name, Mark.FAULT, f"the check itself failed ({type(error).__name__}: {error})", "please report it")
-        )
+        name = (_missing(check, findings) or list(check.names))[0]
+        text = f"internal error in this check ({type(error).__name__}: {error})"
+        findings.append(Finding(name, Mark.FAULT, text, "please report it to the developers"))
 
 
-def completed(check: Check, findings: list[Finding], hangs: bool) -> list[Finding]:
+def _completed(check: Check, findings: list[Finding], is_hanging: bool) -> list[Finding]:
     """The findings, with one for each name that has none."""
-    left = missing(check, findings)
-    if hangs and left:
-        name = left.pop(0)
-        said = f"no answer within {TIME_LIMIT:.0f} s"
-        findings.append(Finding(name, Mark.FAULT, said, "something on the way takes connections and answers nothing"))
-    reason = "the line above hinders it"
-    return findings + [Finding(name, Mark.NONE, reason) for name in left]
+    names = _missing(check, findings)
+    if is_hanging and names:
+        name = names.pop(0)
+        text = f"no answer within {TIME_LIMIT:.0f} s"
+        advice = "look for a firewall or proxy between, or a server that accepts connections and does not answer"
+        findings.append(Finding(name, Mark.FAULT, text, advice))
+    return findings + [Finding(name, Mark.SKIPPED, "skipped: the check above failed") for name in names]
 
 
-def missing(check: Check, findings: list[Finding]) -> list[str]:
+def _missing(check: Check, findings: list[Finding]) -> list[str]:
     """The names without a finding."""
     known = {finding.name for finding in findings}
     return [name for name in check.names if name not in known]

@@ -25,7 +25,7 @@ ROLE = "deploy/kubernetes/account.yaml"
 
 
 def checks() -> list[Check]:
-    """What is looked at."""
+    """Return the checks of this module."""
     return [Check((NAME,), look)]
 
 

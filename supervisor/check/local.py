@@ -27,7 +27,7 @@ TICK = 0.1  # seconds
 
 
 def checks() -> list[Check]:
-    """What is looked at."""
+    """Return the checks of this module."""
     return [Check((FILE, START, ANSWER), look)]
 
 
@@ -38,9 +38,9 @@ def look(context: Context) -> Iterator[Finding]:
     yield found
     if found.mark is Mark.FAULT:
         return
-    if context.known(context.node_here, "") == settings.model_name:
+    if context.wait_for(context.running_node, "") == settings.model_name:
         said = "not started a second time, because a node for this model runs here"
-        yield from (Finding(name, Mark.NONE, said) for name in (START, ANSWER))
+        yield from (Finding(name, Mark.SKIPPED, said) for name in (START, ANSWER))
         return
     woken = threading.Event()
     server = Llamafile(settings, woken.set)
@@ -90,7 +90,7 @@ def start(server: Llamafile, woken: threading.Event, context: Context) -> Findin
         woken.clear()
     last = server.tail()[-1:]
     said = f"not ready after {time.monotonic() - begun:.0f} s" + (f"; its last line: {last[0][:200]}" if last else "")
-    return Finding(START, Mark.LOOK, said, "a large model takes longer: start the node and look at /readyz")
+    return Finding(START, Mark.WARNING, said, "a large model takes longer: start the node and look at /readyz")
 
 
 def fault(message: str) -> Finding:
@@ -111,7 +111,7 @@ def one_token(server: Llamafile, settings: Settings, context: Context) -> Findin
             answer = session.post(server.base_url, json=body, headers=headers, timeout=max(0.1, context.left() - SPARE))
     except requests.Timeout:
         said = "healthy, but one token takes longer than this check has time"
-        return Finding(ANSWER, Mark.LOOK, said, "a large model takes longer: start the node and send it a task")
+        return Finding(ANSWER, Mark.WARNING, said, "a large model takes longer: start the node and send it a task")
     except requests.RequestException as error:
         last = (server.tail() or ["nothing"])[-1][:200]
         said = f"it broke off when it was asked for a token ({type(error).__name__}); its last line: {last}"

@@ -25,7 +25,7 @@ MOUNT = f"mount a tmpfs there (containers: --tmpfs {SHARED_MEMORY})"
 
 
 def checks() -> list[Check]:
-    """What is looked at."""
+    """Return the checks of this module."""
     return [Check((FILES, TASKS, MEMORY, FOLDERS), limits)]
 
 
@@ -86,7 +86,7 @@ def memory(context: Context) -> Finding:
         return Finding(MEMORY, Mark.FAULT, said, "give it more memory, or lower WORKER_PROCESSES")
     if seen.memory_percent >= settings.memory_high:
         advice = "free some: above MEMORY_HIGH the node takes one task at a time"
-        return Finding(MEMORY, Mark.LOOK, f"{said}; {seen.memory_percent:.0f} % are in use", advice)
+        return Finding(MEMORY, Mark.WARNING, f"{said}; {seen.memory_percent:.0f} % are in use", advice)
     return Finding(MEMORY, Mark.OK, said)
 
 

@@ -42,7 +42,7 @@ class Answer:
 
 
 def checks() -> list[Check]:
-    """What is looked at."""
+    """Return the checks of this module."""
     return [Check((ADDRESS, KEY, MODEL), look)]
 
 
@@ -70,8 +70,8 @@ def look(context: Context) -> Iterator[Finding]:
         return
     yield Finding(ADDRESS, Mark.OK, f"{origin} answers (connected in {took:.0f} ms{secure})")
     if answer.status in NO_LIST:
-        said = f"it has no list of models ({answer.status}), and any other question would be billed"
-        yield from (Finding(name, Mark.NONE, said) for name in (KEY, MODEL))
+        said = f"not known: it has no list of models ({answer.status}), and other questions cost money"
+        yield from (Finding(name, Mark.SKIPPED, said) for name in (KEY, MODEL))
     elif answer.status != 200:
         yield refused(settings, origin, of_response(answer.status, answer.headers, answer.body, own_model=True))
     else:
@@ -155,7 +155,11 @@ def taken(context: Context, url: SplitResult) -> Finding:
     except (OSError, http.client.HTTPException):
         return Finding(KEY, Mark.OK, "it takes the key")
     if without.status == 200:
-        return Finding(KEY, Mark.NONE, "it shows its list of models to everybody; any other question would be billed")
+        return Finding(
+            KEY,
+            Mark.SKIPPED,
+            "not known: it shows its list of models without a key, too, and other questions cost money",
+        )
     return Finding(KEY, Mark.OK, "it takes the key, and nobody without one")
 
 
@@ -165,7 +169,7 @@ def refused(settings: Settings, origin: str, fault: UpstreamFault) -> Finding:
     aimodel = f"{settings.aimodel_namespace}/{settings.aimodel_name}" if settings.aimodel_name else ""
     said, _, advice = Words(origin, wanted, aimodel)(fault.info()).partition("; ")
     limited = fault.kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP)
-    return Finding(KEY, Mark.LOOK if limited else Mark.FAULT, said, advice)
+    return Finding(KEY, Mark.WARNING if limited else Mark.FAULT, said, advice)
 
 
 def listed(settings: Settings, body: bytes) -> Finding:
@@ -177,7 +181,7 @@ def listed(settings: Settings, body: bytes) -> Finding:
     except (ValueError, RecursionError):
         known = ()
     if not known:
-        return Finding(MODEL, Mark.LOOK, "its list of models cannot be read or is empty", "send a task to know")
+        return Finding(MODEL, Mark.WARNING, "its list of models cannot be read or is empty", "send a task to know")
     # Ollama adds a tag (llama3:latest), Google's API a path (models/gemini).
     if any(name == wanted or name.startswith(f"{wanted}:") or name.endswith(f"/{wanted}") for name in known):
         return Finding(MODEL, Mark.OK, f"it serves {wanted}")

@@ -34,7 +34,7 @@ def marks(findings: list[Finding]) -> list[tuple[str, Mark]]:
 
 
 def one_line(finding: Finding) -> str:
-    return f"{finding.mark.value}: {finding.said} → {finding.advice}"
+    return f"{finding.mark.value}: {finding.text} → {finding.advice}"
 
 
 def closed_port() -> int:

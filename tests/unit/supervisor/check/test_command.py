@@ -46,13 +46,15 @@ def test_a_check_that_hangs_is_a_fault_and_the_others_are_reported() -> None:
         released.wait()
 
     def fine(_: Context) -> Iterator[Finding]:
-        yield Finding("other", Mark.LOOK, "hm")
+        yield Finding("other", Mark.WARNING, "hm")
 
     short = Context(settings.load(REMOTE), time.monotonic() + 0.1)
     found = run_all([Check(("first", "second", "third"), hangs), Check(("other",), fine)], short)
     released.set()
-    assert marks(found) == [("first", Mark.OK), ("second", Mark.FAULT), ("third", Mark.NONE), ("other", Mark.LOOK)]
-    assert "no answer within" in found[1].said
+    assert marks(found) == [
+        ("first", Mark.OK), ("second", Mark.FAULT), ("third", Mark.SKIPPED), ("other", Mark.WARNING),
+    ]  # fmt: skip
+    assert "no answer within" in found[1].text
 
 
 def test_a_check_that_raises_is_a_fault() -> None:
@@ -62,7 +64,7 @@ def test_a_check_that_raises_is_a_fault() -> None:
 
     found = run_all([Check(("first", "second"), breaks)], context())
     assert marks(found) == [("first", Mark.OK), ("second", Mark.FAULT)]
-    assert "RuntimeError: boom" in found[1].said
+    assert "RuntimeError: boom" in found[1].text
 
 
 def test_what_depends_on_a_failed_check_is_skipped() -> None:
@@ -70,7 +72,7 @@ def test_what_depends_on_a_failed_check_is_skipped() -> None:
         yield Finding("first", Mark.FAULT, "broken")
 
     found = run_all([Check(("first", "second"), ends)], context())
-    assert marks(found) == [("first", Mark.FAULT), ("second", Mark.NONE)]
+    assert marks(found) == [("first", Mark.FAULT), ("second", Mark.SKIPPED)]
 
 
 # What is shown.
@@ -78,7 +80,7 @@ def test_what_depends_on_a_failed_check_is_skipped() -> None:
 SOME = [
     Finding("environment", Mark.OK, "a remote node"),
     Finding("upstream: key", Mark.FAULT, "the key is refused", "set API_KEY"),
-    Finding("clock", Mark.LOOK, "5 s behind", "set it"),
+    Finding("clock", Mark.WARNING, "5 s behind", "set it"),
 ]
 
 
@@ -88,17 +90,17 @@ def test_the_table_has_a_line_for_each_finding_and_its_advice_below() -> None:
         "ok     environment    a remote node",
         "FAULT  upstream: key  the key is refused",
         "                      → set API_KEY",
-        "look   clock          5 s behind",
+        "warn   clock          5 s behind",
         "                      → set it",
     ]
-    assert "1 of 3 are at fault." in lines
+    assert lines[-1].startswith("1 fault: the node will not serve like this. 1 warning: ")
 
 
 def test_json_has_the_same_findings() -> None:
     told = json.loads(check.report(SOME))
     assert told["ok"] is False
     assert told["findings"][1] == {
-        "name": "upstream: key", "mark": "fault", "said": "the key is refused", "advice": "set API_KEY",
+        "name": "upstream: key", "mark": "fault", "text": "the key is refused", "advice": "set API_KEY",
     }  # fmt: skip
     assert json.loads(check.report(SOME[:1]))["ok"] is True
 
@@ -107,16 +109,16 @@ def test_json_has_the_same_findings() -> None:
 def test_only_a_fault_makes_the_exit_code_1(
     found: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(check, "look", lambda *_: found)
+    monkeypatch.setattr(check, "find", lambda *_: found)
     assert check.check({}, Path("none"), as_json=False) == code
     assert check.check({}, Path("none"), as_json=True) == code
     assert capsys.readouterr().out.count("a remote node") == 2
 
 
 def test_every_fault_of_the_environment_is_a_finding(tmp_path: Path) -> None:
-    found = check.look({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env")
+    found = check.find({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env")
     assert [one.name for one in found] == ["environment"] * 5 + ["everything else"]
-    assert one_line(found[0]).startswith("fault: MODEL_NAME is not set → it must be ")
+    assert one_line(found[0]).startswith("FAULT: MODEL_NAME is not set → it must be ")
 
 
 # The broker.
@@ -125,9 +127,9 @@ def test_every_fault_of_the_environment_is_a_finding(tmp_path: Path) -> None:
 def test_without_a_connection_rights_are_not_tried() -> None:
     found = run_all(check_broker.checks(), context())
     assert marks(found) == [
-        ("broker", Mark.FAULT), ("broker: tasks", Mark.NONE), ("broker: records", Mark.NONE),
+        ("broker", Mark.FAULT), ("broker: tasks", Mark.SKIPPED), ("broker: records", Mark.SKIPPED),
     ]  # fmt: skip
-    assert one_line(found[0]).startswith("fault: no connection to Pulsar: nothing listens at 127.0.0.1:1 → ")
+    assert one_line(found[0]).startswith("FAULT: no connection to Pulsar: nothing listens at 127.0.0.1:1 → ")
 
 
 # Kubernetes.
@@ -148,7 +150,7 @@ def kubernetes(cluster: ApiServer, namespace: str = "prod") -> Finding:
 
 def test_the_right_to_create_events_is_tried_with_a_dry_run(cluster: ApiServer) -> None:
     found = kubernetes(cluster)
-    assert (found.mark, found.said) == (Mark.OK, "may report on AIModel m in namespace prod")
+    assert (found.mark, found.text) == (Mark.OK, "may report on AIModel m in namespace prod")
     assert cluster.events == []
     assert [path for _, path, _ in cluster.requests] == ["/api/v1/namespaces/prod/events?dryRun=All"]
 
@@ -164,25 +166,25 @@ def test_a_missing_right_is_a_fault(cluster: ApiServer) -> None:
 )
 def test_other_answers_of_the_api_server(cluster: ApiServer, status: int, said: str) -> None:
     cluster.status = status
-    assert said in kubernetes(cluster).said
+    assert said in kubernetes(cluster).text
 
 
 def test_an_unreachable_api_server_is_a_fault(cluster: ApiServer) -> None:
     cluster.go_away()
-    assert "cannot be reached (ConnectionError)" in kubernetes(cluster).said
+    assert "cannot be reached (ConnectionError)" in kubernetes(cluster).text
     cluster.come_back()
 
 
 def test_an_account_without_a_token_is_a_fault(cluster: ApiServer) -> None:
     (cluster.service_account / "token").unlink()
-    assert "service account cannot be used" in kubernetes(cluster).said
+    assert "service account cannot be used" in kubernetes(cluster).text
 
 
 def test_without_a_cluster_reports_go_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     for variables in ({}, {"AIMODEL_NAME": "m"}):
         (found,) = check_kubernetes.look(context(**variables))
-        assert (found.mark, found.said.split(",")[0]) == (Mark.OK, "reports go to the log only")
+        assert (found.mark, found.text.split(",")[0]) == (Mark.OK, "reports go to the log only")
 
 
 # The machine.
@@ -194,7 +196,7 @@ def test_open_files_are_counted_for_the_slots_of_a_process() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
         few, many = (context(MAX_PROCESS_NUM=count, WORKER_PROCESSES="4") for count in ("400", "404"))
         assert check_machine.files(few).mark is Mark.OK
-        assert check_machine.files(many).said == "a process with 101 slots may need 504, and may have 500"
+        assert check_machine.files(many).text == "a process with 101 slots may need 504, and may have 500"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -211,12 +213,12 @@ def test_threads_are_counted_against_the_containers_limit(tmp_path: Path) -> Non
     assert check_machine.threads(wanted, tmp_path).mark is Mark.OK
     (group / "pids.max").write_text("200\n")
     found = check_machine.threads(wanted, tmp_path)
-    assert (found.mark, found.said) == (Mark.FAULT, "up to 260 may be needed, and 200 are allowed")
+    assert (found.mark, found.text) == (Mark.FAULT, "up to 260 may be needed, and 200 are allowed")
 
 
 def test_memory_is_shown_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "free of" in check_machine.memory(context()).said
-    assert check_machine.memory(context(MEMORY_HIGH="1")).mark is Mark.LOOK
+    assert "free of" in check_machine.memory(context()).text
+    assert check_machine.memory(context(MEMORY_HIGH="1")).mark is Mark.WARNING
     monkeypatch.setattr(check_machine, "SUPERVISOR_BYTES", 1 << 60)
     assert check_machine.memory(context()).mark is Mark.FAULT
 
@@ -234,7 +236,7 @@ def test_a_folder_that_is_not_writable_is_a_fault(folder: str | None, monkeypatc
     monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     found = check_machine.folders()
     assert found.mark is Mark.FAULT
-    assert found.said.endswith("cannot be written to (Read-only file system)")
+    assert found.text.endswith("cannot be written to (Read-only file system)")
 
 
 # The status address.
@@ -242,12 +244,12 @@ def test_a_folder_that_is_not_writable_is_a_fault(folder: str | None, monkeypatc
 
 def status_finding(address: str, model: str = "gpt-4o") -> tuple[Finding, str]:
     known = context(STATUS_ADDR=address, MODEL_NAME=model)
-    (found,) = check_status.look(known)
-    return found, known.node_here.result(0)
+    (found,) = check_status._check(known)
+    return found, known.running_node.result(0)
 
 
 def test_a_status_address_that_is_off_or_free_passes() -> None:
-    assert status_finding("off")[0].said == "off"
+    assert status_finding("off")[0].text == "off: no status server"
     found, model = status_finding(f"0.0.0.0:{closed_port()}")
     assert (found.mark, model) == (Mark.OK, "")
 
@@ -260,10 +262,10 @@ def test_a_status_address_of_another_machine_is_a_fault() -> None:
 @pytest.mark.parametrize(
     ("answer", "mark", "said"),
     [
-        ({"model": "gpt-4o", "ready": True, "why": []}, Mark.OK, "a node for gpt-4o runs here and is ready"),
-        ({"model": "gpt-4o", "ready": False, "why": ["no broker"]}, Mark.LOOK, "not ready: no broker"),
-        ({"model": "other", "ready": True, "why": []}, Mark.FAULT, "the node for other has"),
-        ({"some": "thing"}, Mark.FAULT, "something else than a node"),
+        ({"model": "gpt-4o", "ready": True, "why": []}, Mark.OK, "a node for gpt-4o already runs here and is ready"),
+        ({"model": "gpt-4o", "ready": False, "why": ["no broker"]}, Mark.WARNING, "not ready: no broker"),
+        ({"model": "other", "ready": True, "why": []}, Mark.FAULT, "a node for another model, other, listens"),
+        ({"some": "thing"}, Mark.FAULT, "a program that is not a node listens"),
     ],
     ids=["ready", "not ready", "another model", "another program"],
 )
@@ -271,12 +273,12 @@ def test_the_program_at_the_status_address_is_named(api: Api, answer: dict[str, 
     api.open, api.body = True, json.dumps(answer).encode()
     found, model = status_finding(api.url.removeprefix("http://"))
     assert (found.mark, model) == (mark, answer.get("model", ""))
-    assert said in found.said
+    assert said in found.text
 
 
 def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
     api.open, api.body = True, b'{"model": "m", "ready": true, "why": []}'
-    found, model = check_status.listener(Address("0.0.0.0", api.server.server_address[1]), "m")  # noqa: S104
+    found, model = check_status._listener(Address("0.0.0.0", api.server.server_address[1]), "m")  # noqa: S104
     assert (found.mark, model) == (Mark.OK, "m")
 
 
@@ -285,14 +287,18 @@ def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("ahead", "mark", "said"),
-    [(0.4, Mark.OK, "as upstream"), (6, Mark.LOOK, "6 s behind that"), (-90, Mark.FAULT, "90 s ahead of")],
+    [
+        (0.4, Mark.OK, "agrees with the clock of upstream"),
+        (6, Mark.WARNING, "6 s behind the clock"),
+        (-90, Mark.FAULT, "90 s ahead of the clock"),
+    ],
 )
 def test_a_clock_difference_is_found(ahead: float, mark: Mark, said: str) -> None:
     known = context()
     known.clocks += [("the API server", 0.1), ("upstream", ahead)]
     found = check_clock.clock(known)
     assert found.mark is mark
-    assert said in found.said
+    assert said in found.text
 
 
 def test_the_date_header_of_upstream_is_compared_with_the_clock(api: Api) -> None:
@@ -309,10 +315,10 @@ def test_an_invalid_date_header_is_ignored(date: str | None) -> None:
     assert known.clocks == []
 
 
-@pytest.mark.parametrize(("kernel", "mark"), [(True, Mark.OK), (False, Mark.LOOK), (None, Mark.NONE)])
+@pytest.mark.parametrize(("kernel", "mark"), [(True, Mark.OK), (False, Mark.WARNING), (None, Mark.SKIPPED)])
 def test_without_anybody_the_kernel_is_asked(kernel: bool | None, mark: Mark) -> None:
     assert check_clock.clock(context(), lambda: kernel).mark is mark
 
 
 def test_the_kernel_answers_or_does_not() -> None:
-    assert check_clock.synchronised() in (True, False, None)
+    assert check_clock.is_synchronised() in (True, False, None)

@@ -27,9 +27,9 @@ def script(folder: Path, text: str) -> str:
     return str(path)
 
 
-def local_findings(command: str, seconds: float = TIMEOUT, node_here: str = "", **variables: str) -> list[Finding]:
+def local_findings(command: str, seconds: float = TIMEOUT, running_node: str = "", **variables: str) -> list[Finding]:
     known = Context(settings.load({**LOCAL, "LOCAL_COMMAND": command, **variables}), time.monotonic() + seconds)
-    known.node_here.set_result(node_here)
+    known.running_node.set_result(running_node)
     return run_all(check_local.checks(), known)
 
 
@@ -39,47 +39,47 @@ def test_a_model_in_order_starts_and_answers_and_is_gone_afterwards(
     monkeypatch.setenv("STANDIN_PIDFILE", str(tmp_path / "pid"))
     found = local_findings(script(tmp_path, f"exec {STANDIN}"))
     assert [one.mark for one in found] == [Mark.OK] * 3, found
-    assert "4 slots, serves standin.gguf" in found[1].said
+    assert "4 slots, serves standin.gguf" in found[1].text
     pid = int((tmp_path / "pid").read_text().split()[-1])
     until(lambda: not psutil.pid_exists(pid), TIMEOUT, "end of the model server")
 
 
 def test_a_model_that_dies_is_told_in_the_nodes_own_words(tmp_path: Path) -> None:
     found = local_findings(script(tmp_path, "echo 'llama_model_load: invalid magic'; exit 1"))
-    assert [one.mark for one in found] == [Mark.OK, Mark.FAULT, Mark.NONE]
-    assert found[1].said == "The local model server left with exit code 1"
+    assert [one.mark for one in found] == [Mark.OK, Mark.FAULT, Mark.SKIPPED]
+    assert found[1].text == "The local model server left with exit code 1"
     assert found[1].advice.startswith("the model file cannot be loaded")
 
 
 def test_a_model_that_takes_long_needs_a_look(tmp_path: Path) -> None:
     found = local_findings(script(tmp_path, "echo loading 3 %; exec sleep 100"), seconds=2.5)
-    assert [one.mark for one in found] == [Mark.OK, Mark.LOOK, Mark.NONE]
-    assert found[1].said.endswith("its last line: loading 3 %")
+    assert [one.mark for one in found] == [Mark.OK, Mark.WARNING, Mark.SKIPPED]
+    assert found[1].text.endswith("its last line: loading 3 %")
 
 
 def test_a_model_that_serves_something_else_is_at_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisor.model_server.http_api.Facts.stands_for", lambda *_: False)
     found = local_findings(script(tmp_path, f"exec {STANDIN}"))
-    assert "serves standin.gguf, but not standin" in found[1].said
+    assert "serves standin.gguf, but not standin" in found[1].text
 
 
 def test_a_model_that_refuses_to_answer_is_at_fault(tmp_path: Path) -> None:
     """It takes another key than the node's."""
     found = local_findings(script(tmp_path, f"LLAMA_API_KEY=other exec {STANDIN}"))
     assert [one.mark for one in found] == [Mark.OK, Mark.OK, Mark.FAULT]
-    assert "asked for a token it answers 401" in found[2].said
+    assert "asked for a token it answers 401" in found[2].text
 
 
 def test_beside_a_running_node_no_second_model_is_started(tmp_path: Path) -> None:
-    found = local_findings(script(tmp_path, f"touch {tmp_path}/started"), node_here="standin")
-    assert [one.mark for one in found] == [Mark.OK, Mark.NONE, Mark.NONE]
+    found = local_findings(script(tmp_path, f"touch {tmp_path}/started"), running_node="standin")
+    assert [one.mark for one in found] == [Mark.OK, Mark.SKIPPED, Mark.SKIPPED]
     assert not (tmp_path / "started").exists()
 
 
 def test_files_that_are_missing_or_may_not_run_are_told(tmp_path: Path) -> None:
     plain = tmp_path / "model.llamafile"
-    assert local_findings("no-such-program-at-all")[0].said == "no-such-program-at-all is not on PATH"
-    assert local_findings("/no/such/file")[0].said == "there is no file /no/such/file"
+    assert local_findings("no-such-program-at-all")[0].text == "no-such-program-at-all is not on PATH"
+    assert local_findings("/no/such/file")[0].text == "there is no file /no/such/file"
     assert local_findings("true", LLAMAFILE=str(plain))[0].advice == "correct LLAMAFILE, or put the file there"
     plain.write_bytes(b"")
     assert local_findings("true", LLAMAFILE=str(plain))[0].advice == f"chmod +x {plain}"
