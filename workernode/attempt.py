@@ -12,7 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from workernode.body import UnsendableBody, for_upstream, wants_usage
-from workernode.errors import ClientGone, UpstreamFault, malformed_error, timeout_error
+from workernode.errors import (
+    ClientGone,
+    GatewayConnectionLost,
+    UpstreamFault,
+    broken_error,
+    malformed_error,
+    timeout_error,
+)
 from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder, token_count
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Outcome, Rejection
@@ -120,6 +127,8 @@ class _Attempt:
         except ClientGone as gone:
             self._abort_reply()
             return End("client_gone", Decision.ACK, end_reason=str(gone))
+        except GatewayConnectionLost as lost:
+            return self._connection_lost(lost)
         except UpstreamFault as fault:
             return self._failed(task, fault)
 
@@ -160,6 +169,15 @@ class _Attempt:
             self.facts.answered_at = time.monotonic()
             self._show_answer_state(AnswerState.ENDED)
         return End(ANSWER_STATUS[result], Decision.ACK, upstream_answered=True)
+
+    def _connection_lost(self, lost: GatewayConnectionLost) -> End:
+        """The connection to the gateway broke in the middle of a stream; upstream was stopped."""
+        assert self._reply is not None
+        self.facts.answering_since = time.monotonic()
+        error = broken_error("the connection to the gateway broke.")
+        if self._reply.end_over_new_connection(_json(error)) is AnswerResult.TAKEN:
+            self.facts.answered_at = time.monotonic()
+        return End("connection_lost", Decision.ACK, error, end_reason=str(lost))
 
     def _failed(self, task: Task, fault: UpstreamFault) -> End:
         """Upstream gave no answer that can be passed on, or only a part of one."""
@@ -247,11 +265,11 @@ class _Attempt:
         """Give the client an error instead of an answer, if it still waits."""
         facts = self.facts
         facts.answering_since = time.monotonic()
-        raw = json.dumps(error, separators=(",", ":")).encode()
+        raw = _json(error)
         if stream:
-            self._reply = self._reply or self._open_reply(endpoint, request_id)
+            reply = self._reply = self._reply or self._open_reply(endpoint, request_id)
             try:
-                result = self._reply.end(raw)
+                result = _end_with_error(reply, raw)
             except ClientGone:
                 self._abort_reply()
                 return
@@ -263,6 +281,17 @@ class _Attempt:
     def _log_internal_error(self) -> None:
         about = {"event": "attempt_failed", "request_id": self.facts.request_id}
         log.exception("internal error while running the task", extra=about)
+
+
+def _end_with_error(reply: StreamReply, error: bytes) -> AnswerResult:
+    try:
+        return reply.end(error)
+    except GatewayConnectionLost:
+        return reply.end_over_new_connection(error)
+
+
+def _json(error: dict[str, Any]) -> bytes:
+    return json.dumps(error, separators=(",", ":")).encode()
 
 
 def _log_durations(outcome: Outcome) -> None:

@@ -70,7 +70,11 @@ class UpstreamFault(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody waits for this answer any more: the gateway says so, or closed the connection, or answers no ping."""
+    """Nobody waits for this answer any more: the gateway says so, or answers no ping."""
+
+
+class GatewayConnectionLost(Exception):
+    """The connection to the gateway broke in the middle of a stream. That says nothing of the client, who may wait."""
 
 
 def openai_error(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

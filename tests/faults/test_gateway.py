@@ -120,7 +120,7 @@ def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_tim
 
 
 @pytest.mark.parametrize("how", ["cut_after", "close_after"])
-def test_a_client_that_leaves_in_the_middle_stops_upstream_at_once(how: str, testbed: Testbed) -> None:
+def test_a_broken_connection_stops_upstream_and_a_new_one_carries_the_end(how: str, testbed: Testbed) -> None:
     gate = f"gate-{how}"
     task = testbed.platform.task({"gate_chunks": gate, "chunks": 9}, stream=True)
     id = task["request_id"]
@@ -134,11 +134,13 @@ def test_a_client_that_leaves_in_the_middle_stops_upstream_at_once(how: str, tes
     assert asked.left_at is not None
     assert asked.left_at - cut_at < 1.0
     record = testbed.last_record(id)
-    assert record["outcome"]["status"] == "client_gone"
+    assert record["outcome"]["status"] == "connection_lost"
     assert record["outcome"]["decision"] == "ack"
     assert record["usage_source"] == "counted"
     assert record["usage"]["completion_tokens"] == 2
-    assert len(testbed.gateway.answer(id).frames) == 3
+    answer = testbed.answer(id)
+    assert [one.end for one in answer.frames] == [False, False, False, False, True]
+    assert answer.error is not None
     testbed.upstream.open_gate(gate)
 
 
@@ -178,8 +180,9 @@ def test_a_gateway_restarted_in_the_middle_of_streams_ends_them_and_serves_those
     testbed.gateway.forget(*old)
     testbed.gateway.up()
     for id in old:
-        assert testbed.last_record(id)["outcome"]["status"] == "client_gone"
+        assert testbed.last_record(id)["outcome"]["status"] == "connection_lost"
         assert testbed.asked(id) == 1
+        assert testbed.gateway.answer(id).ends == 1
     assert testbed.platform.ask_and_wait("hello", stream=True).text
 
 

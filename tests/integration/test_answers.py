@@ -137,17 +137,19 @@ def test_a_client_who_is_gone_gets_nothing_and_its_task_is_acked(here: Testbed) 
     assert record["usage_source"] == "upstream", "upstream billed it"
 
 
-def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(here: Testbed) -> None:
+def test_a_stream_whose_connection_breaks_stops_upstream_within_a_second_and_gets_its_end(here: Testbed) -> None:
     gate = uuid.uuid4().hex
     id = str(uuid.uuid4())
     here.gateway.behave(id, cut_after=2)
     here.platform.ask({"gate_chunks": gate}, stream=True, request_id=id)
     here.upstream.release(gate)
     record = here.platform.record_of(id)
-    assert record["outcome"]["status"] == "client_gone"
+    assert record["outcome"]["status"] == "connection_lost"
     (asked,) = [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id]
     left = until(lambda: asked.left_at, 5, "upstream's stream to be stopped")
-    assert left - here.gateway.answer(id).frames[1].at < 1
+    answer = here.gateway.answer(id).wait()
+    assert left - answer.frames[1].at < 1
+    assert (answer.ends, answer.faults) == (1, [])
 
 
 def test_a_task_that_waited_too_long_is_not_run_but_told(broker: Broker, tmp_path: Path) -> None:

@@ -46,9 +46,19 @@ class Connections:
             HandshakeRefused, OSError: the gateway cannot be reached.
         """
         kept = self._kept_websocket((endpoint.origin, endpoint.target))
-        if kept is not None:
-            return kept
-        return WebSocket.connect(endpoint.origin, endpoint.target, self._tls_for(endpoint), self._connect_timeout)
+        return kept or self.new_websocket(endpoint, self._connect_timeout)
+
+    def new_websocket(self, endpoint: Endpoint, timeout: float) -> WebSocket:
+        """Return a new WebSocket.
+
+        Args:
+            timeout: seconds for the connection, and again for its handshakes; CONNECT_TIMEOUT if that is shorter.
+
+        Raises:
+            HandshakeRefused, OSError: the gateway cannot be reached.
+        """
+        limit = min(timeout, self._connect_timeout)
+        return WebSocket.connect(endpoint.origin, endpoint.target, self._tls_for(endpoint), limit)
 
     def _kept_websocket(self, key: tuple[Origin, str]) -> WebSocket | None:
         with self._lock:

@@ -2,6 +2,10 @@
 
 No frame leaves before the gateway knows the request's id, none after the end. Frames that cannot leave now are held,
 and leave when the gateway can be reached.
+
+A connection that breaks in the middle of a stream says nothing of the client: the gateway knows a stream by its id, and
+never closes a connection because a client left. What was on its way may be lost, so the text cannot go on; the client
+gets an error and the end over a new connection (`end_over_new_connection`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import select
 import time
 from collections.abc import Callable, Iterable
 
-from workernode.errors import ClientGone
+from workernode.errors import ClientGone, GatewayConnectionLost
 from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
@@ -89,10 +93,11 @@ class StreamReply:
 
         Raises:
             ClientGone: nobody waits any more.
+            GatewayConnectionLost: call `end_over_new_connection`.
         """
         self._hold(self._chunk_head + chunk + b"}" for chunk in chunks)
         self._wait_until_registered()
-        socket = self._connected()
+        socket = self._connected(check=not self.has_begun)
         if socket is not None:
             self._flush(socket)
 
@@ -107,25 +112,45 @@ class StreamReply:
 
         Raises:
             ClientGone: nobody waits any more.
+            GatewayConnectionLost: call `end_over_new_connection`.
         """
         if error is not None:
             self._hold([self._chunk_head + error + b"}"])
         self._wait_until_registered()
-        while (socket := self._connected()) is None:
+        while (socket := self._connected(check=True)) is None:
             if self.due >= self._deadline:
                 return AnswerResult.UNREACHABLE
             time.sleep(max(0.0, self.due - time.monotonic()))
         if self._held:
             self._flush(socket)
-        self._show(AnswerState.ENDING)
-        try:
-            socket.send([b'{"request_id":' + self._id + b',"end":true}'], ping=True)
-        except OSError as exc:
-            raise self._gone(str(exc)) from None
-        self._show(AnswerState.ENDED)
-        self._socket = None
-        self._connections.keep(self._endpoint, socket)
+        self._send_end(socket, [])
         return AnswerResult.TAKEN
+
+    def end_over_new_connection(self, error: bytes) -> AnswerResult:
+        """After GatewayConnectionLost: send the error and the one end over a new connection.
+
+        Args:
+            error: an OpenAI error body; it leaves as the last chunk.
+
+        Returns:
+            TAKEN, or UNREACHABLE after a few tries within RECONNECT_TIME. The gateway does not say whether the client
+            still waited.
+
+        Raises:
+            ClientGone: the gateway does not read.
+        """
+        self._held, self._held_bytes, self._failures = [], 0, 0
+        until = time.monotonic() + timing.RECONNECT_TIME
+        while (now := time.monotonic()) < until:
+            try:
+                self._socket = self._connections.new_websocket(self._endpoint, until - now)
+                self._send_end(self._socket, [self._chunk_head + error + b"}"])
+            except (OSError, GatewayConnectionLost):
+                self._retry_later()
+                time.sleep(max(0.0, min(self.due, until) - time.monotonic()))
+            else:
+                return AnswerResult.TAKEN
+        return AnswerResult.UNREACHABLE
 
     def abort(self) -> None:
         """Close the connection without an end: the client is gone."""
@@ -154,11 +179,11 @@ class StreamReply:
         """Read what the gateway sent.
 
         Raises:
-            ClientGone: it closed the connection.
+            GatewayConnectionLost: it closed the connection.
         """
         if self._socket is not None:
             if not self._socket.read():
-                self._lost("the gateway closed the connection")
+                self._lost(ConnectionError("the gateway closed the connection"))
             elif self._socket.answered:
                 self._pinged_at = NEVER
 
@@ -166,14 +191,15 @@ class StreamReply:
         """Connect, or ping.
 
         Raises:
-            ClientGone: no ping was answered.
+            ClientGone: no ping was answered, or the gateway refuses the stream.
+            GatewayConnectionLost: the connection broke.
         """
         if self._socket is None:
             self.connect()
             return
         now = time.monotonic()
         if now - self._pinged_at >= timing.GONE_AFTER:
-            self._lost(f"no ping was answered for {timing.GONE_AFTER:g} s")
+            self._no_pong()
             return
         self.due = now + timing.PING_EVERY
         if self._pinged_at == NEVER:
@@ -181,7 +207,7 @@ class StreamReply:
             try:
                 self._socket.ping()
             except OSError as exc:
-                self._lost(str(exc))
+                self._lost(exc)
 
     def pause(self, seconds: float) -> None:
         """Wait, and look after the connection meanwhile. Raises as `readable` and `tick`."""
@@ -212,7 +238,24 @@ class StreamReply:
         try:
             socket.send(frames)
         except OSError as exc:
-            raise self._gone(str(exc)) from None
+            self._lost(exc)
+
+    def _send_end(self, socket: WebSocket, frames: list[bytes]) -> None:
+        """Send the last frames and the end. A write of so few bytes that fails has not left: no end has.
+
+        Raises:
+            ClientGone, GatewayConnectionLost: the end has not left.
+        """
+        self.has_begun = True
+        self._show(AnswerState.ENDING)
+        try:
+            socket.send([*frames, b'{"request_id":' + self._id + b',"end":true}'], ping=True)
+        except OSError as exc:
+            self._show(AnswerState.STARTED)
+            self._lost(exc)
+        self._show(AnswerState.ENDED)
+        self._socket = None
+        self._connections.keep(self._endpoint, socket)
 
     def _wait_until_registered(self) -> None:
         wait = self._earliest - time.monotonic()
@@ -223,27 +266,34 @@ class StreamReply:
         self._failures += 1
         self.due = time.monotonic() + min(5.0, 0.1 * 2 ** min(self._failures, 10))
 
-    def _connected(self) -> WebSocket | None:
-        """Return the connection, if there is one now. Before the first frame it is read, because the gateway may have
-        closed it while upstream was asked.
+    def _connected(self, *, check: bool) -> WebSocket | None:
+        """Return the connection, if there is one now.
+
+        Args:
+            check: find out first whether the gateway has closed it: what is written to a closed connection is lost
+                without an error.
         """
         self.connect()
-        if not self.has_begun:
+        if check:
             self.readable()
         return self._socket
 
-    def _lost(self, why: str) -> None:
-        """The connection broke. As long as nothing was sent over it, that means nothing for the client: another one is
-        opened.
+    def _lost(self, exc: OSError) -> None:
+        """The connection broke. As long as nothing was sent over it, another one is opened.
 
         Raises:
-            ClientGone: something was sent.
+            ClientGone: frames were sent, and the gateway does not read them.
+            GatewayConnectionLost: frames were sent, and the connection is closed.
         """
-        if self.has_begun:
-            raise self._gone(why)
         self.abort()
+        if self.has_begun and isinstance(exc, TimeoutError):
+            raise ClientGone(f"the gateway does not read: {exc}")
+        if self.has_begun:
+            raise GatewayConnectionLost(str(exc))
         self._retry_later()
 
-    def _gone(self, why: str) -> ClientGone:
+    def _no_pong(self) -> None:
         self.abort()
-        return ClientGone(why)
+        if self.has_begun:
+            raise ClientGone(f"no ping was answered for {timing.GONE_AFTER:g} s")
+        self._retry_later()

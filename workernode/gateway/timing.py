@@ -8,4 +8,5 @@ FRAME_AFTER = 0.1  # after the task was received; no frame leaves before that
 SHORTEST_OFFER = 3.0  # even an answer that is late is offered for this long
 PING_EVERY = 20.0  # during a stream
 GONE_AFTER = 60.0  # without a pong: the client is gone; it can leave the gateway's reader blocked for ever
+RECONNECT_TIME = 5.0  # for telling a client that the connection broke in the middle of its stream
 KEPT_IDLE = 50.0  # an idle WebSocket is kept for another stream

@@ -381,16 +381,48 @@ def test_a_client_of_a_plain_request_who_left_ends_it(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("manners", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
-def test_a_client_who_leaves_a_stream_stops_upstream_within_a_second(bench: Bench, manners: dict[str, Any]) -> None:
-    """It costs money."""
+def test_a_stream_whose_connection_breaks_stops_upstream_and_is_ended_over_a_new_connection(
+    bench: Bench, manners: dict[str, Any]
+) -> None:
+    """Upstream costs money; the client may still wait."""
     bench.gateway.behave("x", **manners)
     outcome, answer = bench.run({"gate_chunks": "never"}, stream=True, id="x")
-    assert (outcome.decision, outcome.status) == (Decision.ACK, "client_gone")
+    assert (outcome.decision, outcome.status) == (Decision.ACK, "connection_lost")
     bench.up.wait_for_cancelled(timeout=1)
-    left = bench.up.requests[0].left_at
-    assert left is not None
-    assert left - answer.frames[0].at < 1
-    assert told(outcome)["outcome"]["end_reason"]
+    assert (answer.wait().ends, answer.faults) == (1, [])
+    assert answer.error is not None
+    assert answer.error["code"] == "stream_interrupted"  # type: ignore[index]
+    assert len(bench.up.requests) == 1
+    made = told(outcome)
+    assert made["outcome"]["end_reason"]
+    assert made["timestamps"]["answered"]
+
+
+def test_an_error_whose_connection_breaks_reaches_the_client_over_a_new_one(bench: Bench) -> None:
+    """Upstream broke off, and so did the gateway's connection."""
+    bench.gateway.behave("x", cut_after=1)
+    outcome, answer = bench.run({"chunks": 2, "cut_after": 1, "chunk_ms": 200}, stream=True, id="x")
+    assert outcome.decision is Decision.ACK
+    assert (answer.wait().ends, answer.faults) == (1, [])
+    assert answer.error is not None
+
+
+def test_a_gateway_that_stays_away_after_a_broken_stream_ends_the_task(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "RECONNECT_TIME", 0.3)
+    bench.gateway.behave("x", close_after=1)
+
+    def refuse_from_now_on() -> None:
+        bench.gateway.wait_until(lambda: bench.gateway.sockets, LONG, "the first connection")
+        bench.gateway.behave(upgrade_status=503)
+
+    thread = threading.Thread(target=refuse_from_now_on)
+    thread.start()
+    outcome, answer = bench.run({"latency_ms": 500, "gate_chunks": "never"}, stream=True, id="x")
+    thread.join()
+    assert (outcome.decision, outcome.status, answer.ends) == (Decision.ACK, "connection_lost", 0)
+    assert told(outcome)["timestamps"]["answered"] is None
 
 
 def test_a_client_who_leaves_before_the_first_chunk_is_noticed_by_its_ping(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import threading
 import time
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from tests.support.gateway import FakeGateway
 from tests.support.wait import until
 from tests.unit.workernode.gateway.replies import LONG, Stream, chunk, soon, speak
-from workernode.errors import ClientGone
+from workernode.errors import ClientGone, GatewayConnectionLost
 from workernode.gateway import AnswerResult, Gateways, timing
 from workernode.gateway import stream as stream_module
 from workernode.net import websocket
+from workernode.net.websocket import WebSocket
 from workernode.protocol import AnswerState
 from workernode.task import read_endpoint
 
@@ -174,24 +176,72 @@ def test_a_gateway_that_refuses_for_good_has_no_client(
     assert not gateway.strange
 
 
-# --- a client that leaves ---
+# --- a connection that breaks, a client that leaves ---
 
 
-@pytest.mark.parametrize("manners", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
-def test_a_connection_that_the_gateway_ends_means_that_the_client_is_gone(
-    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
-) -> None:
+BROKEN = b'{"error":{"message":"broken"}}'
+broken = pytest.mark.parametrize("manners", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
+
+
+def broken_stream(gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]) -> Stream:
+    """A stream whose connection has broken after its first chunk."""
     gateway.register("a")
     gateway.behave("a", **manners)
     stream = Stream(gateways, gateway)
     stream.reply.send([chunk(0)])
-    with pytest.raises(ClientGone):
+    with pytest.raises(GatewayConnectionLost):
         stream.reply.pause(LONG)
-    assert len(gateway.sockets) == 1, "it is not tried again: the client has seen a part"
     assert stream.reply.fileno() == -1
+    return stream
 
 
-def test_a_client_that_leaves_while_frames_are_sent_is_gone(gateways: Gateways, gateway: FakeGateway) -> None:
+@broken
+def test_a_stream_whose_connection_broke_gets_its_error_and_one_end_over_a_new_one(
+    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+) -> None:
+    """The gateway knows a stream by its id: its client may wait all the same."""
+    stream = broken_stream(gateways, gateway, manners)
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
+    answer = gateway.answer("a").wait()
+    assert [one.end for one in answer.frames] == [False, False, True]
+    assert (answer.error, answer.ends, answer.faults) == ({"message": "broken"}, 1, [])
+    assert [one.ids for one in gateway.sockets] == [["a"], ["a"]]
+
+
+@broken
+def test_a_gateway_that_is_back_in_a_moment_gets_the_end_of_a_broken_stream(
+    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+) -> None:
+    stream = broken_stream(gateways, gateway, manners)
+    gateway.down()
+    threading.Timer(0.5, gateway.up).start()
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
+    assert gateway.answer("a").wait().ends == 1
+
+
+@pytest.mark.parametrize("how", ["down", "refused", "hangs"])
+def test_a_gateway_that_stays_away_is_not_tried_for_long_after_a_broken_stream(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(timing, "RECONNECT_TIME", 0.4)
+    stream = broken_stream(gateways, gateway, {"cut_after": 1})
+    if how == "down":
+        gateway.down()
+    else:
+        gateway.behave(**({"upgrade_status": 404} if how == "refused" else {"upgrade_hang": True}))
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.UNREACHABLE
+    assert AnswerState.ENDING not in stream.shown
+
+
+def test_a_new_connection_that_breaks_as_well_is_replaced(gateways: Gateways, gateway: FakeGateway) -> None:
+    stream = broken_stream(gateways, gateway, {"cut_after": 1})
+    gateway.behave(times=2, upgrade_status=503)
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
+    assert gateway.answer("a").wait().ends == 1
+
+
+def test_a_connection_that_breaks_while_frames_are_sent_is_lost(gateways: Gateways, gateway: FakeGateway) -> None:
     gateway.register("a")
     gateway.behave("a", cut_after=1)
     stream = Stream(gateways, gateway)
@@ -199,8 +249,49 @@ def test_a_client_that_leaves_while_frames_are_sent_is_gone(gateways: Gateways, 
     def send_on() -> None:
         stream.reply.send([chunk(0, 10_000)])
 
-    with pytest.raises(ClientGone):
+    with pytest.raises(GatewayConnectionLost):
         until(send_on, LONG, "end of the connection")
+
+
+@pytest.mark.parametrize("how", ["cut_after", "close_after"])
+def test_no_end_is_written_to_a_connection_that_the_gateway_has_closed(
+    gateways: Gateways, gateway: FakeGateway, how: str
+) -> None:
+    """What is written to a closed connection is lost without an error: the client would wait for ever."""
+    gateway.register("a")
+    gateway.behave("a", **{how: 1})
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    poll = select.poll()
+    poll.register(stream.reply.fileno(), select.POLLIN)
+    assert poll.poll(LONG * 1000), "the connection was not closed"
+    with pytest.raises(GatewayConnectionLost):
+        stream.reply.end()
+    assert AnswerState.ENDED not in stream.shown
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
+    answer = gateway.answer("a").wait()
+    assert (answer.error, answer.ends) == ({"message": "broken"}, 1)
+
+
+def test_an_end_that_could_not_be_written_is_sent_over_a_new_connection(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    gateway.wait_for_frames("a", 1)
+    whole = WebSocket.send
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.setattr(WebSocket, "send", whole)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(WebSocket, "send", fail)
+    with pytest.raises(GatewayConnectionLost):
+        stream.reply.end()
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.STARTED]
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
+    assert gateway.answer("a").wait().ends == 1
 
 
 def test_a_gateway_that_answers_no_ping_has_no_client(
@@ -241,18 +332,6 @@ def test_a_gateway_whose_reader_is_blocked_has_no_client(
     gateway.wait_until(lambda: gateway.sockets[0].stopped, LONG, "blocked reader")
     with pytest.raises(ClientGone):
         stream.reply.send([chunk(1, 32 << 20)])
-
-
-def test_an_end_that_cannot_be_sent_is_a_client_that_is_gone(gateways: Gateways, gateway: FakeGateway) -> None:
-    gateway.register("a")
-    stream = Stream(gateways, gateway)
-    stream.reply.send([chunk(0)])
-    gateway.wait_for_frames("a", 1)
-    gateway.cut_connections()
-    until(lambda: not gateway.open_connections, LONG, "end of the connection")
-    with pytest.raises(ClientGone):
-        stream.reply.end(chunk(1, 1 << 20))
-    assert AnswerState.ENDED not in stream.shown
 
 
 def test_while_upstream_is_silent_a_gateway_that_was_away_is_tried_again(
