@@ -49,7 +49,7 @@ class PulsarBroker:
         self._naks = Naks()
         self._intake = Intake(post, clock)
         topics = Topics.of(settings)
-        self._connection = Connection(library, Access.of(settings), topics, self._intake, post)
+        self._connection = Connection(library, Access.of(settings), topics, self._intake, post, clock)
         self._letters = DeadLetters(library, topics.dead_letters, post, lambda: self._connection.client)
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class PulsarBroker:
         self._naks.arrived(received, self._clock())
 
     def step_aside(self, seconds: float) -> None:
-        self._connection.ask_to_leave(until=time.monotonic() + seconds)
+        self._connection.ask_to_leave(until=self._clock() + seconds)
 
     # --- deciding what becomes of messages ---
 

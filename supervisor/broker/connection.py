@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,16 +32,24 @@ class Connection:
         topics: what to consume and produce.
         intake: takes the consumer's messages.
         post: takes events from any thread.
+        clock: monotonic time.
     """
 
     def __init__(
-        self, library: Any, access: Access, topics: Topics, intake: Intake, post: Callable[[Event], None]
+        self,
+        library: Any,
+        access: Access,
+        topics: Topics,
+        intake: Intake,
+        post: Callable[[Event], None],
+        clock: Callable[[], float],
     ) -> None:
         self._library = library
         self._access = access
         self._topics = topics
         self._intake = intake
         self._post = post
+        self._clock = clock
         self.client: Any = None
         self.consumer: Any = None
         self.records: Any = None  # the producer of billing records
@@ -144,7 +151,7 @@ class Connection:
         return self._stopping.is_set() or self._leave is not None or (self.consumer is None and self._needs_consumer())
 
     def _needs_consumer(self) -> bool:
-        return self._intake.is_wanted() and time.monotonic() >= self._away_until
+        return self._intake.is_wanted() and self._clock() >= self._away_until
 
     def _subscribe(self, listener: Callable[[Any, Any], None]) -> Any:
         return self.client.subscribe(

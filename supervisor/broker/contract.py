@@ -1,6 +1,6 @@
 """What the node and its dispatcher may ask of a broker, and what the broker asks of them. Pure: no Pulsar in sight.
 
-`PulsarBroker` fulfils it on a real broker, `tests.support.broker.StubBroker` in memory.
+`PulsarBroker` fulfils it. Tests run that on a fake of the client library (tests/support/fake_pulsar.py).
 """
 
 from __future__ import annotations

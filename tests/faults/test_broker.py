@@ -6,8 +6,10 @@ import json
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,15 @@ import pytest
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
 from tests.faults.testbed import Testbed, one_end_each, patched
+from tests.support.node import Node
+from tests.support.paths import ROOT
 from tests.support.platform import Broker as AnyBroker
 from tests.support.platform import Platform
 from tests.support.tokens import token_conf, token_for
+from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
+
+STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
 
 DEAF = 3.0  # seconds
 # A minute is long for a test.
@@ -256,3 +263,46 @@ def test_a_dead_letter_topic_that_is_not_permitted_holds_the_letter_and_nothing_
     locked.grant_all()
     assert locked.platform.wait_dead_letters(1, 30)
     locked.platform.wait_backlog(0)
+
+
+LONG = 50  # seconds of a rate limit: longer than what a test waits for
+
+
+def close_intake(testbed: Testbed, held: int = 0) -> Node:
+    """Start a node and have upstream tell it to wait for long; it then works on so many tasks that it took before."""
+    node = testbed.start(MAX_PROCESS_NUM=8)
+    if held:
+        testbed.platform.ask_many([{"gate": "held"}] * held)
+        testbed.upstream.wait_for_waiting("held", held)
+    limit = {"status": 429, "err_code": "rate_limit_exceeded", "headers": {"retry-after": str(LONG)}}
+    testbed.platform.ask({**limit, "key": "limit", "fail_times": 1})
+    until(lambda: node.metrics()['workernode_intake_state{state="held"}'] == 1, 20, "closed intake")
+    return node
+
+
+@pytest.mark.parametrize("held", [0, 2], ids=["with nothing else here", "beside tasks in flight"])
+def test_a_closed_intake_keeps_no_message_that_an_idle_node_could_serve(
+    build: Callable[..., Testbed], held: int
+) -> None:
+    """What the client library was given beforehand goes to another node."""
+    testbed = build()
+    close_intake(testbed, held)
+    with closing(FakeUpstream()) as other:
+        other.models = [testbed.platform.model]
+        testbed.start(API_URL=other.api_url)
+        ids = testbed.platform.ask_many(["hello"] * 10)
+        testbed.gateway.wait_all(ids, LONG / 2)
+        assert not any(testbed.asked(id) for id in ids), "the node that waits for its rate limit served one"
+    testbed.close_nodes()
+
+
+def test_a_node_whose_model_loads_is_given_no_message(build: Callable[..., Testbed], tmp_path: Path) -> None:
+    testbed = build()
+    local = {"NODE_TYPE": "local", "API_URL": None, "API_KEY": None, "LOCAL_COMMAND": f"{sys.executable} {STANDIN}"}
+    loading = testbed.start(ready=False, STANDIN_LOAD_S="1000", **local)
+    until(lambda: testbed.platform.backlog() == 0, 30, "subscription")
+    testbed.platform.ask("hello")
+    testbed.platform.wait_backlog(1)
+    assert testbed.platform.consumers() == []
+    assert loading.running
+    testbed.close_nodes()

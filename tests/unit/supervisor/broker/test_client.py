@@ -242,10 +242,12 @@ def test_a_node_that_steps_aside_is_not_given_a_message_until_the_time_is_over(o
     one.connect()
     one.broker.allow(1)
     first = one.consumer()
-    one.broker.step_aside(0.2)
+    one.broker.step_aside(5.0)
     until(lambda: first.is_closed, TIMEOUT, "closed consumer")
     one.broker.allow(1)
     assert len(one.library.consumers) == 1
+    one.now = 5.0
+    one.broker.allow(1)
     one.consumer(2)
 
 
