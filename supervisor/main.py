@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             code = INTERRUPTED
         check.exit_now(code)
+    if options.subscribe:
+        return subscribe(os.environ)
     # systemd's watchdog sends SIGABRT to a supervisor that hangs. The dump then shows where it hangs.
     faulthandler.enable()
     from supervisor.assembly import build
@@ -72,10 +74,43 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "0 nothing is wrong, 1 something is",
     )
     parser.add_argument("--json", action="store_true", help="print the findings of --check as JSON")
+    parser.add_argument(
+        "--subscribe",
+        action="store_true",
+        help="make the subscription of MODEL_NAME and exit, so that tasks published while no node runs are kept",
+    )
     options = parser.parse_args(arguments)
     if options.json and not options.check:
         parser.error("--json goes with --check")
     return options
+
+
+def subscribe(environ: Mapping[str, str]) -> int:
+    """Make the model's subscription, for an autoscaler that starts the first node when a task waits.
+
+    Without a subscription the broker deletes a topic that nobody uses together with its messages, and an autoscaler has
+    nothing to count (docs/operations.md).
+
+    Returns:
+        The exit code: 0 the subscription exists, 1 the broker refused or is away, 78 the settings cannot be used.
+    """
+    from supervisor.broker import Access, Answer, Topics, may_take
+    from supervisor.node import Exit
+
+    try:
+        settings = load(read_environment(environ, DOTENV))
+    except SettingsError as error:
+        print(*error.faults, sep="\n", file=sys.stderr)
+        return Exit.BAD_SETTINGS.value
+    topics = Topics.of(settings)
+    answer, text = may_take(Access.of(settings), topics)
+    if answer is not Answer.ALLOWED:
+        why = f"{answer.value}: {text}" if text else answer.value
+        print(f"cannot make the subscription {topics.subscription} on {topics.tasks} ({why})", file=sys.stderr)
+        print("workernode --check says what to do", file=sys.stderr)
+        return 1
+    print(f"the subscription {topics.subscription} on {topics.tasks} exists")
+    return 0
 
 
 def variable_table() -> str:

@@ -1,10 +1,10 @@
-"""The parts of three custom resources that deploy/kubernetes uses, as JSON Schemas. Any other field is refused.
+"""The parts of four custom resources that deploy/ uses, as JSON Schemas. Any other field is refused.
 
 No package carries their CRDs. Written by hand from, and the manifests checked against all of:
 kedacore/keda v2.21.0 config/crd/bases/keda.sh_scaledobjects.yaml, and the trigger's metadata from
 pkg/scalers/pulsar_scaler.go; prometheus-operator v0.85.0
-example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml; uplion/ai-model-operator 1ca3fed
-config/crd/bases/model.youxam.com_aimodels.yaml.
+example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml;
+uplion/ai-model-operator 1ca3fed config/crd/bases/model.youxam.com_aimodels.yaml.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def fields(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
 
 def resource(api_version: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     """A whole resource with this spec."""
-    head = {"apiVersion": {"const": api_version}, "kind": {"const": kind}, "metadata": fields({"name": TEXT})}
+    labels = {"type": "object", "additionalProperties": TEXT}
+    metadata = fields({"name": TEXT, "labels": labels}, "labels")
+    head = {"apiVersion": {"const": api_version}, "kind": {"const": kind}, "metadata": metadata}
     return fields({**head, "spec": spec})
 
 
@@ -38,10 +40,26 @@ PULSAR_TRIGGER = fields(
                 "topic": {"type": "string", "pattern": "^persistent://[^/]+/[^/]+/[^/]+$"},
                 "subscription": TEXT,
                 "msgBacklogThreshold": {"type": "string", "pattern": "^[1-9][0-9]*$"},
-            }
+                "authModes": {"enum": ["bearer"]},
+            },
+            "authModes",
         ),
-    }
+        "authenticationRef": fields({"name": TEXT}),
+    },
+    "authenticationRef",
 )
+
+ALERT_FIELDS = fields(
+    {
+        "alert": {"type": "string", "pattern": "^[A-Za-z]+$"},
+        "expr": TEXT,
+        "for": TIMES,
+        "labels": {"type": "object", "additionalProperties": TEXT},
+        "annotations": {"type": "object", "additionalProperties": TEXT},
+    },
+    "for",
+)
+ALERTS = fields({"name": TEXT, "rules": {"type": "array", "items": ALERT_FIELDS}})
 
 CRDS = {
     "ScaledObject": resource(
@@ -53,9 +71,16 @@ CRDS = {
                 "minReplicaCount": COUNT,
                 "maxReplicaCount": {"type": "integer", "minimum": 1},
                 "pollingInterval": {"type": "integer", "minimum": 1},
+                "cooldownPeriod": COUNT,
                 "triggers": {"type": "array", "minItems": 1, "items": PULSAR_TRIGGER},
-            }
+            },
+            "cooldownPeriod",
         ),
+    ),
+    "PrometheusRule": resource(
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+        fields({"groups": {"type": "array", "items": ALERTS}}),
     ),
     "PodMonitor": resource(
         "monitoring.coreos.com/v1",

@@ -1,0 +1,80 @@
+{{/* The name of every object: the release's. */}}
+{{- define "workernode.name" -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "workernode.selector" -}}
+app.kubernetes.io/name: workernode
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "workernode.labels" -}}
+{{ include "workernode.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "workernode.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{/* The Secret that the pods read; "" without one. */}}
+{{- define "workernode.secret" -}}
+{{- if .Values.existingSecret -}}{{ .Values.existingSecret }}{{- else if .Values.secret -}}{{ include "workernode.name" . }}{{- end -}}
+{{- end -}}
+
+{{- define "workernode.data" -}}
+{{- range $name, $value := .Values.config }}
+{{ $name }}: {{ $value | toString | quote }}
+{{- end }}
+STATUS_ADDR: 0.0.0.0:9464
+{{- with .Values.aiModelName }}
+AIMODEL_NAME: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* tenant/namespace of the model's topic. */}}
+{{- define "workernode.namespace" -}}
+{{- .Values.config.PULSAR_NAMESPACE | default "public/default" -}}
+{{- end -}}
+
+{{/* What every container of the image gets: settings, secrets, and a locked-up process. */}}
+{{- define "workernode.environment" -}}
+envFrom:
+  - configMapRef:
+      name: {{ .config }}
+{{- with include "workernode.secret" .root }}
+  - secretRef:
+      name: {{ . }}
+{{- end }}
+env:
+  - name: AIMODEL_NAMESPACE
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.namespace
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+{{- end -}}
+
+{{- define "workernode.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "workernode.tmp" -}}
+- name: tmp
+  emptyDir:
+    medium: Memory
+    sizeLimit: 64Mi
+{{- end -}}
