@@ -2,7 +2,7 @@
 
 import sys
 
-from supervisor.records.command import main
+from supervisor.records import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""`workernode-records`: shows the billing records of the record topic, as they come or added up. Takes none away."""
+"""`workernode-records`: shows billing records as they come, or added up. Reads the topic and consumes nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from supervisor.records.sums import Record, Sums
 from workernode.record import rfc3339
 from workernode.settings import SettingsError, read_environment
 
-DONE, FAILED, USAGE = 0, 1, 2  # exit codes: shown; the topic cannot be read; the arguments are wrong (argparse's)
-INTERRUPTED = 130  # by Ctrl-C, as shells have it
-REDRAW = 0.25  # seconds between two states of the progress line
+DONE, FAILED, USAGE = 0, 1, 2  # exit codes: done; the topic cannot be read; the arguments are wrong (argparse's)
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
+REDRAW = 0.25  # seconds between two updates of the progress line
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where records come from."""
+    """Where the records are read."""
 
     url: str
     topic: str
@@ -33,28 +33,28 @@ class Source:
     since: float  # seconds since the epoch
 
 
-class Progress:
-    """A line that is written over and over on a terminal, and never anywhere else."""
+class ProgressLine:
+    """One line on a terminal that is overwritten again and again. Writes nothing if the stream is no terminal."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
-        self._shows = stream.isatty()
+        self._is_terminal = stream.isatty()
         self._next = 0.0
         self._shown = False
 
     def due(self) -> bool:
-        """Whether it is time for another state of the line."""
-        return self._shows and self._clock() >= self._next
+        """Whether the line should be updated now."""
+        return self._is_terminal and self._clock() >= self._next
 
-    def say(self, text: str) -> None:
-        """Show the text."""
+    def show(self, text: str) -> None:
+        """Show the text in place of the last one."""
         self._next = self._clock() + REDRAW
         self._stream.write(f"\r{text}\x1b[K")
         self._stream.flush()
         self._shown = True
 
     def clear(self) -> None:
-        """Leave the line free for something else."""
+        """Erase the line."""
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
@@ -77,14 +77,14 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # who reads has seen enough: `| head`
+    except BrokenPipeError:  # the reader has closed the pipe: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
 
 
 def tail(source: Source, form: str) -> int:
     """Show records as they come, until Ctrl-C."""
-    sums, progress, screen = Sums([]), Progress(sys.stderr), Screen(form, sys.stdout)
+    sums, progress, screen = Sums([]), ProgressLine(sys.stderr), Screen(form, sys.stdout)
     try:
         for message in messages(source, follow=True):
             record = sums.add(message.data) if message else None
@@ -92,8 +92,8 @@ def tail(source: Source, form: str) -> int:
                 progress.clear()
                 screen.show(record, message.data)
             if progress.due():
-                progress.say(so_far(sums))
-    except KeyboardInterrupt:  # the one way to end it
+                progress.show(so_far(sums))
+    except KeyboardInterrupt:  # the only way to end it
         pass
     finally:
         progress.clear()
@@ -101,9 +101,7 @@ def tail(source: Source, form: str) -> int:
 
 
 class Screen:
-    """Where `tail` writes, record by record. On a terminal no line is longer than its width, and the heads of the
-    columns come again with each page.
-    """
+    """Writes the lines of `tail`. On a terminal it cuts them at its width and repeats the header line on each page."""
 
     def __init__(self, form: str, stream: TextIO) -> None:
         self._form, self._stream = form, stream
@@ -111,38 +109,43 @@ class Screen:
         self._lines = 0
 
     def show(self, record: Record, data: bytes) -> None:
-        """Write one record; `data` is what it was read from."""
+        """Write one record.
+
+        Args:
+            record: what was parsed.
+            data: the message that it was parsed from.
+        """
         width, height = shutil.get_terminal_size() if self._on_terminal else (0, 0)
-        again = self._lines % max(2, height - 2) == 0 if height else self._lines == 0
+        header_due = self._lines % max(2, height - 2) == 0 if height else self._lines == 0
         self._lines += 1
         match self._form:
             case "json":
                 text = data.decode() + "\n"
             case "csv":
-                heads = show.csv_lines([show.TAIL]) if self._lines == 1 else ""
-                text = heads + show.csv_lines([show.tail_row(record).values()])
+                header = show.csv_lines([show.TAIL]) if self._lines == 1 else ""
+                text = header + show.csv_lines([show.tail_row(record).values()])
             case _:
-                text = (show.tail_head(width) if again else "") + show.tail_line(show.tail_row(record), width)
+                text = (show.tail_head(width) if header_due else "") + show.tail_line(show.tail_row(record), width)
         self._stream.write(text)
         self._stream.flush()
 
 
 def so_far(sums: Sums) -> str:
-    """What has been read, in a line."""
+    """Return the totals so far in one line."""
     total = sums.total
     return f"{show.shown(total.requests)} requests, {total.errors} errors, {show.shown(total.total_tokens)} tokens"
 
 
 def add_up(source: Source, by: tuple[str, ...], form: str) -> int:
-    """Show the sums of what there is."""
-    sums, progress, now = Sums(by), Progress(sys.stderr), time.time()
+    """Show the sums of all records up to now."""
+    sums, progress, now = Sums(by), ProgressLine(sys.stderr), time.time()
     try:
         for message in messages(source, follow=False):
             if message:
                 sums.add(message.data)
                 if progress.due():
                     share = (message.at - source.since) / max(1.0, now - source.since)
-                    progress.say(f"{min(1, max(0, share)):4.0%}  {so_far(sums)}")
+                    progress.show(f"{min(1, max(0, share)):4.0%}  {so_far(sums)}")
     finally:
         progress.clear()
     about = {"topic": source.topic, "since": rfc3339(source.since), "until": rfc3339(now)}
@@ -154,14 +157,12 @@ def add_up(source: Source, by: tuple[str, ...], form: str) -> int:
         case _:
             text = f"{about['topic']}, {about['since']} to {about['until']}\n{show.table(sums)}"
             if sums.unreadable:
-                text += f"{sums.unreadable} messages of the topic are no records and were left out\n"
+                text += f"{sums.unreadable} messages of the topic are not records and were skipped\n"
     sys.stdout.write(text)
     sys.stdout.flush()
     return DONE
 
 
 def messages(source: Source, *, follow: bool) -> Iterator[Published | None]:
-    """What the topic has."""
+    """Read the topic."""
     return read_records(Access(source.url, source.token), source.topic, source.since, follow=follow)
-
-

@@ -1,4 +1,4 @@
-"""How records and their sums look: as a table, as CSV, as JSON. Pure."""
+"""Formats records and their sums as a table, CSV or JSON. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from supervisor.records.sums import GROUPS, Record, Sum, Sums, count, first_token_ms, member
 
-# What a sum's figures are called above a table, where there is room for a few words.
+# The header of a table of sums.
 HEADS = {
     "requests": "requests",
     "errors": "errors",
-    "handed_back": "handed back",
+    "handed_back": "nak'd",
     "prompt_tokens": "prompt",
     "completion_tokens": "completion",
     "total_tokens": "tokens",
@@ -30,7 +30,7 @@ TAIL_FIGURES = ("prompt", "completion", "first_token_ms", "total_ms")
 
 
 def shown(value: object) -> str:
-    """A value in a table: no control characters, not too long; figures with thin groups of three digits."""
+    """Return a value as a table shows it: no control characters, not too long; numbers in groups of three digits."""
     if value is None:
         return ""
     if isinstance(value, (int, float)):
@@ -40,7 +40,7 @@ def shown(value: object) -> str:
 
 
 def table(sums: Sums) -> str:
-    """The sums for a person."""
+    """Return the sums as a table for people."""
     heads = [*sums.by, *HEADS.values()]
     rows = [[*map(shown, names), *map(shown, each.figures().values())] for names, each in sums.groups()]
     if len(rows) != 1:
@@ -59,20 +59,25 @@ def table(sums: Sums) -> str:
 
 
 def sums_csv(sums: Sums) -> str:
-    """The sums, a line each."""
+    """Return the sums as CSV, one line for each group."""
     rows = [[*names, *each.figures().values()] for names, each in sums.groups()]
     return csv_lines([[*sums.by, *Sum().figures()], *rows])
 
 
 def sums_json(sums: Sums, **about: object) -> str:
-    """The sums as one object."""
+    """Return the sums as one JSON object.
+
+    Args:
+        sums: the groups and the total.
+        about: further members of the object.
+    """
     groups = [dict(zip(sums.by, names, strict=True)) | each.figures() for names, each in sums.groups()]
-    left_out = {"duplicates": sums.duplicates, "unreadable": sums.unreadable}
-    return json.dumps({**about, **left_out, "groups": groups, "total": sums.total.figures()}, indent=1) + "\n"
+    skipped = {"duplicates": sums.duplicates, "unreadable": sums.unreadable}
+    return json.dumps({**about, **skipped, "groups": groups, "total": sums.total.figures()}, indent=1) + "\n"
 
 
 def tail_row(record: Record) -> dict[str, Any]:
-    """A record as a row of `tail`."""
+    """Return a record as a row of `tail`: a value for each column."""
     moments = [member(record, f"timestamps.{name}") for name in ("answered", "upstream_done", "received")]
     return {
         "time": next((moment for moment in moments if isinstance(moment, str)), None),
@@ -89,15 +94,16 @@ def tail_row(record: Record) -> dict[str, Any]:
 
 
 def tail_head(width: int = 0) -> str:
-    """The line above `tail`'s lines."""
+    """Return the header line of `tail`."""
     return _line({name: name for name in TAIL}, width)
 
 
 def tail_line(row: dict[str, Any], width: int = 0) -> str:
-    """A row in `tail`'s columns; of the time only the hours, in UTC as all else.
+    """Return a row in the columns of `tail`, with the time of day in UTC.
 
     Args:
-        width: of the terminal; 0: the line may have any length.
+        row: from `tail_row`.
+        width: of the terminal in characters; 0: the line may have any length.
     """
     return _line(row | {"time": (row["time"] or "").partition("T")[2].rstrip("Z")}, width)
 

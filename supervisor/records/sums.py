@@ -1,7 +1,7 @@
-"""Adds billing records up: records in, figures by group out. Pure; the record's shape is docs/record.schema.json.
+"""Adds billing records up: records in, figures by group out. Pure. docs/record.schema.json has the record's schema.
 
-Bills once: a record that was sent twice (the same attempt_id) counts once. A record of somebody else's making may have
-any shape; what is not a record is counted and left out.
+A record that was sent twice (equal attempt_id) counts once. Other programs may write to the topic, too: messages that
+are not records are counted and skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 
 def read(data: bytes) -> Record | None:
-    """Return the record in a message; None: it is none."""
+    """Return the record in a message; None: the message is not a record."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -30,7 +30,7 @@ def read(data: bytes) -> Record | None:
 
 
 def member(record: Record, path: str) -> Any:
-    """Return what stands at `outcome.status` and the like; None where nothing does."""
+    """Return the value at a path such as `outcome.status`; None if there is no value."""
     value: Any = record
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -38,7 +38,7 @@ def member(record: Record, path: str) -> Any:
 
 
 def text(*paths: str) -> Callable[[Record], str]:
-    """A reader of the first of these members that holds text."""
+    """Return a reader for the first of these members that holds text."""
 
     def read_text(record: Record) -> str:
         found = (member(record, path) for path in paths)
@@ -47,12 +47,12 @@ def text(*paths: str) -> Callable[[Record], str]:
     return read_text
 
 
-# What records can be told apart by.
+# What records can be grouped by.
 GROUPS: dict[str, Callable[[Record], str]] = {
     "model": text("model"),
     "upstream_model": text("upstream_model"),
     "ai_model": text("ai_model_name"),
-    # As much as is known of who asked: the name that it gives its user, else where from, else with which program.
+    # The best known identity of the client: the name that it gives its user, else its address, else its program.
     "client": text("client.user", "client.address", "client.user_agent"),
     "user": text("client.user"),
     "address": text("client.address"),
@@ -63,13 +63,13 @@ GROUPS: dict[str, Callable[[Record], str]] = {
 
 
 def count(record: Record, path: str) -> int:
-    """The figure there, 0 for none."""
+    """Return the number at the path; 0 if there is none."""
     value = member(record, path)
     return int(value) if type(value) in (int, float) and math.isfinite(value) else 0
 
 
 def first_token_ms(record: Record) -> float | None:
-    """Milliseconds from asking upstream to its first chunk; None: it did not come to that."""
+    """Return the milliseconds from asking upstream to its first chunk; None: no chunk came."""
     value = member(record, "durations_ms.upstream_first_token")
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
@@ -78,16 +78,16 @@ def first_token_ms(record: Record) -> float | None:
 class Sum:
     """The figures of one group."""
 
-    requests: int = 0  # decided for good, one way or another
+    requests: int = 0  # that ended, with whatever result
     errors: int = 0  # of these: the client got an error, or nothing
-    handed_back: int = 0  # deliveries that were nak'd; the request is counted where it ends
+    handed_back: int = 0  # deliveries that went back to the broker; the request is counted where it ends
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
     first_tokens: array[float] = field(default_factory=lambda: array("d"))  # milliseconds each
 
     def add(self, record: Record) -> None:
-        """Count one record more."""
+        """Count one record."""
         if member(record, "outcome.decision") == "nak":
             self.handed_back += 1
         else:
@@ -102,7 +102,7 @@ class Sum:
             self.first_tokens.append(waited)
 
     def figures(self) -> dict[str, int | float | None]:
-        """The figures by name, in the order in which they are shown."""
+        """Return the figures by name, in the order in which they are shown."""
         waits = sorted(self.first_tokens)
         return {
             "requests": self.requests,
@@ -117,12 +117,17 @@ class Sum:
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float | None:
-    """The smallest value that so many percent do not exceed (nearest rank); None without values."""
+    """Return the percentile by nearest rank; None without values.
+
+    Args:
+        ordered: the values in ascending order.
+        percent: 50 for the median.
+    """
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
 
 
 class Sums:
-    """All groups, and the sum of all."""
+    """The sums of all groups, and the total."""
 
     def __init__(self, by: Sequence[str]) -> None:
         self.by = tuple(by)
@@ -133,7 +138,7 @@ class Sums:
         self._seen: set[bytes] = set()  # 16 bytes an attempt_id, which may be 600 long
 
     def add(self, data: bytes) -> Record | None:
-        """Count one message. Returns its record if that counted: not sent before, and a record at all."""
+        """Count one message. Return its record; None if it is no record, or was counted before."""
         record = read(data)
         if record is None:
             self.unreadable += 1
@@ -148,5 +153,5 @@ class Sums:
         return record
 
     def groups(self) -> Iterable[tuple[tuple[str, ...], Sum]]:
-        """Each group's names and figures, the one with the most tokens first."""
+        """Return the names and figures of each group, the one with the most tokens first."""
         return sorted(self._groups.items(), key=lambda group: (-group[1].total_tokens, -group[1].requests, group[0]))

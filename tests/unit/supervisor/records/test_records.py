@@ -141,7 +141,7 @@ def test_what_is_no_record_is_left_out(data: bytes) -> None:
 def test_the_table_has_a_line_for_each_group_and_a_total() -> None:
     text = records_show.table(added(one(1), one(2, model="n", usage=None, durations=Durations()), by=("model", "node")))
     head, first, second, total = (line.split() for line in text.splitlines())
-    assert head[:5] == ["model", "node", "requests", "errors", "handed"]
+    assert head[:5] == ["model", "node", "requests", "errors", "nak'd"]
     assert first == ["m", "host-a", "1", "0", "0", "3", "4", "7", "100", "100"]
     assert second == ["n", "host-a", "1", "0", "0", "0", "0", "0"]  # no first token, so nothing stands there
     assert total == ["all", "2", "0", "0", "3", "4", "7", "100", "100"]
@@ -211,7 +211,7 @@ def test_defaults_come_from_the_environment(topic: dict[str, Any], monkeypatch: 
         (["sum", "--url", "http://b:8080"], "PULSAR_URL starts with neither pulsar:// nor"),
         (["sum", "--url", "pulsar://b", "--topic", "a b"], "RES_TOPIC_NAME is 'a b'"),
         (["sum", "--url", "pulsar://b", "--token", f"Bearer {TOKEN}"], "PULSAR_TOKEN holds a space"),
-        (["sum", "--url", "pulsar://b", "--by", "model,colour"], "there is no 'colour'; there are model, "),
+        (["sum", "--url", "pulsar://b", "--by", "model,colour"], "cannot group by 'colour'; choose from model, "),
         (["sum", "--url", "pulsar://b", "--since", "yesterday"], "'yesterday' is neither an age"),
         (["tail", "--url", "pulsar://b", "--json", "--csv"], "not allowed with"),
         ([], "required"),
@@ -233,7 +233,7 @@ def test_sum_adds_up_the_records_of_the_topic(topic: dict[str, Any], capsys: pyt
     assert records.main(["sum", "--url", "pulsar://b", "--by", "node"]) == 0
     shown = capsys.readouterr()
     assert "host-a         2" in shown.out
-    assert "1 messages of the topic are no records" in shown.out
+    assert "1 messages of the topic are not records" in shown.out
     assert shown.err == ""  # no progress but on a terminal
 
 
@@ -284,12 +284,12 @@ class Terminal(io.StringIO):
 
 def test_the_progress_line_is_erased_at_the_end() -> None:
     terminal, clock = Terminal(), iter([1.0, 1.0, 1.1, 2.0, 2.0])
-    progress = records.Progress(terminal, lambda: next(clock))
+    progress = records.ProgressLine(terminal, lambda: next(clock))
     assert progress.due()
-    progress.say("10 %")
+    progress.show("10 %")
     assert not progress.due()  # too soon
     assert progress.due()
-    progress.say("20 %")
+    progress.show("20 %")
     progress.clear()
     assert terminal.getvalue() == "\r10 %\x1b[K\r20 %\x1b[K\r\x1b[K"
 
