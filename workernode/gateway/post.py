@@ -12,6 +12,7 @@ from workernode import __version__
 from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
+from workernode.net.connection import ConnectTimeout
 from workernode.net.http_client import AnswerTooLarge
 from workernode.retry import call_with_retries
 from workernode.task import Endpoint
@@ -61,7 +62,7 @@ def post_answer(
 
 
 def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: float) -> AnswerResult:
-    """One POST."""
+    """One POST. A kept connection that broke is replaced, so that more than one connection may take part."""
     sent: list[bool] = []
     try:
         exchange = connections.pool(endpoint).post(
@@ -75,6 +76,9 @@ def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: f
         exchange.limit(time.monotonic() + timing.POST_TIME)
         exchange.read_all()
         exchange.finish()
+    except ConnectTimeout:
+        # A broken kept connection may have carried the POST before. It is repeated: a gateway that has it answers 404.
+        raise _Failed from None
     except TimeoutError:
         if sent:
             return AnswerResult.UNCONFIRMED

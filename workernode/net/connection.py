@@ -31,6 +31,10 @@ class Watch(Protocol):
         """Its time has come. What it raises ends the wait."""
 
 
+class ConnectTimeout(TimeoutError):
+    """The connection, or its TLS handshake, took too long: nothing was sent over it."""
+
+
 class Wire:
     """A connected socket. Owned by one thread at a time."""
 
@@ -54,10 +58,12 @@ class Wire:
             timeout: seconds for each of the host's addresses, and for the TLS handshake.
 
         Raises:
-            OSError: not resolved, refused, timed out, certificate not valid.
+            ConnectTimeout, OSError: not resolved, refused, timed out, certificate not valid.
         """
         try:
             sock = socket.create_connection((host, port), timeout)
+        except TimeoutError as exc:
+            raise ConnectTimeout(str(exc)) from None
         except UnicodeError:  # no DNS name: an empty label, one over 63 characters
             raise socket.gaierror(socket.EAI_NONAME, "the name cannot be resolved") from None
         try:
@@ -66,6 +72,9 @@ class Wire:
             if secure:
                 assert tls is not None
                 sock = tls.wrap_socket(sock, server_hostname=host)
+        except TimeoutError as exc:
+            sock.close()
+            raise ConnectTimeout(str(exc)) from None
         except BaseException:
             sock.close()
             raise

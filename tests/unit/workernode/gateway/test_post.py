@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,17 @@ from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.gateway.replies import DATA, post, soon
 from workernode.gateway import AnswerResult, Gateways, timing
 from workernode.task import Endpoint, read_endpoint
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch, exc: Exception) -> Callable[..., socket.socket]:
+    """A socket.create_connection that raises the first time."""
+    whole = socket.create_connection
+
+    def create_connection(*_: object, **__: object) -> socket.socket:
+        monkeypatch.setattr(socket, "create_connection", whole)
+        raise exc
+
+    return create_connection
 
 
 def test_an_answer_is_posted_byte_for_byte(gateways: Gateways, gateway: FakeGateway) -> None:
@@ -117,6 +130,29 @@ def test_an_answer_taken_by_a_gateway_that_broke_off_is_not_offered_for_ever(
     gateway.behave("a", take_then_reset=True)
     assert post(gateways, gateway) is AnswerResult.CLIENT_GONE
     assert sum(one.taken for one in gateway.posts) == 1
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "new"])
+def test_a_connection_that_does_not_come_up_in_time_leaves_the_answer_to_be_offered_again(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Where a kept connection was reset, the first try had sent the POST. That says nothing of the second try."""
+    if kept:
+        gateway.register("first")
+        post(gateways, gateway, "first")
+        gateway.behave("a", reset=True, times=1)
+    gateway.register("a")
+    monkeypatch.setattr(socket, "create_connection", _fail_once(monkeypatch, TimeoutError("timed out")))
+    assert post(gateways, gateway) is AnswerResult.TAKEN
+    assert sum(one.taken for one in gateway.answer("a").posts) == 1
+
+
+def test_a_tls_handshake_that_hangs_leaves_the_answer_to_be_offered_again(gateways: Gateways) -> None:
+    """The server accepts the connection and never speaks TLS: nothing was sent."""
+    gateways = Gateways(0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = read_endpoint(f"https://127.0.0.1:{listener.getsockname()[1]}/res")
+        assert gateways.post(endpoint, "a", DATA, soon(0)) is AnswerResult.UNREACHABLE
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1"])
