@@ -1,6 +1,6 @@
-"""The node with a fixed cap, whose number is in FIXED_CAP: `python -m benchmarks.fixed_cap`.
+"""The node with a cap that does not move: `python -m benchmarks.fixed_cap`, with the number in FIXED_CAP.
 
-The node itself has no such setting. It stands here in place of the dynamic cap, to be compared with it.
+The node itself has no such setting. The benchmark compares the dynamic cap with this one.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import os
 import sys
 
 from supervisor import main
-from supervisor.concurrency import controller as throttle
+from supervisor.concurrency import controller
 from supervisor.concurrency.limit import Cap, Change
-from supervisor.concurrency.search import Sample
+from supervisor.concurrency.sample import Sample
 
 
-class Fixed(Cap):
-    """A cap that never changes."""
+class FixedCap(Cap):
+    """A cap that stays at FIXED_CAP."""
 
-    def __init__(self, ceiling: int, start: int, cpu_high: float, memory_high: float) -> None:
-        super().__init__(ceiling, start, cpu_high, memory_high)
+    def __init__(self, ceiling: int, cpu_high: float, memory_high: float) -> None:
+        super().__init__(ceiling, cpu_high, memory_high)
         self.value = int(os.environ["FIXED_CAP"])
 
     def observe(self, sample: Sample) -> Change | None:
@@ -26,5 +26,5 @@ class Fixed(Cap):
 
 
 if __name__ == "__main__":
-    vars(throttle)["Cap"] = Fixed
+    vars(controller)["Cap"] = FixedCap
     sys.exit(main.main([]))

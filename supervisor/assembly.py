@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from supervisor.broker import PulsarBroker
-from supervisor.concurrency.controller import Throttle
+from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import Wake
 from supervisor.fitness import preflight
@@ -16,7 +16,7 @@ from supervisor.fitness.breaker import Fitness
 from supervisor.fitness.messages import Words
 from supervisor.health import Incidents
 from supervisor.loop import Loop
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock, Sampler
 from supervisor.node import Node, Parts
 from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.report import Reporter
@@ -44,24 +44,24 @@ def build(settings: Settings) -> Node:
         settings.worker_processes, settings.max_process_num,
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
-    throttle = Throttle(settings)
+    concurrency = ConcurrencyController(settings, Sampler().sample)
     fitness = Fitness(settings.max_process_num, _messages(settings))
     sources: list[Sources] = []
 
     def overview(dispatcher: Dispatcher) -> Overview:
-        sources.append(Sources(dispatcher, pool, broker, throttle, fitness))
+        sources.append(Sources(dispatcher, pool, broker, concurrency, fitness))
         info = NodeInfo(identity.id, settings.model_name, settings.node_type, __version__)
         return Overview(settings, info, sources[0])
 
     def local_model(incidents: Incidents) -> LocalModel:
         from supervisor.model_server.local_model import LocalModel  # a remote node does without it
 
-        model = LocalModel(settings, lambda: loop.post(Wake()), throttle.set_slots, incidents)
+        model = LocalModel(settings, lambda: loop.post(Wake()), concurrency.set_slots, incidents)
         sources[0].model_server = model.server
         return model
 
     return Node(settings, identity, Parts(
-        clock, loop, broker, pool, throttle, fitness, Reporter(settings), overview,
+        clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
         lambda found: preflight.start(settings, found),
         lambda jobs: stream_ender.run(jobs, settings, identity),

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from supervisor.events import Received, Stored
 from supervisor.fitness.breaker import Admission, Admit
 from supervisor.ledger import Delivery, Ledger, Place
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock
 from supervisor.workers.death import after_death
 from supervisor.workers.pool import Pool, WorkerDeath
 from workernode import record

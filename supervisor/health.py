@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock
 from supervisor.report import Reporter
 
 log = logging.getLogger(__name__)

@@ -15,14 +15,14 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from supervisor.broker import Broker
-from supervisor.concurrency.controller import Throttle
+from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
 from supervisor.fitness.breaker import Admission, Begin, End, Fitness
 from supervisor.health import BrokerState, Incidents
 from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock
 from supervisor.observability import Overview
 from supervisor.report import Reporter
 from supervisor.states import FitnessState, Intake, NodeState
@@ -71,7 +71,7 @@ class Parts:
     loop: Loop
     broker: Broker
     pool: Pool
-    throttle: Throttle
+    concurrency: ConcurrencyController
     fitness: Fitness
     reporter: Reporter
     overview: Callable[[Dispatcher], Overview]  # shows the node to people
@@ -90,7 +90,7 @@ class Node:
         self._loop = parts.loop
         self._broker = parts.broker
         self._pool = parts.pool
-        self._throttle = parts.throttle
+        self._concurrency = parts.concurrency
         self._fitness = parts.fitness
         self._identity = identity
         self._dispatcher = Dispatcher(settings, identity, parts.broker, parts.pool, self, parts.clock)
@@ -232,7 +232,7 @@ class Node:
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         """A delivery was decided: pass on what its outcome shows of upstream."""
-        self._throttle.answered(outcome)
+        self._concurrency.answered(outcome)
         self._metrics.decided(outcome)
         if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
             self._fitness.ended(
@@ -259,14 +259,14 @@ class Node:
         if self.state is not NodeState.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
             self._broker.hold(is_empty=len(self._dispatcher) == 0)
             return
-        cap = min(self._throttle.cap, self._fitness.cap)
+        cap = min(self._concurrency.cap, self._fitness.cap)
         # A task whose record is on its way holds no slot: the next may come meanwhile. Only one: with the message
         # that is on its way when the cap falls, that makes the two that may be unacknowledged beyond the cap.
         room = cap - len(self._dispatcher) + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
             room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))
         if room <= 0:
-            self._throttle.was_full()
+            self._concurrency.was_full()
         if gate.room <= 0:  # upstream's limit is used up for a while
             self._broker.hold(is_empty=len(self._dispatcher) == 0)
             return
@@ -299,7 +299,7 @@ class Node:
     def _sample(self, now: float) -> None:
         """Move the dynamic cap by the machine's readings."""
         self._next_sample = now + self._settings.sample_interval
-        if self._throttle.sample(self._dispatcher.running, self._pool.tokens()) and self._local_model is not None:
+        if self._concurrency.sample(self._dispatcher.running, self._pool.tokens()) and self._local_model is not None:
             self._local_model.tokens_came(now)
 
     # --- lifecycle ---

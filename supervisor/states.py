@@ -52,9 +52,7 @@ CAP_REASONS = {
     "memory": "memory is short",
     "memory_free": "memory is free again: on the way back",
     "climb": "tries whether more gain",
-    "between": "two levels give the same: tries one between them",
     "fewer": "the CPU is full: tries whether fewer give as much",
-    "check": "measures again where the search began",
     "best": "the best that was found",
     "rate_limit": "upstream refused calls by a rate limit",
 }

@@ -1,43 +1,45 @@
-"""How many tasks may be in flight now, and why: the machine's samples, the model's tokens, and the cap that they move.
+"""How many tasks may be in flight now, and why. Joins the machine's readings and the counted tokens, and moves the cap.
 
-Owned by the main thread. The rules are cap.py's, the figures resources.py's; this is where they meet.
+The rules are limit.py's. Owned by the supervisor's main thread.
 """
 
 from __future__ import annotations
 
 import logging
-from statistics import median
+from collections.abc import Callable
 
 from supervisor.concurrency.limit import Cap
-from supervisor.concurrency.search import Sample
-from supervisor.machine.resources import Resources, Sampler
+from supervisor.concurrency.sample import Sample
+from supervisor.machine import Resources
 from supervisor.states import CAP_REASONS
 from workernode.protocol import Outcome
 from workernode.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SMOOTHING = 0.2  # weight of the newest answer in the typical duration
-MOST_WAITS = 200  # first-token times kept between two samples
+SMOOTHING = 0.2  # weight of the newest answer in the typical duration of a plain answer
 
 
-class Throttle:
+class ConcurrencyController:
     """The dynamic cap of this node."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, read_machine: Callable[[], Resources]) -> None:
+        """Start at the ceiling.
+
+        Args:
+            settings: MAX_PROCESS_NUM, CPU_HIGH, MEMORY_HIGH, and LOCAL_PARALLEL of a local node.
+            read_machine: reads CPU and memory; its moment (`Resources.at`) is the clock of the cap.
+        """
         self._settings = settings
-        self._sampler = Sampler()
-        self.resources: Resources = self._sampler.sample()
-        # Until a local model has said how many slots it has, LOCAL_PARALLEL is what it was asked to have.
+        self._read_machine = read_machine
+        self.resources: Resources = read_machine()
+        # Until a local model has reported how many slots it has, LOCAL_PARALLEL is what it was asked to have.
         slots = settings.max_process_num
-        self._cap = self._new(min(slots, settings.local_parallel) if settings.node_type == "local" else slots)
-        self._full = False
-        self._said = 0.0
-        self._said_at = self.resources.at
-        self.tokens_per_s = 0.0
-        self._waits: list[float] = []
+        self._cap = self._new_cap(min(slots, settings.local_parallel) if settings.node_type == "local" else slots)
+        self._is_full = False
+        self._tokens = 0.0  # counted at the last sample
         self._plain_s = 0.0  # typical duration of a plain answer, whose tokens are counted only at its end
-        self._plain_share = 0.0
+        self._plain_share = 0.0  # of all answers
 
     @property
     def cap(self) -> int:
@@ -46,60 +48,58 @@ class Throttle:
 
     @property
     def code(self) -> str:
-        """Why, as a metric's label has it: one of CAP_REASONS."""
+        """Why the cap is where it is: a key of CAP_REASONS."""
         return self._cap.code
 
     @property
     def why(self) -> str:
-        """Why, in words."""
+        """Why the cap is where it is, for a person."""
         return CAP_REASONS[self._cap.code]
 
     def set_slots(self, slots: int) -> None:
         """The local model works on so many requests at once: more would wait inside it, unseen."""
         slots = max(1, min(slots, self._settings.max_process_num))
-        if slots != self._cap.ceiling:  # a model that was started again is the same model: what was learned still holds
-            self._cap = self._new(slots)
+        if slots != self._cap.ceiling:  # a model that was restarted is the same model: what was measured still holds
+            self._cap = self._new_cap(slots)
 
     def was_full(self) -> None:
         """A task could have been taken but for the cap."""
-        self._full = True
+        self._is_full = True
 
     def answered(self, outcome: Outcome) -> None:
-        """A task ended: note how long the model took."""
-        stages = outcome.durations
-        if stages.first_token is not None and outcome.stream and len(self._waits) < MOST_WAITS:
-            self._waits.append(stages.first_token)
-        if stages.upstream is not None:
+        """A task ended: note how long upstream took."""
+        duration_s = outcome.durations.upstream
+        if duration_s is not None:
             self._plain_share += (float(not outcome.stream) - self._plain_share) * SMOOTHING
             if not outcome.stream:
-                self._plain_s += (stages.upstream - self._plain_s) * SMOOTHING
+                self._plain_s += (duration_s - self._plain_s) * SMOOTHING
 
-    def sample(self, in_flight: int, said: float) -> bool:
-        """Look at the machine, and move the cap if that is called for. True if tokens came since the last look.
+    def sample(self, in_flight: int, tokens: float) -> bool:
+        """Read the machine, and move the cap if the rules say so.
 
         Args:
             in_flight: tasks at workers.
-            said: tokens that came from upstream since the start.
+            tokens: tokens that came from upstream since the start.
+
+        Returns:
+            True if tokens came since the last sample.
         """
-        now = self.resources = self._sampler.sample()
-        elapsed, more = now.at - self._said_at, said > self._said
-        if elapsed > 0:
-            self.tokens_per_s = max(0.0, said - self._said) / elapsed
-        self._said, self._said_at = said, now.at
+        before, now = self.resources, self._read_machine()
+        self.resources = now
+        new_tokens, self._tokens = tokens - self._tokens, tokens
+        elapsed_s = now.at - before.at
         change = self._cap.observe(
             Sample(
                 at=now.at,
                 cpu_percent=now.cpu_percent,
                 memory_percent=now.memory_percent,
                 in_flight=in_flight,
-                full_house=self._full,
-                tokens_per_s=self.tokens_per_s,
-                first_token_s=median(self._waits) if self._waits else None,
+                is_full=self._is_full,
+                tokens_per_s=max(0.0, new_tokens) / elapsed_s if elapsed_s > 0 else 0.0,
                 lag_s=self._plain_s if self._plain_share > 0.5 else 0.0,
             )
         )
-        self._full = False
-        self._waits = []
+        self._is_full = False
         if change is not None:
             log.info(
                 "cap %d → %d: %s",
@@ -108,7 +108,7 @@ class Throttle:
                 change.reason,
                 extra={"event": "cap_changed", "old": change.old, "new": change.new, "code": change.code},
             )
-        return more
+        return new_tokens > 0
 
-    def _new(self, slots: int) -> Cap:
-        return Cap(slots, slots, self._settings.cpu_high, self._settings.memory_high)
+    def _new_cap(self, slots: int) -> Cap:
+        return Cap(slots, self._settings.cpu_high, self._settings.memory_high)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from supervisor.machine.resources import cpu_seconds
+from supervisor.machine import cpu_seconds
 from supervisor.model_server import command as launch
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL, Diagnosis, diagnose, told
 from supervisor.model_server.http_api import Facts, Health, Prober, Question

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from supervisor.machine.resources import Resources
+from supervisor.machine import Resources
 from supervisor.states import FitnessState, ModelServerState
 
 

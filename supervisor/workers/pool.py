@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, MutableSequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock
 from workernode import pipe
 from workernode.protocol import AnswerState, FromWorker, Job, Ready, Stop, Target, ToWorker
 

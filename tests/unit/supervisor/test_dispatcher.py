@@ -11,7 +11,7 @@ from supervisor.dispatcher import STORE_RETRY, Dispatcher
 from supervisor.events import Received, Stored
 from supervisor.fitness.breaker import Admission, Admit
 from supervisor.ledger import Delivery, Ledger
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock
 from supervisor.workers.pool import WorkerDeath
 from workernode import record
 from workernode.protocol import AnswerState, Decision, FaultInfo, FaultKind, Job, Outcome

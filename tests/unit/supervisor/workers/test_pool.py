@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.machine.clock import Clock
+from supervisor.machine import Clock
 from supervisor.workers import pool as pool_module
 from supervisor.workers.pool import Pool, Worker
 from workernode import pipe
