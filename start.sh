@@ -343,7 +343,7 @@ start_gateway() {
             "$GATEWAY_IMAGE"
     else
         step 3 "gateway: the project's own development gateway"
-        start_part gateway env -u API_KEY "$PYTHON" -m devstack.gateway --port "$GATEWAY_PORT" --pulsar-url "$PULSAR_URL"
+        start_part gateway env -u API_KEY -u UPSTREAM_HEADERS "$PYTHON" -m devstack.gateway --port "$GATEWAY_PORT" --pulsar-url "$PULSAR_URL"
     fi
     wait_for "$GATEWAY_LIMIT" "gateway ready at http://localhost:$GATEWAY_PORT" gateway_is_ready
 }

@@ -127,7 +127,7 @@ class Node:
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
         if self._parts.local_model is None:
-            self._pool.set_target(Target(settings.api_url, settings.api_key))
+            self._pool.set_target(Target(settings.api_url, settings.api_key, settings.upstream_headers))
             self._parts.preflight(lambda fault: self._loop.post(FaultFound(fault)))
         else:
             self._local_model = self._parts.local_model(self._incidents)

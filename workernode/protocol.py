@@ -96,10 +96,13 @@ class Hold:
 
 @dataclass(frozen=True)
 class Target:
-    """For all workers, before the first job: where upstream is. A local model has a new port and key at each start."""
+    """For all workers, before the first job: where upstream is. It changes when a local model starts again with a new
+    port and key, and when the operator changes the key.
+    """
 
     url: str  # the whole address of chat completions
     key: str | None = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # UPSTREAM_HEADERS
 
 
 @dataclass(frozen=True)

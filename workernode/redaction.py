@@ -38,6 +38,18 @@ _KEYS = re.compile(
 _HINTS = ("authorization", "bearer", "api", "sk-", "gsk_", "xai-", "hf_", "pplx-", "aiza", "akia", "eyj")
 
 
+# A local model has a new key at each start: the older ones are worth nothing any more.
+MOST_ADDED = 50
+
+_added: tuple[str, ...] = ()
+
+
+def add_secrets(secrets: Iterable[str]) -> None:
+    """Hide these secrets as well from now on, everywhere in this process: a key that was read while the node runs."""
+    global _added  # noqa: PLW0603  # one list for the process, because every output has to know it
+    _added = tuple(dict.fromkeys((*_added, *secrets)))[-MOST_ADDED:]
+
+
 def mask_keys(text: str) -> str:
     """Return the text with `***` for whatever looks like a key. Words such as `max_tokens` stay."""
     lower = text.lower()
@@ -49,7 +61,7 @@ def mask_keys(text: str) -> str:
 
 def hide_secrets(text: str, secrets: Iterable[str]) -> str:
     """Return the text with `***` for each of the secrets that is at least SHORTEST_SECRET long."""
-    for secret in secrets:
+    for secret in (*secrets, *_added):
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, MASK)
     return text
@@ -114,10 +126,10 @@ class Redactor:
     def __init__(self, secrets: Iterable[str], *, as_json: bool) -> None:
         self._as_json = as_json
         self._forms: tuple[str, ...] = ()
-        self.add(secrets)
+        self._added = _added  # what was added for the whole process when this one last looked
+        self._add((*secrets, *_added))
 
-    def add(self, secrets: Iterable[str]) -> None:
-        """Hide these secrets, too, from now on."""
+    def _add(self, secrets: Iterable[str]) -> None:
         forms = set(self._forms)
         for secret in secrets:
             if len(secret) >= SHORTEST_SECRET:
@@ -128,6 +140,9 @@ class Redactor:
 
     def __call__(self, line: str) -> str:
         """Return the line without secrets; a line that was JSON stays JSON."""
+        if self._added is not _added:
+            self._added = _added
+            self._add(_added)
         for form in self._forms:
             # Text that looks like a number may be a JSON number. A number has to stay one.
             line = line.replace(form, "1" if self._as_json and not form.strip("0123456789.eE+-") else MASK)

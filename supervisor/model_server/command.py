@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 # from 49152): none of these takes the port away while the child is being restarted.
 PORTS = range(20_000, 32_000)
 PORT_TRIES = 100
-NOT_FOR_THE_CHILD = ("API_KEY", "PULSAR_TOKEN")
+NOT_FOR_THE_CHILD = ("API_KEY", "PULSAR_TOKEN", "UPSTREAM_HEADERS")
 PROJECT = Path(__file__).resolve().parents[2]
 
 

@@ -9,6 +9,6 @@ name of an attribute of LogRecord (`name`, `args`, `module`, ...): the library r
 task. Logging raises nothing, and a log that nobody reads costs lines, never the node.
 """
 
-from workernode.logs.configuration import configure, hide, setup
+from workernode.logs.configuration import configure, setup
 
-__all__ = ["configure", "hide", "setup"]
+__all__ = ["configure", "setup"]

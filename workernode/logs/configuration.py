@@ -41,7 +41,7 @@ def configure(
     formatter = JsonLines(redactor, kept) if as_json else TextLines(redactor)
     if fd == 2 and sys.stderr is None:  # closed when the process started: descriptor 2 may be another file by now
         fd = os.open(os.devnull, os.O_WRONLY)
-    handler = LineHandler(Output(fd), formatter, redactor)
+    handler = LineHandler(Output(fd), formatter)
     root = logging.getLogger()
     for old in [each for each in root.handlers if isinstance(each, LineHandler)]:
         root.removeHandler(old)
@@ -56,13 +56,6 @@ def configure(
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     return handler
-
-
-def hide(*secrets: str) -> None:
-    """Take these out of the log as well from now on: a key that was made or read while the process runs."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, LineHandler):
-            handler.redactor.add(secrets)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

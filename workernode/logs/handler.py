@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from workernode.logs.output import Output
 from workernode.logs.repeats import FIRST_LINES, WINDOW_S, Fold, group_of
-from workernode.redaction import Redactor
 
 MAX_LINE = 16384  # bytes
 
@@ -22,12 +21,10 @@ class LineHandler(logging.Handler):
         self,
         output: Output,
         formatter: logging.Formatter,
-        redactor: Redactor,
         clock: Callable[[], float] = time.monotonic,
         window_s: float = WINDOW_S,
     ) -> None:
         super().__init__()
-        self.redactor = redactor
         self.setFormatter(formatter)
         self._output = output
         self._clock = clock

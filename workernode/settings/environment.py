@@ -1,4 +1,4 @@
-"""The environment and the `.env` file → `Settings`, or every error in it at once.
+"""The environment, the `.env` file and the files of secrets → `Settings`, or every error in them at once.
 
 Nothing here opens a connection: that is `--check`. No error message shows a secret.
 """
@@ -17,6 +17,13 @@ from workernode.settings.table import VARIABLES, Settings, Variable
 MOST_WORKERS = 4
 # At least two: a worker that dies takes its share of the tasks with it, and never all of them.
 FEWEST_WORKERS = 2
+# A secret may be in a file, whose path is in a variable of its own.
+FILE_VARIABLES = {
+    "API_KEY": "API_KEY_FILE",
+    "PULSAR_TOKEN": "PULSAR_TOKEN_FILE",
+    "UPSTREAM_HEADERS": "UPSTREAM_HEADERS_FILE",
+}
+LARGEST_FILE = 65536  # bytes; no secret is nearly as long
 
 
 class SettingsError(Exception):
@@ -51,9 +58,9 @@ def read_environment(environ: Mapping[str, str], dotenv_path: str | Path) -> dic
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """Return the settings that `environ` holds.
+    """Return the settings that `environ` holds. Secrets that are in files are read now.
 
-    White space around a value does not count: a secret that is made from a file ends in a line end.
+    White space around a value does not count: most files end in a line end.
 
     Raises:
         SettingsError: with every error there is.
@@ -61,10 +68,13 @@ def load(environ: Mapping[str, str]) -> Settings:
     texts = {name: environ.get(name, "").strip() for name in VARIABLES}
     node_type = _node_type(texts["NODE_TYPE"])
     values: dict[str, Any] = {}
-    faults: list[str] = []
+    faults = _read_secret_files(texts, node_type)
+    unreadable = {fault.split(" ")[0] for fault in faults}
     for name, variable in VARIABLES.items():
         text = texts[name] if variable.node_type in ("", node_type) else ""
         try:
+            if FILE_VARIABLES.get(name) in unreadable:
+                continue
             if variable.required and not text and variable.node_type in ("", node_type):
                 raise ValueError("is not set")
             values[name.lower()] = parse(variable, text)
@@ -86,6 +96,48 @@ def parse(variable: Variable, text: str) -> object:
     """
     text = text or variable.default or ""
     return variable.format.parse(text) if text else variable.unset
+
+
+def _read_secret_files(texts: dict[str, str], node_type: str) -> list[str]:
+    """Fill in the secrets whose files are named, and return a line for each that cannot be used."""
+    token = texts["PULSAR_TOKEN"]
+    if token.startswith("file:"):  # as Pulsar's own tools write it: file:///path or file:/path
+        if texts["PULSAR_TOKEN_FILE"]:
+            return ["PULSAR_TOKEN_FILE is set, and PULSAR_TOKEN names a file, too; it must be one of them"]
+        texts["PULSAR_TOKEN_FILE"], texts["PULSAR_TOKEN"] = token.removeprefix("file:").removeprefix("//"), ""
+    faults = []
+    for name, file_variable in FILE_VARIABLES.items():
+        path = texts[file_variable]
+        if not path or VARIABLES[name].node_type not in ("", node_type):
+            continue
+        try:
+            if texts[name]:
+                raise ValueError(f"is set, and {name}, too; it must be one of them")
+            texts[name] = read_secret(path)
+        except ValueError as error:
+            faults.append(f"{file_variable} {error}")
+    return faults
+
+
+def read_secret(path: str) -> str:
+    """Return the text of a secret's file without white space around it.
+
+    Raises:
+        ValueError: it cannot be read, or is empty. The text completes a sentence that begins with the variable.
+    """
+    # Only an absolute path is shown: anything else may be the secret itself, set in the wrong variable.
+    file = f"names {path}, which" if path.startswith("/") else "names a file that"
+    try:
+        with open(path, "rb") as opened:
+            text = opened.read(LARGEST_FILE).decode("utf-8-sig").strip()
+    except OSError as error:
+        why = error.strerror
+        raise ValueError(f"{file} cannot be read ({why}); it must be a file that the node can read") from None
+    except ValueError:  # not UTF-8, or a path with a NUL
+        raise ValueError(f"{file} is not text; it must be a file that holds the secret alone") from None
+    if not text:
+        raise ValueError(f"{file} is empty; it must be a file that holds the secret alone")
+    return text
 
 
 def _holds_a_secret(name: str, texts: Mapping[str, str]) -> bool:

@@ -5,6 +5,7 @@ The formats of addresses (URLs, hosts, ports) are in addresses.py.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -114,6 +115,35 @@ def _parse_secret(text: str) -> str:
     return text
 
 
+# The client sets these itself, or a value of ours would break the request.
+_HEADERS_OF_THE_CLIENT = {
+    *("accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer"),
+    *("transfer-encoding", "upgrade"),
+}
+
+
+def _parse_headers(text: str) -> tuple[tuple[str, str], ...]:
+    # No message shows any part of the text: the values are secrets.
+    if len(text) > LONGEST_SECRET:
+        raise ValueError(f"has {len(text)} characters, too many")
+    try:
+        headers = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        raise ValueError("is not an object whose values are texts")
+    for number, (name, value) in enumerate(headers.items(), start=1):
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"has a name that no header can have (number {number})")
+        if name.lower() in _HEADERS_OF_THE_CLIENT:
+            raise ValueError(f"sets {name}, which the node sets itself")
+        if not re.fullmatch("[!-~]([ -~]*[!-~])?", value):
+            raise ValueError(f"has a value that is empty or no printable ASCII (number {number})")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("has a name twice")
+    return tuple(headers.items())
+
+
 def _parse_model(name: str) -> str:
     if "/" in name:  # Pulsar takes what stands before a slash for tenant and namespace, or refuses the name
         raise ValueError("holds a slash, which a Pulsar topic name cannot (upstream's own name goes to UPSTREAM_MODEL)")
@@ -130,6 +160,8 @@ LOG_FORMAT = choice({"json": "json", "text": "text"}, "`json` or `text`")
 TEXT = Format(f"printable text, at most {LONGEST_TEXT} characters", _parse_text)
 COMMAND_LINE = Format("a command line whose quotes are closed", _parse_command_line)
 SECRET = Format("the key alone on one line, without quotes and without `Bearer`", _parse_secret)
+HEADERS = Format('a JSON object of names and texts, such as {"X-Team": "research"}', _parse_headers)
+PATH = Format(f"the path of a file, at most {LONGEST_TEXT} characters", _parse_text)
 MODEL_NAME = Format("letters, digits and . _ : @ = ~ - only, at most 200 characters", _parse_model)
 TOPIC = matching(
     r"(persistent://[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+/)?[A-Za-z0-9._:@=~-]+",

@@ -13,11 +13,13 @@ from urllib.parse import parse_qsl, urlsplit
 from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,
+    HEADERS,
     LOG_FORMAT,
     MODEL_NAME,
     NAMESPACE,
     NODE_TYPE,
     OBJECT_NAME,
+    PATH,
     SECRET,
     SHA256,
     SWITCH,
@@ -63,6 +65,17 @@ class Settings:
     )
     api_url: str = field(metadata=row(CHAT_ADDRESS, "upstream's address", required=True, node_type="remote"))
     api_key: str = field(metadata=row(SECRET, "upstream's key", required=True, node_type="remote", secret=True))
+    api_key_file: str = field(
+        metadata=row(PATH, "the file that holds API_KEY instead; read again when it changes", node_type="remote")
+    )
+    upstream_headers: tuple[tuple[str, str], ...] = field(
+        metadata=row(HEADERS, "more headers for upstream", unset=(), node_type="remote", secret=True)
+    )
+    upstream_headers_file: str = field(
+        metadata=row(
+            PATH, "the file that holds UPSTREAM_HEADERS instead; read again when it changes", node_type="remote"
+        )
+    )
     upstream_model: str = field(metadata=row(TEXT, "the model name sent upstream instead of the task's"))
     max_process_num: int = field(
         metadata=row(integer(1, 4096), "requests handled at once: the ceiling of the dynamic cap", "128")
@@ -73,7 +86,10 @@ class Settings:
         )
     )
     pulsar_url: str = field(metadata=row(PULSAR_URL, "the broker", required=True))
-    pulsar_token: str = field(metadata=row(SECRET, "the broker's token", secret=True))
+    pulsar_token: str = field(metadata=row(SECRET, "the broker's token, or file:PATH", secret=True))
+    pulsar_token_file: str = field(
+        metadata=row(PATH, "the file that holds PULSAR_TOKEN instead; read again when it changes")
+    )
     res_topic_name: str = field(metadata=row(TOPIC, "where the billing records go", "res-topic"))
     debug: bool = field(metadata=row(SWITCH, "the debug log", "false"))
     log_format: str | None = field(
@@ -134,10 +150,14 @@ class Settings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log line, record or report may hold: the keys, and those in API_URL's query string."""
+        """What no output may hold: the keys, the values of upstream's headers, and keys in API_URL's query string.
+
+        Secrets that were read later, when a file changed, are in workernode/redaction.py.
+        """
         query = parse_qsl(urlsplit(self.api_url).query)
         in_query = (value for name, value in query if re.search("key|token|secret|sig|code|auth", name.lower()))
-        return tuple(secret for secret in (self.api_key, self.pulsar_token, *in_query) if secret)
+        in_headers = (part for _, value in self.upstream_headers for part in (value, value.split()[-1]))
+        return tuple(secret for secret in (self.api_key, self.pulsar_token, *in_headers, *in_query) if secret)
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{each.name}={self._shown(each.name)}' for each in fields(self))})"

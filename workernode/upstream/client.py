@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
 
-from workernode import __version__
+from workernode import redaction
 from workernode.body import Chunk, chunks_from_completion, completion_from_chunks, read_chunk
 from workernode.errors import STILL_BUSY, UpstreamFault, of_bad_answer, of_error_object, of_exception, of_response
 from workernode.net.connection import Watch
@@ -27,6 +27,7 @@ from workernode.net.sse import Decoder, EventTooLong
 from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
 from workernode.retry import call_with_retries
 from workernode.strict_json import read_object
+from workernode.upstream.headers import request_headers
 from workernode.upstream.ratelimit_headers import limits_of, retry_after
 
 # Tries of one delivery. More would keep a task from other nodes, which may be well: after them it is nak'd (spec 4).
@@ -109,13 +110,8 @@ class Upstream:
         if origin.secure and self._tls is None:
             self._tls = tls_context()
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"WorkerNode/{__version__}",
-        }
-        if target.key:
-            self._headers["Authorization"] = f"Bearer {target.key}"
+        self._headers = {"Content-Type": "application/json", **request_headers(target)}
+        redaction.add_secrets(secret for secret in (target.key, *dict(target.headers).values()) if secret)
         old, self._pool = self._pool, Pool(origin, self._connect_timeout, self._tls)
         if old:
             old.close()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workernode import redaction
 from workernode.redaction import Redactor, hide_secrets_in_body, mask_keys, redact, redact_message
 
 KEY = "sk-canary-0123456789"
@@ -129,9 +130,16 @@ def test_a_known_secret_and_text_that_looks_like_a_key_are_both_hidden() -> None
     "line", ["a secret\\key", "a secret%5Ckey", "a secret\\\\key"], ids=["plain", "address", "repr"]
 )
 def test_a_log_line_holds_a_secret_in_none_of_its_forms(line: str) -> None:
+    assert Redactor(["secret\\key"], as_json=False)(line) == "a ***"
+
+
+def test_a_secret_that_is_added_later_is_hidden_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_added", ())
     redactor = Redactor([], as_json=False)
-    redactor.add(["secret\\key"])
-    assert redactor(line) == "a ***"
+    assert redactor("a second-key") == "a second-key"
+    redaction.add_secrets(["second-key"])
+    assert redactor("a second-key") == Redactor([], as_json=False)("a second-key") == "a ***"
+    assert hide_secrets_in_body({"error": {"message": "no second-key"}}, ()) == {"error": {"message": "no ***"}}
 
 
 def test_a_json_log_line_stays_json_when_the_secret_looks_like_a_number() -> None:

@@ -30,7 +30,7 @@ class Log:
         self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         redactor = Redactor(secrets, as_json=as_json)
         formatter = JsonLines(redactor, {"model": "m", "worker": 3}) if as_json else TextLines(redactor)
-        self.handler = LineHandler(Output(self._fd), formatter, redactor, clock=lambda: self.now, window_s=window_s)
+        self.handler = LineHandler(Output(self._fd), formatter, clock=lambda: self.now, window_s=window_s)
         self.log = logging.Logger("workernode.test")
         self.log.addHandler(self.handler)
 

@@ -206,6 +206,79 @@ def test_an_env_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
         read_environment({}, tmp_path / ".env")
 
 
+# --- secrets in files and headers ---
+
+
+@pytest.mark.parametrize(
+    ("variable", "of", "text", "value"),
+    [
+        pytest.param("API_KEY_FILE", "api_key", "sk-1\n", "sk-1", id="key"),
+        pytest.param("API_KEY_FILE", "api_key", "\ufeffsk-1\r\n", "sk-1", id="key-from-windows"),
+        pytest.param("PULSAR_TOKEN_FILE", "pulsar_token", " eyJ.a\n\n", "eyJ.a", id="token"),
+        pytest.param("UPSTREAM_HEADERS_FILE", "upstream_headers", '{"X-A": "b c"}\n', (("X-A", "b c"),), id="headers"),
+    ],
+)
+def test_a_secret_is_read_from_its_file(tmp_path: Path, variable: str, of: str, text: str, value: object) -> None:
+    (tmp_path / "secret").write_text(text, newline="")
+    environ = {name: value for name, value in REMOTE.items() if name != variable.removesuffix("_FILE")}
+    got = load({**environ, variable: str(tmp_path / "secret")})
+    assert getattr(got, of) == value
+    assert getattr(got, f"{of}_file") == str(tmp_path / "secret")
+
+
+@pytest.mark.parametrize("prefix", ["file:", "file://"])
+def test_a_token_may_be_named_as_pulsars_tools_do(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "token").write_text("eyJ.a")
+    got = load({**REMOTE, "PULSAR_TOKEN": f"{prefix}{tmp_path / 'token'}"})
+    assert (got.pulsar_token, got.pulsar_token_file) == ("eyJ.a", str(tmp_path / "token"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        pytest.param({"API_KEY_FILE": "/nowhere"}, "API_KEY_FILE is set, and API_KEY, too; it must be one", id="both"),
+        pytest.param(
+            {"PULSAR_TOKEN": "file:/a", "PULSAR_TOKEN_FILE": "/b"},
+            "PULSAR_TOKEN_FILE is set, and PULSAR_TOKEN",
+            id="two",
+        ),
+        pytest.param(
+            {"API_KEY": "", "API_KEY_FILE": "/nowhere"},
+            "API_KEY_FILE names /nowhere, which cannot be read (No such file or directory); it must be",
+            id="none",
+        ),
+        pytest.param({"API_KEY": "", "API_KEY_FILE": "sk-canary"}, "API_KEY_FILE names a file that cannot", id="key"),
+        pytest.param(
+            {"API_KEY": "", "API_KEY_FILE": "/dev/null"}, "API_KEY_FILE names /dev/null, which is", id="empty"
+        ),
+        pytest.param({"PULSAR_TOKEN_FILE": "/tmp"}, "which cannot be read (Is a directory)", id="folder"),
+        pytest.param({"UPSTREAM_HEADERS": "X-A: canary"}, "UPSTREAM_HEADERS is not JSON; it must be", id="no-json"),
+        pytest.param({"UPSTREAM_HEADERS": '["canary"]'}, "is not an object whose values are texts", id="no-object"),
+        pytest.param({"UPSTREAM_HEADERS": '{"X-A": 1}'}, "is not an object whose values are texts", id="no-text"),
+        pytest.param({"UPSTREAM_HEADERS": '{"X A": "canary"}'}, "a name that no header can have (number 1)", id="name"),
+        pytest.param({"UPSTREAM_HEADERS": '{"A": "canary\\r\\nB: c"}'}, "no printable ASCII (number 1)", id="line-end"),
+        pytest.param({"UPSTREAM_HEADERS": '{"Host": "canary"}'}, "sets Host, which the node sets itself", id="host"),
+        pytest.param({"UPSTREAM_HEADERS": '{"A": "canary", "a": "b"}'}, "has a name twice", id="twice"),
+    ],
+)
+def test_a_file_or_headers_that_cannot_be_used_are_reported_without_the_secret(
+    environ: dict[str, str], message: str
+) -> None:
+    (fault,) = faults({**REMOTE, **environ})
+    assert message in fault
+    assert "canary" not in fault
+
+
+def test_a_local_node_reads_no_file_of_a_remote_one() -> None:
+    assert load({**LOCAL, "API_KEY_FILE": "/nowhere", "UPSTREAM_HEADERS": "{"}).api_key == ""
+
+
+def test_the_values_of_headers_are_secrets() -> None:
+    assert {"Basic canary-1", "canary-1"} <= set(
+        load({**REMOTE, "UPSTREAM_HEADERS": '{"X": "Basic canary-1"}'}).secrets
+    )
+
+
 CANARY = "Zq7-canary-Zq7"
 
 
