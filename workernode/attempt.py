@@ -76,7 +76,13 @@ class Progress(Protocol):
 def run(job: Job, services: Services, progress: Progress) -> Outcome:
     """Run the task and return how it ended."""
     attempt = _Attempt(job, services, progress)
-    outcome = services.outcomes.build(attempt.run(), attempt.facts, time.monotonic())
+    end = attempt.run()
+    try:
+        outcome = services.outcomes.build(end, attempt.facts, time.monotonic())
+    except Exception:  # something in the task or in upstream's answer that a record cannot hold: a record without them
+        attempt.log_internal_error()
+        bare = End(end.status, end.decision, reason=end.reason)
+        outcome = services.outcomes.build(bare, Facts(job, attempt.facts.request_id), time.monotonic())
     if log.isEnabledFor(logging.DEBUG):
         _log_durations(outcome)
     return outcome
@@ -99,12 +105,12 @@ class _Attempt:
         try:
             return self._run()
         except Exception as exc:
-            self._log_internal_error()
+            self.log_internal_error()
             fault = exc
         try:
             return self._internal_error(fault)
         except Exception:
-            self._log_internal_error()
+            self.log_internal_error()
             reason = f"the node itself failed ({type(fault).__name__}), and failed again when it told the client"
             return End("poison", Decision.DEAD_LETTER, reason=reason)
 
@@ -278,7 +284,8 @@ class _Attempt:
         if result is AnswerResult.TAKEN:
             facts.answered_at = time.monotonic()
 
-    def _log_internal_error(self) -> None:
+    def log_internal_error(self) -> None:
+        """Log the exception that is handled at the moment."""
         about = {"event": "attempt_failed", "request_id": self.facts.request_id}
         log.exception("internal error while running the task", extra=about)
 

@@ -1,4 +1,4 @@
-"""A worker process: reads jobs from its queue, runs each in the thread of its slot, writes outcomes to its pipe.
+"""A worker process: reads jobs from its queue, runs each in a thread, writes outcomes to its pipe.
 
 Through shared memory the supervisor sees what a killed worker can no longer report: how much of each answer has left
 (one byte a slot), how many tokens came, and that the process still runs (the beat).
@@ -15,7 +15,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -67,18 +67,19 @@ def main(arguments: WorkerArguments) -> None:
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
     gateways, outcomes = Gateways(settings.connect_timeout), OutcomeBuilder(settings, arguments.node)
     services = attempt.Services(settings, upstream, gateways, outcomes)
-    slots = [_Slot(number, services, outbox, arguments) for number in range(len(arguments.answer_states))]
+    slots = [_SlotProgress(number, arguments) for number in range(len(arguments.answer_states))]
+    threads = TaskThreads(lambda job: outbox.put(attempt.run(job, services, slots[job.slot])))
     outbox.put(Ready(os.getpid()))
-    _read_jobs(arguments.inbox.fileno(), slots, upstream)
+    _read_jobs(arguments.inbox.fileno(), threads, upstream)
 
 
-def _read_jobs(inbox: int, slots: list[_Slot], upstream: Upstream) -> None:
+def _read_jobs(inbox: int, threads: TaskThreads, upstream: Upstream) -> None:
     unpacker: Unpacker[ToWorker] = Unpacker()
     while piece := os.read(inbox, PIECE):  # b"": the supervisor is gone
         for message in unpacker.feed(piece):
             match message:
                 case Job():
-                    slots[message.slot].start(message)
+                    threads.start(message)
                 case Hold():
                     upstream.hold(message)
                 case Target():
@@ -87,37 +88,71 @@ def _read_jobs(inbox: int, slots: list[_Slot], upstream: Upstream) -> None:
                     return
 
 
-class _Slot:
-    """One slot and its thread, which starts with the first job."""
+class TaskThreads:
+    """Threads that run jobs. A job goes to an idle thread; a thread is started where none is idle.
 
-    def __init__(self, number: int, services: attempt.Services, outbox: Outbox, arguments: WorkerArguments) -> None:
-        self._number = number
-        self._services = services
-        self._outbox = outbox
-        self._answer_states = arguments.answer_states
-        self._token_counts = arguments.token_counts
+    Args:
+        run: runs a job and never raises. If it does raise, the process exits: the supervisor then decides the tasks of
+            this worker, while a thread that just ended would lose its task and its slot for good.
+    """
+
+    def __init__(self, run: Callable[[Job], None]) -> None:
+        self._run = run
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        # Append and pop of a list are atomic.
+        self._idle: list[None] = []  # one entry for each thread that waits for a job
+        self._unassigned: list[None] = []  # one entry for each job that waits for a thread
+        self._count = 0
 
     def start(self, job: Job) -> None:
-        """Run the job next."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run_jobs, name=f"slot-{self._number}", daemon=True)
-            self._thread.start()
+        """Have the job run. Called by one thread only.
+
+        Raises:
+            RuntimeError: not even one thread can be started.
+        """
         self._jobs.put(job)
+        try:
+            self._idle.pop()
+        except IndexError:
+            self._add_thread()
+
+    def _add_thread(self) -> None:
+        try:
+            threading.Thread(target=self._run_jobs, name=f"task-{self._count}", daemon=True).start()
+        except RuntimeError as exc:  # a limit of the system, or no memory
+            if self._count == 0:
+                raise
+            self._unassigned.append(None)
+            why = "cannot start another thread (%s); the task waits until one of %d threads is free"
+            log.warning(why, exc, self._count, extra={"event": "thread_limit", "threads": self._count})
+        else:
+            self._count += 1
 
     def _run_jobs(self) -> None:
-        while True:
-            self._outbox.put(attempt.run(self._jobs.get(), self._services, self))
+        try:
+            while True:
+                self._run(self._jobs.get())
+                try:
+                    self._unassigned.pop()
+                except IndexError:
+                    self._idle.append(None)
+        except BaseException:
+            log.critical("a task's thread failed; the worker exits", exc_info=True, extra={"event": "thread_failed"})
+            os._exit(1)
 
-    # --- attempt.Progress ---
+
+class _SlotProgress:
+    """What the supervisor sees of one slot (attempt.Progress)."""
+
+    def __init__(self, number: int, arguments: WorkerArguments) -> None:
+        self._number = number
+        self._answer_states = arguments.answer_states
+        self._token_counts = arguments.token_counts
 
     def show_answer_state(self, state: AnswerState) -> None:
-        """Write it where the supervisor sees it."""
         self._answer_states[self._number] = state
 
     def count_tokens(self, tokens: int) -> None:
-        """Add them where the supervisor sees the sum."""
         self._token_counts[self._number] += tokens
 
 

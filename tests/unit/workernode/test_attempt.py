@@ -627,6 +627,18 @@ def test_a_fault_of_our_own_on_the_way_back_yields_a_decision(
     told(outcome)
 
 
+@both
+def test_a_record_that_cannot_be_made_is_replaced_by_one_without_the_tasks_details(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The decision stands: the client has its answer."""
+    monkeypatch.setattr(record, "request_of", lambda *_, **__: 1 / 0)
+    outcome, answer = bench.run(stream=stream)
+    assert answer.wait().faults == []
+    assert (outcome.decision, outcome.status) == (Decision.ACK, "answered")
+    assert told(outcome)["request"]["messages"] is None
+
+
 # --- secrets ---
 
 
