@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
+from supervisor.broker import Broker
 from supervisor.events import Received, Stored
 from supervisor.fitness.breaker import Admission, Admit
 from supervisor.ledger import Delivery, Ledger, Place
@@ -19,8 +20,8 @@ from supervisor.workers.death import after_death
 from supervisor.workers.pool import Pool, WorkerDeath
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
-from workernode.outcome import End, Facts, OutcomeBuilder
-from workernode.protocol import AnswerState, Decision, FaultInfo, Job, Outcome, Rejection
+from workernode.outcome import End, Facts, OutcomeBuilder, log_fields
+from workernode.protocol import AnswerState, Decision, Job, Outcome, Rejection
 from workernode.redaction import redact_message
 from workernode.settings import Settings
 from workernode.task import envelope_id
@@ -28,25 +29,6 @@ from workernode.task import envelope_id
 log = logging.getLogger(__name__)
 
 STORE_RETRY = 1.0  # seconds before a record that could not be stored is sent again
-
-
-class Broker(Protocol):
-    """What the dispatcher has the broker do (supervisor.broker)."""
-
-    def ack(self, message: Any) -> None:
-        """Tell the broker that it may forget the message."""
-
-    def nak(self, received: Received, delay_s: float) -> None:
-        """Have the broker hand the message out again after so many seconds."""
-
-    def burst(self, now: float, batches: Ledger, everything: bool = False) -> None:
-        """Hand the naks that are due back to the broker."""
-
-    def publish_record(self, number: int, record: bytes) -> None:
-        """Send a billing record; the event Stored(number, ...) follows."""
-
-    def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
-        """Send a message to the dead-letter topic; the event Stored(number, ..., dead_letter=True) follows."""
 
 
 class Hooks(Protocol):
@@ -209,7 +191,7 @@ class Dispatcher:
             logging.INFO if outcome.status == "answered" else logging.WARNING,
             "task %s",
             outcome.status,
-            extra=_log_fields(outcome, delivery),
+            extra=log_fields(outcome, delivery.worker, delivery.received.redeliveries),
         )
         self._hooks.ended(delivery, outcome)
         self._record(delivery.number)
@@ -356,23 +338,3 @@ class Dispatcher:
         """The outcome of a task that no worker reports."""
         end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
         return self._outcomes.build(end, Facts(self._job(delivery), delivery.request_id), self._clock.monotonic())
-
-
-def _log_fields(outcome: Outcome, delivery: Delivery) -> dict[str, object]:
-    """The log's fields for the end of a task: never a text of the prompt or the answer."""
-    fields: dict[str, object] = {
-        "event": "task_ended",
-        "request_id": outcome.request_id,
-        "status": outcome.status,
-        "decision": outcome.decision.value,
-        "attempt": outcome.attempts,
-        "worker": delivery.worker,
-        "redeliveries": delivery.received.redeliveries,
-        "total_ms": round(outcome.durations.total * 1000, 1) if outcome.durations.total is not None else None,
-    }
-    fault: FaultInfo | None = outcome.fault
-    if fault is not None:
-        fields |= {"http_status": fault.http_status, "code": fault.code, "why": fault.message}
-    if outcome.reason:
-        fields["why"] = outcome.reason
-    return fields

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from supervisor.fitness.breaker import Begin, End, Fitness
 from supervisor.machine import Clock
 from supervisor.report import Reporter
+from supervisor.states import NodeState
 
 log = logging.getLogger(__name__)
 
@@ -87,3 +89,35 @@ class BrokerState:
                 "broker", "MessageQueueConnectionError",
                 f"no connection to Pulsar for more than {REPORT_AFTER:g} s: {self.fault}",
             )  # fmt: skip
+
+
+def report_fitness(fitness: Fitness, incidents: Incidents) -> None:
+    """Write to the log how the node's fitness has changed, and report what a person must know of it."""
+    for change in fitness.changes():
+        log.warning("%s: %s", change.state.value, change.text, extra={"event": f"node_{change.state.value}"})
+    for report in fitness.reports():
+        match report:
+            case Begin():
+                incidents.begin(report.key, report.reason, report.message)
+            case End():
+                incidents.end(report.key)
+
+
+def why_not_ready(state: NodeState, broker: BrokerState, has_worker: bool, model_fault: str, unfit: str) -> list[str]:
+    """Return why the node takes no tasks, a sentence each; empty if it does (/readyz).
+
+    Args:
+        state: where the node is in its lifecycle.
+        broker: the connection to the broker.
+        has_worker: whether a worker process takes jobs.
+        model_fault: why the local model takes no requests; "" if it does, or if there is none.
+        unfit: why upstream does not let the node serve; "" if it does.
+    """
+    why = []
+    if state in (NodeState.DRAINING, NodeState.STOPPING):
+        why.append("draining: the node was asked to stop")
+    if not broker.is_up:
+        why.append(f"no connection to Pulsar: {broker.fault}")
+    if not has_worker:
+        why.append("no worker process is ready")
+    return why + [fault for fault in (model_fault, unfit) if fault]

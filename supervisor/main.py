@@ -20,7 +20,7 @@ INTERRUPTED = 130  # exit code of --check after Ctrl-C, as shells have it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node with the environment's settings, and return its exit code (supervisor.node.Exit).
+    """Run the node with the environment's settings, and return its exit code (supervisor.states.Exit).
 
     Each branch imports what it needs: --help and --version answer at once, and where no package is installed.
     """
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     # systemd's watchdog sends SIGABRT to a supervisor that hangs. The dump then shows where it hangs.
     faulthandler.enable()
     from supervisor.assembly import build
-    from supervisor.node import Exit
+    from supervisor.states import Exit
     from workernode import logs
 
     try:
@@ -95,7 +95,7 @@ def subscribe(environ: Mapping[str, str]) -> int:
         The exit code: 0 the subscription exists, 1 the broker refused or is away, 78 the settings cannot be used.
     """
     from supervisor.broker import Access, Answer, Topics, may_take
-    from supervisor.node import Exit
+    from supervisor.states import Exit
 
     try:
         settings = load(read_environment(environ, DOTENV))

@@ -11,21 +11,20 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from supervisor.broker import Broker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
-from supervisor.fitness.breaker import Admission, Begin, End, Fitness
-from supervisor.health import BrokerState, Incidents
+from supervisor.fitness.breaker import Admission, Fitness
+from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
 from supervisor.machine import Clock
 from supervisor.observability import Overview
 from supervisor.report import Reporter
-from supervisor.states import FitnessState, Intake, NodeState
+from supervisor.states import NODE_MOVES, Exit, FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
 from workernode import __version__, record
 from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitReport, Ready, Target
@@ -44,23 +43,6 @@ REPORTER_STOP = 2.0  # seconds that the last reports get
 # tasks are taken without a pause, so that their clients get the error soon (spec 5).
 STEP_ASIDE = 2.0  # seconds
 UNFIT_STATUSES = ("unfit", "key_refused", "quota_used_up", "model_unknown")
-
-
-MOVES = {
-    (NodeState.STARTING, "ready"): NodeState.SERVING,
-    (NodeState.STARTING, "drain"): NodeState.DRAINING,
-    (NodeState.SERVING, "drain"): NodeState.DRAINING,
-    (NodeState.DRAINING, "empty"): NodeState.STOPPING,
-    (NodeState.STOPPING, "alone"): NodeState.STOPPED,
-}  # a pair that is not here is a bug, and raises KeyError
-
-
-class Exit(Enum):
-    """How the process ends."""
-
-    DONE = 0  # asked to stop, and nothing was left undone that could be done
-    FORCED = 1  # a second signal: ended at once; what was in flight is handed out again by the broker
-    BAD_SETTINGS = 78  # EX_CONFIG of sysexits.h: the environment cannot be used
 
 
 @dataclass(frozen=True)
@@ -122,8 +104,8 @@ class Node:
         """Start workers, broker, and local model or the check of upstream."""
         settings = self._settings
         self._loop.open()
-        about = {"version": __version__, "node": self._identity.id, "workers": settings.worker_processes}
-        log.info("starting", extra={"event": "starting", **about, "slots": settings.max_process_num})
+        about = {"version": __version__, "workers": settings.worker_processes, "slots": settings.max_process_num}
+        log.info("starting", extra={"event": "starting", "node": self._identity.id, **about})
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
         if self._parts.local_model is None:
@@ -167,9 +149,8 @@ class Node:
     def next_turn(self) -> float:
         """Monotonic time at which something is due, even if nothing comes."""
         due = min(
-            self._next_check, self._next_sample, self._overview.next_update(),
-            self._broker.next_burst(), self._pool.next_check(),
-            self._dispatcher.next_retry(), self._drain_until,
+            self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_burst(),
+            self._pool.next_check(), self._dispatcher.next_retry(), self._drain_until,
         )  # fmt: skip
         # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
         if self._gate.room == 0:
@@ -219,10 +200,8 @@ class Node:
         self._metrics.worker_died()
         self._dispatcher.worker_died(death)
         if death.crashes >= CRASHES_TO_REPORT:
-            self._incidents.begin(
-                "workers", "GeneralError",
-                f"worker processes die as soon as they start ({death.why}); see the log of {self._identity.host}",
-            )  # fmt: skip
+            text = f"worker processes die as soon as they start ({death.why}); see the log of {self._identity.host}"
+            self._incidents.begin("workers", "GeneralError", text)
 
     # --- what the dispatcher asks and reports (dispatcher.Hooks) ---
 
@@ -235,10 +214,10 @@ class Node:
         self._concurrency.answered(outcome)
         self._metrics.decided(outcome)
         if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
+            now, tokens = self._clock.monotonic(), outcome.prompt_tokens + outcome.completion_tokens
             self._fitness.ended(
-                self._clock.monotonic(), outcome.asked_at or delivery.handed_at, outcome.fault,
+                now, outcome.asked_at or delivery.handed_at, outcome.fault, tokens=tokens,
                 upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe,
-                tokens=outcome.prompt_tokens + outcome.completion_tokens,
             )  # fmt: skip
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -273,18 +252,11 @@ class Node:
         self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.queued))
 
     def _pass_on_fitness(self) -> None:
-        """Pass on what fitness has decided: holds to the workers, changes to the log, faults to people."""
+        """Pass on what fitness has decided: holds to the workers, changes and faults to people."""
         if self._fitness.hold != self._hold:
             self._hold = self._fitness.hold
             self._pool.broadcast(self._hold)
-        for change in self._fitness.changes():
-            log.warning("%s: %s", change.state.value, change.text, extra={"event": f"node_{change.state.value}"})
-        for report in self._fitness.reports():
-            match report:
-                case Begin():
-                    self._incidents.begin(report.key, report.reason, report.message)
-                case End():
-                    self._incidents.end(report.key)
+        report_fitness(self._fitness, self._incidents)
 
     # --- what is checked regularly ---
 
@@ -311,7 +283,7 @@ class Node:
         return self._broker_state.is_up and self._pool.ready() > 0 and self._is_model_ready()
 
     def _move(self, cause: str) -> None:
-        self.state = MOVES[self.state, cause]
+        self.state = NODE_MOVES[self.state, cause]
         if self.state is not NodeState.STOPPED:  # logged when it is so
             log.info("%s", self.state.value, extra={"event": self.state.value})
 
@@ -372,15 +344,7 @@ class Node:
 
     def _show(self, now: float) -> None:
         """Show people the node as it is."""
-        why = []
-        if self.state in (NodeState.DRAINING, NodeState.STOPPING):
-            why.append("draining: the node was asked to stop")
-        if not self._broker_state.is_up:
-            why.append(f"no connection to Pulsar: {self._broker_state.fault}")
-        if not self._pool.ready():
-            why.append("no worker process is ready")
-        if not self._is_model_ready():
-            why.append(self._local_model.why_not_ready() if self._local_model else "the local model is not ready yet")
-        if self._fitness.state is FitnessState.UNFIT:
-            why.append(self._fitness.status(now).reason)
+        unfit = self._fitness.status(now).reason if self._fitness.state is FitnessState.UNFIT else ""
+        model = "" if self._is_model_ready() or self._local_model is None else self._local_model.why_not_ready()
+        why = why_not_ready(self.state, self._broker_state, self._pool.ready() > 0, model, unfit)
         self._overview.update(now, self.state, why, self._broker_state.is_up, self._gate.intake)

@@ -18,6 +18,24 @@ class NodeState(Enum):
     STOPPED = "stopped"  # every child process has ended
 
 
+# The arrows between the states of the node, by what causes each.
+NODE_MOVES = {
+    (NodeState.STARTING, "ready"): NodeState.SERVING,
+    (NodeState.STARTING, "drain"): NodeState.DRAINING,
+    (NodeState.SERVING, "drain"): NodeState.DRAINING,
+    (NodeState.DRAINING, "empty"): NodeState.STOPPING,
+    (NodeState.STOPPING, "alone"): NodeState.STOPPED,
+}  # a pair that is not here is a bug, and raises KeyError
+
+
+class Exit(Enum):
+    """How the process ends."""
+
+    DONE = 0  # asked to stop, and nothing was left undone that could be done
+    FORCED = 1  # a second signal: ended at once; what was in flight is handed out again by the broker
+    BAD_SETTINGS = 78  # EX_CONFIG of sysexits.h: the environment cannot be used
+
+
 class FitnessState(Enum):
     """Whether upstream lets the node serve (supervisor.fitness)."""
 

@@ -170,3 +170,23 @@ def _durations(facts: Facts, now: float) -> Durations:
 
 def _between(start: float | None, end: float | None) -> float | None:
     return None if start is None or end is None else max(0.0, end - start)
+
+
+def log_fields(outcome: Outcome, worker: int | None, redeliveries: int) -> dict[str, object]:
+    """The log's fields for the end of a task: never a text of the prompt or the answer."""
+    fields: dict[str, object] = {
+        "event": "task_ended",
+        "request_id": outcome.request_id,
+        "status": outcome.status,
+        "decision": outcome.decision.value,
+        "attempt": outcome.attempts,
+        "worker": worker,
+        "redeliveries": redeliveries,
+        "total_ms": round(outcome.durations.total * 1000, 1) if outcome.durations.total is not None else None,
+    }
+    fault: FaultInfo | None = outcome.fault
+    if fault is not None:
+        fields |= {"http_status": fault.http_status, "code": fault.code, "why": fault.message}
+    if outcome.reason:
+        fields["why"] = outcome.reason
+    return fields

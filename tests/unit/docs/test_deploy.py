@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from supervisor.broker import Topics
-from supervisor.node import Exit
+from supervisor.states import Exit
 from tests.support.crds import CRDS
 from tests.support.paths import ROOT
 from workernode.settings import VARIABLES, load, read_environment

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor import health, node
+from supervisor import health, states
 from supervisor.fitness import breaker as fitness
 from supervisor.fitness.messages import Words
 from supervisor.model_server import command as launch
@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Events whose names are made while running, by the expression that makes them. One that is not here fails the test.
 MADE: dict[str, set[str]] = {
     "f'node_{change.state.value}'": {f"node_{state.value}" for state in FitnessState},
-    "self.state.value": {state.value for state in node.MOVES.values()} - {"stopped"},
+    "self.state.value": {state.value for state in states.NODE_MOVES.values()} - {"stopped"},
     "event": set(),  # LineHandler._own_record in workernode/logs: its callers are checked themselves
 }
 LEVELS = {name: name.upper() for name in ("debug", "info", "warning", "error", "critical")} | {"exception": "ERROR"}
@@ -96,7 +96,8 @@ def test_the_table_has_the_levels_of_the_code() -> None:
 
 
 def test_every_exit_code_is_in_the_table_and_every_one_in_the_table_is_in_the_code() -> None:
-    assert [(row[0], row[1]) for row in rows("Exit codes")[1:]] == [(str(code.value), code.name) for code in node.Exit]
+    codes = [(str(code.value), code.name) for code in states.Exit]
+    assert [(row[0], row[1]) for row in rows("Exit codes")[1:]] == codes
 
 
 @pytest.mark.parametrize("name", VARIABLES)
