@@ -1,0 +1,148 @@
+"""What stands on the far side of the workers: the gateway with its clients, and upstream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.simulation.schedule import TaskPlan
+from tests.simulation.world import Violation, World
+from workernode.protocol import FaultInfo, FaultKind
+
+KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "")
+QUOTA = FaultInfo(FaultKind.QUOTA, 429, "insufficient_quota", "")
+AWAY = FaultInfo(FaultKind.PASSING, 0, "connection_refused", "")
+FAILED = FaultInfo(FaultKind.PASSING, 500, "server_error", "")
+REFUSED = FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")
+
+
+@dataclass
+class Client:
+    """Who waits at the gateway for the answer to one task, and what came."""
+
+    plan: TaskPlan
+    published: float
+    registered: float
+    is_gone: bool = False  # it waits no more: its connection was closed
+    text: int = 0  # chunks that came
+    errors: int = 0
+    answers: int = 0  # ends, or POSTs that were taken
+    speaker: str = ""  # which run of which node the last chunk came from
+    first_at: float = 0.0
+    told_at: float = 0.0
+    dropped: int = 0  # frames that came before the gateway knew the id
+    excuses: set[str] = field(default_factory=set)  # why no rule about it holds any more
+
+
+class Gateway:
+    """The gateway. It knows a stream by its id, not by its connection."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.clients: dict[str, Client] = {}
+        self.away_until = 0.0
+        self.waiting = 0
+
+    def publish(self, plan: TaskPlan) -> None:
+        """A client asks. The task is published first and registered after."""
+        now = self._world.now
+        late = self._world.dice_for(plan.id).uniform(0.02, 0.09) if plan.gateway == "late" else 0.001
+        self.clients[plan.id] = Client(plan, now, now + late)
+
+    @property
+    def is_away(self) -> bool:
+        """True while nobody answers."""
+        return self._world.now < self.away_until
+
+    def post(self, id: str, error: bool) -> str:
+        """A POST arrives: "taken", "unknown" or "refused"."""
+        client = self.clients[id]
+        if client.plan.gateway == "refuses once" and not client.dropped:
+            client.dropped += 1
+            self._world.faults["gateway refuses once"] += 1
+            return "refused"
+        if self._world.now < client.registered or client.answers or client.plan.gateway == "gone":
+            return "unknown"
+        client.errors += error
+        self._told(client)
+        return "taken"
+
+    def frame(self, id: str, speaker: str, number: int | None, end: bool) -> None:
+        """A frame of a stream arrives: chunk `number`, or an error (None)."""
+        client = self.clients[id]
+        if self._world.now < client.registered:
+            client.dropped += 1
+            raise Violation("no frame before its id is known", f"{id}: frame {number} of {speaker}")
+        if client.answers and not client.excuses:
+            raise Violation("no frame after the end", f"{id}: frame {number} (end: {end}) of {speaker}")
+        if number is None:
+            client.errors += 1
+        elif number >= 0:
+            if number < client.text and not client.excuses:
+                same = speaker.split(".", maxsplit=1)[0] == client.speaker.split(".")[0]
+                rule = "no text twice from one node" if same else "no text twice from two nodes"
+                raise Violation(rule, f"{id}: chunk {number} of {speaker} after {client.text} of {client.speaker}")
+            client.text, client.speaker = number + 1, speaker
+            client.first_at = client.first_at or self._world.now
+        if end:
+            self._told(client)
+
+    def _told(self, client: Client) -> None:
+        client.answers += 1
+        client.told_at = client.told_at or self._world.now
+        if client.answers > 1 and not client.excuses:
+            raise Violation("at most one end", client.plan.id)
+
+
+class Upstream:
+    """Upstream, as far as the supervisor learns of it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.calls: dict[str, int] = {}
+        self.killed: dict[str, int] = {}
+        self.key_refused_until = self.no_quota_until = self.down_until = self.limited_until = 0.0
+
+    def ask(self, plan: TaskPlan) -> tuple[str, FaultInfo | None]:
+        """Answer one call: ("ok" or what else is special about the answer, None) or ("fault", which)."""
+        now, count = self._world.now, self.calls.get(plan.id, 0)
+        self.calls[plan.id] = count + 1
+        if now < self.down_until:
+            return "fault", AWAY
+        if now < self.key_refused_until:
+            return "fault", KEY
+        if now < self.no_quota_until:
+            return "fault", QUOTA
+        if now < self.limited_until and self._world.dice.random() < 0.7:
+            return "fault", self._limit()
+        what = plan.upstream[count] if count < len(plan.upstream) else "ok"
+        if what != "ok":
+            self._world.faults[f"upstream: {what}"] += 1
+        match what:
+            case "500" | "reset":
+                return "fault", FAILED
+            case "400":
+                return "fault", REFUSED
+            case "429":
+                return "fault", self._limit()
+            case "own 401":
+                return "fault", KEY
+        return what, None
+
+    def kills(self, plan: TaskPlan) -> bool:
+        """Whether a worker dies with this task now."""
+        count = self.killed.get(plan.id, 0)
+        if count >= plan.kills:
+            return False
+        self.killed[plan.id] = count + 1
+        self._world.faults["task kills its worker"] += 1
+        return True
+
+    def _limit(self) -> FaultInfo:
+        wait = self._world.dice.choice((None, 0.3, 1.0, 3.0))
+        return FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)
+
+    @property
+    def is_well(self) -> bool:
+        """True while it serves everybody."""
+        now = self._world.now
+        return now >= max(self.key_refused_until, self.no_quota_until, self.down_until, self.limited_until)

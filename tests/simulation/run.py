@@ -1,0 +1,384 @@
+"""Runs one schedule, and checks the rules at each step and at the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.simulation.node import SimNode
+from tests.simulation.outside import Client, Gateway, Upstream
+from tests.simulation.pulsar import Entry, Server
+from tests.simulation.schedule import Schedule, Step, TaskPlan
+from tests.simulation.workers import SimProcess
+from tests.simulation.world import EPOCH, START, Violation, World
+
+CLOSED_INTAKE_KEEPS = 2.0  # seconds that a message may wait at a node whose intake is closed (spec 3)
+SETTLES_WITHIN = 60.0  # seconds after the last task's time is over in which all must be done
+CHECK_EVERY = 0.5  # seconds between checks of the whole world
+HELD_BEYOND = 3.0  # seconds beyond a task's time for which a node may keep its message without a worker
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    schedule: Schedule
+    violation: Violation | None
+    faults: Counter[str]
+    tasks: int
+    story: list[tuple[float, str]] = field(default_factory=list)
+
+
+def run(schedule: Schedule) -> Result:
+    """Run a schedule to its end, or to the first rule that is violated."""
+    simulation = Simulation(schedule)
+    violation = None
+    try:
+        simulation.run()
+    except Violation as found:
+        violation = found
+    world = simulation.world
+    return Result(schedule, violation, world.faults, len(simulation.plans), world.story)
+
+
+class Simulation:
+    """One run."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.world = World(schedule.seed)
+        self.server = Server(self.world, schedule.index_acks)
+        self.server.on_lost = self._handed_out_again
+        self.gateway = Gateway(self.world)
+        self.upstream = Upstream(self.world)
+        self.plans: dict[str, TaskPlan] = {}
+        self.nodes: list[SimNode] = []
+        self._lives: Counter[int] = Counter()
+        self._batches: dict[int, list[TaskPlan]] = {}
+        self._steps_left = len(schedule.steps)
+        self._held_since: dict[tuple[str, int], float] = {}
+
+    def run(self) -> None:
+        """To the end."""
+        for step in self.schedule.steps:
+            if step.task is not None and step.task.batch:
+                self._batches.setdefault(step.task.batch, []).append(step.task)
+        for index in range(self.schedule.nodes):
+            self._start_node(index)
+        for step in self.schedule.steps:
+            self.world.at(START + step.at, self._step, step)
+        self.world.after(CHECK_EVERY, self._check)
+        last = max((step.at for step in self.schedule.steps), default=0.0)
+        end = START + last + self.schedule.task_timeout + SETTLES_WITHIN
+        self.world.run(end, self._is_done)
+        self._check_end()
+
+    def _is_done(self) -> bool:
+        return not self._steps_left and not self.server.backlog and not any(len(node.dispatcher) for node in self.nodes)
+
+    def _start_node(self, index: int) -> None:
+        self._lives[index] += 1
+        name = f"node{index}" + f"'{self._lives[index]}" * (self._lives[index] > 1)
+        node = SimNode(
+            name, self.schedule, self.world, self.server, self.gateway, self.upstream, self.plans
+        )
+        while len(self.nodes) <= index:
+            self.nodes.append(node)
+        self.nodes[index] = node
+
+    def _restart_when_gone(self, index: int) -> None:
+        """A node that was stopped or killed is started again a moment after it is gone."""
+        node = self.nodes[index]
+        if node.is_alive:
+            self.world.after(0.5, self._restart_when_gone, index)
+        else:
+            self.world.after(self.world.dice.uniform(0.1, 2.0), self._start_again, index, node)
+
+    def _start_again(self, index: int, node: SimNode) -> None:
+        if self.nodes[index] is node:
+            self._start_node(index)
+
+    # --- steps ---
+
+    def _step(self, step: Step) -> None:
+        self._steps_left -= 1
+        if step.task is not None:
+            self._publish(step.task)
+            return
+        node = self.nodes[step.node % len(self.nodes)]
+        apply = FAULTS[step.kind]
+        self.world.fault(step.kind, f"{node.name}, {step.seconds:.2f} s")
+        apply(self, step, node)
+
+    def _publish(self, plan: TaskPlan) -> None:
+        plans = self._batches.pop(plan.batch, []) if plan.batch else [plan]
+        if not plans:
+            return
+        payloads = [_payload(one) for one in plans]
+        for one in plans:
+            self.plans[one.id] = one
+            self.gateway.publish(one)
+        wall = self.world.now - START + EPOCH
+        self.server.publish(plans, payloads, wall)
+        if plan.twice and not plan.batch:
+            self.world.faults["published twice"] += 1
+            self.gateway.clients[plan.id].excuses.add("published twice")
+            self.server.publish(plans, payloads, wall)
+
+    def _handed_out_again(self, entry: Entry) -> None:
+        """The broker hands out what a node still works on: nobody can keep the promise of one answer then."""
+        for message in entry.messages:
+            client = self.gateway.clients[message.plan.id]
+            client.excuses.add("the broker handed it out again while a node had it, or had just acked it")
+
+    # --- the rules that hold for the world ---
+
+    def _check(self) -> None:
+        """What is checked twice a second."""
+        self.world.after(CHECK_EVERY, self._check)
+        now = self.world.now
+        for entry in self.server.entries:
+            owner = entry.owner
+            if owner is None or entry.is_done:
+                self._held_since.pop((str(id(owner)), entry.number), None)
+        for node in self.nodes:
+            if node.is_alive:
+                self._check_kept(node, now)
+
+    def _check_kept(self, node: SimNode, now: float) -> None:
+        """A closed intake keeps no message that others could serve."""
+        if now < node._excused_until:
+            return
+        timeout = self.schedule.task_timeout
+        for due, received in node.broker.held:
+            deadline = received.received_at + timeout - max(0.0, received.received - received.published)
+            if due > max(deadline, received.received_at + node.nak_delay) + 1.0:
+                raise Violation("a nak is held no longer than its task has left", received.message.message.plan.id)
+        if node.pool.free_slots():
+            for delivery in node.dispatcher._queue:
+                if now > delivery.received.received_at + timeout + HELD_BEYOND:
+                    raise Violation("no message is held past its time", delivery.request_id)
+        consumer = node.connection.consumer
+        if consumer is None or not node.link.is_up:
+            return
+        known = {delivery.received.key[:2] for delivery in node.dispatcher._ledger}
+        known |= {received.key[:2] for _, received in node.broker.held}
+        for entry in self.server.entries:
+            key = (node.name, entry.number)
+            if entry.owner is not consumer or entry.is_done or (7, entry.number) in known:
+                self._held_since.pop(key, None)
+                continue
+            since = self._held_since.setdefault(key, now)
+            if now - since <= CLOSED_INTAKE_KEEPS + CHECK_EVERY:
+                continue
+            idle = [one for one in self.nodes if one is not node and _is_idle(one)]
+            if idle:
+                ids = ", ".join(message.plan.id for message in entry.messages)
+                raise Violation(
+                    "a closed intake keeps no message for more than two seconds", f"{node.name} has {ids} unseen"
+                )
+
+    def _check_end(self) -> None:
+        """What must have come of all of it."""
+        for client in self.gateway.clients.values():
+            self._check_told(client)
+        for entry in self.server.entries:
+            if not entry.is_done:
+                ids = ", ".join(message.plan.id for message in entry.messages)
+                raise Violation("every message is decided in the end", ids)
+        for node in self.nodes:
+            if node.is_alive:
+                self._check_memory(node)
+
+    def _check_told(self, client: Client) -> None:
+        plan = client.plan
+        if client.answers == 0 and not client.is_gone and not client.excuses and plan.gateway != "gone":
+            raise Violation("every client that waits is told in the end", plan.id)
+        quiet = not any(step.kind != "task" for step in self.schedule.steps)
+        if quiet and not client.excuses and client.errors and not plan.upstream and not plan.kills:
+            well = all(not one.upstream and not one.kills for one in self.plans.values())
+            if well and client.told_at - client.published < self.schedule.task_timeout - 1:
+                raise Violation("a task that can be served is served", f"{plan.id} got an error")
+
+    def _check_memory(self, node: SimNode) -> None:
+        if len(node.dispatcher) and _settled(node):
+            raise Violation("no state is kept for what is gone", f"{node.name}: {node.dispatcher.request_ids()}")
+
+
+def _settled(node: SimNode) -> bool:
+    return node.link.is_up and node.world.now > node.server.records_refused_until
+
+
+def _is_idle(node: SimNode) -> bool:
+    """Whether a node would have served the message."""
+    consumer = node.connection.consumer
+    return (
+        node.is_serving and not node.overview.why and node.link.is_up and consumer is not None and consumer.permits > 0
+    )
+
+
+def _payload(plan: TaskPlan) -> bytes:
+    head = f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://gateway/res","data":{{}}}}'
+    return head.encode()
+
+
+# --- faults ---
+
+
+def _workers(node: SimNode) -> list[SimProcess]:
+    return [process for process in node.processes if process.is_alive]
+
+
+def _one(node: SimNode, pick: float) -> list[SimProcess]:
+    """One worker, busy ones first."""
+    workers = sorted(_workers(node), key=lambda process: -len(process._attempts))
+    return workers[int(pick * len(workers)) :][:1]
+
+
+def _kill_one(simulation: Simulation, step: Step, node: SimNode) -> None:
+    for process in _one(node, step.pick):
+        process.die("killed by SIGKILL")
+
+
+def _kill_all(simulation: Simulation, step: Step, node: SimNode) -> None:
+    for process in _workers(node):
+        process.die("killed by SIGKILL")
+
+
+def _hang(simulation: Simulation, step: Step, node: SimNode) -> None:
+    for process in _one(node, step.pick):
+        process.hang(step.seconds)
+
+
+def _slow_start(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.start_takes = step.seconds
+    _kill_one(simulation, step, node)
+
+
+def _forkserver(simulation: Simulation, step: Step, node: SimNode) -> None:
+    for process in _workers(node):
+        process.orphan()
+
+
+def _pause(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.stop_for(step.seconds)
+
+
+def _jump(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.wall_ahead += (step.pick - 0.5) * 200.0
+    for client in simulation.gateway.clients.values():
+        client.excuses.add("a clock jumped")
+
+
+def _restart_broker(simulation: Simulation, step: Step, node: SimNode) -> None:
+    world, server = simulation.world, simulation.server
+    if not server.is_up:
+        return
+    server.stop(hard=step.pick < 0.5)
+    for each in simulation.nodes:
+        each.connection.lost()
+
+    def start() -> None:
+        server.start()
+        for each in simulation.nodes:
+            each.connection.back()
+
+    world.after(step.seconds, start)
+
+
+def _unload(simulation: Simulation, step: Step, node: SimNode) -> None:
+    for each in simulation.nodes:
+        each.connection.lost()
+        each.connection.back()
+
+
+def _cut_off(simulation: Simulation, step: Step, node: SimNode) -> None:
+    if node.link.is_cut:
+        return
+    node.link.is_cut = True
+    node.connection.lost()
+
+    def heal() -> None:
+        node.link.is_cut = False
+        node.connection.back()
+
+    simulation.world.after(step.seconds, heal)
+
+
+def _until(holder: str, name: str) -> Callable[[Simulation, Step, SimNode], None]:
+    """A fault that lasts until a moment that `simulation.<holder>` keeps."""
+
+    def apply(simulation: Simulation, step: Step, node: SimNode) -> None:
+        target = getattr(simulation, holder)
+        setattr(target, name, max(getattr(target, name), simulation.world.now + step.seconds))
+
+    return apply
+
+
+def _terminate(simulation: Simulation, step: Step, node: SimNode) -> None:
+    if node.is_alive and not node.was_told_to_stop:
+        node.signal(signal.SIGTERM)
+        simulation._restart_when_gone(step.node % len(simulation.nodes))
+
+
+def _terminate_twice(simulation: Simulation, step: Step, node: SimNode) -> None:
+    _terminate(simulation, step, node)
+    simulation.world.after(step.seconds, node.signal, signal.SIGTERM)
+    for client in simulation.gateway.clients.values():
+        client.excuses.add("a node was forced to end: what was in flight is handed out again")
+
+
+def _kill_supervisor(simulation: Simulation, step: Step, node: SimNode) -> None:
+    if node.is_alive:
+        node.kill()
+        simulation._restart_when_gone(step.node % len(simulation.nodes))
+
+
+def _kill_then_terminate(simulation: Simulation, step: Step, node: SimNode) -> None:
+    _kill_one(simulation, step, node)
+    simulation.world.after(step.seconds, _terminate, simulation, step, node)
+
+
+def _memory(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.memory_percent = 95.0
+
+    def free() -> None:
+        node.memory_percent = 20.0
+
+    simulation.world.after(step.seconds, free)
+
+
+def _load(simulation: Simulation, step: Step, node: SimNode) -> None:
+    if node.model is not None:
+        node.model.load(step.seconds)
+
+
+FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
+    "worker killed": _kill_one,
+    "all workers killed": _kill_all,
+    "worker hangs": _hang,
+    "worker starts slowly": _slow_start,
+    "forkserver killed": _forkserver,
+    "node stopped for a while": _pause,
+    "wall clock jumps": _jump,
+    "broker restarts": _restart_broker,
+    "topic unloaded": _unload,
+    "node cut off from the broker": _cut_off,
+    "records refused": _until("server", "records_refused_until"),
+    "records late": _until("server", "records_late_until"),
+    "upstream refuses the key": _until("upstream", "key_refused_until"),
+    "upstream's quota is used up": _until("upstream", "no_quota_until"),
+    "upstream limits the rate": _until("upstream", "limited_until"),
+    "upstream is down": _until("upstream", "down_until"),
+    "gateway is away": _until("gateway", "away_until"),
+    "SIGTERM": _terminate,
+    "SIGTERM twice": _terminate_twice,
+    "supervisor killed": _kill_supervisor,
+    "worker killed, then SIGTERM": _kill_then_terminate,
+    "machine is short of memory": _memory,
+    "local model loads": _load,
+}
+

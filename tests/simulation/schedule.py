@@ -1,0 +1,175 @@
+"""A schedule: which nodes, which tasks, which faults at which moments. Made of a seed; pure data, so it can shrink."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+TASKS = 50
+
+# What upstream does to a task at each of its calls, with its weight.
+UPSTREAM: list[tuple[int, tuple[str, ...]]] = [
+    (60, ()),
+    (6, ("500",)),
+    (4, ("reset", "500")),
+    (3, ("500",) * 12),
+    (3, ("400",)),
+    (4, ("cut",)),
+    (3, ("slow",)),
+    (2, ("silent",)),
+    (3, ("429",)),
+    (2, ("own 401",)),
+]
+# What the gateway does with its answer.
+GATEWAY: list[tuple[int, str]] = [(80, ""), (8, "late"), (4, "gone"), (4, "client leaves"), (4, "refuses once")]
+
+# Faults of a world: name, weight, whether it lasts for a while.
+FAULTS: list[tuple[str, int, bool]] = [
+    ("worker killed", 10, False),
+    ("all workers killed", 3, False),
+    ("worker hangs", 4, True),
+    ("worker starts slowly", 2, True),
+    ("forkserver killed", 2, False),
+    ("node stopped for a while", 3, True),
+    ("wall clock jumps", 3, False),
+    ("broker restarts", 4, True),
+    ("topic unloaded", 3, False),
+    ("node cut off from the broker", 4, True),
+    ("records refused", 4, True),
+    ("records late", 3, True),
+    ("upstream refuses the key", 3, True),
+    ("upstream's quota is used up", 3, True),
+    ("upstream limits the rate", 4, True),
+    ("upstream is down", 3, True),
+    ("gateway is away", 3, True),
+    ("SIGTERM", 5, False),
+    ("SIGTERM twice", 3, False),
+    ("supervisor killed", 3, False),
+    ("worker killed, then SIGTERM", 4, False),
+    ("machine is short of memory", 2, True),
+    ("local model loads", 2, True),
+]
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task, and what is done to it."""
+
+    id: str
+    stream: bool
+    chunks: int
+    seconds: float  # how long upstream takes, undisturbed
+    upstream: tuple[str, ...] = ()  # what it does at its first call, its second ...
+    gateway: str = ""
+    kills: int = 0  # how many workers die with it
+    batch: int = 0  # tasks of the same number were published in one batch; 0: alone
+    twice: bool = False  # published a second time
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happens at a moment (seconds since the start)."""
+
+    at: float
+    kind: str  # "task", or a name of FAULTS
+    node: int = 0
+    seconds: float = 0.0  # for how long
+    pick: float = 0.0  # 0 to 1: which worker, how much
+    task: TaskPlan | None = None
+
+    def __str__(self) -> str:
+        if self.task is not None:
+            plan = {name: value for name, value in vars(self.task).items() if value}
+            return f"{self.at:8.3f}  task {plan}"
+        return f"{self.at:8.3f}  {self.kind} (node {self.node}, {self.seconds:.2f} s, pick {self.pick:.2f})"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run, whole."""
+
+    seed: int
+    nodes: int
+    workers: int
+    slots: int
+    task_timeout: float
+    drain_timeout: float
+    max_redeliveries: int
+    nak_delay: float
+    index_acks: bool  # the broker keeps acks within a batch (acknowledgmentAtBatchIndexLevelEnabled)
+    local: bool  # nodes of a local model
+    steps: tuple[Step, ...] = field(default=())
+
+    def with_steps(self, steps: list[Step]) -> Schedule:
+        """The same world, in which only these steps happen."""
+        return replace(self, steps=tuple(steps))
+
+    def __str__(self) -> str:
+        head = ", ".join(f"{name}={value}" for name, value in vars(self).items() if name != "steps")
+        return "\n".join([head, *map(str, self.steps)])
+
+
+def make(seed: int, tasks: int = TASKS, only: str = "") -> Schedule:
+    """Return the schedule of a seed.
+
+    Args:
+        seed: any number.
+        tasks: how many tasks are published.
+        only: inject faults of this kind only.
+    """
+    dice = random.Random(seed)
+    span = dice.choice((2.0, 10.0, 30.0))
+    schedule = Schedule(
+        seed=seed,
+        nodes=dice.choice((1, 1, 2, 2, 3)),
+        workers=dice.choice((1, 2, 3)),
+        slots=dice.choice((1, 2, 4, 8, 16)),
+        task_timeout=dice.choice((20.0, 40.0, 60.0)),
+        drain_timeout=dice.choice((0.0, 0.0, 1.0, 5.0)),
+        max_redeliveries=dice.choice((0, 1, 2, 3)),
+        nak_delay=dice.choice((0.2, 1.0)),
+        index_acks=dice.random() < 0.5,
+        local=dice.random() < 0.1,
+    )
+    schedule = replace(schedule, slots=max(schedule.slots, schedule.workers))
+    batches = dice.random() < 0.3
+    troubled = dice.random() < 0.7  # in the others upstream and gateway are well: every task must be answered
+    steps = [_task(dice, number, span, batches, troubled) for number in range(tasks)]
+    steps += _faults(dice, schedule, span, only)
+    return replace(schedule, steps=tuple(sorted(steps, key=lambda step: step.at)))
+
+
+def _task(dice: random.Random, number: int, span: float, batches: bool, troubled: bool) -> Step:
+    plan = TaskPlan(
+        id=f"t{number}",
+        stream=dice.random() < 0.6,
+        chunks=dice.randint(1, 5),
+        seconds=dice.choice((0.05, 0.3, 1.0, 3.0)) * dice.uniform(0.5, 1.5),
+        batch=1 + number // 5 if batches and dice.random() < 0.7 else 0,
+        twice=dice.random() < 0.02,
+    )
+    if troubled:
+        (upstream,) = dice.choices([what for _, what in UPSTREAM], [weight for weight, _ in UPSTREAM])
+        (gateway,) = dice.choices([what for _, what in GATEWAY], [weight for weight, _ in GATEWAY])
+        plan = replace(plan, upstream=upstream, gateway=gateway, kills=dice.choice((1, 2, 9)) * (dice.random() < 0.02))
+    at = span * dice.random()
+    if plan.batch:
+        at = span * random.Random(f"{plan.batch}").random()
+    return Step(at, "task", task=plan)
+
+
+def _faults(dice: random.Random, schedule: Schedule, span: float, only: str) -> list[Step]:
+    kinds = [one for one in FAULTS if only in ("", one[0])]
+    steps = []
+    for _ in range(dice.choice((0, 1, 2, 3, 5, 8))):
+        ((kind, _, lasts),) = dice.choices(kinds, [weight for _, weight, _ in kinds])
+        seconds = dice.choice((0.1, 1.0, 3.0, 12.0)) * dice.uniform(0.5, 1.5) if lasts else dice.uniform(0.0, 0.4)
+        at = (span + 3.0) * dice.random()
+        steps.append(Step(at, kind, dice.randrange(schedule.nodes), seconds, dice.random()))
+    return steps
+
+
+def facts(plan: TaskPlan) -> dict[str, Any]:
+    """What stands in the message of a task."""
+    return {"request_id": plan.id, "stream": plan.stream}
