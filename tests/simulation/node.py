@@ -10,15 +10,14 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from supervisor.broker.client import PulsarBroker
-from supervisor.concurrency import controller
+from supervisor.broker import PulsarBroker
+from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, Received, RetryHere, Stored
 from supervisor.fitness.breaker import Fitness
 from supervisor.ledger import Place
 from supervisor.loop import Source
-from supervisor.machine.clock import Clock
-from supervisor.machine.resources import Resources
+from supervisor.machine import Clock, Resources
 from supervisor.node import Exit, Node, Parts
 from supervisor.states import NodeState
 from supervisor.workers.pool import Pool, Worker
@@ -409,19 +408,18 @@ class SimNode:
         )
         self.model = SimLocalModel(self) if schedule.local else None
         self.overview = SimOverview()
-        with mock.patch.object(controller, "Sampler", return_value=self):
-            throttle = controller.Throttle(settings)
-        self.node = Node(settings, record.Node(name, name, settings.node_type, "sim"), self._parts(throttle))
+        self.node = Node(settings, record.Node(name, name, settings.node_type, "sim"), self._parts())
         self.dispatcher: Dispatcher = self.node._dispatcher
         world.after(0.0, self._begin)
 
-    def _parts(self, throttle: Any) -> Any:
+    def _parts(self) -> Any:
+        concurrency = ConcurrencyController(self.settings, self.sample)
         fitness = Fitness(self.settings.max_process_num, lambda fault: "a sentence")
         model: Any = self.model
         overview: Any = self.overview
         return Parts(
-            clock=self.clock, loop=self.loop, broker=self.broker, pool=self.pool, throttle=throttle, fitness=fitness,
-            reporter=SimReporter(), overview=lambda dispatcher: overview,
+            clock=self.clock, loop=self.loop, broker=self.broker, pool=self.pool, concurrency=concurrency,
+            fitness=fitness, reporter=SimReporter(), overview=lambda dispatcher: overview,
             local_model=(lambda incidents: model) if model else None,
             preflight=lambda found: None, end_streams=self._end_streams,
         )  # fmt: skip
