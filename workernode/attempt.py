@@ -26,7 +26,7 @@ from workernode.protocol import AnswerState, Decision, FaultKind, Job, Outcome, 
 from workernode.redaction import hide_secrets_in_body
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
-from workernode.upstream.client import Question, Relay, Upstream
+from workernode.upstream import ChatRequest, StreamedAnswer, Upstream
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class _Attempt:
     def _plain(self, task: Task) -> End:
         """stream=false: ask upstream, and POST the answer."""
         facts = self.facts
-        raw = self._services.upstream.complete(self._question(task), facts.asked)
+        raw = self._services.upstream.complete(self._chat_request(task), facts.asked)
         self._progress.count_tokens(token_count(facts.asked.usage, "completion_tokens"))
         facts.answering_since = time.monotonic()
         result = self._services.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
@@ -149,21 +149,21 @@ class _Attempt:
 
     def _stream(self, task: Task) -> End:
         """stream=true: ask upstream, and pass on each chunk as it comes."""
-        question = self._question(task)
+        request = self._chat_request(task)
         reply = self._reply = self._open_reply(task.endpoint, task.request_id)
-        relay = self._services.upstream.stream(question, self.facts.asked, reply, reply.connect)
+        answer = self._services.upstream.stream(request, self.facts.asked, reply, reply.connect)
         try:
-            self._pass_on(relay, reply, question.with_usage)
+            self._pass_on(answer, reply, request.with_usage)
             self.facts.answering_since = self.facts.asked.done_at
             result = reply.end()
-            relay.finish()
+            answer.finish()
         except BaseException:
-            relay.abort()
+            answer.abort()
             raise
         return self._answered(result)
 
-    def _pass_on(self, relay: Relay, reply: StreamReply, with_usage: bool) -> None:
-        for batch in relay.batches():
+    def _pass_on(self, answer: StreamedAnswer, reply: StreamReply, with_usage: bool) -> None:
+        for batch in answer.batches():
             chunks = [chunk.raw for chunk in batch if with_usage or not chunk.bare_usage]
             if chunks:
                 reply.send(chunks)
@@ -245,14 +245,24 @@ class _Attempt:
 
     # --- the parts ---
 
-    def _question(self, task: Task) -> Question:
+    def _chat_request(self, task: Task) -> ChatRequest:
         settings = self._settings
         model = settings.upstream_model or None
         body = for_upstream(task.data, stream=task.stream, model=model)
-        bare = for_upstream(task.data, stream=True, model=model, ask_usage=False) if task.stream else None
-        asked_for = task.data.get("model")
-        own = model is not None or asked_for is None or asked_for == settings.model_name
-        return Question(body, bare, task.request_id, self._job.deadline, own, wants_usage(task.data))
+        asked_for, choices = task.data.get("model"), task.data.get("n")
+
+        def without_options() -> bytes:
+            return for_upstream(task.data, stream=True, model=model, ask_usage=False)
+
+        return ChatRequest(
+            body,
+            without_options if task.stream else None,
+            task.request_id,
+            self._job.deadline,
+            is_own_model=model is not None or asked_for is None or asked_for == settings.model_name,
+            with_usage=wants_usage(task.data),
+            choices=choices if isinstance(choices, int) and choices > 0 else 1,
+        )
 
     def _open_reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
         job, gateways = self._job, self._services.gateways

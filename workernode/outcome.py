@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workernode import record
+from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
 from workernode.protocol import NODE_KINDS, Decision, Durations, FaultInfo, Job, Outcome
 from workernode.redaction import redact
 from workernode.settings import Settings
 from workernode.task import Task
-from workernode.upstream.client import Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Facts:
     job: Job
     request_id: str = ""  # "" while it is not known
     task: Task | None = None  # None: the message could not be read, or no worker read it
-    asked: Asked = field(default_factory=Asked)
+    asked: CallStats = field(default_factory=CallStats)
     answering_since: float | None = None  # from then on the answer, or the error, was on its way to the gateway
     answered_at: float | None = None  # the gateway had all of it
 
@@ -131,7 +131,7 @@ def token_count(usage: dict[str, Any] | None, name: str) -> int:
     return value if isinstance(value, int) and 0 <= value < 10**9 else 0
 
 
-def _billed_usage(asked: Asked) -> tuple[dict[str, Any] | None, str]:
+def _billed_usage(asked: CallStats) -> tuple[dict[str, Any] | None, str]:
     """What is billed, and who counted it (spec 6)."""
     if asked.usage is not None:
         return asked.usage, "upstream"

@@ -27,7 +27,7 @@ from workernode.pipe import PIECE, Outbox, Unpacker
 from workernode.protocol import AnswerState, Hold, Job, Ready, Stop, Target, ToWorker
 from workernode.record import Node
 from workernode.settings import Settings
-from workernode.upstream.client import Upstream
+from workernode.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def _read_jobs(inbox: int, threads: TaskThreads, upstream: Upstream) -> None:
                 case Job():
                     threads.start(message)
                 case Hold():
-                    upstream.hold(message)
+                    upstream.set_hold(message)
                 case Target():
-                    upstream.aim(message)
+                    upstream.set_target(message)
                 case Stop():
                     return
 

@@ -20,11 +20,11 @@ from supervisor.check.findings import Check, Context, Finding, Mark
 from supervisor.fitness.messages import Words
 from supervisor.model_server.http_api import array, field, names
 from workernode import __version__
-from workernode.errors import UpstreamFault, of_response
+from workernode.errors import UpstreamFault
 from workernode.net.http_client import tls_context
 from workernode.protocol import FaultKind
 from workernode.settings import Settings
-from workernode.upstream.addresses import models_address
+from workernode.upstream import fault_of_response, models_address
 
 ADDRESS, KEY, MODEL = "upstream", "upstream: key", "upstream: model"
 MOST_BYTES = 8 * 1024 * 1024  # of the list of models
@@ -73,7 +73,8 @@ def look(context: Context) -> Iterator[Finding]:
         said = f"not known: it has no list of models ({answer.status}), and other questions cost money"
         yield from (Finding(name, Mark.SKIPPED, said) for name in (KEY, MODEL))
     elif answer.status != 200:
-        yield refused(settings, origin, of_response(answer.status, answer.headers, answer.body, own_model=True))
+        fault = fault_of_response(answer.status, answer.headers, answer.body, is_own_model=True)
+        yield refused(settings, origin, fault)
     else:
         yield taken(context, url)
         yield listed(settings, answer.body)

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from workernode.errors import of_response
 from workernode.protocol import FaultInfo, FaultKind
 from workernode.settings import Settings
+from workernode.upstream import fault_of_response
 
 MODELS_SUFFIX, CHAT_SUFFIX = "/models", "/chat/completions"
 
@@ -57,7 +57,7 @@ def look(settings: Settings) -> FaultInfo | None:
     if answer.status_code == 200:
         return None
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    fault = of_response(answer.status_code, headers, answer.content[:65536], own_model=True)
+    fault = fault_of_response(answer.status_code, headers, answer.content[:65536], is_own_model=True)
     return fault.info() if fault.kind in (FaultKind.KEY, FaultKind.MODEL, FaultKind.QUOTA) else None
 
 

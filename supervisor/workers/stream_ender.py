@@ -13,7 +13,7 @@ from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Job, Outcome
 from workernode.record import Node
 from workernode.settings import Settings
-from workernode.upstream.client import Upstream
+from workernode.upstream import Upstream
 
 THREADS = 16  # streams ended at once
 TIME = 5.0  # seconds for all of them; a stream that is not ended by then has no outcome

@@ -12,8 +12,7 @@ from workernode import __version__
 from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
-from workernode.net.connection import ConnectTimeout
-from workernode.net.http_client import AnswerTooLarge
+from workernode.net.errors import AnswerTooLarge, ConnectTimeout
 from workernode.retry import call_with_retries
 from workernode.task import Endpoint
 

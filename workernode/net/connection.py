@@ -9,11 +9,20 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import time
 from typing import Protocol
 
+from workernode.net.errors import ConnectTimeout, Silence
+
 # Bytes of one read: it may hold several small chunks of a stream, which then leave in one write.
 PIECE = 65536
+
+
+# Fields of Linux's `struct tcp_info` (linux/tcp.h, since 4.19): offsets of the bytes that the peer acknowledged
+# (with the SYN as one), that were sent, and that were sent again.
+TCP_INFO_BYTES = 216
+ACKED_AT, SENT_AT = 120, 200
 
 
 class Watch(Protocol):
@@ -31,10 +40,6 @@ class Watch(Protocol):
         """Its time has come. What it raises ends the wait."""
 
 
-class ConnectTimeout(TimeoutError):
-    """The connection, or its TLS handshake, took too long: nothing was sent over it."""
-
-
 class Wire:
     """A connected socket. Owned by one thread at a time."""
 
@@ -48,6 +53,7 @@ class Wire:
         self.watch: Watch | None = None
         self.patient = True  # False: a read that would wait returns None at once
         self._asked = False  # something was sent since the last read: what comes next has not come yet
+        self.handed_over = 0  # bytes of the last `sendall` that the kernel took
         self._decrypted = getattr(sock, "pending", None)  # TLS: bytes that have come already
 
     @classmethod
@@ -83,11 +89,31 @@ class Wire:
     def fileno(self) -> int:
         return self._fd
 
+    def limit(self, deadline: float, silence: float, watch: Watch | None) -> None:
+        """Set the limits of the waits that follow: see the attributes of these names."""
+        self.deadline, self.silence, self.watch, self.patient = deadline, silence, watch, True
+
+    def may_have_been_read(self) -> bool:
+        """Return whether the peer may have read any byte of the last `sendall`; True where that is not known.
+
+        A peer's kernel acknowledges the bytes that it has put into the peer's receive buffer.
+        """
+        if not self.handed_over:
+            return False
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except (OSError, AttributeError):  # a system without it
+            return True
+        if len(info) < TCP_INFO_BYTES:
+            return True
+        (acked,), (sent, sent_again) = struct.unpack_from("Q", info, ACKED_AT), struct.unpack_from("QQ", info, SENT_AT)
+        return bool(sent - sent_again - (acked - 1) < self.handed_over)
+
     def receive(self) -> bytes | None:
         """Return what is there, waiting for it: b"" at the end, None if it is not `patient` and nothing is there.
 
         Raises:
-            TimeoutError: the deadline or the longest silence is over.
+            TimeoutError: the deadline is over. Silence: the longest silence is over.
             OSError: the connection broke.
         """
         quiet_at = None
@@ -116,10 +142,13 @@ class Wire:
             OSError: the connection broke.
         """
         self._asked = True
+        self.handed_over = 0
         view = memoryview(data)
         while view:
             try:
-                view = view[self._sock.send(view) :]
+                count = self._sock.send(view)
+                self.handed_over += count
+                view = view[count:]
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError):
                 wanted = select.POLLOUT
@@ -147,7 +176,9 @@ class Wire:
                 now = time.monotonic()
                 end = min(self.deadline, quiet_at)
                 if now >= end:
-                    raise TimeoutError("no time is left" if end == self.deadline else f"silent for {self.silence:g} s")
+                    if end == self.deadline:
+                        raise TimeoutError("no time is left")
+                    raise Silence(f"silent for {self.silence:g} s")
                 until = end
                 if watch:
                     if now >= watch.due:

@@ -14,11 +14,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 
 import certifi
 
 from workernode.net.connection import Watch, Wire
+from workernode.net.errors import AnswerTooLarge
 from workernode.net.http_parser import ResponseParser
 from workernode.net.origin import Origin
 
@@ -26,12 +27,9 @@ MAX_ANSWER = 64 * 1024 * 1024  # bytes, after decompression (spec 7)
 # Servers close idle connections after 5 to 75 s. A closed one is noticed at once, but one that a middlebox dropped
 # silently costs a timeout, so none is kept for long.
 MAX_IDLE = 50.0  # seconds
+UNREADABLE_ENCODINGS = ("br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip", "aes128gcm")
 # Control characters could end a line of the head early. Nothing lets them come this far; this is the last check.
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-class AnswerTooLarge(ValueError):
-    """The answer is larger than MAX_ANSWER."""
 
 
 def tls_context() -> ssl.SSLContext:
@@ -65,8 +63,12 @@ class Pool:
         silence: float,
         watch: Watch | None = None,
         meanwhile: Callable[[], None] | None = None,
+        on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
         """Send a POST and return the exchange once the status and the headers of the answer have arrived.
+
+        A server closes a kept connection when it was idle for too long. Where that crosses with the request, so that
+        the server cannot have read any of it, the request is sent once more over a new connection.
 
         Args:
             target: path and query.
@@ -74,6 +76,7 @@ class Pool:
             silence: seconds; the longest wait for the next byte.
             watch: another connection, looked after while this one waits.
             meanwhile: called once the request has been sent, while the server works on it.
+            on_resend: called before the request is sent once more.
 
         Raises:
             TimeoutError, OSError, HTTPException: no answer came, or the answer is not HTTP.
@@ -81,48 +84,64 @@ class Pool:
             AnswerTooLarge: the answer announces a length over the limit.
         """
         request = _request("POST", self._origin, target, headers, body)
-        return self._exchange(request, deadline, silence, watch, meanwhile)
+        return self._exchange(request, deadline, silence, watch, meanwhile, on_resend)
 
     def get(self, target: str, headers: Mapping[str, str], *, deadline: float, silence: float) -> Exchange:
         """Send a GET. Arguments and exceptions are those of `post`."""
-        return self._exchange(_request("GET", self._origin, target, headers, None), deadline, silence, None, None)
+        return self._exchange(_request("GET", self._origin, target, headers, None), deadline, silence)
 
     def _exchange(
         self,
         request: bytes,
         deadline: float,
         silence: float,
-        watch: Watch | None,
-        meanwhile: Callable[[], None] | None,
+        watch: Watch | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
-        was_stale = False
-        while True:
-            wire = None if was_stale else self._take_kept()
-            reused = wire is not None
-            if wire is None:
-                left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))
-                wire = Wire.connect(*self._origin, left, self._tls)
-            wire.deadline, wire.silence, wire.watch, wire.patient = deadline, silence, watch, True
-            try:
-                try:
-                    wire.sendall(request)
-                except ConnectionError:
-                    pass  # the server stopped reading; it may have answered first (413, for example)
-                if meanwhile is not None:
-                    meanwhile()
-                    meanwhile = None
-                return Exchange(self, wire)
-            except ConnectionError:  # RemoteDisconnected is one
-                wire.close()
-                if not reused:
-                    raise
-                # The server closed the kept connection while the request was on its way: that is no answer, so ask
-                # again, over a new connection. Over another kept one, a server that reads requests and resets would be
-                # asked as often as connections are kept.
-                was_stale = True
-            except BaseException:
-                wire.close()
+        wire = self._take_kept()
+        if wire is not None:
+            wire.limit(deadline, silence, watch)
+            exchange = self._try_kept(wire, request, meanwhile)
+            if exchange is not None:
+                return exchange
+            meanwhile = None
+            if on_resend is not None:
+                on_resend()
+        left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))
+        wire = Wire.connect(*self._origin, left, self._tls)
+        wire.limit(deadline, silence, watch)
+        try:
+            return self._send(wire, request, meanwhile)
+        except BaseException:
+            wire.close()
+            raise
+
+    def _try_kept(self, wire: Wire, request: bytes, meanwhile: Callable[[], None] | None) -> Exchange | None:
+        """Return the exchange over a kept connection; None if the server had closed it and cannot have read any of the
+        request.
+        """
+        try:
+            return self._send(wire, request, meanwhile)
+        except ConnectionError as exc:
+            # A reset may come from a server that has just read the request: only an orderly close is told apart.
+            is_close = isinstance(exc, RemoteDisconnected) or not wire.handed_over
+            was_read = not is_close or wire.may_have_been_read()
+            wire.close()
+            if was_read:
                 raise
+            return None
+        except BaseException:
+            wire.close()
+            raise
+
+    def _send(self, wire: Wire, request: bytes, meanwhile: Callable[[], None] | None) -> Exchange:
+        # A server that stopped reading may have answered first (413, for example).
+        with suppress(ConnectionError):
+            wire.sendall(request)
+        if meanwhile is not None:
+            meanwhile()
+        return Exchange(self, wire)
 
     def keep(self, wire: Wire) -> None:
         """Keep the connection for the next request."""
@@ -177,11 +196,8 @@ class Exchange:
         self._inflate: zlib._Decompress | None = None
         if parser.length is not None and parser.length > MAX_ANSWER:
             raise AnswerTooLarge(f"it is larger than {MAX_ANSWER >> 20} MiB")
-        encoding = (self.headers.get("content-encoding") or "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):  # we ask for identity, but such servers exist
-            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # detects gzip or zlib by the first bytes
-        elif encoding != "identity":
-            raise HTTPException(f"content-encoding {encoding[:20]!r} was not asked for")
+        if encoding := self.headers.get("content-encoding"):
+            self._decode(encoding.strip().lower())
 
     def read_some(self) -> bytes:
         """Return the next piece of the body as soon as there is one; b"" at the end of the body.
@@ -238,6 +254,14 @@ class Exchange:
         self._wire.deadline = deadline
         self._wire.watch = None
 
+    def shorten(self, deadline: float) -> None:
+        """From now on wait no longer than this (monotonic), if that is sooner than before."""
+        self._wire.deadline = min(self._wire.deadline, deadline)
+
+    def limit_silence(self, seconds: float) -> None:
+        """From now on wait no longer than this for the next byte."""
+        self._wire.silence = seconds
+
     def finish(self) -> None:
         """Keep the connection if the answer was read to its end, else close it."""
         if self._parser.is_reusable():
@@ -257,6 +281,15 @@ class Exchange:
         data = self._wire.receive()
         if data is not None:
             self._parser.feed(data)
+
+    def _decode(self, encoding: str) -> None:
+        """Prepare for an encoding that we did not ask for. A name that is no encoding (`none`, `utf-8`) changes
+        nothing, as curl, browsers and urllib3 have it.
+        """
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # detects gzip or zlib by the first bytes
+        elif encoding in UNREADABLE_ENCODINGS or "," in encoding:
+            raise HTTPException(f"content-encoding {encoding[:20]!r} was not asked for")
 
     def _decompress(self, piece: bytes) -> bytes:
         assert self._inflate is not None

@@ -2,7 +2,10 @@
 
 Follows the WHATWG standard (html.spec.whatwg.org, 9.2 Server-sent events): lines end with LF, CR or CRLF; a line that
 starts with a colon is a comment; several `data` lines of one event are joined by LF; one space after the colon belongs
-to the syntax. `event`, `id` and `retry` carry nothing that a chat completion needs.
+to the syntax. `id` and `retry` are ignored.
+
+Two forms that are not in the standard become events, because servers put their errors there: a line of a field `error`
+(llama.cpp before its PR #16109) is an event named "error"; a line that starts with `{` is an event named "line".
 """
 
 from __future__ import annotations
@@ -15,6 +18,19 @@ class EventTooLong(ValueError):
     """An event grew past the limit: the stream is not one that can be relayed."""
 
 
+class NamedEvent(bytes):
+    """The data of an event that has a name other than "message"."""
+
+    name: str = ""
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> NamedEvent:
+        """Return the event with this name."""
+        event = cls(data)
+        event.name = name
+        return event
+
+
 class Decoder:
     """Turns pieces of an event stream, cut anywhere, into the data of whole events. One per stream."""
 
@@ -23,11 +39,12 @@ class Decoder:
         self._size = 0  # bytes held of the event that is not whole yet
         self._line: list[bytes] = []  # pieces of the line that is not whole yet
         self._data: list[bytes] = []  # the `data` lines of the event that is not whole yet
+        self._name = ""  # the name of that event
         self._after_cr = False  # the last piece ended in CR: an LF that follows belongs to it
         self._at_start = True
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """Return the data of every event that is whole with this piece, in order.
+        """Return the data of every event that is whole with this piece, in order; `NamedEvent` where it has a name.
 
         Raises:
             EventTooLong: an unfinished event holds more than `limit` bytes.
@@ -64,11 +81,20 @@ class Decoder:
         for line in lines:
             if not line:
                 if self._data:
-                    events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                    events.append(NamedEvent.of(self._name, data) if self._name else data)
                     self._data = []
+                self._name = ""
             elif line.startswith(b"data:"):
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
             elif line == b"data":
                 self._data.append(b"")
+            elif line.startswith(b"event:"):
+                name = line[6:].strip().decode("utf-8", "replace")
+                self._name = "" if name == "message" else name
+            elif line.startswith(b"error:"):
+                events.append(NamedEvent.of("error", line[6:].strip()))
+            elif line.startswith(b"{"):
+                events.append(NamedEvent.of("line", line))
         self._size = sum(map(len, self._data)) + sum(map(len, self._line))
         return events

@@ -1,1 +1,17 @@
-"""Asks the OpenAI-compatible upstream and yields its answer, plain or streamed."""
+"""Asks the OpenAI-compatible upstream (an API, or the local model) and returns its answer, plain or streamed."""
+
+from workernode.upstream.addresses import models_address
+from workernode.upstream.client import Upstream
+from workernode.upstream.faults import fault_of_exception, fault_of_response
+from workernode.upstream.request import ChatRequest, Client
+from workernode.upstream.streamed_answer import StreamedAnswer
+
+__all__ = [
+    "ChatRequest",
+    "Client",
+    "StreamedAnswer",
+    "Upstream",
+    "fault_of_exception",
+    "fault_of_response",
+    "models_address",
+]

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault, openai_error
 from workernode.outcome import End, Facts, OutcomeBuilder, token_count
 from workernode.protocol import NODE_KINDS, Decision, FaultKind, Job, Outcome
 from workernode.record import Node
 from workernode.settings import load
 from workernode.task import parse
-from workernode.upstream.client import Asked
 
 KEY = "sk-canary-0123456789"
 SETTINGS = load(
@@ -31,10 +31,10 @@ PAYLOAD = json.dumps(
 ).encode()
 
 
-def facts(asked: Asked | None = None, *, read: bool = True) -> Facts:
+def facts(asked: CallStats | None = None, *, read: bool = True) -> Facts:
     """A delivery that was published at 998 s and received at 1000 s, which is 50 s on the monotonic clock."""
     job = Job(7, 0, PAYLOAD, published=998.0, received=1000.0, received_at=50.0, deadline=350.0, redeliveries=2)
-    return Facts(job, "r", parse(PAYLOAD) if read else None, asked or Asked())
+    return Facts(job, "r", parse(PAYLOAD) if read else None, asked or CallStats())
 
 
 def build(end: End, known: Facts) -> tuple[Outcome, dict[str, Any]]:
@@ -44,7 +44,7 @@ def build(end: End, known: Facts) -> tuple[Outcome, dict[str, Any]]:
 
 
 def test_an_answered_task_has_its_times_and_its_usage_in_both() -> None:
-    asked = Asked(attempts=2, first_sent_at=51.0, sent_at=52.0, first_at=53.0, done_at=55.0, http_status=200)
+    asked = CallStats(attempts=2, first_sent_at=51.0, sent_at=52.0, first_at=53.0, done_at=55.0, http_status=200)
     asked.usage, asked.finish_reason, asked.model = {"prompt_tokens": 3, "completion_tokens": 4}, "stop", "answered-by"
     known = facts(asked)
     known.answering_since, known.answered_at = 55.0, 56.0
@@ -91,7 +91,7 @@ def test_upstreams_words_reach_supervisor_and_record_without_secrets() -> None:
 
 
 def test_chunks_with_text_are_counted_where_upstream_gave_no_usage() -> None:
-    outcome, made = build(End("broken", Decision.ACK), facts(Asked(attempts=1, text_chunks=9)))
+    outcome, made = build(End("broken", Decision.ACK), facts(CallStats(attempts=1, text_chunks=9)))
     assert outcome.completion_tokens == 9
     assert (made["usage"]["completion_tokens"], made["usage_source"]) == (9, "counted")
 

@@ -42,7 +42,7 @@ def test_a_list_that_is_open_says_nothing_of_the_key(api: Api) -> None:
     ("status", "error", "mark", "said"),
     [
         (401, {"code": "invalid_api_key"}, Mark.FAULT, "refused the API key (401 invalid_api_key) at http://127.0.0.1:"),
-        (403, {}, Mark.FAULT, "refused the API key (403 key)"),
+        (403, {"type": "permission_error"}, Mark.FAULT, "refused the API key (403 permission_error)"),
         (429, {"type": "insufficient_quota"}, Mark.FAULT, "quota of the API key is used up"),
         (429, {"code": "rate_limit_exceeded"}, Mark.WARNING, "limits the rate of calls"),
     ],

@@ -1,0 +1,189 @@
+"""What the bytes of an answer amount to: whole, a part, an error, or no answer at all. Pure.
+
+An answer is whole when upstream says so ([DONE], or a plain body that is complete), or when each choice that was seen
+has its finish_reason (spec 6); what follows then cannot make it less. All else is a part, and a part is never billed or
+read as an answer. Official clients forgive much (openai-python `src/openai/_streaming.py`): what they read, is read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from workernode.call_stats import CallStats
+from workernode.errors import openai_error
+from workernode.net.sse import Decoder, NamedEvent
+from workernode.strict_json import read_object
+from workernode.upstream.chunks import Chunk, finish_reason_of, read_chunk
+from workernode.upstream.conversion import completion_from_chunks
+from workernode.upstream.dialects import ErrorBody, error_in_answer
+from workernode.upstream.faults import fault_of_bad_answer, fault_of_error
+
+_DONE = (b"[DONE]", b'"[DONE]"')
+_SSE_STARTS = (b"data", b"event", b"id", b"retry", b"error", b":")
+_BOM = b"\xef\xbb\xbf"
+# Some keep a plain request alive with comments, as if it were a stream.
+_COMMENTS_BEFORE_JSON = re.compile(rb"(?:\s*:[^\r\n]*[\r\n]+)+\s*(?=\{)")
+
+
+class StreamReader:
+    """Reads one event stream: bytes in, chunks out, and how far the answer is.
+
+    Args:
+        stats: gets usage, model and finish_reason.
+        choices: how many choices the client asked for.
+
+    Attributes:
+        has_ended: nothing that follows belongs to the answer.
+        has_usage: usage came with or after the last finish_reason.
+    """
+
+    def __init__(self, stats: CallStats, choices: int) -> None:
+        self.has_ended = False
+        self.has_usage = False
+        self._stats = stats
+        self._wanted = choices
+        self._decoder = Decoder()
+        self._seen: set[int] = set()  # indexes of choices
+        self._finished: set[int] = set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Each choice that was seen has its finish_reason, or upstream said that the stream is done."""
+        return bool(self._finished) and self._seen <= self._finished
+
+    @property
+    def may_end_early(self) -> bool:
+        """Nothing but usage and [DONE] can follow: a stream that stays open need not be waited for."""
+        return self.is_whole and len(self._finished) >= self._wanted
+
+    def feed(self, piece: bytes) -> list[Chunk]:
+        """Return the chunks that are complete with these bytes. A chunk with an error is the last one.
+
+        Raises:
+            EventTooLong: an event is larger than an answer may be.
+        """
+        return self._read(self._decoder.feed(piece))
+
+    def close(self) -> list[Chunk]:
+        """Return what the end of the body completes; the last chunk is an error if the answer was cut."""
+        chunks = self._read(self._decoder.close())
+        if not self.has_ended:
+            self.has_ended = True
+            if not self.is_whole:
+                chunks.append(_wrong("The upstream's stream was cut before its end.", "stream_cut"))
+        return chunks
+
+    def _read(self, events: list[bytes]) -> list[Chunk]:
+        chunks = []
+        for event in events:
+            if self.has_ended:
+                break
+            if event.startswith(_DONE):
+                self.has_ended = True
+                break
+            chunk = _chunk_of(event)
+            if chunk is None:
+                continue
+            if chunk.error is not None:
+                self.has_ended = True
+                if self.is_whole:  # every word has come: what fails now is not the answer
+                    break
+            self._note(chunk)
+            chunks.append(chunk)
+        return chunks
+
+    def _note(self, chunk: Chunk) -> None:
+        stats = self._stats
+        for index, reason in chunk.choices:
+            self._seen.add(index)
+            if reason is not None:
+                self._finished.add(index)
+        if chunk.usage is not None:
+            stats.usage = chunk.usage
+            self.has_usage = self.is_whole
+        if chunk.finish_reason is not None:
+            stats.finish_reason = chunk.finish_reason
+        if chunk.model is not None:
+            stats.model = chunk.model
+        stats.text_chunks += chunk.has_text
+
+
+def looks_streamed(head: bytes) -> bool:
+    """Return whether a body is an event stream, by its first bytes: content types are often wrong."""
+    return head.removeprefix(_BOM).lstrip().startswith(_SSE_STARTS)
+
+
+def read_completion(raw: bytes, stats: CallStats, *, is_own_model: bool) -> tuple[bytes, dict[str, Any]]:
+    """Return a completion as bytes to pass on and as an object.
+
+    Args:
+        raw: the whole body of a plain answer; an event stream becomes one completion.
+        stats: gets usage, model and finish_reason.
+
+    Raises:
+        UpstreamFault: the body is an error, was cut, or is no completion.
+    """
+    raw = raw.removeprefix(_BOM)
+    if comments := _COMMENTS_BEFORE_JSON.match(raw):
+        raw = raw[comments.end() :]
+    try:
+        if looks_streamed(raw):
+            raw = _completion_of_stream(raw, is_own_model)
+        answer = read_object(raw)
+    except ValueError as exc:
+        raise fault_of_bad_answer(str(exc), raw) from None
+    error = error_in_answer(answer)
+    if error is not None:
+        raise fault_of_error(error, is_own_model=is_own_model)
+    if not isinstance(answer.get("choices"), list) or not answer["choices"]:
+        raise fault_of_bad_answer("it is JSON but no completion: it has no choices")
+    _note_completion(stats, answer)
+    return raw, answer
+
+
+def _completion_of_stream(raw: bytes, is_own_model: bool) -> bytes:
+    """Return the completion that a whole event stream adds up to.
+
+    Raises:
+        UpstreamFault: the stream holds an error or was cut.
+        ValueError: it has no chunk.
+    """
+    reader = StreamReader(CallStats(), 1)
+    chunks = reader.feed(raw) + reader.close()
+    for chunk in chunks:
+        if chunk.error is not None:
+            raise fault_of_error(chunk.error, is_own_model=is_own_model)
+    return completion_from_chunks(chunk.raw for chunk in chunks)
+
+
+def _chunk_of(event: bytes) -> Chunk | None:
+    """Return what an event of the stream says; None if it says nothing."""
+    name = event.name if isinstance(event, NamedEvent) else ""
+    if not event or (name == "ping"):  # `data:` alone: how some keep a connection alive
+        return None
+    try:
+        chunk = read_chunk(event, name)
+    except ValueError as exc:
+        if name == "line":
+            return None
+        if name == "error":
+            return _wrong(event.decode("utf-8", "replace")[:1000], "upstream_error")
+        return _wrong(f"A chunk of the upstream's stream cannot be used: {exc}.", "bad_answer")
+    # A line of JSON outside of an event is not part of the stream, but it may tell why the stream ends.
+    return None if name == "line" and (chunk is None or chunk.error is None) else chunk
+
+
+def _wrong(message: str, code: str) -> Chunk:
+    """What is wrong with a stream, in its place behind the chunks that are good."""
+    body = openai_error(message, "upstream_error", code)
+    return Chunk(b"", error=ErrorBody(body, message, code, frozenset(), None, 0, False))
+
+
+def _note_completion(stats: CallStats, answer: dict[str, Any]) -> None:
+    usage, model = answer.get("usage"), answer.get("model")
+    stats.usage = usage if isinstance(usage, dict) else None
+    stats.model = model if isinstance(model, str) else None
+    for choice in answer["choices"]:
+        if isinstance(choice, dict):
+            stats.finish_reason = finish_reason_of(choice) or stats.finish_reason

@@ -1,0 +1,29 @@
+"""What upstream is asked for one task, and who waits for the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from workernode.net.connection import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What upstream is asked, and until when."""
+
+    body: bytes
+    body_without_options: Callable[[], bytes] | None  # makes it without `stream_options`; None for a plain request
+    request_id: str
+    deadline: float  # monotonic
+    is_own_model: bool  # the task asks for the node's own model; if it is unknown, the node is set up wrongly
+    with_usage: bool = False  # the client of a stream asked for the usage chunk
+    choices: int = 1  # how many choices the client asked for (`n`)
+
+
+class Client(Watch, Protocol):
+    """The connection to the client's gateway, as the reader of upstream's answer sees it."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and look after the connection meanwhile."""
