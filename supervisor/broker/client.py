@@ -47,6 +47,7 @@ class PulsarBroker:
         # Held naks are not acked either: with more of them than the highest cap, no further message is taken.
         self._most_naks = settings.max_process_num
         self._naks = Naks()
+        self._retrying = 0  # messages that are neither held here nor at the owner yet: RetryHere was posted for them
         self._intake = Intake(post, clock)
         topics = Topics.of(settings)
         self._connection = Connection(library, Access.of(settings), topics, self._intake, post, clock)
@@ -58,13 +59,13 @@ class PulsarBroker:
     # --- taking messages ---
 
     def allow(self, count: int) -> None:
-        self._intake.allow(min(count, self._most_naks - len(self._naks)))
+        self._intake.allow(count, ask=len(self._naks) < self._most_naks)
         if count > 0 and self._connection.consumer is None:
             self._connection.wake()
 
     def hold(self, *, is_empty: bool) -> None:
         self._intake.close()
-        is_idle = is_empty and not self._naks and self._connection.consumer is not None
+        is_idle = is_empty and not self._naks and not self._retrying and self._connection.consumer is not None
         if is_idle and self._clock() >= self._intake.closed_since() + GIVE_BACK:
             self._connection.ask_to_leave(until=0.0)
 
@@ -92,6 +93,7 @@ class PulsarBroker:
         for received in self._intake.overdue(now):
             self._naks.add(received, now)
         done = self._naks.burst(now, _AllBatches(batches, self._intake), everything=everything)
+        self._retrying = len(done.retry_here)
         for received in done.retry_here:
             self._post(RetryHere(received))
         consumer = self._connection.consumer

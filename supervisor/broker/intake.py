@@ -48,16 +48,28 @@ class Intake:
         self._paused = False
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
+        self._full_at: float | None = None  # since when nothing may be taken, although the intake is open
 
     # --- the owner ---
 
-    def allow(self, count: int) -> None:
-        """Let so many more messages be taken, beyond those that the owner has seen."""
+    def allow(self, count: int, *, ask: bool = True) -> None:
+        """Let so many more messages be taken, beyond those that the owner has seen.
+
+        Args:
+            count: how many.
+            ask: False: only messages that wait here already may be taken. The broker is not asked for others.
+        """
         with self._lock:
             self._allowed = self._seen + max(0, count)
             self._closed_at = None
+            if count > 0:
+                self._full_at = None
+            elif self._full_at is None:
+                self._full_at = self._clock()
             while self._early and self._taken < self._allowed:
                 self._hand_over(self._early.pop(next(iter(self._early))).received)
+            if not ask:
+                self._allowed = self._taken
             if self._paused and self._taken < self._allowed and self._consumer is not None:
                 self._paused = False
                 self._consumer.resume_message_listener()
@@ -75,7 +87,9 @@ class Intake:
             self._seen += 1
 
     def overdue(self, now: float) -> list[Received]:
-        """Return the messages that have waited too long at a closed intake, and forget them: they are to be nak'd."""
+        """Return the messages that have waited too long at a closed intake, or at a node that stays full, and forget
+        them: they are to be nak'd, because another node may be able to serve them.
+        """
         with self._lock:
             due = [key for key, early in self._early.items() if self._give_back_at(early) <= now]
             return [self._early.pop(key).received for key in due]
@@ -101,9 +115,10 @@ class Intake:
             return any(key[:3] == entry for key in self._early)
 
     def _give_back_at(self, early: _Early) -> float:
-        if self._closed_at is None:
-            return float("inf")
-        return max(early.came, self._closed_at) + GIVE_BACK
+        since = self._closed_at
+        if since is None and early.received.key[3] < 0:  # the rest of a batch waits for its turn: it cannot go alone
+            since = self._full_at
+        return float("inf") if since is None else max(early.came, since) + GIVE_BACK
 
     # --- the consumer ---
 

@@ -206,6 +206,34 @@ def test_of_a_batch_that_was_answered_in_part_the_rest_is_tried_again_here(one: 
     assert consumer.naked == []
 
 
+def test_held_naks_of_a_batch_do_not_keep_back_its_last_message_at_a_full_node(one: Setup) -> None:
+    """They wait for it before they go back, so that it would wait for them for ever."""
+    one.connect()
+    one.broker.allow(8)
+    consumer = one.consumer()
+    for index in range(8):
+        one.broker.nak(one.receive(5, index, 9), 0.0)
+    one.broker.allow(0)
+    consumer.deliver(Message(5, 8, 9))
+    assert one.events.empty()
+    one.broker.allow(1)
+    assert isinstance(one.event(), Received)
+
+
+def test_a_consumer_is_not_closed_while_a_message_is_on_its_way_to_be_tried_again(one: Setup) -> None:
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    one.broker.nak(one.receive(5, 1, 2), 0.0)
+    one.broker.hold(is_empty=True)
+    one.now = 50.0
+    one.broker.burst(one.now, Answered())
+    one.broker.hold(is_empty=True)  # in the same turn: the owner has not taken RetryHere in yet
+    one.broker._connection.wake()
+    until(lambda: one.broker._connection._leave is None, TIMEOUT, "answer to the request")
+    assert not consumer.is_closed
+
+
 def test_a_closed_intake_with_nothing_here_closes_the_consumer_and_opens_another_later(one: Setup) -> None:
     one.connect()
     one.broker.allow(1)

@@ -72,7 +72,7 @@ def test_a_message_that_comes_to_a_full_node_is_served_when_there_is_room() -> N
     one = Setup()
     one.intake.allow(0)
     one.consumer.deliver(Message(1))
-    one.now += 100 * GIVE_BACK
+    one.now += GIVE_BACK / 2
     assert (one.taken, one.given_back()) == ([], [])
     one.intake.allow(1)
     assert one.taken == [1]
@@ -99,6 +99,29 @@ def test_a_message_that_waits_for_room_is_given_back_once_the_intake_has_been_cl
     assert one.given_back() == []
     one.now += GIVE_BACK
     assert one.given_back() == [1]
+
+
+def test_a_message_at_a_node_that_stays_full_is_given_back_and_the_rest_of_a_batch_is_not() -> None:
+    for index, given_back in ((-1, [1]), (0, [])):
+        one = Setup()
+        one.intake.allow(1)
+        one.intake.allow(0)  # a worker died between the question and the message
+        one.consumer.deliver(Message(1, index, 2))
+        one.now += GIVE_BACK - 0.1
+        assert one.given_back() == []
+        one.now += 0.1
+        assert one.given_back() == given_back
+
+
+def test_what_waits_here_may_be_taken_without_asking_for_more() -> None:
+    one = Setup()
+    one.intake.allow(1)
+    for index in range(3):
+        one.consumer.deliver(Message(1, index, 3))
+    one.seen(1)
+    one.intake.allow(5, ask=False)
+    assert one.taken == [1, 1, 1]
+    assert one.consumer.permits <= 0
 
 
 def test_an_intake_that_opens_in_time_serves_what_waited() -> None:
