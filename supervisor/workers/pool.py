@@ -18,6 +18,7 @@ from workernode.protocol import AnswerState, FromWorker, Job, Ready, Stop, Targe
 
 HUNG_AFTER = 10.0  # seconds without a beat; a worker beats every second whatever its threads do
 START_LIMIT = 30.0  # seconds to the first sign of life: a box under load is slow to start an interpreter
+PIPE_ENDED_FOR = 2.0  # seconds that a process may live after its pipe has ended: it is dying, or of no use any more
 # A worker that lived shorter than this died at once: its successor waits, twice as long each time.
 SHORT_LIFE = 5.0  # seconds
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 30.0  # seconds
@@ -99,6 +100,7 @@ class Worker:
     jobs: dict[int, int] = field(default_factory=dict)  # slot → number of the job in it
     is_ready: bool = False
     is_reserved: bool = False  # for a job that is to run alone: it gets no other
+    pipe_ended_at: float = float("inf")  # monotonic: when nothing more could come from it
     killed_for: str = ""  # why the pool killed it
 
 
@@ -212,10 +214,17 @@ class Pool:
             self._spawn(index)
 
     def collect(self, one: Worker) -> Iterator[FromWorker]:
-        """Yield what the worker has reported. Call when its pipe is readable."""
+        """Yield what the worker has reported. Call when its pipe is readable.
+
+        A worker that was reaped in the same turn is passed over: its pipe was read to the end then.
+        """
+        if self._workers.get(one.index) is not one:
+            return
         piece = one.process.read()
         if not piece:
             self._watcher.unwatch_pipe(one)
+            one.is_ready = False  # it can report nothing any more: it gets no more jobs
+            one.pipe_ended_at = self._clock.monotonic()
             return
         for message in one.unpacker.feed(piece):
             if isinstance(message, Ready):
@@ -240,6 +249,9 @@ class Pool:
         late = now - self._last_check
         self._last_check = now
         for each in self._workers.values():
+            if now - each.pipe_ended_at > PIPE_ENDED_FOR and not each.killed_for:
+                each.killed_for = "its pipe has ended"
+                each.process.kill()
             since = max(each.process.beat, each.started_at)
             limit = HUNG_AFTER if each.is_ready else START_LIMIT
             # A gap in our own loop (the whole node was stopped for a while) says nothing about the worker.

@@ -250,8 +250,23 @@ def test_tokens_of_dead_workers_are_not_forgotten(harness: Harness) -> None:
     assert harness.pool.tokens() == 12.0
 
 
-def test_a_pipe_that_ended_is_watched_no_more(harness: Harness) -> None:
+def test_a_worker_whose_pipe_has_ended_gets_no_more_jobs_and_is_killed_if_it_lives_on(harness: Harness) -> None:
     assert list(harness.pool.collect(harness.worker(0))) == []
+    assert harness.pool.free_slots() == 2
+    harness.pool.check(harness.now)
+    assert not harness.processes[0].killed
+    for _ in range(3):
+        harness.now += pool_module.PIPE_ENDED_FOR / 2 + 0.1
+        harness.pool.check(harness.now)
+    assert [process.killed for process in harness.processes] == [1, 0]
+    assert harness.die(0).why == "its pipe has ended"
+
+
+def test_a_pipe_that_is_reported_after_the_death_in_the_same_turn_is_passed_over(harness: Harness) -> None:
+    """A forkserver that dies may bring a worker's death before the end of its pipe."""
+    worker = harness.worker(0)
+    harness.die(0)
+    assert list(harness.pool.collect(worker)) == []  # unwatch_pipe would raise: the worker is not watched any more
 
 
 @pytest.mark.parametrize("stops", [True, False], ids=["stops by itself", "has to be killed"])
