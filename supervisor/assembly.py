@@ -27,7 +27,7 @@ from workernode import __version__, record
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
-    from supervisor.model_server.local_model import LocalModel
+    from supervisor.model_server import LocalModel
 
 
 def build(settings: Settings) -> Node:
@@ -54,7 +54,7 @@ def build(settings: Settings) -> Node:
         return Overview(settings, info, sources[0])
 
     def local_model(incidents: Incidents) -> LocalModel:
-        from supervisor.model_server.local_model import LocalModel  # a remote node does without it
+        from supervisor.model_server import LocalModel  # a remote node does without it
 
         model = LocalModel(settings, lambda: loop.post(Wake()), concurrency.set_slots, incidents)
         sources[0].model_server = model.server

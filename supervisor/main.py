@@ -27,10 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.check:
         from supervisor import check
+        from supervisor.model_server import ModelServer
 
         logging.disable()  # the table has all that matters
         try:
-            code = check.check(os.environ, DOTENV, options.json)
+            code = check.check(os.environ, DOTENV, options.json, ModelServer)
         except KeyboardInterrupt:
             code = INTERRUPTED
         check.exit_now(code)

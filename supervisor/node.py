@@ -31,7 +31,7 @@ from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitRe
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
-    from supervisor.model_server.local_model import LocalModel
+    from supervisor.model_server import LocalModel
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from supervisor.check import broker, clock, kubernetes, local, machine, status, upstream
 from supervisor.check.findings import TIME_LIMIT, Check, Context, Finding, Mark, run_all
+from supervisor.check.local import NewModelServer
 from supervisor.version import version
 from workernode.settings import Settings, SettingsError, load, read_environment
 
@@ -23,15 +24,16 @@ OTHERS = "everything else"
 NO_FAULT, FAULTS = 0, 1  # exit codes
 
 
-def check(environ: Mapping[str, str], dotenv_path: Path, as_json: bool) -> int:
+def check(environ: Mapping[str, str], dotenv_path: Path, as_json: bool, new_model_server: NewModelServer) -> int:
     """Run all checks, print the findings, and return the exit code. Threads that hang may still run afterwards.
 
     Args:
         environ: the environment variables.
         dotenv_path: the .env file that fills what the environment leaves out.
         as_json: print JSON instead of a table.
+        new_model_server: makes the local model server; called for a local node.
     """
-    findings = find(environ, dotenv_path)
+    findings = find(environ, dotenv_path, new_model_server)
     print(report(findings) if as_json else table(findings))
     return FAULTS if any(finding.mark is Mark.FAULT for finding in findings) else NO_FAULT
 
@@ -43,7 +45,7 @@ def exit_now(code: int) -> None:
     os._exit(code)
 
 
-def find(environ: Mapping[str, str], dotenv_path: Path) -> list[Finding]:
+def find(environ: Mapping[str, str], dotenv_path: Path, new_model_server: NewModelServer) -> list[Finding]:
     """Return all findings in the order of the table."""
     try:
         settings = load(read_environment(environ, dotenv_path))
@@ -51,15 +53,15 @@ def find(environ: Mapping[str, str], dotenv_path: Path) -> list[Finding]:
         found = [_environment_fault(fault) for fault in error.faults]
         return [*found, Finding(OTHERS, Mark.SKIPPED, "skipped: it needs a correct environment")]
     context = Context(settings, time.monotonic() + TIME_LIMIT)
-    found = run_all(_checks_of(settings), context)
+    found = run_all(_checks_of(settings, new_model_server), context)
     text = f"a {settings.node_type} node for {settings.model_name}, up to {settings.max_process_num} tasks at once"
     return [Finding(ENVIRONMENT, Mark.OK, text), *found, clock.clock(context)]
 
 
-def _checks_of(settings: Settings) -> list[Check]:
+def _checks_of(settings: Settings, new_model_server: NewModelServer) -> list[Check]:
     """What such a node needs."""
-    model: Callable[[], list[Check]] = upstream.checks if settings.node_type == "remote" else local.checks
-    return [*status.checks(), *broker.checks(), *model(), *kubernetes.checks(), *machine.checks()]
+    model = upstream.checks() if settings.node_type == "remote" else local.checks(new_model_server)
+    return [*status.checks(), *broker.checks(), *model, *kubernetes.checks(), *machine.checks()]
 
 
 def _environment_fault(fault: str) -> Finding:

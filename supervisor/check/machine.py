@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.check.findings import Check, Context, Finding, Mark
-from supervisor.machine.cgroups import hierarchy
-from supervisor.machine.resources import Sampler
+from supervisor.machine import Sampler, hierarchy
 
 FILES, TASKS, MEMORY, FOLDERS = "open files", "threads", "memory", "folders"
-# What a slot may have open at once: upstream, the gateway, and a connection kept for later to each.
+# Files that a slot may have open at once: upstream, the gateway, and a kept connection to each.
 FILES_PER_SLOT, FILES_BESIDES = 4, 100
-# Beside its thread for each slot a process has a few of its own, the broker's library and the model server some more.
+# Besides one thread a slot, each process has a few, and the broker's library and the model server some more.
 THREADS_BESIDES = 100
 WORKER_BYTES, SUPERVISOR_BYTES = 40 << 20, 150 << 20  # in use when busy
 
@@ -26,11 +25,11 @@ MOUNT = f"mount a tmpfs there (containers: --tmpfs {SHARED_MEMORY})"
 
 def checks() -> list[Check]:
     """Return the checks of this module."""
-    return [Check((FILES, TASKS, MEMORY, FOLDERS), limits)]
+    return [Check((FILES, TASKS, MEMORY, FOLDERS), _limits)]
 
 
-def limits(context: Context) -> Iterator[Finding]:
-    """Whether there is enough for MAX_PROCESS_NUM."""
+def _limits(context: Context) -> Iterator[Finding]:
+    """Yield whether there is enough for MAX_PROCESS_NUM."""
     yield files(context)
     yield threads(context, Path("/"))
     yield memory(context)
@@ -38,19 +37,19 @@ def limits(context: Context) -> Iterator[Finding]:
 
 
 def files(context: Context) -> Finding:
-    """Open files of a worker, which has its share of the slots."""
+    """Check the open files of a worker process, which has its share of the slots."""
     settings = context.settings
     slots = math.ceil(settings.max_process_num / settings.worker_processes)
     needed = slots * FILES_PER_SLOT + FILES_BESIDES
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
         return Finding(FILES, Mark.OK, f"{needed} at most of {allowed} (a process with {slots} slots)")
-    said = f"a process with {slots} slots may need {needed}, and may have {allowed}"
-    return Finding(FILES, Mark.FAULT, said, f"ulimit -n {needed} (systemd: LimitNOFILE=), or lower MAX_PROCESS_NUM")
+    text = f"a process with {slots} slots may need {needed}, and may have {allowed}"
+    return Finding(FILES, Mark.FAULT, text, f"ulimit -n {needed} (systemd: LimitNOFILE=), or lower MAX_PROCESS_NUM")
 
 
 def threads(context: Context, root: Path) -> Finding:
-    """Threads, which are tasks to the kernel: a container's limit, and the user's.
+    """Check the threads, which the kernel counts as processes, against the limits of container and user.
 
     Args:
         root: the file system's root; another one for recorded cgroup files.
@@ -68,7 +67,7 @@ def threads(context: Context, root: Path) -> Finding:
 
 
 def pids_limit(folder: Path) -> int | None:
-    """A cgroup's limit; None: it has none."""
+    """Return the limit of a cgroup; None: it has none."""
     try:
         text = (folder / "pids.max").read_text().strip()
     except OSError:
@@ -77,26 +76,26 @@ def pids_limit(folder: Path) -> int | None:
 
 
 def memory(context: Context) -> Finding:
-    """Memory for the node's own processes; how much a model needs is the model's."""
-    settings, seen = context.settings, Sampler().sample()
+    """Check the memory for the node's own processes. How much a model needs is not known here."""
+    settings, now = context.settings, Sampler().sample()
     needed = SUPERVISOR_BYTES + settings.worker_processes * WORKER_BYTES
-    of = f"{megabytes(seen.memory_limit_bytes)} ({seen.memory_source}), {seen.cpus:g} CPUs"
-    said = f"{megabytes(seen.memory_free_bytes)} free of {of}; the node itself takes about {megabytes(needed)}"
-    if seen.memory_free_bytes < needed:
-        return Finding(MEMORY, Mark.FAULT, said, "give it more memory, or lower WORKER_PROCESSES")
-    if seen.memory_percent >= settings.memory_high:
+    of = f"{megabytes(now.memory_limit_bytes)} ({now.memory_source}), {now.cpus:g} CPUs"
+    text = f"{megabytes(now.memory_free_bytes)} free of {of}; the node itself takes about {megabytes(needed)}"
+    if now.memory_free_bytes < needed:
+        return Finding(MEMORY, Mark.FAULT, text, "give it more memory, or lower WORKER_PROCESSES")
+    if now.memory_percent >= settings.memory_high:
         advice = "free some: above MEMORY_HIGH the node takes one task at a time"
-        return Finding(MEMORY, Mark.WARNING, f"{said}; {seen.memory_percent:.0f} % are in use", advice)
-    return Finding(MEMORY, Mark.OK, said)
+        return Finding(MEMORY, Mark.WARNING, f"{text}; {now.memory_percent:.0f} % are in use", advice)
+    return Finding(MEMORY, Mark.OK, text)
 
 
 def megabytes(count: int) -> str:
-    """A count of bytes for a person."""
+    """Return a number of bytes for people."""
     return f"{count / (1 << 20):,.0f} MB".replace(",", " ")
 
 
 def folders() -> Finding:
-    """The folders that are written to: sockets between the processes, and the memory that they share."""
+    """Check the folders that the node writes to: sockets between the processes, and the memory that they share."""
     written = []
     for folder, advice in ((None, TMPDIR), (SHARED_MEMORY, MOUNT)):
         if folder and not Path(folder).is_dir():

@@ -18,9 +18,9 @@ from urllib.parse import SplitResult
 from supervisor.check.clock import note_clock
 from supervisor.check.findings import Check, Context, Finding, Mark
 from supervisor.fitness.messages import Words
-from supervisor.model_server.http_api import array, field, names
 from workernode import __version__
 from workernode.errors import UpstreamFault
+from workernode.json_access import as_list, member, strings
 from workernode.net.http_client import tls_context
 from workernode.protocol import FaultKind
 from workernode.settings import Settings
@@ -178,7 +178,7 @@ def listed(settings: Settings, body: bytes) -> Finding:
     wanted = settings.upstream_model or settings.model_name
     variable = "UPSTREAM_MODEL" if settings.upstream_model else "MODEL_NAME, or UPSTREAM_MODEL,"
     try:
-        known = names(field(entry, "id") for entry in array(field(json.loads(body), "data")))
+        known = strings(member(entry, "id") for entry in as_list(member(json.loads(body), "data")))
     except (ValueError, RecursionError):
         known = ()
     if not known:

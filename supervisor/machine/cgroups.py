@@ -1,6 +1,6 @@
-"""What the cgroups of this process allow and use: v1, v2, and both side by side; every level up to the mount.
+"""Limits and use of this process's cgroups: v1, v2, and both side by side; every level up to the mount.
 
-Only files are read here, so that recorded ones do as well. Formats: docs.kernel.org admin-guide/cgroup-v2.rst,
+Only files are read, so that tests can use recorded ones. Formats: docs.kernel.org admin-guide/cgroup-v2.rst,
 cgroup-v1/memory.rst, scheduler/sched-bwc.rst and proc_pid_mountinfo(5).
 """
 
@@ -15,13 +15,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# v1 says "no limit" with the largest number of bytes that whole pages make.
+# v1 writes the largest number of bytes in whole pages for "no limit".
 NO_LIMIT_V1 = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A limit and what is used of it, in bytes. Page cache does not count: it is given up when memory is needed."""
+    """A limit and its use, in bytes. Page cache does not count: the kernel drops it when memory is needed."""
 
     limit: int
     used: int
@@ -36,13 +36,14 @@ class CpuClock:
 
 
 class Cgroups:
-    """The levels that this process is in, found once; what they allow is read anew each time, as it can be changed.
-
-    Args:
-        root: the file system's root; another one for recorded files.
-    """
+    """The cgroups that this process is in, found once. Their limits can change and are read each time."""
 
     def __init__(self, root: Path) -> None:
+        """Find them.
+
+        Args:
+            root: the file system's root; another one for recorded files.
+        """
         memory = hierarchy(root, "memory")
         cpu, cpuacct = hierarchy(root, "cpu"), hierarchy(root, "cpuacct")
         self._memory: list[Callable[[], Memory | None]] = [
@@ -60,20 +61,20 @@ class Cgroups:
         )
 
     def memory(self) -> list[Memory]:
-        """Every level that has a limit."""
+        """Return limit and use of every level that has a limit."""
         return answers(self._memory)
 
     def quotas(self) -> list[CpuClock]:
-        """Every level that has a quota."""
+        """Return quota and use of every level that has a quota."""
         return answers(self._quotas)
 
     def used_s(self) -> float | None:
-        """The processor seconds used by this process's own cgroup; None where nothing tells."""
+        """Return the processor seconds used by this process's own cgroup; None if no file has them."""
         return next(iter(answers(self._used_s)), None)
 
 
 def answers(readers: Sequence[Callable[[], T | None]]) -> list[T]:
-    """What they read. A level whose files are missing or strange (the root has none) has nothing to say."""
+    """Return what the readers read. Levels whose files are missing or strange (the root has none) are left out."""
     read = []
     for reader in readers:
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -122,7 +123,7 @@ def used_s_v1(folder: Path) -> float:
 
 
 def pairs(path: Path) -> Mapping[str, int]:
-    """A file of lines "name number"."""
+    """Return the content of a file with lines of a name and a number."""
     return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
 
 
@@ -138,7 +139,7 @@ class Hierarchy:
 
 
 def hierarchy(root: Path, controller: str) -> Hierarchy:
-    """Where the controller's files for this process are: in its own v1 hierarchy, else in the one of v2."""
+    """Find the folders of a controller for this process: in its own v1 hierarchy, else in that of v2."""
     try:
         memberships = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
@@ -157,7 +158,7 @@ def hierarchy(root: Path, controller: str) -> Hierarchy:
 
 
 def levels(root: Path, mount_point: str, mount_root: str, cgroup: str) -> tuple[Path, ...]:
-    """The folders from the cgroup's own up to the mount point.
+    """Return the existing folders from the cgroup's own up to the mount point.
 
     Args:
         mount_root: the cgroup that the mount shows as its top; in a container mostly the container's own.

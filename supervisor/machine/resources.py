@@ -1,7 +1,6 @@
-"""What this machine, or this container of it, has left: CPU and memory. The only room that imports psutil.
+"""Readings of CPU and memory: of this machine, or of its container. The only module that imports psutil.
 
-psutil knows nothing of cgroups. A container's limits count where there are such, and the host's figures as well:
-whatever is tighter is what the node has.
+psutil knows nothing of cgroups. So the container's limits are read as well, and the tighter of both counts.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ import psutil
 
 from supervisor.machine.cgroups import Cgroups, CpuClock, Memory
 
-# Between two looks that are closer the kernel's ticks (10 ms) would be most of what is seen.
+# Between two readings that are closer, the kernel's ticks (10 ms) would be most of the result.
 SHORTEST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """One look. Percent are of what the node may use."""
+    """One reading. Percent are of what the node may use."""
 
     at: float  # monotonic, seconds
-    cpu_percent: float  # since the look before; 100: all that may be used is in use, by whomever
+    cpu_percent: float  # since the reading before; 100: all that may be used is in use, by any process
     cpus: float  # how many may be used: fewer than the host has under a quota or an affinity
     memory_percent: float  # page cache does not count
     memory_free_bytes: int
@@ -35,20 +34,21 @@ class Resources:
 
 
 class Sampler:
-    """Looks at the machine. Made and used by one thread; a look takes well under a millisecond.
-
-    Args:
-        root: the file system's root; another one for recorded cgroup files.
-        clock: seconds, monotonic.
-    """
+    """Reads the machine. Made and used by one thread; a reading takes well under a millisecond."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin the first interval of CPU time.
+
+        Args:
+            root: the file system's root; another one for recorded cgroup files.
+            clock: seconds, monotonic.
+        """
         self._cgroups, self._clock = Cgroups(root), clock
         self._at, self._clocks = clock(), self._read_clocks()
         self._cpu_percent = 0.0
 
     def sample(self) -> Resources:
-        """The figures of now."""
+        """Return the readings of now."""
         now = self._clock()
         if now - self._at >= SHORTEST_S:
             clocks = self._read_clocks()
@@ -67,7 +67,7 @@ class Sampler:
         )
 
     def _read_clocks(self) -> dict[str, CpuClock]:
-        """The host's clock, and one for each limit that keeps the node from using all of the host."""
+        """Return the host's CPU time, and that of each limit that keeps the node from using all of the host."""
         clocks = {"host": host_clock()}
         allowed = float(affinity())
         own_s = self._cgroups.used_s()
@@ -79,19 +79,19 @@ class Sampler:
 
 
 def busiest(before: Mapping[str, CpuClock], after: Mapping[str, CpuClock], seconds: float) -> float:
-    """The percent of the busiest clock between two looks."""
+    """Return the percent of the busiest clock between two readings."""
     shares = [(after[name].used_s - old.used_s) / after[name].cpus for name, old in before.items() if name in after]
     return min(100.0, max(0.0, 100.0 * max(shares) / seconds))
 
 
 def host_memory() -> Memory:
-    """The host's memory; used is what is not available without swapping."""
+    """Return the host's memory; used is what is not available without swapping."""
     memory = psutil.virtual_memory()
     return Memory(limit=memory.total, used=memory.total - memory.available)
 
 
 def host_clock() -> CpuClock:
-    """The host's CPU time. Waiting for a disk is not busy; what a hypervisor took away is."""
+    """Return the host's CPU time. Waiting for a disk counts as idle; what a hypervisor took away counts as used."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     # A guest's time is part of the user's already.
@@ -100,12 +100,12 @@ def host_clock() -> CpuClock:
 
 
 def affinity() -> int:
-    """How many processors this process may run on."""
+    """Return how many processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time that the process and its descendants have used, in seconds; 0 if it is gone."""
+    """Return the CPU seconds that the process and its descendants have used; 0 if it is gone."""
     total = 0.0
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)

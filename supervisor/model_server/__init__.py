@@ -1,1 +1,9 @@
-"""The local model server as a child process: start, health, restart, stop, and why it failed."""
+"""The local model server as a child process: start, health, restart, stop, and why it exited.
+
+`LocalModel` is what the node uses; `ModelServer` is the child itself, which --check starts as well.
+"""
+
+from supervisor.model_server.lifecycle import ModelServer
+from supervisor.model_server.local_model import LocalModel
+
+__all__ = ["LocalModel", "ModelServer"]

@@ -1,4 +1,4 @@
-"""What the local model server is started with: its command, its environment, its port. Nothing is started here."""
+"""What the local model server is started with: command, environment, port. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from supervisor.model_server.diagnosis import CONFIGURATION, Diagnosis, told
+from supervisor.model_server.diagnosis import CONFIGURATION, Diagnosis, compose
 from workernode.settings import Settings
 
 HOST = "127.0.0.1"
@@ -19,12 +19,15 @@ HOST = "127.0.0.1"
 # from 49152): none of these takes the port away while the child is being restarted.
 PORTS = range(20_000, 32_000)
 PORT_TRIES = 100
-NOT_FOR_THE_CHILD = ("API_KEY", "PULSAR_TOKEN", "UPSTREAM_HEADERS")
+HIDDEN_FROM_CHILD = ("API_KEY", "PULSAR_TOKEN", "UPSTREAM_HEADERS")
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def command_line(local_command: str) -> list[str]:
-    """LOCAL_COMMAND as words. Its program, where it has a folder, stands in the working directory or the project's."""
+    """Return LOCAL_COMMAND as a list of arguments, split as a shell would.
+
+    A relative path of the program is looked for in the working directory, then in the project's folder.
+    """
     program, *arguments = shlex.split(local_command)
     path = Path(program)
     if "/" in program and not path.is_absolute():
@@ -34,17 +37,17 @@ def command_line(local_command: str) -> list[str]:
 
 
 def environment(settings: Settings, environ: Mapping[str, str], port: int, key: str) -> dict[str, str]:
-    """The child's whole environment: the node's without the node's secrets, and what the server is to know.
+    """Return the child's whole environment: the node's without its secrets, and the settings of the model server.
 
-    The key goes here because `ps` shows arguments to everybody; LLAMA_API_KEY is what llama.cpp's server reads.
+    The key is passed here because `ps` shows arguments to everybody; llama.cpp's server reads LLAMA_API_KEY.
     """
     kept = {
         name: value
         for name, value in environ.items()
-        if name not in NOT_FOR_THE_CHILD and not any(secret in value for secret in settings.secrets)
+        if name not in HIDDEN_FROM_CHILD and not any(secret in value for secret in settings.secrets)
     }
-    told_to_it = {
-        # The embedded model is found in the node's own environment, even if nobody has activated it.
+    added = {
+        # The embedded model is found in the node's own virtual environment, even if it is not activated.
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), kept.get("PATH", os.defpath)]),
         "LOCAL_PORT": str(port),
         "LOCAL_PARALLEL": str(settings.local_parallel),
@@ -57,11 +60,15 @@ def environment(settings: Settings, environ: Mapping[str, str], port: int, key: 
         "LOCAL_API_KEY": key,
         "LLAMA_API_KEY": key,
     }
-    return kept | told_to_it
+    return kept | added
 
 
 def free_port() -> int:
-    """A port of PORTS on which nobody listens."""
+    """Return a port of PORTS on which nobody listens.
+
+    Raises:
+        OSError: PORT_TRIES ports were all in use.
+    """
     for port in random.sample(PORTS, PORT_TRIES):
         if port_fault(port) is None:
             return port
@@ -69,8 +76,9 @@ def free_port() -> int:
 
 
 def port_fault(port: int) -> Diagnosis | None:
-    """Why the port cannot be listened on, None if it can. Asked before a start: another program's answer to /health
-    would pass for the child's.
+    """Return why the port cannot be listened on; None: it can.
+
+    Called before each start: else another program's answer to /health would be taken for the child's.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections of the last run do not count
@@ -78,6 +86,6 @@ def port_fault(port: int) -> Diagnosis | None:
             probe.bind((HOST, port))
         except OSError as fault:
             what = f"was not started, because port {port} cannot be used ({fault.strerror})"
-            advice = "stop the program that holds it, or set LOCAL_PORT to a free one (0 or unset: it is chosen)"
-            return told(CONFIGURATION, what, advice)
+            advice = "stop the program that holds it, or set LOCAL_PORT to a free one, or leave it unset"
+            return compose(CONFIGURATION, what, advice)
     return None

@@ -1,4 +1,4 @@
-"""Why a model server left, in words that say what to do. Pure: an exit code and the last lines in, a sentence out."""
+"""Why a model server exited, and what to do about it. Pure: an exit code and the last lines in, a sentence out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GENERAL = "GeneralError"
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a person is told: the reason of the report (spec 1.3), what happened and what to do."""
+    """What is reported: the reason (spec 1.3), and a sentence with what happened and what to do."""
 
     reason: str
     message: str
@@ -21,25 +21,25 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One known way to fail, found by its signal, its exit code, or a pattern in the last lines."""
+    """One known way to fail, recognised by its signal, its exit code, or a pattern in the last lines."""
 
     reason: str
-    said: str  # a regular expression over the last lines; "" for none
+    pattern: str  # a regular expression, searched in the last lines; "" for none
     advice: str
-    codes: tuple[int, ...] = ()  # the code alone tells; negative: the signal
+    codes: tuple[int, ...] = ()  # exit codes that are enough by themselves; negative: the signal
 
 
 def by_signal(number: signal.Signals) -> tuple[int, int]:
-    """The codes that mean a death by this signal: the child's own, and a shell's that waited for it."""
+    """Return the exit codes that mean this signal: the child's own, and that of a shell that waited for it."""
     return (-number, 128 + number)
 
 
-# The first that fits wins, so that what the server says stands before what its code alone would mean.
+# The first that fits is taken, so that what the server wrote comes before what its code alone would mean.
 CAUSES = (
     Cause(
         CONFIGURATION,
         r"address already in use|couldn't bind (http )?(server|to)|failed to bind|bind\(\) failed",
-        "its port is taken: stop the program that holds it, or set LOCAL_PORT to a free one (0 or unset: it is chosen)",
+        "its port is taken: stop the program that holds it, or set LOCAL_PORT to a free one, or leave it unset",
     ),
     Cause(
         GENERAL,
@@ -116,7 +116,7 @@ CAUSES = (
     Cause(
         GENERAL,
         "",
-        "somebody outside the node ended it; it is started again",
+        "it was stopped from outside the node; it is started again",
         (*by_signal(signal.SIGTERM), *by_signal(signal.SIGINT), *by_signal(signal.SIGHUP)),
     ),
     Cause(
@@ -127,54 +127,53 @@ CAUSES = (
     ),
 )
 
-LAST_WORDS = 300  # characters of its last line that a report quotes
-LEGIBLE = 0.9  # of a line's characters: what a broken program writes is no help to anybody
+QUOTED = 300  # characters of a line of output that a report quotes
+PRINTABLE = 0.9  # of a line's characters: a line with fewer is not quoted, because it is no text
 
 
 def diagnose(code: int, tail: Sequence[str]) -> Diagnosis:
-    """Why a server that left with this return code and these last lines did so.
+    """Return why a server exited.
 
     Args:
-        code: as subprocess has it; negative: the signal.
+        code: its exit code as subprocess has it; negative: the signal.
         tail: the last lines that it wrote, oldest first.
     """
     text = "\n".join(tail)
     for cause in CAUSES:
-        if code in cause.codes or (cause.said and re.search(cause.said, text, re.IGNORECASE)):
-            return told(cause.reason, left(code), cause.advice, last_words(tail, cause.said) if code >= 0 else "")
+        if code in cause.codes or (cause.pattern and re.search(cause.pattern, text, re.IGNORECASE)):
+            quoted = telling_line(tail, cause.pattern) if code >= 0 else ""
+            return compose(cause.reason, how_it_exited(code), cause.advice, quoted)
     advice = "read its last lines in the log (event model_output); they mostly name the fault"
-    return told(GENERAL, left(code), advice, last_words(tail, ""))
+    return compose(GENERAL, how_it_exited(code), advice, telling_line(tail, ""))
 
 
-def told(reason: str, what: str, advice: str, quoted: str = "") -> Diagnosis:
-    """The diagnosis in one form: what happened, what to do, what it said."""
-    return Diagnosis(reason, f"The local model server {what}: {advice}." + (f" It said: {quoted}" if quoted else ""))
+def compose(reason: str, what: str, advice: str, quoted: str = "") -> Diagnosis:
+    """Return a diagnosis: what happened, what to do, and the line of output that shows it."""
+    return Diagnosis(reason, f"The local model server {what}: {advice}." + (f" Its output: {quoted}" if quoted else ""))
 
 
-def left(code: int) -> str:
-    """How it left, in words."""
-    if code < 0:
-        return f"was ended by {signal_name(-code)}"
-    return f"left with exit code {code}"
+def how_it_exited(code: int) -> str:
+    """Return "exited with code 3" or "was ended by SIGKILL"."""
+    return f"exited with code {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL for 9."""
+    """Return "SIGKILL" for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-def last_words(tail: Sequence[str], said: str) -> str:
-    """The line that gave it away, else the last one."""
-    words = [line for line in tail if legible(line)]
-    telling = [line for line in words if said and re.search(said, line, re.IGNORECASE)]
-    lines = telling or words
-    return lines[-1].strip()[:LAST_WORDS] if lines else ""
+def telling_line(tail: Sequence[str], pattern: str) -> str:
+    """Return the last line that matches the pattern, else the last line; "" if none is text."""
+    lines = [line for line in tail if is_text(line)]
+    matching = [line for line in lines if pattern and re.search(pattern, line, re.IGNORECASE)]
+    chosen = matching or lines
+    return chosen[-1].strip()[:QUOTED] if chosen else ""
 
 
-def legible(line: str) -> bool:
-    """Whether it is text: U+FFFD stands for bytes that are none."""
-    good = sum(each.isprintable() and each != "\ufffd" for each in line.strip())
-    return good >= LEGIBLE * len(line.strip())
+def is_text(line: str) -> bool:
+    """True if the line is text. U+FFFD stands for bytes that are not UTF-8."""
+    printable = sum(each.isprintable() and each != "\ufffd" for each in line.strip())
+    return printable >= PRINTABLE * len(line.strip())

@@ -1,11 +1,11 @@
-"""The local model as the node sees it: whether it is ready, how many slots it has, which faults a person is told."""
+"""The local model as the node sees it: whether it is ready, how many slots it has, which faults are reported."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-from supervisor.model_server.lifecycle import Llamafile, What
+from supervisor.model_server.lifecycle import EventKind, ModelServer
 from workernode.protocol import Target
 from workernode.settings import Settings
 
@@ -34,7 +34,7 @@ class LocalModel:
             set_slots: takes the number of requests that the model works on at once, whenever it is ready.
             incidents: takes failures that need a person.
         """
-        self.server = Llamafile(settings, notify)
+        self.server = ModelServer(settings, notify)
         self.is_ready = False
         self.is_stopped = False
         self._slots_asked = settings.local_parallel
@@ -43,7 +43,7 @@ class LocalModel:
 
     @property
     def target(self) -> Target:
-        """Whom the workers are to ask."""
+        """Where the workers send their requests, and with which key."""
         return Target(self.server.base_url, self.server.api_key)
 
     def start(self, now: float) -> None:
@@ -55,15 +55,15 @@ class LocalModel:
         if self.is_stopped:
             return
         for event in self.server.tick(now):
-            match event.what:
-                case What.READY:
+            match event.kind:
+                case EventKind.READY:
                     self._on_ready()
-                case What.DOWN:
+                case EventKind.DOWN:
                     self.is_ready = False
-                case What.FAILED:
+                case EventKind.FAILED:
                     if event.diagnosis is not None:
-                        self._incidents.begin("child", event.diagnosis.reason, event.diagnosis.message)
-                case What.STOPPED:
+                        self._incidents.begin("model_server", event.diagnosis.reason, event.diagnosis.message)
+                case EventKind.STOPPED:
                     self.is_stopped = True
                     return
 
@@ -75,7 +75,7 @@ class LocalModel:
     def tokens_came(self, now: float) -> None:
         """The model has sent tokens: it lives, whatever /health says."""
         if not self.is_stopped:
-            self.server.progress(now)
+            self.server.tokens_came(now)
 
     def why_not_ready(self) -> str:
         """Why it takes no requests, for a person."""
@@ -90,12 +90,12 @@ class LocalModel:
     def kill(self) -> None:
         """Kill the model server, if it runs."""
         if not self.is_stopped:
-            self.server.kill_now()
+            self.server.kill()
 
     def _on_ready(self) -> None:
         self.is_ready = True
-        self._set_slots(self.server.facts.slots or self._slots_asked)
-        self._incidents.end("child")
-        misfit = self.server.misfit()
-        if misfit is not None:
-            self._incidents.begin("misfit", misfit.reason, misfit.message)
+        self._set_slots(self.server.info.slots or self._slots_asked)
+        self._incidents.end("model_server")
+        wrong_model = self.server.wrong_model()
+        if wrong_model is not None:
+            self._incidents.begin("wrong_model", wrong_model.reason, wrong_model.message)

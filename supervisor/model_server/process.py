@@ -1,6 +1,6 @@
-"""One child process in a process group of its own: spawned, listened to, signalled, gone when the supervisor is gone.
+"""One child process in a process group of its own, which ends with the supervisor whatever happens to either.
 
-This room knows nothing of models and of log lines. Its two threads only report: what the child wrote, how it left.
+It must not know of models and of log lines. Its two threads only report what the child wrote and how it exited.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, cast
 
-# The shell that becomes the child. Before it does, it leaves a guard in the group: a subshell (about 0.3 MB) that reads
-# a pipe of which only the supervisor holds the other end. Any death of the supervisor is an end of file, upon which the
-# guard kills its own group, grandchildren too. The parent-death signal of Linux would follow the thread that spawned,
-# is lost at the next fork, and does not exist on macOS. The guard also keeps the group's number from being given to
-# somebody else while it may be signalled. The script is constant; the command comes in as its arguments.
+# The shell that becomes the child. Before that it starts a guard in the group: a subshell (about 0.3 MB) that reads a
+# pipe of which only the supervisor holds the other end. Any death of the supervisor is an end of file; the guard then
+# kills its own group, grandchildren included. The parent-death signal of Linux would follow the thread that spawned,
+# is lost at the next fork, and does not exist on macOS. The guard also keeps the kernel from giving the group's number
+# to another group while it may be signalled. The script is constant; the command comes in as its arguments.
 GUARDED = """
 exec 3<&0 </dev/null
 (exec >/dev/null 2>&1; trap "" TERM INT HUP; read -r _; kill -KILL 0) <&3 &
@@ -26,24 +26,14 @@ exec 3<&-
 exec "$@"
 """
 
-READ_BYTES = 1 << 18  # at most so much is looked at in one go
-FLOOD_PAUSE_S = 0.05  # after a flooded read: 5 MB/s get through, and the supervisor keeps its processor
+READ_BYTES = 1 << 18  # read at most so much at once
+FLOOD_PAUSE_S = 0.05  # after a read of too many lines: 5 MB/s at most, so that the supervisor gets its processor
 PIPE_BYTES = 1 << 20  # what the child may write ahead of the reader; the most that Linux gives without privilege
-LAST_OUTPUT_S = 2.0  # how long the end of the output may take once the child has left
+LAST_OUTPUT_S = 2.0  # how long the end of the output may take once the child has exited
 
 
 class ChildProcess:
-    """A running child. Made and signalled by the thread that owns it; the callbacks come from threads of its own.
-
-    Args:
-        command: what to run, found on PATH if it names no folder. It may `exec` something else.
-        env: the whole environment of the child.
-        on_output: gets the bytes as they come and b"" at the end; True from it means a flood: it is read more slowly.
-        on_exit: gets the return code as subprocess has it (negative: the signal) once the output was read to its end.
-
-    Raises:
-        OSError: no process could be made.
-    """
+    """A running child. Made and signalled by the thread that owns it; the callbacks come from threads of its own."""
 
     def __init__(
         self,
@@ -52,6 +42,17 @@ class ChildProcess:
         on_output: Callable[[bytes], bool],
         on_exit: Callable[[int], None],
     ) -> None:
+        """Spawn it.
+
+        Args:
+            command: program and arguments; found on PATH if it names no folder. It may `exec` something else.
+            env: the whole environment of the child.
+            on_output: gets the bytes as they come and b"" at the end. If it returns True, the output is read slowly.
+            on_exit: gets the exit code as subprocess has it (negative: the signal), after the end of the output.
+
+        Raises:
+            OSError: no process could be made.
+        """
         guard_end, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -68,9 +69,9 @@ class ChildProcess:
             raise
         finally:
             os.close(guard_end)
-        self._gone = threading.Event()
+        self._is_gone = threading.Event()
         output = cast(IO[bytes], self._process.stdout)
-        self._reader = threading.Thread(target=read, args=(output, on_output), name="child-output", daemon=True)
+        self._reader = threading.Thread(target=read_output, args=(output, on_output), name="child-output", daemon=True)
         self._reader.start()
         threading.Thread(target=self._wait, args=(on_exit,), name="child-exit", daemon=True).start()
 
@@ -80,32 +81,32 @@ class ChildProcess:
         return self._process.pid
 
     def terminate(self) -> None:
-        """Ask the group to leave."""
+        """Send SIGTERM to the group."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the group at once."""
+        """Send SIGKILL to the group."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._gone.is_set():
+        if self._is_gone.is_set():
             return
-        # Gone already is what was wanted; macOS says EPERM of a group of zombies.
+        # A group that is gone needs no signal; macOS answers EPERM for a group of zombies.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def _wait(self, on_exit: Callable[[int], None]) -> None:
         code = self._process.wait()
-        self.kill()  # what it left behind in its group, the guard too
-        self._gone.set()
+        self.kill()  # what is left of its group, the guard included
+        self._is_gone.set()
         os.close(self._lifeline)
         self._reader.join(LAST_OUTPUT_S)  # a process that left the group may keep the pipe open
         on_exit(code)
         reap_group(self.pid)
 
 
-def read(output: IO[bytes], on_output: Callable[[bytes], bool]) -> None:
-    """Pass on what comes, to the end."""
+def read_output(output: IO[bytes], on_output: Callable[[bytes], bool]) -> None:
+    """Pass on the output until its end."""
     with output:
         grow_pipe(output.fileno())
         while data := output.read(READ_BYTES):
@@ -115,7 +116,7 @@ def read(output: IO[bytes], on_output: Callable[[bytes], bool]) -> None:
 
 
 def grow_pipe(descriptor: int) -> None:
-    """Let the pipe hold more, where the system can (Linux): a burst of output then never waits for the reader."""
+    """Make the pipe larger, where the system can (Linux): the child does not wait for the reader in a burst."""
     with contextlib.suppress(ImportError, OSError):
         from fcntl import F_SETPIPE_SZ, fcntl
 
@@ -123,7 +124,7 @@ def grow_pipe(descriptor: int) -> None:
 
 
 def reap_group(group: int) -> None:
-    """Reap what the group left to this process, which inherits orphans if it is PID 1 of a container."""
+    """Reap processes of the group that became children of this one: PID 1 of a container inherits orphans."""
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-group, 0)

@@ -22,8 +22,9 @@ import pytest
 import requests
 
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
-from supervisor.model_server.lifecycle import Event, Limits, Llamafile, What
+from supervisor.model_server.lifecycle import Event, EventKind, ModelServer
 from supervisor.model_server.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
+from supervisor.model_server.patience import Limits
 from supervisor.states import ModelServerState
 from tests.support.paths import ROOT
 from tests.support.wait import until
@@ -37,7 +38,7 @@ LONG = 60.0  # a bound for a broken run
 # The real limits, in a tenth of the time and less.
 QUICK = Limits(
     pause_first_s=0.05,
-    pause_most_s=0.2,
+    pause_longest_s=0.2,
     pause_failed_s=0.5,
     grace_s=1.0,
     start_silence_s=1.5,
@@ -63,7 +64,7 @@ class Owner:
             **variables,
         }
         self.woken = threading.Event()
-        self.llamafile = Llamafile(settings.load(told), self.woken.set, {**os.environ, **SECRETS, **environ}, limits)
+        self.llamafile = ModelServer(settings.load(told), self.woken.set, {**os.environ, **SECRETS, **environ}, limits)
         self.events: list[Event] = []
         self.pids: set[int] = set()
 
@@ -84,10 +85,10 @@ class Owner:
             assert time.monotonic() < deadline, f"no {what}; {self.llamafile.state}, {self.llamafile.tail()}"
             self.turn()
 
-    def wait(self, what: What) -> Event:
+    def wait(self, what: EventKind) -> Event:
         """Run until this event, and take it and all before it away."""
-        self.run_until(lambda: any(event.what is what for event in self.events), str(what))
-        index = [event.what for event in self.events].index(what)
+        self.run_until(lambda: any(event.kind is what for event in self.events), str(what))
+        index = [event.kind for event in self.events].index(what)
         event = self.events[index]
         del self.events[: index + 1]
         return event
@@ -97,7 +98,7 @@ class Owner:
 
     def started(self) -> Owner:
         self.start()
-        self.wait(What.READY)
+        self.wait(EventKind.READY)
         return self
 
     def ask(self) -> requests.Response:
@@ -136,7 +137,7 @@ def owners(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
 
     yield make
     for owner in made:
-        owner.llamafile.kill_now()
+        owner.llamafile.kill()
     for owner in made:
         until(lambda owner=owner: not any(group(pid) for pid in owner.pids), LONG, "empty process group")  # type: ignore[misc]
 
@@ -149,7 +150,7 @@ def test_it_becomes_ready_with_its_facts_and_only_with_the_key(owners: Callable[
     owner = owners(LOCAL_PARALLEL="8", LOCAL_CTX="8192").started()
     child = owner.llamafile
     assert child.state is ModelServerState.READY
-    assert (child.facts.slots, child.facts.context, child.facts.models) == (8, 1024, ("standin.gguf",))
+    assert (child.info.slots, child.info.context, child.info.models) == (8, 1024, ("standin.gguf",))
     assert owner.ask().status_code == 200
     assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
 
@@ -175,13 +176,13 @@ def test_through_the_start_script_all_is_the_same(owners: Callable[..., Owner], 
         LOCAL_EXTRA_ARGS="--alias 'two words' --metrics",
     ).started()
     child = owner.llamafile
-    assert (child.facts.slots, child.facts.model, child.facts.metrics) == (2, "two words", True)
+    assert (child.info.slots, child.info.model, child.info.metrics) == (2, "two words", True)
     assert owner.ask().status_code == 200
     assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
     assert not any(child.api_key in " ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"]))
     pid = child.pid
     child.stop(time.monotonic())
-    owner.wait(What.STOPPED)
+    owner.wait(EventKind.STOPPED)
     assert pid
     until(lambda: not group(pid), LONG, "empty process group")
     assert not alive(pid_in(grandchild))
@@ -193,11 +194,11 @@ def test_killed_it_is_back_at_the_same_place(owners: Callable[..., Owner], tmp_p
     for _ in range(2):
         assert owner.llamafile.pid
         os.kill(owner.llamafile.pid, signal.SIGKILL)
-        down = owner.wait(What.DOWN)
+        down = owner.wait(EventKind.DOWN)
         assert down.diagnosis
         assert down.diagnosis.reason == GENERAL
         assert "memory" in down.diagnosis.message
-        owner.wait(What.READY)
+        owner.wait(EventKind.READY)
     assert (owner.llamafile.base_url, owner.llamafile.api_key) == before
     assert owner.ask().status_code == 200
     assert len((tmp_path / "pids").read_text().split()) == 3
@@ -207,10 +208,10 @@ def test_stopped_it_is_found_hanging_and_replaced(owners: Callable[..., Owner]) 
     owner = owners().started()
     assert owner.llamafile.pid
     os.kill(owner.llamafile.pid, signal.SIGSTOP)
-    down = owner.wait(What.DOWN)
+    down = owner.wait(EventKind.DOWN)
     assert down.diagnosis
     assert "no sign of" in down.diagnosis.message
-    owner.wait(What.READY)
+    owner.wait(EventKind.READY)
     assert owner.ask().status_code == 200
 
 
@@ -222,12 +223,12 @@ def test_a_long_prompt_is_not_a_hang(owners: Callable[..., Owner], tmp_path: Pat
     deaf.touch()
     ends = time.monotonic() + 3 * QUICK.silence_s
     while time.monotonic() < ends:
-        owner.llamafile.progress(time.monotonic())
+        owner.llamafile.tokens_came(time.monotonic())
         owner.turn()
     assert (owner.llamafile.pid, owner.llamafile.state, owner.events) == (pid, ModelServerState.READY, [])
-    owner.wait(What.DOWN)
+    owner.wait(EventKind.DOWN)
     deaf.unlink()
-    owner.wait(What.READY)
+    owner.wait(EventKind.READY)
 
 
 def test_a_flood_of_output_blocks_nobody(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:
@@ -284,17 +285,17 @@ def test_five_ends_at_once_are_reported_and_a_mended_file_heals(owners: Callable
     script.chmod(0o755)
     owner = owners(LOCAL_COMMAND=str(script))
     owner.start()
-    failed = owner.wait(What.FAILED)
+    failed = owner.wait(EventKind.FAILED)
     assert owner.llamafile.state is ModelServerState.FAILED
     assert len((tmp_path / "pids").read_text().split()) == 5
     assert failed.diagnosis
     assert failed.diagnosis.reason == CONFIGURATION
     assert "LOCAL_EXTRA_ARGS" in failed.diagnosis.message
     assert "--frob" in failed.diagnosis.message
-    owner.wait(What.FAILED)  # tried again after the long pause, and no five times before it is told
+    owner.wait(EventKind.FAILED)  # tried again after the long pause, and no five times before it is told
     assert len((tmp_path / "pids").read_text().split()) == 6
     script.write_text(f"#!/bin/sh\nexec {COMMAND}\n")
-    owner.wait(What.READY)
+    owner.wait(EventKind.READY)
     assert owner.ask().status_code == 200
 
 
@@ -304,7 +305,7 @@ def test_asked_to_leave_it_leaves(owners: Callable[..., Owner]) -> None:
     assert pid
     owner.llamafile.stop(time.monotonic())
     owner.llamafile.stop(time.monotonic())
-    owner.wait(What.STOPPED)
+    owner.wait(EventKind.STOPPED)
     assert owner.llamafile.state is ModelServerState.STOPPED
     until(lambda: not group(pid), LONG, "empty process group")
     assert owner.llamafile.next_wakeup() is None
@@ -317,7 +318,7 @@ def test_one_that_ignores_the_request_is_killed_with_its_grandchild(
     owner = owners({"STANDIN_IGNORE_TERM": "1", "STANDIN_GRANDCHILD": str(grandchild)}).started()
     pid = pid_in(grandchild)
     owner.llamafile.stop(time.monotonic())
-    owner.wait(What.STOPPED)
+    owner.wait(EventKind.STOPPED)
     until(lambda: not alive(pid), LONG, "end of the grandchild")
 
 
@@ -333,31 +334,31 @@ def test_a_grandchild_does_not_survive_the_child(owners: Callable[..., Owner], t
 def test_stopping_is_legal_at_any_time(owners: Callable[..., Owner]) -> None:
     never_started = owners()
     never_started.llamafile.stop(time.monotonic())
-    never_started.wait(What.STOPPED)
+    never_started.wait(EventKind.STOPPED)
     loading = owners({"STANDIN_LOAD_S": "1000"})
     loading.start()
     loading.run_until(loading.llamafile.tail, "output")
     loading.llamafile.stop(time.monotonic())
-    loading.wait(What.STOPPED)
+    loading.wait(EventKind.STOPPED)
     waiting = owners({"STANDIN_EXIT": "3"}, limits=Limits())
     waiting.start()
     waiting.run_until(lambda: waiting.llamafile.state is ModelServerState.BACKOFF, "pause")
     waiting.llamafile.stop(time.monotonic())
-    waiting.wait(What.STOPPED)
+    waiting.wait(EventKind.STOPPED)
 
 
 PARENT = """
 import json, os, sys, threading, time
 sys.path.insert(0, {root!r})
-from supervisor.model_server.lifecycle import Llamafile, What
+from supervisor.model_server.lifecycle import EventKind, ModelServer
 from workernode import settings
 told = dict(NODE_TYPE="local", MODEL_NAME="m", PULSAR_URL="pulsar://localhost", LOCAL_COMMAND={command!r})
-child = Llamafile(settings.load(told), lambda: None)
+child = ModelServer(settings.load(told), lambda: None)
 spawner = threading.Thread(target=child.start, args=(time.monotonic(),))
 spawner.start()
 spawner.join()  # the thread has ended: the child must not
 while True:
-    if What.READY in [event.what for event in child.tick(time.monotonic())]:
+    if EventKind.READY in [event.kind for event in child.tick(time.monotonic())]:
         print(json.dumps(child.pid), flush=True)
     time.sleep(0.01)
 """
@@ -466,7 +467,7 @@ def test_a_port_that_is_taken_is_told_and_waited_for(owners: Callable[..., Owner
         assert diagnosis.reason == CONFIGURATION
         assert str(port) in diagnosis.message
         assert "LOCAL_PORT" in diagnosis.message
-    owner.wait(What.READY)
+    owner.wait(EventKind.READY)
 
 
 def test_a_server_that_cannot_bind_is_understood(owners: Callable[..., Owner]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from supervisor import health, states
 from supervisor.fitness import breaker as fitness
 from supervisor.fitness.messages import Words
-from supervisor.model_server import command as launch
+from supervisor.model_server import command
 from supervisor.model_server.diagnosis import diagnose
 from supervisor.states import FitnessState
 from supervisor.workers import pool
@@ -133,7 +133,7 @@ def test_the_sentences_about_upstream_are_those_of_the_node(kind: FaultKind, sta
     ],
 )
 def test_the_sentences_about_the_local_model_are_those_of_the_node(code: int, tail: str) -> None:
-    assert quoted(diagnose(code, [tail]).message.partition(" It said:")[0])
+    assert quoted(diagnose(code, [tail]).message.partition(" Its output:")[0])
 
 
 def test_the_faults_of_the_settings_are_those_of_the_node() -> None:
@@ -147,7 +147,7 @@ def test_the_faults_of_the_settings_are_those_of_the_node() -> None:
 
 
 def test_the_figures_in_words_are_those_of_the_code() -> None:
-    assert f"free port from {launch.PORTS.start} to {launch.PORTS.stop - 1}" in PAGE
+    assert f"free port from {command.PORTS.start} to {command.PORTS.stop - 1}" in PAGE
     assert f"after {health.REPORT_AFTER:g} s it is reported" in PAGE
     assert f"`no sign of life for {pool.HUNG_AFTER:g} s`" in PAGE
     assert f"within {pool.SHORT_LIFE:g} s of the start" in PAGE

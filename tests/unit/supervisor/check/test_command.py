@@ -22,6 +22,7 @@ from supervisor.check import machine as check_machine
 from supervisor.check import status as check_status
 from supervisor.check import upstream as check_upstream
 from supervisor.check.findings import Check, Context, Finding, Mark, run_all
+from supervisor.model_server import ModelServer
 from tests.support.apiserver import ApiServer
 from tests.support.check import REMOTE, Api, closed_port, context, marks, one_line
 from workernode import settings
@@ -110,13 +111,13 @@ def test_only_a_fault_makes_the_exit_code_1(
     found: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check, "find", lambda *_: found)
-    assert check.check({}, Path("none"), as_json=False) == code
-    assert check.check({}, Path("none"), as_json=True) == code
+    assert check.check({}, Path("none"), False, ModelServer) == code
+    assert check.check({}, Path("none"), True, ModelServer) == code
     assert capsys.readouterr().out.count("a remote node") == 2
 
 
 def test_every_fault_of_the_environment_is_a_finding(tmp_path: Path) -> None:
-    found = check.find({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env")
+    found = check.find({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env", ModelServer)
     assert [one.name for one in found] == ["environment"] * 5 + ["everything else"]
     assert one_line(found[0]).startswith("FAULT: MODEL_NAME is not set → it must be ")
 

@@ -11,6 +11,7 @@ import pytest
 
 from supervisor.check import local as check_local
 from supervisor.check.findings import Context, Finding, Mark, run_all
+from supervisor.model_server import ModelServer
 from tests.support.paths import ROOT
 from tests.support.wait import until
 from workernode import settings
@@ -30,10 +31,10 @@ def script(folder: Path, text: str) -> str:
 def local_findings(command: str, seconds: float = TIMEOUT, running_node: str = "", **variables: str) -> list[Finding]:
     known = Context(settings.load({**LOCAL, "LOCAL_COMMAND": command, **variables}), time.monotonic() + seconds)
     known.running_node.set_result(running_node)
-    return run_all(check_local.checks(), known)
+    return run_all(check_local.checks(ModelServer), known)
 
 
-def test_a_model_in_order_starts_and_answers_and_is_gone_afterwards(
+def test_a_good_model_starts_and_answers_and_is_gone_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_PIDFILE", str(tmp_path / "pid"))
@@ -44,26 +45,26 @@ def test_a_model_in_order_starts_and_answers_and_is_gone_afterwards(
     until(lambda: not psutil.pid_exists(pid), TIMEOUT, "end of the model server")
 
 
-def test_a_model_that_dies_is_told_in_the_nodes_own_words(tmp_path: Path) -> None:
+def test_a_model_server_that_exits_gives_the_same_diagnosis_as_in_the_node(tmp_path: Path) -> None:
     found = local_findings(script(tmp_path, "echo 'llama_model_load: invalid magic'; exit 1"))
     assert [one.mark for one in found] == [Mark.OK, Mark.FAULT, Mark.SKIPPED]
-    assert found[1].text == "The local model server left with exit code 1"
+    assert found[1].text == "The local model server exited with code 1"
     assert found[1].advice.startswith("the model file cannot be loaded")
 
 
-def test_a_model_that_takes_long_needs_a_look(tmp_path: Path) -> None:
+def test_a_model_that_loads_for_long_is_a_warning(tmp_path: Path) -> None:
     found = local_findings(script(tmp_path, "echo loading 3 %; exec sleep 100"), seconds=2.5)
     assert [one.mark for one in found] == [Mark.OK, Mark.WARNING, Mark.SKIPPED]
     assert found[1].text.endswith("its last line: loading 3 %")
 
 
-def test_a_model_that_serves_something_else_is_at_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.model_server.http_api.Facts.stands_for", lambda *_: False)
+def test_a_model_that_serves_something_else_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.model_server.http_api.ServerInfo.stands_for", lambda *_: False)
     found = local_findings(script(tmp_path, f"exec {STANDIN}"))
     assert "serves standin.gguf, but not standin" in found[1].text
 
 
-def test_a_model_that_refuses_to_answer_is_at_fault(tmp_path: Path) -> None:
+def test_a_model_that_refuses_to_answer_is_a_fault(tmp_path: Path) -> None:
     """It takes another key than the node's."""
     found = local_findings(script(tmp_path, f"LLAMA_API_KEY=other exec {STANDIN}"))
     assert [one.mark for one in found] == [Mark.OK, Mark.OK, Mark.FAULT]
@@ -76,7 +77,7 @@ def test_beside_a_running_node_no_second_model_is_started(tmp_path: Path) -> Non
     assert not (tmp_path / "started").exists()
 
 
-def test_files_that_are_missing_or_may_not_run_are_told(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_not_executable_are_faults(tmp_path: Path) -> None:
     plain = tmp_path / "model.llamafile"
     assert local_findings("no-such-program-at-all")[0].text == "no-such-program-at-all is not on PATH"
     assert local_findings("/no/such/file")[0].text == "there is no file /no/such/file"

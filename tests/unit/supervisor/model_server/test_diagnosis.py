@@ -49,7 +49,7 @@ from supervisor.model_server.diagnosis import CAUSES, CONFIGURATION, GENERAL, di
         (-64, "", GENERAL, "event model_output"),
     ],
 )  # fmt: skip
-def test_known_faults_are_told_with_what_to_do(code: int, line: str, reason: str, advice: str) -> None:
+def test_a_known_fault_has_its_reason_and_what_to_do(code: int, line: str, reason: str, advice: str) -> None:
     diagnosis = diagnose(code, ["loading", line] if line else [])
     assert diagnosis.reason == reason
     assert advice in diagnosis.message
@@ -57,22 +57,22 @@ def test_known_faults_are_told_with_what_to_do(code: int, line: str, reason: str
 
 def test_only_text_is_quoted() -> None:
     tail = ["model: line 2: syntax error", "\ufffd\x14\ufffdZ\ufffd{\ufffdH\ufffd", "\x00\x01"]
-    assert diagnose(2, tail).message.endswith("It said: model: line 2: syntax error")
-    assert "It said" not in diagnose(2, tail[1:]).message
+    assert diagnose(2, tail).message.endswith("Its output: model: line 2: syntax error")
+    assert "Its output" not in diagnose(2, tail[1:]).message
 
 
-def test_the_line_that_gave_it_away_is_quoted() -> None:
+def test_the_line_that_shows_the_cause_is_quoted() -> None:
     tail = ["a", "error: unknown argument: --frob", "usage: ...", "z"]
-    assert diagnose(1, tail).message.endswith("It said: error: unknown argument: --frob")
+    assert diagnose(1, tail).message.endswith("Its output: error: unknown argument: --frob")
 
 
-def test_what_it_said_while_it_worked_is_no_reason_for_being_killed() -> None:
-    assert "It said" not in diagnose(-9, ["srv log_server_r: request: POST /v1/chat/completions 200"]).message
+def test_output_of_a_server_that_worked_is_not_quoted_when_it_was_killed() -> None:
+    assert "Its output" not in diagnose(-9, ["srv log_server_r: request: POST /v1/chat/completions 200"]).message
 
 
 def test_every_cause_says_what_to_do_and_can_be_found() -> None:
     for cause in CAUSES:
         assert cause.reason in (CONFIGURATION, GENERAL)
         assert cause.advice
-        assert cause.said or cause.codes
-        re.compile(cause.said)
+        assert cause.pattern or cause.codes
+        re.compile(cause.pattern)

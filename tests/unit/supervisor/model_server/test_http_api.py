@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.model_server.http_api import Facts, facts_from
+from supervisor.model_server.http_api import ServerInfo, info_from
 
 PROPS = {"total_slots": 4, "default_generation_settings": {"n_ctx": 2048, "params": {}}, "model_path": "/m/x.gguf"}
 SLOTS = [{"id": number, "n_ctx": 2048, "is_processing": False} for number in range(4)]
@@ -14,17 +14,17 @@ MODELS = {"object": "list", "data": [{"id": "gemma3", "aliases": ["gemma3", "gem
 
 
 @pytest.mark.parametrize(
-    ("props", "slots", "models", "facts"),
+    ("props", "slots", "models", "info"),
     [
-        pytest.param(PROPS, SLOTS, MODELS, Facts(4, 2048, ("gemma3",), ("gemma3", "gemma"), True), id="llama.cpp"),
-        pytest.param(None, SLOTS, MODELS["data"], Facts(4, 2048, (), (), True), id="no /props"),
-        pytest.param({"total_slots": 1}, None, None, Facts(1, None, (), (), True), id="an old llamafile"),
-        pytest.param(None, None, None, Facts(None, None, (), (), True), id="says nothing"),
-        pytest.param({"total_slots": True}, [], {"data": [{"id": 7}, "x"]}, Facts(metrics=True), id="strange"),
+        pytest.param(PROPS, SLOTS, MODELS, ServerInfo(4, 2048, ("gemma3",), ("gemma3", "gemma"), True), id="llama.cpp"),
+        pytest.param(None, SLOTS, MODELS["data"], ServerInfo(4, 2048, (), (), True), id="no /props"),
+        pytest.param({"total_slots": 1}, None, None, ServerInfo(1, None, (), (), True), id="an old llamafile"),
+        pytest.param(None, None, None, ServerInfo(None, None, (), (), True), id="says nothing"),
+        pytest.param({"total_slots": True}, [], {"data": [{"id": 7}, "x"]}, ServerInfo(metrics=True), id="strange"),
     ],
 )
-def test_reads_what_every_version_says(props: object, slots: object, models: object, facts: Facts) -> None:
-    assert facts_from(props, slots, models, True) == facts
+def test_reads_what_every_version_says(props: object, slots: object, models: object, info: ServerInfo) -> None:
+    assert info_from(props, slots, models, True) == info
 
 
 JSON = st.recursive(
@@ -39,9 +39,9 @@ JSON = st.recursive(
 
 @given(JSON, JSON, JSON)
 def test_no_answer_is_too_strange(props: object, slots: object, models: object) -> None:
-    facts = facts_from(props, slots, models, False)
-    assert facts.slots is None or facts.slots > 0
-    assert facts.stands_for("x") in (True, False)
+    info = info_from(props, slots, models, False)
+    assert info.slots is None or info.slots > 0
+    assert info.stands_for("x") in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_no_answer_is_too_strange(props: object, slots: object, models: object) 
 def test_one_model_stands_for_any_name_and_several_only_for_their_own(
     models: tuple[str, ...], name: str, stands: bool
 ) -> None:
-    assert Facts(models=models).stands_for(name) is stands
+    assert ServerInfo(models=models).stands_for(name) is stands
 
 
 def test_an_alias_is_a_name_too() -> None:
-    facts = Facts(models=("qwen", "gemma"), aliases=("small",))
-    assert facts.stands_for("small")
+    info = ServerInfo(models=("qwen", "gemma"), aliases=("small",))
+    assert info.stands_for("small")

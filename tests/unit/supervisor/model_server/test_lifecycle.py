@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from supervisor.model_server import command as launch
-from supervisor.model_server.http_api import Facts
-from supervisor.model_server.lifecycle import MOVES, Llamafile
+from supervisor.model_server import command
+from supervisor.model_server.http_api import ServerInfo
+from supervisor.model_server.lifecycle import MOVES, ModelServer
 from supervisor.states import ModelServerState
 from workernode import settings
 
@@ -17,14 +17,14 @@ TOLD = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://loc
 CAUSES = sorted({cause for _, cause in MOVES})
 
 
-def llamafile(**more: str) -> Llamafile:
-    return Llamafile(settings.load({**TOLD, **more}), lambda: None, {})
+def model_server(**more: str) -> ModelServer:
+    return ModelServer(settings.load({**TOLD, **more}), lambda: None, {})
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 @pytest.mark.parametrize("state", list(ModelServerState))
 def test_it_moves_along_the_arrows_and_any_other_move_is_a_bug(state: ModelServerState, cause: str) -> None:
-    child = llamafile()
+    child = model_server()
     child.state = state
     if (state, cause) in MOVES:
         child._move(cause)
@@ -43,41 +43,41 @@ def test_every_state_can_be_reached_and_left_and_stopped() -> None:
 
 
 def test_a_server_of_several_models_must_have_the_nodes_own() -> None:
-    child = llamafile()
-    child.facts = Facts(models=("qwen", "llama"))
-    misfit = child.misfit()
-    assert misfit
-    assert "qwen, llama" in misfit.message
-    assert "UPSTREAM_MODEL" in misfit.message
-    child.facts = Facts(models=("qwen", "gemma"))
-    assert child.misfit() is None
-    child = llamafile(UPSTREAM_MODEL="llama")
-    child.facts = Facts(models=("qwen", "llama"))
-    assert child.misfit() is None
+    child = model_server()
+    child.info = ServerInfo(models=("qwen", "llama"))
+    fault = child.wrong_model()
+    assert fault
+    assert "qwen, llama" in fault.message
+    assert "UPSTREAM_MODEL" in fault.message
+    child.info = ServerInfo(models=("qwen", "gemma"))
+    assert child.wrong_model() is None
+    child = model_server(UPSTREAM_MODEL="llama")
+    child.info = ServerInfo(models=("qwen", "llama"))
+    assert child.wrong_model() is None
 
 
 def test_the_port_is_the_chosen_one_or_a_free_one() -> None:
-    assert llamafile(LOCAL_PORT="8123").base_url == "http://127.0.0.1:8123/v1/chat/completions"
-    child = llamafile()
-    assert child.port in launch.PORTS
-    assert launch.port_fault(child.port) is None
+    assert model_server(LOCAL_PORT="8123").base_url == "http://127.0.0.1:8123/v1/chat/completions"
+    child = model_server()
+    assert child.port in command.PORTS
+    assert command.port_fault(child.port) is None
 
 
 def test_the_key_is_long_and_nobody_elses() -> None:
-    assert len(llamafile().api_key) >= 32
-    assert llamafile().api_key != llamafile().api_key
+    assert len(model_server().api_key) >= 32
+    assert model_server().api_key != model_server().api_key
 
 
 def test_the_command_stands_in_the_working_directory_or_in_the_project(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(str(tmp_path))
-    assert launch.command_line("./local.sh 'two words'") == [str(launch.PROJECT / "local.sh"), "two words"]
+    assert command.command_line("./local.sh 'two words'") == [str(command.PROJECT / "local.sh"), "two words"]
     with open("local.sh", "w", encoding="utf-8"):
         pass
-    assert launch.command_line("./local.sh") == [f"{tmp_path}/local.sh"]
-    assert launch.command_line("/opt/server --x") == ["/opt/server", "--x"]
-    assert launch.command_line("python3 -m server") == ["python3", "-m", "server"]
+    assert command.command_line("./local.sh") == [f"{tmp_path}/local.sh"]
+    assert command.command_line("/opt/server --x") == ["/opt/server", "--x"]
+    assert command.command_line("python3 -m server") == ["python3", "-m", "server"]
 
 
 def test_the_child_is_told_everything_and_given_no_secret() -> None:
@@ -92,8 +92,8 @@ def test_the_child_is_told_everything_and_given_no_secret() -> None:
         "LLAMAFILE_SHA256": "0" * 64,
     }
     environ = {"PATH": "/bin", "PULSAR_TOKEN": "secret", "API_KEY": "left over", "ELSEWHERE": "the secret too"}
-    child = launch.environment(settings.load(told), environ, port=8123, key="key")
-    assert child == {
+    environment = command.environment(settings.load(told), environ, port=8123, key="key")
+    assert environment == {
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/bin"]),
         "LOCAL_PORT": "8123",
         "LOCAL_PARALLEL": "8",
