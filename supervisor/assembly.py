@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from supervisor.loop import Loop
 from supervisor.machine import Clock, Sampler
 from supervisor.node import Node, Parts
 from supervisor.observability import NodeInfo, Overview, Sources
+from supervisor.reload import Reloader, Terminal
 from supervisor.report import Reporter
 from supervisor.workers import stream_ender
 from supervisor.workers.pool import Pool
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
     from supervisor.model_server import LocalModel
 
 
-def build(settings: Settings) -> Node:
+def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
     """Return a node with its real parts. Nothing is started but the status server.
+
+    Args:
+        read_settings: reads environment, `.env` and files again; raises SettingsError.
 
     Raises:
         OSError: STATUS_ADDR cannot be listened on; its `strerror` says what to do.
@@ -65,6 +70,7 @@ def build(settings: Settings) -> Node:
         local_model if settings.node_type == "local" else None,
         lambda found: preflight.start(settings, found),
         lambda jobs: stream_ender.run(jobs, settings, identity),
+        Reloader(settings, read_settings, loop.post), Terminal(),
     ))  # fmt: skip
 
 

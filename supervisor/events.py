@@ -1,4 +1,4 @@
-"""What other threads report to the main thread, which owns the supervisor's state. Imports workernode.protocol only."""
+"""What other threads report to the main thread, which owns the supervisor's state. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from workernode.protocol import FaultInfo
+from workernode.settings import Settings
 
 MessageKey: TypeAlias = tuple[
     int, int, int, int
@@ -63,8 +64,26 @@ class FaultFound:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsReloaded:
+    """The settings were read again."""
+
+    settings: Settings  # as they hold from now on
+    changed: tuple[str, ...]  # variables whose new values are in `settings`
+    need_restart: tuple[str, ...]  # variables whose new values are not
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed:
+    """The settings were read again and cannot be used. The old ones hold."""
+
+    faults: tuple[str, ...]  # a sentence each
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Another thread has news for `LocalModel.tick`: the loop takes a turn."""
 
 
-Event: TypeAlias = Received | RetryHere | Stored | BrokerUp | BrokerDown | FaultFound | Wake
+Event: TypeAlias = (
+    Received | RetryHere | Stored | BrokerUp | BrokerDown | FaultFound | SettingsReloaded | ReloadFailed | Wake
+)

@@ -13,6 +13,9 @@ from types import FrameType
 from supervisor.events import Event
 from supervisor.workers.pool import Worker
 
+# SIGHUP asks to read the settings again; the last two are taken only so that they do not end the node.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class Source(Enum):
     """What of a worker became readable."""
@@ -36,7 +39,7 @@ class Loop:
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, self._note_signal)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
 

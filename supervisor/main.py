@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.version import version
-from workernode.settings import VARIABLES, SettingsError, describe, load, parse, read_environment
+from workernode.settings import VARIABLES, Settings, SettingsError, describe, load, parse, read_environment
 
 DOTENV = Path(".env")  # in the working directory
 WIDTH = 120  # columns of the table in --help
@@ -43,8 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     from supervisor.states import Exit
     from workernode import logs
 
+    environ = dict(os.environ)
+
+    def read_settings() -> Settings:
+        return load(read_environment(environ, DOTENV))
+
     try:
-        settings = load(read_environment(os.environ, DOTENV))
+        settings = read_settings()
     except SettingsError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
@@ -52,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return Exit.BAD_SETTINGS.value
     logs.setup(settings)
     try:
-        node = build(settings)
+        node = build(settings, read_settings)
     except OSError as error:  # STATUS_ADDR cannot be listened on; strerror says what to do
         print(error.strerror, file=sys.stderr)
         return Exit.BAD_SETTINGS.value

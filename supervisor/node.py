@@ -16,13 +16,25 @@ from typing import TYPE_CHECKING
 from supervisor.broker import Broker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import BrokerDown, BrokerUp, Event, FaultFound, Received, RetryHere, Stored, Wake
+from supervisor.events import (
+    BrokerDown,
+    BrokerUp,
+    Event,
+    FaultFound,
+    Received,
+    ReloadFailed,
+    RetryHere,
+    SettingsReloaded,
+    Stored,
+    Wake,
+)
 from supervisor.fitness.breaker import Admission, Fitness
 from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
 from supervisor.machine import Clock
 from supervisor.observability import Overview
+from supervisor.reload import Reloader, Terminal, log_reload
 from supervisor.report import Reporter
 from supervisor.states import NODE_MOVES, Exit, FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
@@ -60,6 +72,8 @@ class Parts:
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
     preflight: Callable[[Callable[[FaultInfo], None]], None]  # asks a remote upstream once; calls back from a thread
     end_streams: Callable[[Sequence[Job]], list[Outcome]]  # ends streams whose workers were killed; waits some seconds
+    reloader: Reloader | None = None  # reads the settings again
+    terminal: Terminal | None = None  # tells why SIGHUP came
 
 
 class Node:
@@ -104,6 +118,8 @@ class Node:
         """Start workers, broker, and local model or the check of upstream."""
         settings = self._settings
         self._loop.open()
+        if self._parts.reloader is not None:
+            self._parts.reloader.start()
         about = {"version": __version__, "workers": settings.worker_processes, "slots": settings.max_process_num}
         log.info("starting", extra={"event": "starting", "node": self._identity.id, **about})
         self._pool.start()  # before the broker's client: its threads do not survive a fork
@@ -160,11 +176,7 @@ class Node:
     def _on_event(self, event: Event) -> None:
         match event:
             case Received():
-                self._broker.seen(event)
-                if self._dispatcher.receive(event):
-                    self._metrics.taken(event.redeliveries)
-                else:
-                    self._metrics.duplicate()
+                self._receive(event)
             case RetryHere():
                 if self._dispatcher.receive(event.received):
                     self._metrics.taken(event.received.redeliveries)
@@ -178,8 +190,28 @@ class Node:
                 self._broker_state.lost(event.why)
             case FaultFound():
                 self._fitness.found(self._clock.monotonic(), event.fault)
+            case SettingsReloaded() | ReloadFailed():
+                log_reload(event)
+                if isinstance(event, SettingsReloaded):
+                    self._use_secrets(event)
             case Wake():
                 pass  # the turn itself is what was asked for
+
+    def _receive(self, received: Received) -> None:
+        self._broker.seen(received)
+        if self._dispatcher.receive(received):
+            self._metrics.taken(received.redeliveries)
+        else:
+            self._metrics.duplicate()
+
+    def _use_secrets(self, event: SettingsReloaded) -> None:
+        """Use new secrets from now on, and let an unfit node try a new key at once."""
+        settings = event.settings
+        if "PULSAR_TOKEN" in event.changed:
+            self._broker.use_token(settings.pulsar_token)
+        if self._local_model is None and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
+            self._pool.set_target(Target(settings.api_url, settings.api_key, settings.upstream_headers))
+            self._fitness.probe_now(self._clock.monotonic())
 
     def _on_worker_message(self, message: FromWorker) -> None:
         match message:
@@ -290,6 +322,14 @@ class Node:
     def _on_signals(self, now: float) -> None:
         for number in self._loop.signals():
             name = signal.Signals(number).name
+            if number in (signal.SIGUSR1, signal.SIGUSR2):
+                log.warning("%s means nothing to this program", name, extra={"event": "signal_ignored"})
+                continue
+            terminal = self._parts.terminal
+            if number == signal.SIGHUP and not (terminal is not None and terminal.is_closed()):
+                if self._parts.reloader is not None:
+                    self._parts.reloader.reload()
+                continue
             if self.state in (NodeState.DRAINING, NodeState.STOPPING):
                 log.warning("%s again: stopping at once", name, extra={"event": "forced"})
                 self._is_forced = True

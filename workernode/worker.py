@@ -32,6 +32,9 @@ from workernode.upstream import Upstream
 log = logging.getLogger(__name__)
 
 BEAT_EVERY = 1.0  # seconds
+SUPERVISORS_SIGNALS = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+)  # fmt: skip
 # Python 3.13 lets json recurse 10,000 levels deep, which takes 2 MB of stack; with a smaller stack the process dies.
 # Only what is used of the stack becomes memory.
 THREAD_STACK = 4 * 1024 * 1024  # bytes
@@ -52,9 +55,10 @@ class WorkerArguments:
 
 def main(arguments: WorkerArguments) -> None:
     """Serve until the supervisor sends Stop or is gone."""
-    # A terminal sends SIGINT, and systemd SIGTERM, to the whole group; when to stop is the supervisor's decision alone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A terminal sends SIGINT, SIGQUIT and SIGHUP, and systemd SIGTERM, to the whole group. What to do then is the
+    # supervisor's decision alone.
+    for number in SUPERVISORS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     threading.stack_size(THREAD_STACK)
     # The garbage collector never visits what was imported, so that its pages stay shared with the other workers.

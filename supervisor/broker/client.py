@@ -56,6 +56,9 @@ class PulsarBroker:
     def start(self) -> None:
         self._connection.start()
 
+    def use_token(self, token: str) -> None:
+        self._connection.use_token(token)
+
     # --- taking messages ---
 
     def allow(self, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from supervisor.broker.access import Access
@@ -62,6 +63,10 @@ class Connection:
     def start(self) -> None:
         """Begin to connect."""
         self._thread.start()
+
+    def use_token(self, token: str) -> None:
+        """Authenticate with this token from now on: at the next connection, or when the broker asks again."""
+        self._access = replace(self._access, token=token)
 
     def wake(self) -> None:
         """Have the thread check at once whether a consumer is needed."""
@@ -122,7 +127,7 @@ class Connection:
                 pause = min(pause * 2, RETRY_LONGEST)
 
     def _connect(self) -> None:
-        client = self.client = open_client(self._access, OPERATION_TIMEOUT, self._library)
+        client = self.client = open_client(self._access, OPERATION_TIMEOUT, self._library, lambda: self._access.token)
         # The records' topic first: what cannot be billed must not be taken (spec 4).
         self.records = open_records(client, self._topics.records)
         # The subscription exists from now on, and a missing right shows, before the first message may be taken.

@@ -31,6 +31,9 @@ class Broker(Protocol):
     def start(self) -> None:
         """Begin to connect. BrokerUp is posted when messages can be taken and records stored."""
 
+    def use_token(self, token: str) -> None:
+        """Authenticate with this token from now on: at the next connection, or when the broker asks again."""
+
     # --- taking messages ---
 
     def allow(self, count: int) -> None:

@@ -14,16 +14,19 @@ from supervisor.broker.access import Access
 CONNECTION_TIMEOUT = 5000  # milliseconds for a TCP connection
 
 
-def open_client(access: Access, operation_timeout: int, library: Any = pulsar) -> Any:
+def open_client(
+    access: Access, operation_timeout: int, library: Any = pulsar, token: Callable[[], str] | None = None
+) -> Any:
     """Return a client. It connects when it is first used.
 
     Args:
         operation_timeout: seconds after which the library gives up an operation such as a subscription.
         library: the module `pulsar`, or a fake of it.
+        token: returns the token of the moment, for a client that outlives it; called from threads of the library.
     """
     return library.Client(
         access.url,
-        authentication=library.AuthenticationToken(access.token) if access.token else None,
+        authentication=library.AuthenticationToken(token or access.token) if access.token else None,
         operation_timeout_seconds=operation_timeout,
         connection_timeout_ms=CONNECTION_TIMEOUT,
         # Without a logger the library writes to standard output, which is ours; a Python logger can deadlock with it.

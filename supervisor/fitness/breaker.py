@@ -177,6 +177,12 @@ class Fitness:
         if trouble.kind in BY_PEOPLE and self.state is not FitnessState.UNFIT:
             self._fail(now, "refused", trouble)
 
+    def probe_now(self, now: float) -> None:
+        """The key or the headers have changed: an unfit node tries the next task at once."""
+        if self.state is FitnessState.UNFIT:
+            self._interval, self._probing_until = FIRST_PROBE, 0.0
+            self._probe_at = self._pause_until = now
+
     # what may be done
 
     @property
