@@ -20,7 +20,7 @@ from supervisor.loop import Loop
 from supervisor.machine import Clock, Sampler
 from supervisor.node import Node, Parts
 from supervisor.observability import NodeInfo, Overview, Sources
-from supervisor.reload import Reloader, Terminal
+from supervisor.reload import Reloader
 from supervisor.report import Reporter
 from supervisor.workers import stream_ender
 from supervisor.workers.pool import Pool
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
-    """Return a node with its real parts. Nothing is started but the status server.
+    """Return a node with its real parts. Only the status server and the check of the files of secrets are started.
 
     Args:
         read_settings: reads environment, `.env` and files again; raises SettingsError.
@@ -44,6 +44,9 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
     host = socket.gethostname()
     identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
     clock, loop = Clock(), Loop()
+    reloader = Reloader(settings, read_settings, loop.post)
+    loop.takes_signal = reloader.takes_signal
+    reloader.start()
     broker = PulsarBroker(settings, loop.post)
     pool = Pool(
         settings.worker_processes, settings.max_process_num,
@@ -70,7 +73,6 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
         local_model if settings.node_type == "local" else None,
         lambda found: preflight.start(settings, found),
         lambda jobs: stream_ender.run(jobs, settings, identity),
-        Reloader(settings, read_settings, loop.post), Terminal(),
     ))  # fmt: skip
 
 

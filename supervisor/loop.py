@@ -6,7 +6,7 @@ import os
 import queue
 import selectors
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from types import FrameType
 
@@ -28,6 +28,7 @@ class Loop:
     """Waits for everything at once. `post` may be called from any thread, all else from the main thread only."""
 
     def __init__(self) -> None:
+        self.takes_signal: Callable[[int], bool] = lambda _number: False  # deals with a signal that asks for no stop
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -67,9 +68,11 @@ class Loop:
             yield self._events.get_nowait()
 
     def signals(self) -> Iterator[int]:
-        """Yield the signals that came, oldest first."""
+        """Yield the signals that ask to stop, oldest first."""
         while self._signals:
-            yield self._signals.pop(0)
+            number = self._signals.pop(0)
+            if not self.takes_signal(number):
+                yield number
 
     def watch(self, worker: Worker) -> None:
         """Report when the worker's pipe is readable, and when its process is dead."""

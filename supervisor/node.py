@@ -34,7 +34,7 @@ from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
 from supervisor.machine import Clock
 from supervisor.observability import Overview
-from supervisor.reload import Reloader, Terminal, log_reload
+from supervisor.reload import log_reload
 from supervisor.report import Reporter
 from supervisor.states import NODE_MOVES, Exit, FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
@@ -72,8 +72,6 @@ class Parts:
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
     preflight: Callable[[Callable[[FaultInfo], None]], None]  # asks a remote upstream once; calls back from a thread
     end_streams: Callable[[Sequence[Job]], list[Outcome]]  # ends streams whose workers were killed; waits some seconds
-    reloader: Reloader | None = None  # reads the settings again
-    terminal: Terminal | None = None  # tells why SIGHUP came
 
 
 class Node:
@@ -118,8 +116,6 @@ class Node:
         """Start workers, broker, and local model or the check of upstream."""
         settings = self._settings
         self._loop.open()
-        if self._parts.reloader is not None:
-            self._parts.reloader.start()
         about = {"version": __version__, "workers": settings.worker_processes, "slots": settings.max_process_num}
         log.info("starting", extra={"event": "starting", "node": self._identity.id, **about})
         self._pool.start()  # before the broker's client: its threads do not survive a fork
@@ -322,14 +318,6 @@ class Node:
     def _on_signals(self, now: float) -> None:
         for number in self._loop.signals():
             name = signal.Signals(number).name
-            if number in (signal.SIGUSR1, signal.SIGUSR2):
-                log.warning("%s means nothing to this program", name, extra={"event": "signal_ignored"})
-                continue
-            terminal = self._parts.terminal
-            if number == signal.SIGHUP and not (terminal is not None and terminal.is_closed()):
-                if self._parts.reloader is not None:
-                    self._parts.reloader.reload()
-                continue
             if self.state in (NodeState.DRAINING, NodeState.STOPPING):
                 log.warning("%s again: stopping at once", name, extra={"event": "forced"})
                 self._is_forced = True

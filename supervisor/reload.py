@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -47,6 +48,7 @@ class Reloader:
         self._post = post
         self._interval_s = interval_s
         self._is_asked = threading.Event()
+        self._had_terminal = _has_terminal()
         self._stamps = _stamps(settings)
         self._last_faults: tuple[str, ...] = ()
 
@@ -57,6 +59,17 @@ class Reloader:
     def reload(self) -> None:
         """Read everything again now, and report it even if nothing changed."""
         self._is_asked.set()
+
+    def takes_signal(self, number: int) -> bool:
+        """Deal with a signal; False if it asks to stop."""
+        if number in (signal.SIGUSR1, signal.SIGUSR2):
+            name = signal.Signals(number).name
+            log.warning("%s has no meaning for this program", name, extra={"event": "signal_ignored"})
+            return True
+        if number == signal.SIGHUP and not (self._had_terminal and not _has_terminal()):
+            self.reload()
+            return True
+        return False  # SIGHUP of a terminal that was closed is one, too
 
     def _run(self) -> None:
         while True:
@@ -117,17 +130,6 @@ def _stamp(path: str) -> Stamp | None:
     except (OSError, ValueError):
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-class Terminal:
-    """Tells a SIGHUP of an operator from one that says that the terminal was closed."""
-
-    def __init__(self) -> None:
-        self._had_one = _has_terminal()
-
-    def is_closed(self) -> bool:
-        """Return whether this process had a terminal when it started and has none now."""
-        return self._had_one and not _has_terminal()
 
 
 def _has_terminal() -> bool:
