@@ -6,7 +6,6 @@ import socket
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
@@ -14,7 +13,6 @@ from supervisor.dispatcher import Dispatcher
 from supervisor.events import Wake
 from supervisor.fitness import preflight
 from supervisor.fitness.breaker import Fitness
-from supervisor.fitness.messages import Words
 from supervisor.health import Incidents
 from supervisor.loop import Loop
 from supervisor.machine import Clock, Sampler
@@ -22,6 +20,7 @@ from supervisor.node import Node, Parts
 from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.reload import Reloader
 from supervisor.report import Reporter
+from supervisor.upstream import FaultMessages
 from supervisor.workers import stream_ender
 from supervisor.workers.pool import Pool
 from supervisor.workers.process import WorkerProcess
@@ -53,7 +52,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
     concurrency = ConcurrencyController(settings, Sampler().sample)
-    fitness = Fitness(settings.max_process_num, _messages(settings))
+    fitness = Fitness(settings.max_process_num, FaultMessages.of(settings))
     sources: list[Sources] = []
 
     def overview(dispatcher: Dispatcher) -> Overview:
@@ -74,10 +73,3 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
         lambda found: preflight.start(settings, found),
         lambda jobs: stream_ender.run(jobs, settings, identity),
     ))  # fmt: skip
-
-
-def _messages(settings: Settings) -> Words:
-    parts = urlsplit(settings.api_url or "")
-    aimodel = f"{settings.aimodel_namespace}/{settings.aimodel_name}" if settings.aimodel_name else ""
-    origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    return Words(origin, settings.upstream_model or settings.model_name, aimodel)

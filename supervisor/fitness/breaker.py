@@ -123,7 +123,7 @@ class Fitness:
 
         Args:
             max_process_num: the most calls at once.
-            explain: the sentence for people about a trouble of this node's (see `Words`).
+            explain: the sentence for people about a trouble of this node's (supervisor.upstream.FaultMessages).
         """
         self.state = FitnessState.FIT
         self.trouble: FaultInfo | None = None  # what made it LIMITED or UNFIT

@@ -11,10 +11,10 @@ import pytest
 
 from supervisor import health, states
 from supervisor.fitness import breaker as fitness
-from supervisor.fitness.messages import Words
 from supervisor.model_server import command
 from supervisor.model_server.diagnosis import diagnose
 from supervisor.states import FitnessState
+from supervisor.upstream import FaultMessages
 from supervisor.workers import pool
 from tests.support.paths import ROOT
 from workernode import __version__
@@ -120,7 +120,7 @@ def quoted(sentence: str) -> bool:
     ],
 )
 def test_the_sentences_about_upstream_are_those_of_the_node(kind: FaultKind, status: int, code: str) -> None:
-    assert quoted(Words("https://api.example.com", "gpt-5o")(FaultInfo(kind, status, code, "")))
+    assert quoted(FaultMessages("https://api.example.com", "gpt-5o")(FaultInfo(kind, status, code, "")))
 
 
 @pytest.mark.parametrize(

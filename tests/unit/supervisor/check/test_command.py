@@ -306,7 +306,7 @@ def test_the_date_header_of_upstream_is_compared_with_the_clock(api: Api) -> Non
     api.date = time.time() + 100
     known = context(API_URL=api.url)
     run_all(check_upstream.checks(), known)
-    assert [(whose, round(ahead / 10)) for whose, ahead in known.clocks] == [("upstream", 10)] * 2
+    assert [(whose, round(ahead / 10)) for whose, ahead in known.clocks] == [("upstream", 10)]
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Mon, 99 Foo 2026 00:00:00 GMT"])

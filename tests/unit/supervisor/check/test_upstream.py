@@ -12,7 +12,6 @@ from supervisor.check import upstream as check_upstream
 from supervisor.check.findings import Finding, Mark, run_all
 from tests.support.check import KEY, Api, closed_port, context, one_line
 from tests.support.upstream import FakeUpstream
-from workernode import settings
 
 
 @pytest.fixture
@@ -99,18 +98,6 @@ def test_the_model_is_looked_for_in_the_list(
 def test_a_list_that_cannot_be_read_needs_a_look(api: Api, body: bytes) -> None:
     api.body = body
     assert upstream_findings(api)[2].mark is Mark.WARNING
-
-
-@pytest.mark.parametrize(
-    ("given", "asked"),
-    [
-        ("https://h/v1", "https://h/v1/models"),
-        ("https://h/openai/deployments/gpt/chat/completions?api-version=1", "https://h/openai/models?api-version=1"),
-        ("https://h/v1beta/openai/", "https://h/v1beta/openai/models"),
-    ],
-)
-def test_where_the_list_is(given: str, asked: str) -> None:
-    assert check_upstream.models_address(settings.chat_address(given)).geturl() == asked
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ from supervisor.fitness.breaker import (
     Fitness,
     Intake,
 )
-from supervisor.fitness.messages import Words
 from supervisor.fitness.pacing import UNPACED
 from supervisor.states import FitnessState
+from supervisor.upstream import FaultMessages
 from tests.support.paths import ROOT
 from tests.support.ratelimit import Form, World, simulate
 from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
 
-WORDS = Words("https://api.openai.com", "gpt-4", "prod/gpt-4")
+WORDS = FaultMessages("https://api.openai.com", "gpt-4", "prod/gpt-4")
 KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
 QUOTA = FaultInfo(FaultKind.QUOTA, 429, "insufficient_quota", "You exceeded your current quota.")
 MODEL = FaultInfo(FaultKind.MODEL, 404, "model_not_found", "The model does not exist.")
@@ -368,26 +368,6 @@ def test_people_see_a_hold() -> None:
     fitness = limited(100.0)
     assert fitness.status(100.5).hold_until == 101.0
     assert fitness.status(101.5).hold_until is None
-
-
-# Words
-
-
-def test_the_sentence_names_what_where_and_what_to_do() -> None:
-    assert WORDS(KEY) == (
-        "OpenAI refused the API key (401 invalid_api_key) at https://api.openai.com; "
-        "set API_KEY of AIModel prod/gpt-4 to a valid key"
-    )
-
-
-@pytest.mark.parametrize("kind", FaultKind)
-def test_every_kind_has_a_sentence_without_upstreams_own_words(kind: FaultKind) -> None:
-    words = Words("https://host.example:8443", "llama")
-    sentence = words(FaultInfo(kind, 0, "", "sk-secret"))
-    assert "https://host.example:8443" in sentence
-    assert "no answer" in sentence
-    assert "AIModel" not in sentence
-    assert "sk-secret" not in sentence
 
 
 # All together

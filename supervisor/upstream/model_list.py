@@ -1,0 +1,78 @@
+"""Asks upstream for its list of models: a question that costs nothing, over the same HTTP client as the tasks.
+
+So it takes the same way as a task: no proxy and no .netrc from the environment, the same certificates, no redirect.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from urllib.parse import SplitResult, quote
+
+from workernode.json_access import as_list, member, strings
+from workernode.net.http_client import Pool, tls_context
+from workernode.net.origin import Origin
+from workernode.protocol import Target
+from workernode.settings import Settings
+from workernode.upstream import models_address
+from workernode.upstream.headers import request_headers
+
+MOST_BYTES = 8 * 1024 * 1024  # of the list of models
+
+
+@dataclass(frozen=True, slots=True)
+class ListAnswer:
+    """Upstream's answer."""
+
+    status: int  # of HTTP
+    headers: dict[str, str]  # by lower-case name
+    body: bytes  # the first MOST_BYTES of it
+
+
+class ModelList:
+    """The list of models of one upstream."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.address: SplitResult = models_address(settings.api_url)
+        origin = Origin.of(self.address)
+        self._pool = Pool(origin, settings.connect_timeout, tls_context() if origin.secure else None)
+        self._target = Target(settings.api_url, settings.api_key, settings.upstream_headers)
+
+    def ask(self, time_limit: float, *, model: str = "", with_key: bool = True) -> ListAnswer:
+        """Return the answer to one question.
+
+        Args:
+            time_limit: seconds for all of it.
+            model: ask for this one model instead of the list: lists leave out aliases.
+            with_key: False: ask as somebody without a key, and without the operator's own headers.
+
+        Raises:
+            OSError, http.client.HTTPException, ValueError: no answer came, or none that is HTTP.
+        """
+        path = self.address.path + (f"/{quote(model, safe='')}" if model else "")
+        query = f"?{self.address.query}" if self.address.query else ""
+        headers = request_headers(self._target if with_key else Target(self._target.url, None))
+        deadline = time.monotonic() + time_limit
+        exchange = self._pool.get(path + query, headers, deadline=deadline, silence=time_limit)
+        try:
+            body = b""
+            while len(body) < MOST_BYTES and (piece := exchange.read_some()):
+                body += piece
+        except BaseException:
+            exchange.abort()
+            raise
+        exchange.finish()
+        return ListAnswer(exchange.status, dict(exchange.headers), body[:MOST_BYTES])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+def listed_models(body: bytes) -> tuple[str, ...]:
+    """Return the names in a list of models; none if the body is no such list."""
+    try:
+        return strings(member(entry, "id") for entry in as_list(member(json.loads(body), "data")))
+    except (ValueError, RecursionError):
+        return ()

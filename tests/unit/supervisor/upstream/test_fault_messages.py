@@ -1,0 +1,38 @@
+"""supervisor/upstream/fault_messages.py: each sentence says what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.upstream import FaultMessages
+from tests.support.check import context
+from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind
+
+
+def test_the_sentence_names_what_where_and_what_to_do() -> None:
+    sentence = FaultMessages("https://api.openai.com", "gpt-4", "prod/gpt-4")
+    assert sentence(FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")) == (
+        "OpenAI refused the API key (401 invalid_api_key) at https://api.openai.com; "
+        "set API_KEY of AIModel prod/gpt-4 to a valid key"
+    )
+
+
+@pytest.mark.parametrize("kind", FaultKind)
+def test_every_kind_has_a_sentence_without_upstreams_own_words(kind: FaultKind) -> None:
+    sentence = FaultMessages("https://host.example:8443", "llama")(FaultInfo(kind, 0, "", "sk-secret"))
+    assert "https://host.example:8443" in sentence
+    assert "no answer" in sentence
+    assert "AIModel" not in sentence
+    assert "sk-secret" not in sentence
+
+
+@pytest.mark.parametrize("kind", NODE_KINDS)
+def test_every_kind_that_may_be_the_nodes_says_what_to_do(kind: FaultKind) -> None:
+    what, _, advice = FaultMessages("https://h", "m")(FaultInfo(kind, 401, "", "")).partition("; ")
+    assert what
+    assert advice
+
+
+def test_the_origin_has_neither_path_nor_credentials() -> None:
+    settings = context(API_URL="https://[::1]:8443/v1", AIMODEL_NAME="gpt").settings
+    assert FaultMessages.of(settings) == FaultMessages("https://[::1]:8443", "gpt-4o", "default/gpt")
