@@ -100,7 +100,7 @@ def subscribe(environ: Mapping[str, str]) -> int:
     Returns:
         The exit code: 0 the subscription exists, 1 the broker refused or is away, 78 the settings cannot be used.
     """
-    from supervisor.broker import Access, Answer, Topics, may_take
+    from supervisor.broker import Access, Answer, Topics, may_take, short_name
     from supervisor.states import Exit
 
     try:
@@ -112,10 +112,11 @@ def subscribe(environ: Mapping[str, str]) -> int:
     answer, text = may_take(Access.of(settings), topics)
     if answer is not Answer.ALLOWED:
         why = f"{answer.value}: {text}" if text else answer.value
-        print(f"cannot make the subscription {topics.subscription} on {topics.tasks} ({why})", file=sys.stderr)
+        where = f"{topics.subscription} on {short_name(topics.tasks)}"
+        print(f"cannot make the subscription {where} ({why})", file=sys.stderr)
         print("workernode --check says what to do", file=sys.stderr)
         return 1
-    print(f"the subscription {topics.subscription} on {topics.tasks} exists")
+    print(f"the subscription {topics.subscription} on {short_name(topics.tasks)} exists")
     return 0
 
 

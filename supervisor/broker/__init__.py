@@ -7,7 +7,7 @@ from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.naks import Burst, Naks
 from supervisor.broker.probe import Answer, may_store, may_take
 from supervisor.broker.record_reader import NoRecords, Published, read_records
-from supervisor.broker.topics import Topics
+from supervisor.broker.topics import Topics, short_name, whole_name
 
 __all__ = [
     "Access",
@@ -25,4 +25,6 @@ __all__ = [
     "may_store",
     "may_take",
     "read_records",
+    "short_name",
+    "whole_name",
 ]

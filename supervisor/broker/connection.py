@@ -12,12 +12,16 @@ from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.intake import Intake
 from supervisor.broker.library import close_client, describe, open_client, run_bounded, subscribe_without_taking
 from supervisor.broker.publisher import open_records
-from supervisor.broker.topics import Topics
+from supervisor.broker.topics import Topics, short_name
 from supervisor.events import BrokerDown, BrokerUp, Event
 
 OPERATION_TIMEOUT = 10  # seconds until an attempt to connect or to subscribe has failed
 LIBRARY_NAK_DELAY = 100  # milliseconds: the shortest that the library allows
-RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0  # seconds between attempts to connect
+# Seconds between attempts to connect. Within an attempt the library tries again at growing distances of up to 4 s.
+RETRY_FIRST, RETRY_LONGEST = 0.5, 1.0
+# The library's own pauses between attempts double up to a minute, and cannot be set. So after this many seconds without
+# a connection the broker is asked by the handshake, again and again; once it lets us in, the client is made anew.
+LOST_TIME, ASK_INTERVAL = 2.0, 1.0
 EXPLAIN_TIME = 5.0  # seconds for finding out why an attempt failed
 CHECK_INTERVAL = 0.1  # seconds between checks of the connection: the library waits so long before it connects again
 STOP_TIME = 2.0  # seconds that the thread gets to stop
@@ -85,10 +89,8 @@ class Connection:
 
     def is_up(self) -> bool:
         """Return True while records can be stored and messages be taken, or while no consumer is needed."""
-        consumer, records = self.consumer, self.records
-        if records is None or not records.is_connected():
-            return False
-        return consumer is None or bool(consumer.is_connected())
+        records = self.records
+        return records is not None and records.is_connected() and self._is_consumer_up()
 
     def flush(self, limit: float) -> None:
         """Wait, at most so many seconds, until the records on their way are stored."""
@@ -118,6 +120,8 @@ class Connection:
                 pause = RETRY_FIRST
                 self._post(BrokerUp())
                 self._serve()
+                if not self._stopping.is_set():
+                    self._drop()
             except Exception as error:  # the edge of this thread: whatever it is, it is reported and tried again
                 self._drop()
                 if self._stopping.is_set():
@@ -134,13 +138,16 @@ class Connection:
         subscribe_without_taking(client, self._topics.tasks, self._topics.subscription, self._library)
 
     def _serve(self) -> None:
-        """Open and close the consumer as it is needed, until the node stops."""
-        was_connected = True
+        """Open and close the consumer as it is needed, until the node stops or the client is to be made anew."""
+        lost = LossTimer()
+        consumer_was_up = True
         while not self._stopping.is_set():
-            is_connected = self.consumer is None or self.consumer.is_connected()
-            if is_connected and not was_connected:
+            consumer_is_up = self._is_consumer_up()
+            if consumer_is_up and not consumer_was_up:
                 self._intake.reconnected()
-            was_connected = is_connected
+            consumer_was_up = consumer_is_up
+            if lost.is_due(self._clock(), self.is_up()) and not self._mend():
+                return
             with self._changed:
                 if not self._has_to_act():
                     self._changed.wait(CHECK_INTERVAL)
@@ -151,6 +158,36 @@ class Connection:
                 consumer.close()
             if self.consumer is None and self._needs_consumer():
                 self.consumer = self._intake.attach(self._subscribe)
+
+    def _mend(self) -> bool:
+        """Make anew what has been without a connection for a while, if the broker lets us in.
+
+        What still works is left alone: the broker would hand out again all that a consumer works on.
+
+        Returns: False if nothing works, so that all of it is to be made anew.
+        """
+        refusal = self._refusal()
+        if refusal:
+            self._post(BrokerDown(refusal))
+            return True
+        has_consumer, has_records = self._is_consumer_up(), self.records.is_connected()
+        if not has_records and (self.consumer is None or not has_consumer):
+            return False
+        try:
+            if not has_records:
+                old, self.records = self.records, open_records(self.client, self._topics.records)
+                old.close()
+            elif not has_consumer:
+                self._intake.detach()
+                old, self.consumer = self.consumer, None
+                old.close()
+        except self._library.PulsarException as error:
+            self._post(BrokerDown(self._explain(error)))
+        return True
+
+    def _is_consumer_up(self) -> bool:
+        consumer = self.consumer
+        return consumer is None or bool(consumer.is_connected())
 
     def _has_to_act(self) -> bool:
         return self._stopping.is_set() or self._leave is not None or (self.consumer is None and self._needs_consumer())
@@ -183,10 +220,32 @@ class Connection:
         The library says Timeout to a refused token and to a broker that is away alike. The handshake tells them apart.
         """
         if isinstance(error, self._library.AuthorizationError):
-            names = f"{self._topics.tasks} (consume), {self._topics.records} (produce)"
+            names = f"{short_name(self._topics.tasks)} (consume), {short_name(self._topics.records)} (produce)"
             return f"the token has no right on one of the topics: {names}; grant it, and the node goes on by itself"
+        return self._refusal() or describe(error)
+
+    def _refusal(self) -> str:
+        """Return why the broker does not let us in, for a person; "" if it does."""
         try:
             with Session(self._access, EXPLAIN_TIME):
-                return describe(error)
+                return ""
         except NoConnection as refusal:
             return f"{refusal.reason}; {refusal.advice}"
+
+
+class LossTimer:
+    """Tells when a lost connection is to be looked after: LOST_TIME after the loss, then every ASK_INTERVAL seconds."""
+
+    def __init__(self) -> None:
+        self._due = float("inf")  # monotonic
+
+    def is_due(self, now: float, is_up: bool) -> bool:
+        """Return True if it is time; called again and again with the state of the connection."""
+        if is_up:
+            self._due = float("inf")
+        elif self._due == float("inf"):
+            self._due = now + LOST_TIME
+        elif now >= self._due:
+            self._due = now + ASK_INTERVAL
+            return True
+        return False

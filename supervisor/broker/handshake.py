@@ -15,6 +15,7 @@ from types import TracebackType
 
 from supervisor.broker.access import Access
 from supervisor.broker.protobuf import fields, nested, number, text
+from supervisor.broker.trust import tls_context
 from workernode import __version__
 
 CONNECT, CONNECTED, ERROR, TOPICS, TOPICS_RESPONSE = 2, 3, 14, 32, 33  # BaseCommand.Type, and the field of each
@@ -62,13 +63,17 @@ class Session:
         scheme, _, brokers = access.url.partition("://")
         hosts = brokers.rstrip("/").split(",")
         self._deadline = time.monotonic() + timeout
+        self._is_oauth2 = bool(access.oauth2)
+        context = own_tls_context(access) if scheme == "pulsar+ssl" else None
+        token = own_token(access)
         for place, broker in enumerate(hosts):
             host, _, port = broker.partition(":")
             port = port or str(PORTS[scheme])
             self.address = f"{host}:{port}"
             try:
-                self._socket = connect(host, int(port), scheme == "pulsar+ssl", timeout / len(hosts))
-                self.version = self._enter(access.token)
+                self._socket = connect(host, int(port), context, timeout / len(hosts))
+                # With OAuth2 only the client library can authenticate: here it is enough that somebody listens.
+                self.version = "" if self._is_oauth2 else self._enter(token, "token" if token else own_method(access))
                 return
             except NoConnection:
                 if place == len(hosts) - 1:
@@ -90,16 +95,18 @@ class Session:
         Raises:
             NoConnection: it stopped answering.
         """
+        if self._is_oauth2:
+            return None
         kind, answer = self._ask(TOPICS, number(1, 1) + text(2, namespace))
         if kind != TOPICS_RESPONSE:
             return None
         return [value.decode("utf-8", "replace") for name, value in answer if name == 2 and isinstance(value, bytes)]
 
-    def _enter(self, token: str) -> str:
-        """Say who we are. Returns the broker's version."""
+    def _enter(self, token: str, method: str) -> str:
+        """Authenticate by a method that Pulsar has a name for, "" for none. Returns the broker's version."""
         hello = text(1, f"WorkerNode {__version__}") + number(4, PROTOCOL_VERSION)
-        if token:
-            hello += text(3, token) + text(5, "token")
+        if method:
+            hello += text(3, token) + text(5, method)
         try:
             kind, answer = self._ask(CONNECT, hello)
             if kind == CONNECTED:
@@ -152,8 +159,39 @@ class Session:
         self._socket.settimeout(left)
 
 
-def connect(host: str, port: int, secure: bool, timeout: float) -> socket.socket:
-    """Return a connection, over TLS if it is to be secure.
+def own_token(access: Access) -> str:
+    """Return the token that authenticates us, "" without.
+
+    Raises:
+        NoConnection: it stands in a file that cannot be read.
+    """
+    try:
+        return access.current_token()
+    except OSError as error:
+        reason = f"the file of the token, {error.filename}, cannot be read ({error.strerror})"
+        raise NoConnection(reason, "put the token there, or correct PULSAR_TOKEN") from None
+
+
+def own_method(access: Access) -> str:
+    """Return Pulsar's name for the way in which we authenticate without a token; "" if we do not."""
+    return "tls" if access.tls_cert and access.url.startswith("pulsar+ssl:") else ""
+
+
+def own_tls_context(access: Access) -> ssl.SSLContext:
+    """Return the TLS context that `access` describes.
+
+    Raises:
+        NoConnection: a file that it names cannot be used.
+    """
+    try:
+        return tls_context(access)
+    except OSError as error:
+        reason = f"the certificate file {error.filename} cannot be used ({error.strerror})"
+        raise NoConnection(reason, "correct PULSAR_TLS_CA, PULSAR_TLS_CERT and PULSAR_TLS_KEY: PEM files") from None
+
+
+def connect(host: str, port: int, context: ssl.SSLContext | None, timeout: float) -> socket.socket:
+    """Return a connection, over TLS if there is a context for it.
 
     Raises:
         NoConnection: there is none.
@@ -162,7 +200,7 @@ def connect(host: str, port: int, secure: bool, timeout: float) -> socket.socket
     connection: socket.socket | None = None
     try:
         connection = socket.create_connection((host, port), timeout)
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=host) if secure else connection
+        return context.wrap_socket(connection, server_hostname=host) if context else connection
     except OSError as error:
         if connection is not None:
             connection.close()
@@ -176,7 +214,7 @@ def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoCo
             return NoConnection(f"the host {host} has no address", f"{CHECK_URL} and the name service")
         case ssl.SSLCertVerificationError():
             reason = f"the certificate of {address} is not trusted ({error.verify_message})"
-            return NoConnection(reason, "add its authority to the system's, or correct the certificate")
+            return NoConnection(reason, "set PULSAR_TLS_CA to its authority's PEM file, or correct the certificate")
         case ssl.SSLError():
             reason = f"no TLS with {address} ({error.reason})"
             return NoConnection(reason, f"{CHECK_URL}: pulsar+ssl:// wants the broker's TLS port, mostly 6651")

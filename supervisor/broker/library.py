@@ -10,6 +10,7 @@ from typing import Any
 import pulsar
 
 from supervisor.broker.access import Access
+from supervisor.broker.trust import trust_file
 
 CONNECTION_TIMEOUT = 5000  # milliseconds for a TCP connection
 
@@ -24,15 +25,32 @@ def open_client(
         library: the module `pulsar`, or a fake of it.
         token: returns the token of the moment, for a client that outlives it; called from threads of the library.
     """
+    certificate = {}
+    if access.tls_cert:
+        key = access.tls_key or access.tls_cert
+        certificate = {"tls_certificate_file_path": access.tls_cert, "tls_private_key_file_path": key}
     return library.Client(
         access.url,
-        authentication=library.AuthenticationToken(token or access.token) if access.token else None,
+        authentication=authentication(access, library, token),
+        tls_trust_certs_file_path=trust_file(access) if access.url.startswith("pulsar+ssl:") else None,
+        **certificate,
         operation_timeout_seconds=operation_timeout,
         connection_timeout_ms=CONNECTION_TIMEOUT,
         # Without a logger the library writes to standard output, which is ours; a Python logger can deadlock with it.
         logger=library.FileLogger(library.LoggerLevel.Error, os.devnull),
         tls_validate_hostname=True,
     )
+
+
+def authentication(access: Access, library: Any = pulsar, token: Callable[[], str] | None = None) -> Any:
+    """Return how the client authenticates itself, or None if it does not. The arguments are those of `open_client`."""
+    if access.oauth2:
+        return library.AuthenticationOauth2(access.oauth2)
+    if access.token:
+        return library.AuthenticationToken(token or access.current_token)
+    if access.tls_cert:
+        return library.AuthenticationTLS(access.tls_cert, access.tls_key or access.tls_cert)
+    return None
 
 
 def subscribe_without_taking(client: Any, topic: str, subscription: str, library: Any = pulsar) -> None:

@@ -38,7 +38,7 @@ def read_records(access: Access, topic: str, since: float, *, follow: bool) -> I
 
     Args:
         access: where the broker is.
-        topic: a name, or persistent://tenant/namespace/name.
+        topic: persistent://tenant/namespace/name.
         since: seconds since the epoch.
         follow: go on with what is published from now on, for ever; a None comes every quarter of a second of waiting.
 
@@ -46,12 +46,11 @@ def read_records(access: Access, topic: str, since: float, *, follow: bool) -> I
         NoConnection: the broker cannot be reached, or refuses us.
         NoRecords: there is no such topic, or we may not read it.
     """
-    name = topic if "://" in topic else f"persistent://public/default/{topic}"
     with Session(access, ENTRY_TIME) as session:
-        check_exists(session, name)
+        check_exists(session, topic)
     client = open_client(access, OPERATION_TIMEOUT)
     try:
-        reader = open_reader(client, name, since)
+        reader = open_reader(client, topic, since)
         yield from follow_on(reader, since) if follow else to_the_end(reader, since)
     finally:
         run_bounded(lambda: close_client(client), CLOSE_TIME)  # a broker that is away keeps nobody waiting

@@ -9,7 +9,7 @@ from workernode.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The four names. Each topic is a name that Pulsar takes as it is.
+    """The names. Those of topics are whole: persistent://tenant/namespace/name.
 
     Attributes:
         tasks: where the gateway publishes tasks.
@@ -28,4 +28,24 @@ class Topics:
         """Return the names for this node's model."""
         tasks = f"model-{settings.model_name}"
         subscription = f"{tasks}-subscription"
-        return cls(tasks, subscription, settings.res_topic_name, f"{tasks}-{subscription}-DLQ")
+        namespace = settings.pulsar_namespace
+        return cls(
+            whole_name(tasks, namespace),
+            subscription,
+            whole_name(settings.res_topic_name, namespace),
+            whole_name(f"{tasks}-{subscription}-DLQ", namespace),
+        )
+
+
+def whole_name(topic: str, namespace: str) -> str:
+    """Return the whole name of a topic; one that is whole stays as it is.
+
+    Args:
+        namespace: tenant/namespace of a topic whose name does not say it.
+    """
+    return topic if "://" in topic else f"persistent://{namespace}/{topic}"
+
+
+def short_name(topic: str) -> str:
+    """Return the name for people: without the namespace where it is the default one."""
+    return topic.removeprefix("persistent://public/default/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from supervisor.broker import Access, Answer, NoConnection, Session, Topics, may_store, may_take
+from supervisor.broker import Access, Answer, NoConnection, Session, Topics, may_store, may_take, short_name
 from supervisor.check.findings import Check, Context, Finding, Mark
 
 ENTRY_TIME = 5.0  # seconds for the broker to let us in
@@ -37,7 +37,7 @@ def takes(context: Context) -> Iterator[Finding]:
 
 def stores(context: Context) -> Iterator[Finding]:
     """Check whether records may be stored."""
-    what = f"topic {Topics.of(context.settings).records}"
+    what = f"topic {short_name(Topics.of(context.settings).records)}"
     yield from operation(context, STORES, f"may store records in {what}", what, "produce", may_store)
 
 

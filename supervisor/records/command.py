@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from supervisor.broker import Access, NoConnection, NoRecords, Published, read_records
+from supervisor.broker import Access, NoConnection, NoRecords, Published, read_records, short_name, whole_name
 from supervisor.records import show
 from supervisor.records.options import parser
 from supervisor.records.sums import Record, Sums
 from workernode.record import rfc3339
-from workernode.settings import SettingsError, read_environment
+from workernode.settings import VARIABLES, SettingsError, read_environment
 
 DONE, FAILED, USAGE = 0, 1, 2  # exit codes: done; the topic cannot be read; the arguments are wrong (argparse's)
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells use it
@@ -27,9 +28,8 @@ REDRAW = 0.25  # seconds between two updates of the progress line
 class Source:
     """Where the records are read."""
 
-    url: str
+    access: Access
     topic: str
-    token: str
     since: float  # seconds since the epoch
 
 
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"workernode-records: {error}", file=sys.stderr)
         return USAGE
     options = parser(environ).parse_args(arguments)
-    source = Source(options.url, options.topic, options.token, options.since)
+    source = Source(access_of(options, environ), topic_of(options, environ), options.since)
     try:
         return tail(source, options.form) if options.command == "tail" else add_up(source, options.by, options.form)
     except (NoConnection, NoRecords) as error:
@@ -80,6 +80,20 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has closed the pipe: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def access_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Access:
+    """Return how to reach the broker: by the options, and by the node's variables for TLS and OAuth2."""
+    ca, cert, key, oauth2 = (
+        environ.get(f"PULSAR_{name}", "").strip() for name in ("TLS_CA", "TLS_CERT", "TLS_KEY", "OAUTH2")
+    )
+    return Access(options.url, options.token, ca, cert, key, oauth2)
+
+
+def topic_of(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """Return the whole name of the records' topic."""
+    namespace = environ.get("PULSAR_NAMESPACE", "").strip() or str(VARIABLES["PULSAR_NAMESPACE"].default)
+    return whole_name(options.topic, namespace)
 
 
 def tail(source: Source, form: str) -> int:
@@ -148,7 +162,7 @@ def add_up(source: Source, by: tuple[str, ...], form: str) -> int:
                     progress.show(f"{min(1, max(0, share)):4.0%}  {so_far(sums)}")
     finally:
         progress.clear()
-    about = {"topic": source.topic, "since": rfc3339(source.since), "until": rfc3339(now)}
+    about = {"topic": short_name(source.topic), "since": rfc3339(source.since), "until": rfc3339(now)}
     match form:
         case "json":
             text = show.sums_json(sums, **about)
@@ -165,4 +179,4 @@ def add_up(source: Source, by: tuple[str, ...], form: str) -> int:
 
 def messages(source: Source, *, follow: bool) -> Iterator[Published | None]:
     """Read the topic."""
-    return read_records(Access(source.url, source.token), source.topic, source.since, follow=follow)
+    return read_records(source.access, source.topic, source.since, follow=follow)

@@ -74,7 +74,8 @@ def test_only_what_was_published_since_is_read(broker: Broker, topic: str) -> No
         until(lambda: time.time() > middle, TIMEOUT, "moment after it")
         producer.send(one(2))
         producer.send(one(3))
-    read = [message.data for message in read_records(Access(broker.url), topic, middle, follow=False) if message]
+    whole = f"persistent://public/default/{topic}"
+    read = [message.data for message in read_records(Access(broker.url), whole, middle, follow=False) if message]
     assert read == [one(2), one(3)]
 
 

@@ -168,6 +168,9 @@ class Producer:
     def is_connected(self) -> bool:
         return self.is_up
 
+    def close(self) -> None:
+        self.is_up = False
+
 
 class Library:
     """The module. `failures` are raised by the next operations of clients: (name of the method, exception)."""

@@ -87,12 +87,14 @@ def _parse_pulsar_url(text: str) -> str:
         raise ValueError("starts with neither pulsar:// nor pulsar+ssl://")
     if "@" in brokers:
         raise ValueError("holds credentials before the host")
-    for broker in brokers.split(","):
+    hosts = [broker.strip() for broker in brokers.split(",")]
+    for broker in hosts:
         host, colon, port = broker.partition(":")
-        # No IPv6 address: pulsar-client 3.13 refuses one, with and without brackets.
+        if broker.count(":") > 1:
+            raise ValueError("holds an IPv6 address, which pulsar-client does not take: give the broker's name")
         if not _is_host(host) or (colon and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535)):
             raise ValueError(_UNREADABLE)
-    return f"{scheme.lower()}://{brokers}"
+    return f"{scheme.lower()}://{','.join(hosts)}"
 
 
 def _parse_status_addr(text: str) -> Address | None:

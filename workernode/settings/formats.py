@@ -144,6 +144,19 @@ def _parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(headers.items())
 
 
+def _parse_oauth2(text: str) -> str:
+    try:
+        value = json.loads(_parse_text(text))
+    except ValueError:
+        raise ValueError("is no JSON") from None
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError("is no JSON object whose values are texts")
+    for name in ("issuer_url", "private_key"):
+        if name not in value:
+            raise ValueError(f"has no {name}")
+    return text
+
+
 def _parse_model(name: str) -> str:
     if "/" in name:  # Pulsar takes what stands before a slash for tenant and namespace, or refuses the name
         raise ValueError("holds a slash, which a Pulsar topic name cannot (upstream's own name goes to UPSTREAM_MODEL)")
@@ -168,6 +181,8 @@ TOPIC = matching(
     "a topic's name, or persistent://tenant/namespace/name",
     400,
 )
+PULSAR_NAMESPACE = matching(r"[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+", "tenant/namespace", 200)
+OAUTH2 = Format('a JSON object with issuer_url and private_key (a path), mostly with audience and scope', _parse_oauth2)
 OBJECT_NAME = matching(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "a Kubernetes name: lower case letters, digits, - and .", 253)
 NAMESPACE = matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "a Kubernetes namespace: lower case letters, digits and -", 63)
 SHA256 = matching(r"[0-9a-fA-F]{64}", "64 hexadecimal digits", 64)

@@ -18,8 +18,10 @@ from workernode.settings.formats import (
     MODEL_NAME,
     NAMESPACE,
     NODE_TYPE,
+    OAUTH2,
     OBJECT_NAME,
     PATH,
+    PULSAR_NAMESPACE,
     SECRET,
     SHA256,
     SWITCH,
@@ -90,6 +92,19 @@ class Settings:
     pulsar_token_file: str = field(
         metadata=row(PATH, "the file that holds PULSAR_TOKEN instead; read again when it changes")
     )
+    pulsar_namespace: str = field(
+        metadata=row(PULSAR_NAMESPACE, "tenant and namespace of the topics", "public/default")
+    )
+    pulsar_tls_ca: str = field(
+        metadata=row(
+            PATH,
+            "the authorities that sign the broker's certificate, PEM",
+            default_text="the system's and certifi's",
+        )
+    )
+    pulsar_tls_cert: str = field(metadata=row(PATH, "our certificate for the broker (mutual TLS)"))
+    pulsar_tls_key: str = field(metadata=row(PATH, "the key of that certificate"))
+    pulsar_oauth2: str = field(metadata=row(OAUTH2, "OAuth2 instead of a token", secret=True))
     res_topic_name: str = field(metadata=row(TOPIC, "where the billing records go", "res-topic"))
     debug: bool = field(metadata=row(SWITCH, "the debug log", "false"))
     log_format: str | None = field(
@@ -157,7 +172,8 @@ class Settings:
         query = parse_qsl(urlsplit(self.api_url).query)
         in_query = (value for name, value in query if re.search("key|token|secret|sig|code|auth", name.lower()))
         in_headers = (part for _, value in self.upstream_headers for part in (value, value.split()[-1]))
-        return tuple(secret for secret in (self.api_key, self.pulsar_token, *in_headers, *in_query) if secret)
+        ours = (self.api_key, self.pulsar_token, self.pulsar_oauth2)
+        return tuple(secret for secret in (*ours, *in_headers, *in_query) if secret)
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{each.name}={self._shown(each.name)}' for each in fields(self))})"

@@ -249,7 +249,7 @@ def test_autoscaling_counts_the_models_backlog_by_the_pods_slots() -> None:
     scaled = find("ScaledObject")["spec"]
     (trigger,) = scaled["triggers"]
     assert scaled["scaleTargetRef"]["name"] == find("Deployment")["metadata"]["name"]
-    assert trigger["metadata"]["topic"] == f"persistent://public/default/{Topics.of(settings).tasks}"
+    assert trigger["metadata"]["topic"] == Topics.of(settings).tasks
     assert trigger["metadata"]["subscription"] == Topics.of(settings).subscription
     assert int(trigger["metadata"]["msgBacklogThreshold"]) == settings.max_process_num
 

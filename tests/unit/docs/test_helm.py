@@ -111,7 +111,7 @@ def test_scale_to_zero_makes_the_subscription_that_the_autoscaler_counts(helm: s
     settings = load({**one(objects, "ConfigMap")["data"], "API_KEY": "sk-1"})
     topics = Topics.of(settings)
     assert scaled["minReplicaCount"] == 0
-    assert scaled["triggers"][0]["metadata"]["topic"] == f"persistent://public/default/{topics.tasks}"
+    assert scaled["triggers"][0]["metadata"]["topic"] == topics.tasks
     assert scaled["triggers"][0]["metadata"]["subscription"] == topics.subscription
     job = one(objects, "Job", "release-subscribe")
     assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["--subscribe"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from supervisor.broker import connection
 from supervisor.broker.client import PulsarBroker
-from supervisor.broker.connection import Connection
+from supervisor.broker.connection import LOST_TIME, Connection
 from supervisor.broker.intake import GIVE_BACK
 from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, RetryHere, Stored
 from supervisor.ledger import Ledger
@@ -19,18 +19,18 @@ from tests.support.wait import until
 from workernode.settings import load
 
 TIMEOUT = 20
-TASKS, RECORDS = "model-m", "bills"
-SETTINGS = load(
-    {
-        "NODE_TYPE": "remote",
-        "MODEL_NAME": "m",
-        "API_URL": "http://127.0.0.1:9/v1",
-        "API_KEY": "sk-1",
-        "PULSAR_URL": "pulsar://127.0.0.1:1",
-        "RES_TOPIC_NAME": RECORDS,
-        "MAX_PROCESS_NUM": "8",
-    }
-)
+WHOLE = "persistent://public/default/"
+TASKS, RECORDS = f"{WHOLE}model-m", "bills"
+VARIABLES = {
+    "NODE_TYPE": "remote",
+    "MODEL_NAME": "m",
+    "API_URL": "http://127.0.0.1:9/v1",
+    "API_KEY": "sk-1",
+    "PULSAR_URL": "pulsar://127.0.0.1:1",
+    "RES_TOPIC_NAME": RECORDS,
+    "MAX_PROCESS_NUM": "8",
+}
+SETTINGS = load(VARIABLES)
 
 
 class Setup:
@@ -38,6 +38,7 @@ class Setup:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.refusal = ""  # why the broker lets nobody in
         self.library = Library()
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.broker = PulsarBroker(SETTINGS, self.events.put, self.library, lambda: self.now)
@@ -71,7 +72,9 @@ def one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     """An adapter that explains failures without asking anybody, and tries again at once."""
     monkeypatch.setattr(Connection, "_explain", lambda self, error: str(error) or type(error).__name__)
     monkeypatch.setattr(connection, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(connection, "CHECK_INTERVAL", 0.001)
     setup = Setup()
+    monkeypatch.setattr(Connection, "_refusal", lambda self: setup.refusal)
     yield setup
     setup.broker.close()
 
@@ -310,7 +313,7 @@ def test_the_dead_letter_topic_gets_a_subscription_and_its_letters(one: Setup) -
     one.broker.dead_letter(1, b"bad", {"reason": "why"})
     one.broker.dead_letter(2, b"worse", {"reason": "why"})
     assert {one.event(), one.event()} == {Stored(1, "", True), Stored(2, "", True)}
-    letters = "model-m-model-m-subscription-DLQ"
+    letters = f"{WHOLE}model-m-model-m-subscription-DLQ"
     assert ("try_to_subscribe", letters) in one.library.calls
     assert [producer.sent for producer in one.library.producers if producer.topic == letters] == [[b"bad", b"worse"]]
 
@@ -330,3 +333,86 @@ def test_closing_before_it_was_connected_ends_the_thread(one: Setup) -> None:
     assert isinstance(one.event(), BrokerDown)
     one.broker.close()
     assert not one.broker._connection._thread.is_alive()
+
+
+def connected_with_a_consumer(one: Setup) -> Consumer:
+    one.connect()
+    one.broker.allow(2)
+    return one.consumer()
+
+
+def test_a_lost_connection_is_made_anew_once_the_broker_lets_us_in(one: Setup) -> None:
+    consumer = connected_with_a_consumer(one)
+    one.refusal = "nothing listens"
+    consumer.is_up = one.library.producers[0].is_up = False
+    until_event(one, BrokerDown("nothing listens"))
+    assert one.names("client") == ["client"], "the library's client was given up while no other could connect"
+    one.refusal = ""
+    until_event(one, BrokerUp())
+    assert one.names("client") == ["client", "client"]
+    one.consumer(2)
+
+
+def test_a_consumer_that_works_is_left_alone_when_the_records_producer_is_lost(one: Setup) -> None:
+    """Closing it would have the broker hand out again all that is in work."""
+    consumer = connected_with_a_consumer(one)
+    one.library.producers[0].is_up = False
+    pass_time_until(one, lambda: len(one.library.producers) == 2, "another producer")
+    until(one.broker.connected, TIMEOUT, "connection")
+    assert not consumer.is_closed
+    assert one.names("client") == ["client"]
+    one.broker.publish_record(3, b"{}")
+    assert one.event() == Stored(3, "")
+    assert one.library.producers[1].sent == [b"{}"]
+
+
+def test_records_that_are_refused_leave_the_consumer_alone_and_are_reported(one: Setup) -> None:
+    consumer = connected_with_a_consumer(one)
+    one.library.producers[0].is_up = False
+    one.library.failures = [("create_producer", AuthorizationError("no right"))]
+    pass_time_until(one, lambda: not one.events.empty(), "report")
+    assert one.event() == BrokerDown("no right")
+    assert not consumer.is_closed
+    pass_time_until(one, lambda: len(one.library.producers) == 2, "another producer")
+
+
+def test_a_consumer_that_is_lost_alone_is_made_anew(one: Setup) -> None:
+    consumer = connected_with_a_consumer(one)
+    consumer.is_up = False
+    pass_time_until(one, lambda: len(one.library.consumers) == 2, "another consumer")
+    assert consumer.is_closed
+    assert one.names("client") == ["client"]
+
+
+def test_a_connection_that_the_library_mends_itself_is_left_alone(one: Setup) -> None:
+    consumer = connected_with_a_consumer(one)
+    one.library.producers[0].is_up = consumer.is_up = False
+    until(lambda: not one.broker.connected(), TIMEOUT, "loss")
+    one.library.producers[0].is_up = consumer.is_up = True
+    one.now += 100 * LOST_TIME
+    one.receive(1)
+    assert one.names("client") == ["client"]
+    assert len(one.library.consumers) == 1
+
+
+def pass_time_until(one: Setup, condition: Callable[[], object], what: str) -> None:
+    """Let the clock run until the broker's thread has done something."""
+
+    def reached() -> object:
+        one.now += 1.0
+        return condition()
+
+    until(reached, TIMEOUT, what)
+
+
+def until_event(one: Setup, wanted: Event) -> None:
+    """Let the clock run until an event comes; others before it do not matter."""
+    seen: list[Event] = []
+
+    def came() -> bool:
+        one.now += 1.0
+        while not one.events.empty():
+            seen.append(one.events.get())
+        return wanted in seen
+
+    until(came, TIMEOUT, str(wanted))

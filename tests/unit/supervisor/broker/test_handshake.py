@@ -6,14 +6,18 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.broker import Access, protobuf
+from supervisor.broker import Access, protobuf, trust
 from supervisor.broker.handshake import CONNECTED, ERROR, TOPICS_RESPONSE, NoConnection, Session
+from tests.support.tls import server_context
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.canary"
 TIMEOUT = 10
@@ -122,6 +126,73 @@ def test_of_several_brokers_the_first_that_lets_us_in_is_taken() -> None:
         both = f"pulsar://127.0.0.1:{closed_port()},{url.removeprefix('pulsar://')}"
         with Session(Access(both), TIMEOUT) as session:
             assert session.version == "second"
+
+
+def test_a_token_in_a_file_is_read_for_each_connection(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    for token in ("first", "second"):
+        file.write_text(f"{token}\n")
+        heard: list[bytes] = []
+        access = Access("", f"file://{file}")
+        with broker([frame(CONNECTED, b"")], heard) as url, Session(replace(access, url=url), TIMEOUT):
+            assert token.encode() in heard[0]
+
+
+def test_a_token_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(NoConnection, match=r"the file of the token, /nowhere, cannot be read .*correct PULSAR_TOKEN"):
+        Session(Access("pulsar://127.0.0.1:1", "file:/nowhere"), TIMEOUT)
+
+
+@pytest.mark.parametrize("part", ["tls_ca", "tls_cert"])
+@pytest.mark.parametrize("content", [None, "no certificate"], ids=["not there", "no certificate"])
+def test_a_certificate_file_that_cannot_be_used_is_named(tmp_path: Path, part: str, content: str | None) -> None:
+    file = tmp_path / "some.pem"
+    if content:
+        file.write_text(content)
+    access = Access("pulsar+ssl://127.0.0.1:1", **{part: str(file)})
+    with pytest.raises(NoConnection, match=f"the certificate file {file} cannot be used"):
+        Session(access, TIMEOUT)
+
+
+def test_with_oauth2_it_is_enough_that_somebody_listens() -> None:
+    """Only the client library can authenticate in this way."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"pulsar://127.0.0.1:{server.getsockname()[1]}"
+        with Session(Access(url, oauth2='{"issuer_url": "https://a", "private_key": "/b"}'), TIMEOUT) as session:
+            assert session.topics("public/default") is None
+
+
+@pytest.mark.parametrize("trusted", ["PULSAR_TLS_CA", "system", "nobody"])
+def test_a_companys_own_authority_is_trusted_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: str
+) -> None:
+    context, authority = server_context(tmp_path)
+    if trusted == "system":
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    trust._system_and_certifi.cache_clear()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(65536)
+                secured.sendall(frame(CONNECTED, protobuf.text(1, "secured")))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        ca = str(authority) if trusted == "PULSAR_TLS_CA" else ""
+        access = Access(f"pulsar+ssl://127.0.0.1:{server.getsockname()[1]}", tls_ca=ca)
+        for_library = Path(trust.trust_file(access)).read_text()
+        assert (authority.read_text() in for_library) is (trusted != "nobody")
+        assert ca or Path(certifi.where()).read_text() in for_library
+        if trusted == "nobody":
+            with pytest.raises(NoConnection, match=r"is not trusted .*set PULSAR_TLS_CA"):
+                Session(access, TIMEOUT)
+        else:
+            with Session(access, TIMEOUT) as session:
+                assert session.version == "secured"
+        thread.join(TIMEOUT)
+    trust._system_and_certifi.cache_clear()
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary()))))

@@ -198,10 +198,10 @@ def test_defaults_come_from_the_environment(topic: dict[str, Any], monkeypatch: 
     before = time.time()
     assert records.main(["sum"]) == 0
     access, name, since, follow = topic["asked"]
-    assert (access, name, follow) == (Access("pulsar://b:6650", TOKEN), "bills", False)
+    assert (access, name, follow) == (Access("pulsar://b:6650", TOKEN), "persistent://public/default/bills", False)
     assert before - 3600 <= since <= time.time() - 3600
     assert records.main(["tail", "--url", "pulsar://c", "--topic", "t", "--since", "2026-01-31T08:00:00Z"]) == 0
-    assert topic["asked"] == (Access("pulsar://c", TOKEN), "t", 1769846400.0, True)
+    assert topic["asked"] == (Access("pulsar://c", TOKEN), "persistent://public/default/t", 1769846400.0, True)
 
 
 @pytest.mark.parametrize(
