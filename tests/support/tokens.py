@@ -8,9 +8,14 @@ import hmac
 import json
 
 
-def token_for(role: str, secret: bytes) -> str:
-    """A JSON web token (HS256) by which the broker knows a client as this role."""
-    signed = b".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, {"sub": role}))
+def token_for(role: str, secret: bytes, expires: float | None = None) -> str:
+    """A JSON web token (HS256) by which the broker knows a client as this role.
+
+    Args:
+        expires: seconds since the epoch; None: it does not expire.
+    """
+    claims = {"sub": role} if expires is None else {"sub": role, "exp": int(expires)}
+    signed = b".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
     return b".".join([signed, _base64url(hmac.digest(secret, signed, hashlib.sha256))]).decode()
 
 
