@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from workernode.net.origin import Origin
-from workernode.strict_json import DECODER
+from workernode.strict_json import SLOW_DECODER, loads
 
 MAX_ID = 256  # characters; the gateway's are uuids of 36
 SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}  # scheme → over TLS?
@@ -80,15 +80,13 @@ def parse(payload: bytes, reply_hosts: Sequence[str] = ()) -> Task:
         MalformedTask: with the reason for the dead letter, and with what its client can be reached by.
     """
     try:
-        text = payload.decode("utf-8")
+        message = loads(payload)
     except UnicodeDecodeError as exc:
         raise MalformedTask(f"not UTF-8: {exc.reason} at byte {exc.start}") from None
-    try:
-        message = DECODER.decode(text)
     except RecursionError:
-        raise _unreadable("JSON nested too deep", text, reply_hosts) from None
+        raise _unreadable("JSON nested too deep", payload.decode(), reply_hosts) from None
     except ValueError as exc:
-        raise _unreadable(f"not JSON: {exc}", text, reply_hosts) from None
+        raise _unreadable(f"not JSON: {exc}", payload.decode(), reply_hosts) from None
     if not isinstance(message, dict):
         raise MalformedTask(f"not a JSON object but {_kind(message)}")
     return _read(message, reply_hosts)
@@ -143,7 +141,7 @@ def _first_members(text: str) -> dict[str, Any]:
     at = 0
     try:
         while (found := _MEMBER.match(text, at)) and (found[1] == "{") is (at == 0):
-            members[found[2]], at = DECODER.raw_decode(text, found.end())
+            members[found[2]], at = SLOW_DECODER.raw_decode(text, found.end())
     except (ValueError, RecursionError):
         pass  # this member cannot be parsed
     return members

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workernode.body import UnsendableBody, for_upstream, wants_usage
+from workernode.strict_json import loads
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -74,7 +75,7 @@ for _ in range(100_000):
     DEEP = [DEEP]
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), DEEP], ids=["infinite", "nan", "deep"])
+@pytest.mark.parametrize("value", [loads(b"1e400"), DEEP], ids=["infinite", "deep"])
 def test_a_body_without_a_json_form_is_not_sent(value: object) -> None:
     """1e400 can be read, as infinity, and cannot be written again."""
     with pytest.raises(UnsendableBody):
