@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from workernode.errors import broken_error, openai_error
 from workernode.protocol import AnswerState, Decision, Rejection
 
+# Workers that may die while they send a client an error, whatever MAX_REDELIVERIES is: most deaths have another cause,
+# and a client that is not told waits for ever.
+FEWEST_REJECTIONS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -45,7 +49,7 @@ def after_death(
             return Settled(Decision.ACK, "answered", reason)
         return Settled(rejection.decision, rejection.status, rejection.reason or reason)
     if rejection is not None:
-        if failed_rejections > limit:  # even sending the client an error kills workers
+        if failed_rejections > max(limit, FEWEST_REJECTIONS):  # even sending the client an error kills workers
             return Settled(Decision.DEAD_LETTER, "poison", text)
         return rejection
     if state is AnswerState.STARTED:

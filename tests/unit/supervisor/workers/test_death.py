@@ -73,3 +73,7 @@ def test_a_rejection_is_sent_again_by_another_worker_until_that_kills_too_many(s
     verdict = decide(state, OTHERS, failed_rejections=LIMIT + 1)
     assert isinstance(verdict, Settled)
     assert (verdict.decision, verdict.status) == (Decision.DEAD_LETTER, "poison")
+
+
+def test_without_redeliveries_a_death_while_the_error_is_sent_does_not_leave_the_client_without_it() -> None:
+    assert decide(AnswerState.NOT_STARTED, OTHERS, limit=0, failed_rejections=1) is OTHERS
