@@ -48,6 +48,7 @@ class Intake:
         self._paused = False
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
+        self._last_entry: Entry | None = None  # where the message that was taken last came from
         self._full_at: float | None = None  # since when nothing may be taken, although the intake is open
 
     # --- the owner ---
@@ -116,7 +117,7 @@ class Intake:
 
     def _give_back_at(self, early: _Early) -> float:
         since = self._closed_at
-        if since is None and early.received.key[3] < 0:  # the rest of a batch waits for its turn: it cannot go alone
+        if since is None and early.received.key[:3] != self._last_entry:  # the rest of a batch cannot go back alone
             since = self._full_at
         return float("inf") if since is None else max(early.came, since) + GIVE_BACK
 
@@ -194,6 +195,7 @@ class Intake:
 
     def _hand_over(self, received: Received) -> None:
         self._taken += 1
+        self._last_entry = received.key[:3]
         self._take(received)
 
 

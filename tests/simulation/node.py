@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -13,7 +13,7 @@ from unittest import mock
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import BrokerDown, BrokerUp, Event, Received, RetryHere, Stored
+from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, RetryHere, Stored
 from supervisor.fitness.breaker import Fitness
 from supervisor.ledger import Place
 from supervisor.loop import Source
@@ -22,7 +22,7 @@ from supervisor.node import Exit, Node, Parts
 from supervisor.states import NodeState
 from supervisor.workers.pool import Pool, Worker
 from tests.simulation.outside import Gateway, Upstream
-from tests.simulation.pulsar import Consumer, Link, PulsarException, Server
+from tests.simulation.pulsar import Consumer, Delivery, Link, PulsarException, Server
 from tests.simulation.schedule import Schedule, TaskPlan
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
@@ -220,6 +220,7 @@ class SimConnection:
 
     def _subscribe(self, listener: Callable[[Any, Any], None]) -> Consumer:
         consumer = Consumer(self._world, self._link.server, listener)
+        consumer.is_leaving = lambda: not self._node.is_serving
         self._world.after(0.002, self._subscribed, consumer)
         return consumer
 
@@ -276,9 +277,9 @@ class SimBroker(PulsarBroker):
         return [(held.due, held.received) for held in self._naks._held.values()]
 
     @property
-    def early(self) -> int:
+    def early(self) -> Iterable[MessageKey]:
         """Messages that came when there was no room."""
-        return len(self._intake._early)
+        return self._intake._early
 
     def ack(self, received: Received) -> None:
         """Only after the record is stored."""
@@ -437,6 +438,11 @@ class SimNode:
         """Which task a job is: its id stands at a fixed place of the payload."""
         return self.plans[job.payload[15 : job.payload.index(b'"', 15)].decode()]
 
+    def plan_of(self, received: Received) -> TaskPlan:
+        """Which task a message is."""
+        plan: TaskPlan = received.message.message.plan
+        return plan
+
     def readable(self) -> None:
         """A pipe or a sentinel has become readable."""
         self.wake()
@@ -472,7 +478,7 @@ class SimNode:
             self.link.store(done)
 
     def check_ack(self, received: Received) -> None:
-        plan = received.message.message.plan
+        plan = self.plan_of(received)
         if not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
             raise Violation("an ack follows the stored record", plan.id)
 
@@ -558,6 +564,10 @@ class SimNode:
             late = self.world.now - self.was_told_to_stop[1]
             if late > FORCED_WITHIN and self.world.now > self._excused_until:
                 raise Violation("a second signal ends it within a second", f"{self.name} took {late:.2f} s")
+        for delivery in self.dispatcher._ledger:
+            if delivery.place is Place.RECORDING:
+                client = self.gateway.clients[self.plan_of(delivery.received).id]
+                client.excuses.add("its record could not be stored while its node lived")
         if self.connection.consumer is not None:
             self.connection.consumer.kill()
         self.link.is_closed = True
@@ -619,9 +629,15 @@ class SimNode:
         if consumer is not None:
             # A batch comes whole. What waits for its nak's time is unacknowledged, too, and in nobody's slot.
             allowed = self.settings.max_process_num + BEYOND_CAP + MOST_IN_BATCH - 1
-            unacked = len(self.dispatcher) + self.broker.early + len(consumer._queue)
+            keys = {delivery.received.key for delivery in ledger} | set(self.broker.early)
+            unacked = len(keys | {received_key(delivery) for delivery in consumer._queue})
             if unacked > allowed:
                 raise Violation("never more unacknowledged than cap + 2", f"{self.name}: {unacked}")
+
+
+def received_key(delivery: Delivery) -> MessageKey:
+    """The key of a message that lies in the library's queue."""
+    return (delivery.ledger_id(), delivery.entry_id(), delivery.partition(), delivery.batch_index())
 
 
 def _field(data: bytes, name: str) -> str:

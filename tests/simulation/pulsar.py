@@ -170,6 +170,8 @@ class Server:
             return
         for entry in entries:
             if entry.owner is consumer:
+                if entry.acked and not self._index_acks and consumer.is_leaving():
+                    self.on_lost(entry)
                 self.wait_again(entry, counts=True)
         self.dispatch()
 
@@ -244,6 +246,7 @@ class Consumer:
         self.permits = 0
         self.connection = 0  # grows with each that is lost
         self.is_closed = False
+        self.is_leaving: Callable[[], bool] = lambda: False  # whether its node stops
         self._acks: list[Message] = []
         self._nak_timer = 0
         self._naks: list[Entry] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from supervisor.broker.intake import GIVE_BACK, Intake
 from supervisor.events import Received
 from tests.support.fake_pulsar import Consumer, Message
@@ -101,16 +103,30 @@ def test_a_message_that_waits_for_room_is_given_back_once_the_intake_has_been_cl
     assert one.given_back() == [1]
 
 
-def test_a_message_at_a_node_that_stays_full_is_given_back_and_the_rest_of_a_batch_is_not() -> None:
-    for index, given_back in ((-1, [1]), (0, [])):
-        one = Setup()
-        one.intake.allow(1)
-        one.intake.allow(0)  # a worker died between the question and the message
-        one.consumer.deliver(Message(1, index, 2))
-        one.now += GIVE_BACK - 0.1
-        assert one.given_back() == []
-        one.now += 0.1
-        assert one.given_back() == given_back
+@pytest.mark.parametrize(
+    ("taken", "messages", "given_back"),
+    [
+        (0, [Message(1)], [1]),
+        (0, [Message(1, 0, 2), Message(1, 1, 2)], [1, 1]),
+        (1, [Message(1, 0, 2), Message(1, 1, 2)], []),
+    ],
+    ids=["a message", "a batch", "the rest of a batch"],
+)
+def test_what_waits_at_a_node_that_stays_full_is_given_back_unless_a_part_of_it_was_taken(
+    taken: int, messages: list[Message], given_back: list[int]
+) -> None:
+    one = Setup()
+    one.intake.allow(1)
+    if not taken:
+        one.intake.allow(0)  # a worker died after the broker had been asked for a message
+    for message in messages:
+        one.consumer.deliver(message)
+    one.seen(taken)
+    one.intake.allow(0)
+    one.now += GIVE_BACK - 0.1
+    assert one.given_back() == []
+    one.now += 0.1
+    assert one.given_back() == given_back
 
 
 def test_what_waits_here_may_be_taken_without_asking_for_more() -> None:
