@@ -278,6 +278,7 @@ class Dispatcher:
         deaths, limit = self._ledger.died_with(delivery), self._settings.max_redeliveries
         if delivery.rejection is not None:
             delivery.failed_rejections += 1
+        delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
         verdict = after_death(
             state, delivery.rejection, why, deaths=deaths, failed_rejections=delivery.failed_rejections, limit=limit,
             is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= limit,
@@ -310,7 +311,10 @@ class Dispatcher:
         """
         jobs = []
         for delivery in self._ledger:
-            if delivery.place is Place.RUNNING and states.get(delivery.number) is AnswerState.STARTED:
+            state = states.get(delivery.number)
+            delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
+            has_end = delivery.place is Place.RECORDING or state in (AnswerState.ENDING, AnswerState.ENDED)
+            if delivery.has_begun and not has_end:
                 delivery.rejection = Rejection("broken", Decision.ACK, broken_error("the node was stopped."), 0)
                 jobs.append(self._job(delivery))
         return jobs
@@ -321,6 +325,7 @@ class Dispatcher:
         Args:
             states: how much of each job's answer had left, by the job's number.
             ended: outcomes of the jobs that `streams_to_end` gave; those that could not be ended in time are missing.
+                They are acked all the same: another node would send the text from the start again.
         """
         outcomes = {outcome.number: outcome for outcome in ended}
         for delivery in self._ledger:
@@ -328,6 +333,8 @@ class Dispatcher:
                 continue
             if delivery.number in outcomes:
                 outcome = outcomes[delivery.number]
+            elif delivery.has_begun:
+                outcome = self._own_outcome(delivery, Decision.ACK, "broken", "the node was stopped")
             elif states.get(delivery.number) in (AnswerState.ENDING, AnswerState.ENDED):
                 outcome = self._own_outcome(delivery, Decision.ACK, "answered", "the node was stopped")
             else:

@@ -351,8 +351,9 @@ class Node:
         left = self._dispatcher.request_ids()
         about = {"event": "left_over", "requests": left[:100]}
         log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
-        states = self._pool.answer_states()
-        self._pool.kill()
+        last, states = self._pool.kill()
+        for message in last:
+            self._on_worker_message(message)
         if self._is_forced:
             return
         ended = self._parts.end_streams(self._dispatcher.streams_to_end(states))

@@ -188,14 +188,6 @@ class Pool:
         if one is not None and one.jobs.pop(slot, None) is not None:
             heapq.heappush(one.free, slot)
 
-    def answer_states(self) -> dict[int, AnswerState]:
-        """How much of the answer to each job has left, by the job's number."""
-        return {
-            number: AnswerState(each.process.answer_states[slot])
-            for each in self._workers.values()
-            for slot, number in each.jobs.items()
-        }
-
     def set_target(self, target: Target) -> None:
         """Tell all workers, and those to come, whom to ask."""
         self._target = target
@@ -279,9 +271,25 @@ class Pool:
                 each.process.join()
             self._forget(each)
 
-    def kill(self) -> None:
-        """Kill all at once."""
-        self.stop(0.0)
+    def kill(self) -> tuple[list[FromWorker], dict[int, AnswerState]]:
+        """Kill all workers at once.
+
+        Returns:
+            What was still in their pipes; and how much of the answer to each job had left, by the job's number. Both
+            are read after the deaths: a worker that is still alive may send more.
+        """
+        self._vacant.clear()
+        workers = list(self._workers.values())
+        for each in workers:
+            each.process.kill()
+        last: list[FromWorker] = []
+        states: dict[int, AnswerState] = {}
+        for each in workers:
+            each.process.join()
+            last += [message for piece in each.process.read_rest() for message in each.unpacker.feed(piece)]
+            states |= {number: AnswerState(each.process.answer_states[slot]) for slot, number in each.jobs.items()}
+            self._forget(each)
+        return last, states
 
     # --- figures ---
 

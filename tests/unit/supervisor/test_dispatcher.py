@@ -345,10 +345,42 @@ def test_when_the_time_to_drain_is_over_each_message_is_decided(effects: Effects
     assert len(effects.dispatcher) == 0
 
 
-def test_a_stream_that_could_not_be_ended_in_time_goes_back(effects: Effects) -> None:
+def test_a_begun_stream_that_could_not_be_ended_in_time_is_acked(effects: Effects) -> None:
+    """Another node would send its text from the start again."""
     job = effects.run("begun")
     states = {job.number: AnswerState.STARTED}
     effects.dispatcher.streams_to_end(states)
     effects.dispatcher.decide_rest(states, [])
     effects.stored(job)
-    assert effects.made("nak") == [("nak", "begun", 0.0)]
+    assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]
+
+
+def test_a_begun_stream_that_waits_for_a_worker_to_end_it_is_ended_when_the_time_to_drain_is_over() -> None:
+    effects = Effects(slots=1)
+    job = effects.run("begun")
+    effects.slots = -1
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    (end,) = effects.dispatcher.streams_to_end({})
+    assert end.rejection is not None
+    assert end.rejection.status == "broken"
+    effects.dispatcher.decide_rest({}, [Outcome(end.number, "begun", Decision.ACK, "broken", b"{}")])
+    effects.stored(job)
+    assert effects.made("ack", "nak") == [("ack", "begun")]
+
+
+@pytest.mark.parametrize(
+    ("state", "ends"),
+    [(AnswerState.NOT_STARTED, 1), (AnswerState.STARTED, 1), (AnswerState.ENDING, 0), (AnswerState.ENDED, 0)],
+)
+def test_a_begun_stream_whose_second_worker_was_killed_too_is_ended_once(state: AnswerState, ends: int) -> None:
+    """The second worker was to end it. How far it came decides whether the end is still to be sent."""
+    effects = Effects()
+    job = effects.run("begun")
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    states = {job.number: state}
+    assert len(effects.dispatcher.streams_to_end(states)) == ends
+    effects.dispatcher.decide_rest(states, [])
+    effects.stored(job)
+    assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]

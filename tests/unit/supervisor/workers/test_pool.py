@@ -151,7 +151,7 @@ def test_the_answer_state_of_a_slot_starts_anew_with_each_job(harness: Harness) 
     harness.processes[0].answer_states[0] = AnswerState.ENDED
     harness.pool.free(0, 0)
     harness.submit(2)
-    assert harness.pool.answer_states() == {2: AnswerState.NOT_STARTED}
+    assert harness.processes[0].answer_states[0] == AnswerState.NOT_STARTED
 
 
 def test_a_job_that_runs_alone_waits_until_a_worker_is_empty(harness: Harness) -> None:
@@ -193,7 +193,6 @@ def test_the_outcomes_in_the_pipe_of_a_dead_worker_count(harness: Harness) -> No
     assert last == [outcome(1)]
     assert (death.worker, death.jobs, death.why) == (0, {1: AnswerState.ENDED}, "exit code 7")
     assert harness.processes[0].checked == harness.processes[0].closed == 1
-    assert harness.pool.answer_states() == {3: AnswerState.NOT_STARTED}
 
 
 def test_a_dead_worker_is_replaced_at_once_and_after_crashes_with_growing_pauses(harness: Harness) -> None:
@@ -267,6 +266,27 @@ def test_a_pipe_that_is_reported_after_the_death_in_the_same_turn_is_passed_over
     worker = harness.worker(0)
     harness.die(0)
     assert list(harness.pool.collect(worker)) == []  # unwatch_pipe would raise: the worker is not watched any more
+
+
+def test_killed_workers_leave_what_was_in_their_pipes_and_how_far_each_answer_was(harness: Harness) -> None:
+    for number in (1, 2, 3):
+        harness.submit(number)
+    first, second = harness.processes
+    first.write(outcome(1))
+    kill = first.kill
+
+    def kill_and_answer() -> None:
+        """The worker sends more until the signal reaches it."""
+        kill()
+        first.answer_states[1] = AnswerState.STARTED
+
+    first.kill = kill_and_answer  # type: ignore[method-assign]
+    last, states = harness.pool.kill()
+    assert last == [outcome(1)]
+    assert states == {1: AnswerState.NOT_STARTED, 2: AnswerState.NOT_STARTED, 3: AnswerState.STARTED}
+    assert (first.closed, second.closed) == (1, 1)
+    assert harness.watched == []
+    assert harness.pool.next_check() == FOR_EVER
 
 
 @pytest.mark.parametrize("stops", [True, False], ids=["stops by itself", "has to be killed"])
