@@ -24,6 +24,7 @@ from tests.support.node import Node
 from tests.support.paths import ROOT
 from tests.support.platform import Broker as AnyBroker
 from tests.support.platform import Platform
+from tests.support.tls import KEY, server_context
 from tests.support.tokens import token_conf, token_for
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
@@ -146,7 +147,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker that asks for tokens."""
     folder = tmp_path_factory.mktemp("guarded")
     ports = {"port": free_port(), "admin_port": free_port()}
-    with Broker(find_or_get(), folder, conf=token_conf(SECRET), token=ADMIN, **ports) as one:
+    conf = {**token_conf(SECRET), "authenticationRefreshCheckSeconds": "1"}
+    with Broker(find_or_get(), folder, conf=conf, token=ADMIN, **ports) as one:
         yield one
 
 
@@ -306,3 +308,87 @@ def test_a_node_whose_model_loads_is_given_no_message(build: Callable[..., Testb
     assert testbed.platform.consumers() == []
     assert loading.running
     testbed.close_nodes()
+
+
+# --- TLS, tenants, tokens in files ---
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path, str]]:
+    """A broker whose certificate comes from an authority of its own, and that asks for one; its authority and URL."""
+    folder = tmp_path_factory.mktemp("secured")
+    _, authority = server_context(folder)
+    key = folder / "key.pem"
+    key.write_text(KEY)
+    port = free_port()
+    conf = {
+        "brokerServicePortTls": str(port),
+        "tlsCertificateFilePath": str(authority),
+        "tlsKeyFilePath": str(key),
+        "tlsTrustCertsFilePath": str(authority),
+        "tlsRequireTrustedClientCertOnConnect": "true",
+    }
+    with Broker(find_or_get(), folder, port=free_port(), admin_port=free_port(), conf=conf) as one:
+        yield one, authority, f"pulsar+ssl://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("trust", ["PULSAR_TLS_CA", "SSL_CERT_FILE"])
+def test_a_broker_behind_a_companys_own_authority_is_trusted_where_it_is_named(
+    secured: tuple[Broker, Path, str], build: Callable[..., Testbed], trust: str
+) -> None:
+    """The broker asks for a certificate of the node, too. The node and --check trust and show the same."""
+    broker, authority, url = secured
+    testbed = build(on=broker)
+    tls = {"PULSAR_TLS_CERT": authority, "PULSAR_TLS_KEY": authority.parent / "key.pem", trust: authority}
+    node = testbed.start(PULSAR_URL=url, **tls)
+    assert testbed.platform.ask_and_wait("hello").text
+    testbed.platform.wait_balanced()
+    check = Node({**node.env, "STATUS_ADDR": "off"}, testbed.folder, ["--check", "--json"])
+    check.wait_exit(60)
+    findings = {each["name"]: each["mark"] for each in json.loads("\n".join(check.stdout_lines))["findings"]}
+    assert {findings[name] for name in ("broker", "broker: tasks", "broker: records")} == {"ok"}
+    check.close()
+    testbed.close_nodes()
+
+
+def test_a_broker_whose_authority_is_not_trusted_is_named_with_what_to_do(
+    secured: tuple[Broker, Path, str], build: Callable[..., Testbed]
+) -> None:
+    broker, authority, url = secured
+    testbed = build(on=broker)
+    tls = {"PULSAR_TLS_CERT": authority, "PULSAR_TLS_KEY": authority.parent / "key.pem"}
+    testbed.start(ready=False, PULSAR_URL=url, **tls).wait_log("set PULSAR_TLS_CA", 40)
+    testbed.close_nodes()
+
+
+def test_topics_may_be_in_a_namespace_of_their_own(mortal: Broker, build: Callable[..., Testbed]) -> None:
+    testbed = build(on=mortal)
+    platform, model = testbed.platform, testbed.platform.model
+    platform.admin("PUT", f"tenants/{model}", json={"adminRoles": [], "allowedClusters": ["standalone"]})
+    platform.admin("PUT", f"namespaces/{model}/tasks")
+    testbed.start(PULSAR_NAMESPACE=f"{model}/tasks")
+    task = platform.task("hello")
+    testbed.gateway.register_soon(task["request_id"])
+    with closing(pulsar.Client(mortal.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))) as client:
+        client.create_producer(f"persistent://{model}/tasks/model-{model}").send(json.dumps(task).encode())
+        assert testbed.gateway.answer(task["request_id"]).wait(30).text
+        reader = client.create_reader(f"persistent://{model}/tasks/{platform.res_topic}", pulsar.MessageId.earliest)
+        assert json.loads(reader.read_next(20_000).data())["request_id"] == task["request_id"]
+    testbed.close_nodes()
+
+
+def test_a_token_that_ends_is_named_and_one_that_is_put_in_its_file_is_used(
+    locked: GuardedTestbed, tmp_path: Path
+) -> None:
+    """Without a restart."""
+    locked.grant_all()
+    file = tmp_path / "token"
+    file.write_text(token_for(locked.role, SECRET, expires=time.time() + 8))
+    node = locked.start(PULSAR_TOKEN=None, PULSAR_TOKEN_FILE=file)
+    assert locked.platform.ask_and_wait("hello").text
+    node.wait_log("set PULSAR_TOKEN to a token that it takes and that has not expired", 60)
+    file.write_text(token_for(locked.role, SECRET))
+    node.wait_ready(40)
+    assert locked.platform.ask_and_wait("hello").text
+    locked.platform.wait_balanced()
+    locked.close_nodes()
