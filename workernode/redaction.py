@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -96,24 +97,48 @@ def _hidden(value: object, secrets: tuple[str, ...], depth: int) -> object:
 def redact_message(payload: bytes) -> bytes:
     """Return a Pulsar message as it may be stored: `***` for the keys, cookies and the like in the client's headers.
 
-    All else stays byte for byte, so that what was wrong with the message can still be seen.
+    All else stays byte for byte, so that what was wrong with the message can still be seen. Where the headers are not
+    where a task has them, whatever looks like a key, or has the name of one, is masked wherever it stands.
     """
+    encoding = json.detect_encoding(payload)
+    if not encoding.startswith("utf-8"):  # UTF-16 and UTF-32: JSON, but never a task
+        with suppress(UnicodeError):
+            text = payload.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+            return redact_message(text).decode("utf-8", "surrogatepass").encode(encoding, "surrogatepass")
     try:
         message = json.loads(payload)
     except (ValueError, RecursionError):
-        return mask_keys(payload.decode("latin-1")).encode("latin-1")  # latin-1 maps any bytes to text and back
+        return _mask_keys(payload)
     metadata = message.get("metadata") if isinstance(message, dict) else None
     headers = metadata.get("headers") if isinstance(metadata, dict) else None
-    for name, values in islice(headers.items(), MOST_HEADERS) if isinstance(headers, dict) else ():
-        if _SECRET_HEADER.search(name):
-            for value in values[:MOST_HEADERS] if isinstance(values, list) else [values]:
-                payload = _without_json_text(payload, value)
+    if not isinstance(headers, dict):
+        payload, headers = _mask_keys(payload), message
+    for value in islice(_secrets_in(headers), MOST_HEADERS * MOST_HEADERS):
+        payload = _without_json_text(payload, value)
     return payload
 
 
-def _without_json_text(payload: bytes, value: object) -> bytes:
+def _mask_keys(payload: bytes) -> bytes:
+    return mask_keys(payload.decode("latin-1")).encode("latin-1")  # latin-1 maps any bytes to text and back
+
+
+def _secrets_in(value: object, is_secret: bool = False, depth: int = 0) -> Iterator[str]:
+    """Yield the texts under names of secret headers, at most MOST_HEADERS members of each object or list."""
+    if isinstance(value, str) and is_secret:
+        yield value
+    elif depth > DEEPEST_BODY:
+        return
+    elif isinstance(value, dict):
+        for name, each in islice(value.items(), MOST_HEADERS):
+            yield from _secrets_in(each, is_secret or bool(_SECRET_HEADER.search(name)), depth + 1)
+    elif isinstance(value, list):
+        for each in islice(value, MOST_HEADERS):
+            yield from _secrets_in(each, is_secret, depth + 1)
+
+
+def _without_json_text(payload: bytes, value: str) -> bytes:
     """Mask a text in JSON bytes, however JSON writes it."""
-    if isinstance(value, str) and len(value) >= SHORTEST_SECRET:
+    if len(value) >= SHORTEST_SECRET:
         for ascii_only in (True, False):
             written = json.dumps(value, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogatepass")
             payload = payload.replace(written, MASK.encode())

@@ -144,3 +144,26 @@ def test_a_secret_that_is_added_later_is_hidden_everywhere(monkeypatch: pytest.M
 
 def test_a_json_log_line_stays_json_when_the_secret_looks_like_a_number() -> None:
     assert json.loads(Redactor(["123456"], as_json=True)('{"a": 123456}')) == {"a": 1}
+
+
+MISPLACED = {"headers": {"Authorization": ["Bearer canary-8f3a2b"], "Cookie": "canary-8f3a2b", "User-Agent": ["x/1"]}}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        json.dumps([{**TASK, "metadata": MISPLACED}]).encode(),
+        json.dumps({**TASK, **MISPLACED}).encode(),
+        json.dumps({**TASK, "metadata": {"Headers": MISPLACED["headers"]}}).encode(),
+        json.dumps({**TASK, "metadata": MISPLACED}).encode("utf-16"),
+        json.dumps({**TASK, "metadata": MISPLACED}).encode("utf-32-be"),
+        b"\xef\xbb\xbf" + json.dumps({"task": {"metadata": MISPLACED}}).encode(),
+    ],
+    ids=["a list", "no metadata", "another case", "UTF-16", "UTF-32", "nested deeper, with a byte order mark"],
+)
+def test_secrets_in_a_message_of_another_shape_are_masked(payload: bytes) -> None:
+    kept = redact_message(payload)
+    text = kept.replace(b"\0", b"")
+    assert b"canary" not in text
+    assert b"***" in text
+    assert b"x/1" in text
