@@ -21,7 +21,7 @@ from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode import worker
-from workernode.pipe import Unpacker
+from workernode.pipe import Unpacker, pack
 from workernode.protocol import (
     AnswerState,
     FromWorker,
@@ -203,8 +203,11 @@ class Worker:
         }
         payload = json.dumps(task).replace('"messages"', f'"tools": {tools}, "messages"')
         now, wall = time.monotonic(), time.time()
-        self.inbox.send(Job(self.number, slot, payload.encode(), wall, wall, now, now + 300, 0))
+        self.send(Job(self.number, slot, payload.encode(), wall, wall, now, now + 300, 0))
         return id
+
+    def send(self, message: object) -> None:
+        os.write(self.inbox.fileno(), pack(message))
 
     def close(self) -> None:
         self.child.kill()
@@ -219,7 +222,7 @@ def process(upstream: FakeUpstream, gateway: FakeGateway) -> Iterator[Worker]:
     """A worker that is ready and has its target."""
     made = Worker(upstream, gateway)
     made.read_until(lambda: made.messages, "Ready")
-    made.inbox.send(made.target)
+    made.send(made.target)
     yield made
     made.close()
 
@@ -248,7 +251,7 @@ def test_a_worker_is_ready_runs_a_job_in_each_slot_and_stops(
     assert list(process.token_counts) == [2, 5, 5, 0]
     again = process.hand(0)  # its slots are used again and again
     assert gateway.answer(again).wait().text
-    process.inbox.send(Stop())
+    process.send(Stop())
     process.child.join(LONG)
     assert process.child.exitcode == 0
 
@@ -262,7 +265,7 @@ def test_rate_limits_are_reported_before_the_outcome_and_a_hold_delays_the_next_
         "RateLimitReport before the outcome",
     )
     assert process.outcomes() == []
-    process.inbox.send(Hold(time.monotonic() + 0.5))
+    process.send(Hold(time.monotonic() + 0.5))
     started = time.time()
     process.hand(1)
     assert upstream.wait_for_requests(2)[1].at - started >= 0.3
