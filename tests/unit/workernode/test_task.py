@@ -304,8 +304,14 @@ def test_a_task_for_a_host_that_is_not_allowed_is_no_task() -> None:
         (b"rubbish \xff", ""),
         (b"[" * 100_000, ""),
         (b'{"request_id": ' + b"1" * 5000 + b"}", ""),
+        (b'{"request_id":"a","data":"\\ud83d"}', "a"),
+        (b'{"request_id":"a","data":1e999}', "a"),
+        (b'{"request_id":"a","request_id":"b"}', "b"),
     ],
-    ids=["task", "the_rest_is_wrong", "number", "too_long", "line_end", "list", "rubbish", "deep", "long_number"],
+    ids=[
+        *("task", "the_rest_is_wrong", "number", "too_long", "line_end", "list", "rubbish", "deep", "long_number"),
+        *("half_a_surrogate_pair", "number_too_large", "twice"),
+    ],
 )
 def test_the_id_is_read_without_judging_the_rest(payload: bytes, id: str) -> None:
     assert envelope_id(payload) == id
