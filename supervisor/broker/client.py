@@ -16,7 +16,7 @@ from supervisor.broker.connection import Connection
 from supervisor.broker.contract import Batches
 from supervisor.broker.intake import GIVE_BACK, Intake
 from supervisor.broker.naks import Naks
-from supervisor.broker.publisher import DeadLetters, send
+from supervisor.broker.publisher import DeadLetters, send_record
 from supervisor.broker.topics import Topics
 from supervisor.events import Event, MessageKey, Received, RetryHere
 from workernode.settings import Settings
@@ -113,7 +113,7 @@ class PulsarBroker:
     # --- storing ---
 
     def publish_record(self, number: int, record: bytes) -> None:
-        send(self._library, self._connection.records, self._post, number, record)
+        send_record(self._library, self._connection.records, self._post, number, record)
 
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
         self._letters.send(number, payload, properties)

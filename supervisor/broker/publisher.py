@@ -14,6 +14,8 @@ SEND_TIMEOUT = 30_000  # milliseconds after which the library gives up a message
 MAX_PENDING = 10_000  # records in the library's hands; far above any cap
 KEPT = "kept"  # the subscription that keeps dead letters until a person has read them
 NOT_CONNECTED = "not connected"
+# Bytes that are kept of a letter that the broker does not take whole, even compressed; the next if that is too much, too.
+CUT_TO = (1024 * 1024, 64 * 1024, 0)
 
 Post = Callable[[Stored], None]
 
@@ -30,29 +32,29 @@ def open_records(client: Any, topic: str) -> Any:
     )
 
 
-def send(
-    library: Any, producer: Any, post: Post, number: int, data: bytes, properties: dict[str, str] | None = None
-) -> None:
-    """Send a message without waiting. Stored is posted for it in any case, from any thread.
+def send_record(library: Any, producer: Any, post: Post, number: int, record: bytes) -> None:
+    """Send a billing record without waiting. Stored is posted for it in any case, from any thread.
 
     Args:
         library: the module `pulsar`, or a fake of it.
         producer: None if there is no connection.
-        properties: None for a billing record; the properties of a dead letter.
     """
-    is_letter = properties is not None
-    if producer is None:
-        post(Stored(number, NOT_CONNECTED, is_letter))
-        return
 
     def done(result: Any, _id: object) -> None:
-        fault = "" if result == library.Result.Ok else str(result).removeprefix("Result.")
-        post(Stored(number, fault, is_letter))
+        post(Stored(number, fault_of(library, result)))
 
+    if producer is None:
+        post(Stored(number, NOT_CONNECTED))
+        return
     try:
-        producer.send_async(data, done, properties=properties)
+        producer.send_async(record, done)
     except library.PulsarException as error:
-        post(Stored(number, describe(error), is_letter))
+        post(Stored(number, describe(error)))
+
+
+def fault_of(library: Any, result: Any) -> str:
+    """Return why the broker has not stored a message, in the library's word; "" if it has."""
+    return "" if result == library.Result.Ok else str(result).removeprefix("Result.")
 
 
 class DeadLetters:
@@ -99,7 +101,10 @@ class DeadLetters:
                     receiver_queue_size=1,
                 ).close()
                 self._producer = client.create_producer(
-                    self._topic, send_timeout_millis=SEND_TIMEOUT, block_if_queue_full=False
+                    self._topic,
+                    send_timeout_millis=SEND_TIMEOUT,
+                    block_if_queue_full=False,
+                    compression_type=library.CompressionType.ZSTD,  # the task may have come compressed, and be larger
                 )
                 self._producer_of, fault = client, ""
         except Exception as error:  # the edge of this thread: the letters are reported as not stored, and tried again
@@ -117,4 +122,21 @@ class DeadLetters:
             if fault:
                 self._post(Stored(number, fault, True))
             else:
-                send(self._library, self._producer, self._post, number, payload, properties)
+                self._send(number, payload, properties, CUT_TO)
+
+    def _send(self, number: int, payload: bytes, properties: dict[str, str], cuts: tuple[int, ...]) -> None:
+        """Send a letter. One that is too large for the broker is cut, and says so in its property `cut`: else it would
+        be sent in vain for ever, and its task never acked.
+        """
+
+        def done(result: Any, _id: object) -> None:
+            if result == self._library.Result.MessageTooBig and cuts:
+                note = properties.get("cut") or f"only the first bytes of {len(payload)}"
+                self._send(number, payload[: cuts[0]], {**properties, "cut": note}, cuts[1:])
+            else:
+                self._post(Stored(number, fault_of(self._library, result), True))
+
+        try:
+            self._producer.send_async(payload, done, properties=properties)
+        except self._library.PulsarException as error:
+            self._post(Stored(number, describe(error), True))

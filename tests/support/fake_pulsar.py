@@ -136,6 +136,7 @@ class Result(Enum):
 
     Ok = 0
     Timeout = 1
+    MessageTooBig = 2
 
     def __str__(self) -> str:
         return f"Result.{self.name}"
@@ -148,6 +149,7 @@ class Producer:
         self.topic = topic
         self._results = results
         self.sent: list[bytes] = []
+        self.properties: list[Any] = []
         self.pending: list[Callable[[Any, object], None]] = []
         self.is_up = True
 
@@ -156,6 +158,7 @@ class Producer:
         if isinstance(result, Exception):
             raise result
         self.sent.append(data)
+        self.properties.append(properties)
         if result is None:
             self.pending.append(callback)
         else:
@@ -182,6 +185,7 @@ class Library:
     Result = Result
     ConsumerType = SimpleNamespace(Shared="Shared")
     InitialPosition = SimpleNamespace(Earliest="Earliest")
+    CompressionType = SimpleNamespace(ZSTD="ZSTD")
     LoggerLevel = SimpleNamespace(Error="Error")
 
     def __init__(self) -> None:

@@ -327,6 +327,17 @@ def test_a_dead_letter_that_cannot_leave_is_reported_and_the_next_try_makes_anot
     assert one.event() == Stored(1, "", True)
 
 
+@pytest.mark.parametrize(("refusals", "kept"), [(1, 1024 * 1024), (2, 64 * 1024), (3, 0)])
+def test_a_dead_letter_that_is_too_large_for_the_broker_is_cut(one: Setup, refusals: int, kept: int) -> None:
+    one.connect()
+    one.library.results = [Result.MessageTooBig] * refusals
+    one.broker.dead_letter(1, b"x" * 8_000_000, {"reason": "why"})
+    assert one.event() == Stored(1, "", True)
+    (producer,) = one.library.producers[1:]
+    assert len(producer.sent[-1]) == kept
+    assert producer.properties[-1] == {"reason": "why", "cut": "only the first bytes of 8000000"}
+
+
 def test_closing_before_it_was_connected_ends_the_thread(one: Setup) -> None:
     one.library.failures = [("client", LibraryTimeout())] * 100
     one.broker.start()
