@@ -26,6 +26,7 @@ class Received:
     received: float  # seconds since the epoch
     received_at: float  # monotonic
     redeliveries: int  # as the broker counts
+    is_chunked: bool = False  # it came in chunks: the client library cannot nak it
 
 
 @dataclass(frozen=True, slots=True)

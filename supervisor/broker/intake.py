@@ -19,7 +19,7 @@ from supervisor.events import Entry, MessageKey, Received
 
 GIVE_BACK = 1.0  # seconds that a message waits at a closed intake before it goes back to the broker
 
-BATCH_INDEX, BATCH_SIZE = 4, 6  # fields of MessageIdData, in Pulsar's PulsarApi.proto
+BATCH_SIZE, FIRST_CHUNK = 6, 7  # fields of MessageIdData, in Pulsar's PulsarApi.proto
 
 
 class _Early(NamedTuple):
@@ -210,6 +210,7 @@ def received_of(message: Any, now: float) -> Received:
         received=time.time(),
         received_at=now,
         redeliveries=message.redelivery_count(),
+        is_chunked=place.batch_index() < 0 and FIRST_CHUNK in dict(fields(place.serialize())),
     )
 
 

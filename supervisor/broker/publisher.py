@@ -14,7 +14,7 @@ SEND_TIMEOUT = 30_000  # milliseconds after which the library gives up a message
 MAX_PENDING = 10_000  # records in the library's hands; far above any cap
 KEPT = "kept"  # the subscription that keeps dead letters until a person has read them
 NOT_CONNECTED = "not connected"
-# Bytes that are kept of a letter that the broker does not take whole, even compressed; the next if that is too much, too.
+# Bytes that are kept of a letter that is too large for the broker even compressed; the next if that is too large, too.
 CUT_TO = (1024 * 1024, 64 * 1024, 0)
 
 Post = Callable[[Stored], None]

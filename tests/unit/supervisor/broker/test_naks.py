@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -137,6 +137,13 @@ def test_a_message_that_came_in_no_batch_is_naked_whatever_was_answered() -> Non
     naks = Naks()
     naks.add(message(1), 1.0)
     assert sent(naks, LATER, Ledger(here={(1, 1, -1)}, answered={(1, 1, -1)})) == [message(1).key]
+
+
+def test_a_message_that_came_in_chunks_is_tried_again_here() -> None:
+    naks = Naks()
+    naks.add(replace(message(1), is_chunked=True), 1.0)
+    burst = naks.burst(LATER, NOTHING)
+    assert (burst.redeliver, [received.key for received in burst.retry_here]) == ([], [message(1).key])
 
 
 def test_everything_is_sent_when_the_node_stops() -> None:
