@@ -14,7 +14,7 @@ from workernode.call_stats import CallStats
 from workernode.errors import openai_error
 from workernode.net.sse import Decoder, NamedEvent
 from workernode.strict_json import read_object
-from workernode.upstream.chunks import Chunk, finish_reason_of, read_chunk
+from workernode.upstream.chunks import Chunk, finish_reason_of, has_figures, read_chunk
 from workernode.upstream.conversion import completion_from_chunks
 from workernode.upstream.dialects import ErrorBody, error_in_answer
 from workernode.upstream.faults import fault_of_bad_answer, fault_of_error
@@ -99,7 +99,7 @@ class StreamReader:
             self._seen.add(index)
             if reason is not None:
                 self._finished.add(index)
-        if chunk.usage is not None:
+        if has_figures(chunk.usage):
             stats.usage = chunk.usage
             self.has_usage = self.is_whole
         if chunk.finish_reason is not None:
@@ -182,7 +182,7 @@ def _wrong(message: str, code: str) -> Chunk:
 
 def _note_completion(stats: CallStats, answer: dict[str, Any]) -> None:
     usage, model = answer.get("usage"), answer.get("model")
-    stats.usage = usage if isinstance(usage, dict) else None
+    stats.usage = usage if has_figures(usage) else None
     stats.model = model if isinstance(model, str) else None
     for choice in answer["choices"]:
         if isinstance(choice, dict):

@@ -27,6 +27,11 @@ class Chunk:
     choices: tuple[tuple[int, str | None], ...] = ()  # index and finish_reason of each choice in it
 
 
+def has_figures(usage: object) -> bool:
+    """Return whether upstream's usage has any count. `{}` and nulls say nothing, whatever other chunk has said."""
+    return isinstance(usage, dict) and any(type(value) in (int, float) and value >= 0 for value in usage.values())
+
+
 def read_chunk(raw: bytes, event: str = "") -> Chunk | None:
     """Return what one event of a stream says; None if it is no chunk but keeps the connection alive.
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workernode.strict_json import read_object
-from workernode.upstream.chunks import Chunk, read_chunk
+from workernode.upstream.chunks import Chunk, has_figures, read_chunk
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -169,3 +169,15 @@ def test_any_bytes_give_a_chunk_or_are_refused(raw: bytes, event: str) -> None:
         return
     if chunk is not None:
         assert isinstance(read_object(chunk.raw), dict)
+
+
+@pytest.mark.parametrize(
+    ("usage", "has"),
+    [
+        (None, False), ({}, False), ([1], False), ({"prompt_tokens": None}, False), ({"total_tokens": "5"}, False),
+        ({"completion_tokens": True}, False), ({"prompt_tokens": -1}, False), ({"completion_tokens": 0}, True),
+        ({"prompt_tokens": None, "total_tokens": 7}, True), ({"input_tokens": 3}, True),
+    ],
+)  # fmt: skip
+def test_a_usage_without_a_count_says_nothing(usage: object, has: bool) -> None:
+    assert has_figures(usage) is has
