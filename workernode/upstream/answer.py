@@ -24,6 +24,8 @@ _SSE_STARTS = (b"data", b"event", b"id", b"retry", b"error", b":")
 _BOM = b"\xef\xbb\xbf"
 # Some keep a plain request alive with comments, as if it were a stream.
 _COMMENTS_BEFORE_JSON = re.compile(rb"(?:\s*:[^\r\n]*[\r\n]+)+\s*(?=\{)")
+# Some end plain JSON like a stream (9router#3492).
+_DONE_AFTER_JSON = re.compile(rb"\}\s*(data:\s*\[DONE\]\s*)\Z")
 
 
 class StreamReader:
@@ -127,6 +129,8 @@ def read_completion(raw: bytes, stats: CallStats, *, is_own_model: bool) -> tupl
     raw = raw.removeprefix(_BOM)
     if comments := _COMMENTS_BEFORE_JSON.match(raw):
         raw = raw[comments.end() :]
+    if raw[:1] == b"{" and (done := _DONE_AFTER_JSON.search(raw, max(0, len(raw) - 100))):
+        raw = raw[: done.start(1)]
     try:
         if looks_streamed(raw):
             raw = _completion_of_stream(raw, is_own_model)
@@ -162,6 +166,8 @@ def _chunk_of(event: bytes) -> Chunk | None:
     name = event.name if isinstance(event, NamedEvent) else ""
     if not event or (name == "ping"):  # `data:` alone: how some keep a connection alive
         return None
+    if event.startswith(b"data:"):  # a gateway that puts `data:` before what has it already (new-api#5367)
+        event = event[5:]
     try:
         chunk = read_chunk(event, name)
     except ValueError as exc:

@@ -230,6 +230,7 @@ def _may_be_about_options(fault: UpstreamFault) -> bool:
     """A refusal of the request that names no other reason may be about `stream_options`."""
     if fault.http_status not in (400, 422) or fault.kind not in (FaultKind.CLIENT, FaultKind.REFUSED):
         return False
-    param = fault.body["error"].get("param")
+    error = fault.body["error"]
+    param = error.get("param")
     names_another = bool(param) and not str(param).startswith("stream_options")
-    return not names_another and not is_about_content(fault.code)
+    return not names_another and not is_about_content(fault.code) and not is_about_content(str(error.get("type")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workernode.protocol import FaultKind
@@ -23,7 +23,7 @@ class ErrorBody:
     names: frozenset[str]  # codes and types, as `plain_name` writes them
     kind: FaultKind | None  # by a number in a member of its own
     status: int  # HTTP status that the body itself names, 400 to 599; 0 without
-    is_openai: bool  # it has a member `error` that is an object: an API answered
+    is_openai: bool  # it has a member `error` as OpenAI or Ollama have it: an API of chats answered
 
     @property
     def named_kind(self) -> FaultKind | None:
@@ -58,8 +58,8 @@ def read_error(value: object) -> ErrorBody | None:
         if isinstance(inner, dict) and not isinstance(error.get("message"), str):
             error = inner
         return _openai(value, error)
-    if isinstance(error, str) and error:
-        return _made(error, value, value)
+    if isinstance(error, str) and error:  # Ollama, TGI, xAI; but web frameworks have `{"status", "error", "path"}`
+        return replace(_made(error, value, value), is_openai="status" not in value and "path" not in value)
     return _other_shape(value)
 
 
@@ -123,9 +123,8 @@ def _other_shape(value: dict[str, Any]) -> ErrorBody | None:
     base, response = value.get("base_resp"), value.get("Response")
     if isinstance(base, dict) and base.get("status_code"):
         number = base["status_code"]
-        made = _made(_text(base, "status_msg"), {"code": number}, {})
         kind = MINIMAX.get(number) if isinstance(number, int) else None
-        return ErrorBody(made.body, made.message, made.code, made.names, kind, 0, False)
+        return replace(_made(_text(base, "status_msg"), {"code": number}, {}), kind=kind, status=0)
     if isinstance(response, dict) and isinstance(response.get("Error"), dict):
         error = response["Error"]
         return _made(_text(error, "Message"), {"code": error.get("Code")}, {})
@@ -135,9 +134,8 @@ def _other_shape(value: dict[str, Any]) -> ErrorBody | None:
         return _made(_text(first, "message"), first, value) if isinstance(first, dict) else _made(str(first), {}, value)
     if value.get("error_code") is not None:
         number = value["error_code"]
-        made = _made(_text(value, "error_msg", "message"), {"code": number}, value)
         kind = QIANFAN.get(number) if isinstance(number, int) else None
-        return ErrorBody(made.body, made.message, made.code, made.names, kind, made.status, False)
+        return replace(_made(_text(value, "error_msg", "message", "text"), {"code": number}, value), kind=kind)
     detail = value.get("detail")
     inner = detail if isinstance(detail, dict) else value.get("message")
     if isinstance(inner, dict):  # Mistral puts FastAPI's detail into the message
