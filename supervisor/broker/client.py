@@ -77,6 +77,8 @@ class PulsarBroker:
         self._naks.arrived(received, self._clock())
 
     def step_aside(self, seconds: float) -> None:
+        if self._naks.has_batches or self._retrying:  # another node would get a message that is tried again here
+            return
         self._connection.ask_to_leave(until=self._clock() + seconds)
 
     # --- deciding what becomes of messages ---

@@ -60,7 +60,8 @@ class Broker(Protocol):
     def step_aside(self, seconds: float) -> None:
         """Close the consumer for so long, so that what is nak'd now goes to other nodes.
 
-        No message may be at this node. A message that was taken meanwhile makes the call void.
+        No message may be at this node. A message that was taken meanwhile makes the call void, and so does a nak that
+        is held for a message of a batch: it may be tried again here (see `burst`).
         """
 
     # --- deciding what becomes of messages ---

@@ -52,6 +52,11 @@ class Naks:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def has_batches(self) -> bool:
+        """True if a message of a batch is held."""
+        return bool(self._by_entry)
+
     def add(self, received: Received, due: float) -> None:
         """Hold a nak. One that is held for the same message already is replaced.
 

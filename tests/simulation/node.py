@@ -35,6 +35,7 @@ TAKEN_IN_WITHIN = 1.0  # seconds in which every event must be taken in
 FORCED_WITHIN = 1.0  # seconds from a second signal to the end
 BEYOND_CAP = 2  # messages that may be unacknowledged beyond the cap (spec 3)
 MOST_IN_BATCH = 5  # messages
+CHECK_INTERVAL = 0.25  # seconds: how soon the thread of the connection notices that the library has connected again
 STREAMS_ENDED_WITHIN = 5.0  # seconds that the ending of streams gets at the end of a drain
 
 
@@ -242,6 +243,7 @@ class SimConnection:
     def _back(self) -> None:
         if self.consumer is not None and self._link.is_up:
             self.consumer.connect()
+            self._world.after(CHECK_INTERVAL, self.intake.reconnected)
 
     def is_up(self) -> bool:
         """As the library tells."""
@@ -629,6 +631,8 @@ class SimNode:
         if consumer is not None:
             # A batch comes whole. What waits for its nak's time is unacknowledged, too, and in nobody's slot.
             allowed = self.settings.max_process_num + BEYOND_CAP + MOST_IN_BATCH - 1
+            if consumer.connection:  # connected again, the library has asked for a message by itself
+                allowed += MOST_IN_BATCH
             keys = {delivery.received.key for delivery in ledger} | set(self.broker.early)
             unacked = len(keys | {received_key(delivery) for delivery in consumer._queue})
             if unacked > allowed:

@@ -223,6 +223,18 @@ def test_held_naks_of_a_batch_do_not_keep_back_its_last_message_at_a_full_node(o
     assert isinstance(one.event(), Received)
 
 
+def test_a_node_does_not_step_aside_while_it_holds_a_part_of_a_batch(one: Setup) -> None:
+    """The broker would hand it to another node, while it is tried again here."""
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    one.broker.nak(one.receive(5, 1, 2), 10.0)
+    one.broker.step_aside(2.0)
+    one.broker._connection.wake()
+    until(lambda: one.broker._connection._leave is None, TIMEOUT, "answer to the request")
+    assert not consumer.is_closed
+
+
 def test_a_consumer_is_not_closed_while_a_message_is_on_its_way_to_be_tried_again(one: Setup) -> None:
     one.connect()
     one.broker.allow(1)
