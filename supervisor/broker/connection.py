@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +12,12 @@ from supervisor.broker.access import Access
 from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.intake import Intake
 from supervisor.broker.library import close_client, describe, open_client, run_bounded, subscribe_without_taking
+from supervisor.broker.partitions import Listener, PartitionedConsumer
 from supervisor.broker.publisher import open_records
 from supervisor.broker.topics import Topics, short_name
 from supervisor.events import BrokerDown, BrokerUp, Event
+
+log = logging.getLogger(__name__)
 
 OPERATION_TIMEOUT = 10  # seconds until an attempt to connect or to subscribe has failed
 LIBRARY_NAK_DELAY = 100  # milliseconds: the shortest that the library allows
@@ -24,6 +28,7 @@ RETRY_FIRST, RETRY_LONGEST = 0.5, 1.0
 LOST_TIME, ASK_INTERVAL = 2.0, 1.0
 EXPLAIN_TIME = 5.0  # seconds for finding out why an attempt failed
 CHECK_INTERVAL = 0.1  # seconds between checks of the connection: the library waits so long before it connects again
+PARTITIONS_INTERVAL = 60.0  # seconds between checks whether the topic has got more partitions
 STOP_TIME = 2.0  # seconds that the thread gets to stop
 CLOSE_TIME = 3.0  # seconds that the client gets to close
 
@@ -61,6 +66,7 @@ class Connection:
         self._changed = threading.Condition()
         self._leave: tuple[int, float] | None = None  # when the owner has seen so many messages; until (monotonic)
         self._away_until = 0.0  # monotonic: no consumer before that moment
+        self._look_for_partitions_at = 0.0  # monotonic
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
@@ -158,6 +164,14 @@ class Connection:
                 consumer.close()
             if self.consumer is None and self._needs_consumer():
                 self.consumer = self._intake.attach(self._subscribe)
+            elif isinstance(self.consumer, PartitionedConsumer):
+                self._tend_partitions(self.consumer)
+
+    def _tend_partitions(self, consumer: PartitionedConsumer) -> None:
+        self._intake.ask_more()
+        if self._clock() >= self._look_for_partitions_at:
+            self._look_for_partitions_at = self._clock() + PARTITIONS_INTERVAL
+            consumer.add(self.client.get_topic_partitions(self._topics.tasks))
 
     def _mend(self) -> bool:
         """Make anew what has been without a connection for a while, if the broker lets us in.
@@ -195,9 +209,21 @@ class Connection:
     def _needs_consumer(self) -> bool:
         return self._intake.is_wanted() and self._clock() >= self._away_until
 
-    def _subscribe(self, listener: Callable[[Any, Any], None]) -> Any:
+    def _subscribe(self, listener: Listener) -> Any:
+        partitions = self.client.get_topic_partitions(self._topics.tasks)
+        if partitions == [self._topics.tasks]:
+            return self._subscribe_to(self._topics.tasks, listener)
+        about = {"event": "partitions", "partitions": len(partitions)}
+        text = "the topic has %d partitions: as many messages more than the cap may be at this node, for a second each"
+        log.info(text, len(partitions), extra=about)
+        self._look_for_partitions_at = self._clock() + PARTITIONS_INTERVAL
+        consumer = PartitionedConsumer(self._subscribe_to, listener)
+        consumer.add(partitions)
+        return consumer
+
+    def _subscribe_to(self, topic: str, listener: Listener) -> Any:
         return self.client.subscribe(
-            self._topics.tasks,
+            topic,
             self._topics.subscription,
             consumer_type=self._library.ConsumerType.Shared,
             initial_position=self._library.InitialPosition.Earliest,

@@ -143,12 +143,19 @@ class Intake:
                     consumer.resume_message_listener()
         return consumer
 
+    def ask_more(self) -> None:
+        """Ask another partition: the one that was asked has had nothing for a while."""
+        with self._lock:
+            if self._taken < self._allowed and self._consumer is not None:
+                self._consumer.resume_message_listener()
+
     def reconnected(self) -> None:
         """The library has connected anew by itself. It has then asked for a message, even if its listener is paused."""
         with self._lock:
             if self._paused and self._consumer is not None:
                 self._paused = False
-                self._consumer.resume_message_listener()
+                while self._consumer.resume_message_listener():
+                    pass  # a partitioned topic has several consumers
 
     def detach(self) -> None:
         """Take nothing more from the consumer, and forget what waits here: the consumer is to be closed, and the broker

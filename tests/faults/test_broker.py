@@ -392,3 +392,41 @@ def test_a_token_that_ends_is_named_and_one_that_is_put_in_its_file_is_used(
     assert locked.platform.ask_and_wait("hello").text
     locked.platform.wait_balanced()
     locked.close_nodes()
+
+
+def test_a_partitioned_topic_is_served_and_little_more_is_held_than_the_cap(
+    mortal: Broker, build: Callable[..., Testbed]
+) -> None:
+    """A node that is full keeps what it works on; a second node gets all else."""
+    testbed = build(on=mortal)
+    platform = testbed.platform
+    model = f"parts-{secrets.token_hex(4)}"
+    platform.admin("PUT", f"persistent/public/default/model-{model}/partitions", json=4)
+    testbed.start(MODEL_NAME=model, MAX_PROCESS_NUM=2)
+    with closing(pulsar.Client(mortal.url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))) as client:
+        producer = client.create_producer(f"model-{model}")
+
+        def ask(directive: object) -> str:
+            task = platform.task(directive)
+            testbed.gateway.register_soon(task["request_id"])
+            producer.send(json.dumps(task).encode())
+            return str(task["request_id"])
+
+        held = [ask({"gate": "held"}) for _ in range(2)]
+        testbed.upstream.wait_for_waiting("held", 2)
+        with closing(FakeUpstream()) as other:
+            other.models = [model]
+            testbed.start(MODEL_NAME=model, API_URL=other.api_url)
+            ids = [ask("hello") for _ in range(40)]
+            testbed.gateway.wait_all(ids, 40)
+            assert not any(testbed.asked(id) for id in ids)
+        testbed.upstream.open_gate("held")
+        testbed.gateway.wait_all(held, 40)
+
+    def left() -> int:
+        stats = platform.admin("GET", f"persistent/public/default/model-{model}/partitioned-stats").json()
+        return int(stats["subscriptions"][f"model-{model}-subscription"]["msgBacklog"])
+
+    until(lambda: left() == 0, 30, "empty backlog")
+    one_end_each(testbed, [*held, *ids])
+    testbed.close_nodes()

@@ -192,6 +192,7 @@ class Library:
         self.calls: list[tuple[str, Any]] = []
         self.failures: list[tuple[str, Exception]] = []
         self.results: list[Any] = []  # of the next messages that are sent
+        self.partitions = 0  # of the topics; 0: they are not partitioned
         self.consumers: list[Consumer] = []  # those with a listener
         self.producers: list[Producer] = []
 
@@ -225,6 +226,10 @@ class Client:
         producer = Producer(topic, self._library.results)
         self._library.producers.append(producer)
         return producer
+
+    def get_topic_partitions(self, topic: str) -> list[str]:
+        count = self._library.partitions
+        return [f"{topic}-partition-{number}" for number in range(count)] if count else [topic]
 
     def subscribe(self, topic: str, subscription: str, **how: Any) -> Consumer:
         listener = how.get("message_listener")
