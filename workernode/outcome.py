@@ -95,7 +95,7 @@ class OutcomeBuilder:
             ai_model_namespace=settings.aimodel_namespace or None,
             usage=usage,
             usage_source=usage_source,
-            client=record.client_of(task.headers, task.data) if task else record.Client(),
+            client=record.client_of(task.headers, task.data, settings.record_salt) if task else record.Client(),
             request=record.request_of(task.data, stream=task.stream, size=size) if task else record.Request(bytes=size),
             times=_times(facts),
             durations=durations,

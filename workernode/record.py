@@ -7,6 +7,7 @@ prompt or answer text, keys, or a client's Authorization.
 
 from __future__ import annotations
 
+import hmac
 import re
 import time
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ class Client:
     user_agent: str | None = None
     address: str | None = None
     user: str | None = None  # `user` of the request: the client's own name for its user
+    key_id: str | None = None  # tells clients apart by their keys, without holding any of a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,13 @@ class Record:
     error: Error | None = None
 
 
-def client_of(headers: Mapping[str, Any], data: Mapping[str, Any]) -> Client:
+def client_of(headers: Mapping[str, Any], data: Mapping[str, Any], salt: str) -> Client:
     """Return what is recorded of the client.
 
     Args:
         headers: the client's HTTP headers as the gateway passed them on: a list of values by canonical name.
         data: the client's chat request.
+        salt: RECORD_SALT; "": the clients' keys leave no trace.
     """
     forwarded = _header(headers, "X-Forwarded-For") or _header(headers, "X-Real-Ip")
     address = forwarded[:MAX_TEXT].split(",")[0].strip()  # the first is the client's, the others are proxies
@@ -133,7 +136,15 @@ def client_of(headers: Mapping[str, Any], data: Mapping[str, Any]) -> Client:
         user_agent=_header(headers, "User-Agent")[:MAX_TEXT],
         address=address if re.fullmatch(r"[0-9A-Fa-f:.\[\]]{2,64}", address) else None,
         user=str(user)[:MAX_TEXT] if isinstance(user, str) or _is_number(user) else None,
+        key_id=_key_id(_header(headers, "Authorization"), salt),
     )
+
+
+def _key_id(authorization: str, salt: str) -> str | None:
+    """The first 16 hexadecimal digits of HMAC-SHA256: nobody without the salt can test whether a key belongs to it."""
+    if not salt or not authorization:
+        return None
+    return hmac.digest(salt.encode(), authorization.encode("utf-8", "replace"), "sha256").hex()[:16]
 
 
 def request_of(data: Mapping[str, Any], *, stream: bool, size: int) -> Request:
@@ -208,6 +219,7 @@ def encode(record: Record) -> bytes:
             "user_agent": _text(client.user_agent),
             "address": _text(client.address),
             "user": _text(client.user),
+            "key_id": client.key_id,
         },
         "request": {
             "stream": request.stream,

@@ -56,6 +56,7 @@ GROUPS: dict[str, Callable[[Record], str]] = {
     "client": text("client.user", "client.address", "client.user_agent"),
     "user": text("client.user"),
     "address": text("client.address"),
+    "key": text("client.key_id"),
     "user_agent": text("client.user_agent"),
     "node": text("node.host", "node.id"),
     "status": text("outcome.status"),

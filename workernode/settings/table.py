@@ -106,6 +106,9 @@ class Settings:
     pulsar_tls_key: str = field(metadata=row(PATH, "the key of that certificate"))
     pulsar_oauth2: str = field(metadata=row(OAUTH2, "OAuth2 instead of a token", secret=True))
     res_topic_name: str = field(metadata=row(TOPIC, "where the billing records go", "res-topic"))
+    record_salt: str = field(
+        metadata=row(SECRET, "makes `client.key_id` of the records from the clients' keys", secret=True)
+    )
     debug: bool = field(metadata=row(SWITCH, "the debug log", "false"))
     log_format: str | None = field(
         metadata=row(LOG_FORMAT, "how log lines look", unset=None, default_text="json; text on a terminal")
@@ -172,7 +175,7 @@ class Settings:
         query = parse_qsl(urlsplit(self.api_url).query)
         in_query = (value for name, value in query if re.search("key|token|secret|sig|code|auth", name.lower()))
         in_headers = (part for _, value in self.upstream_headers for part in (value, value.split()[-1]))
-        ours = (self.api_key, self.pulsar_token, self.pulsar_oauth2)
+        ours = (self.api_key, self.pulsar_token, self.pulsar_oauth2, self.record_salt)
         return tuple(secret for secret in (*ours, *in_headers, *in_query) if secret)
 
     def __repr__(self) -> str:

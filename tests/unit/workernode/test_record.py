@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -67,7 +68,7 @@ def test_an_answered_task_is_told_whole() -> None:
         Record(
             request_id="id-1", delivery=5, node=NODE, status="answered", decision=Decision.ACK,
             model="gpt-4o", upstream_model="gpt-4o-2024", ai_model_name="m", ai_model_namespace="default",
-            usage=usage, usage_source="upstream", client=client_of(headers, data),
+            usage=usage, usage_source="upstream", client=client_of(headers, data, "salt-1"),
             request=request_of(data, stream=True, size=812),
             times=Times(published=0, received=1.5, answered=1763920000.1234),
             durations=Durations(queue=-0.003, waiting=0.0012, total=1.2345), attempts=2, redeliveries=1,
@@ -81,7 +82,9 @@ def test_an_answered_task_is_told_whole() -> None:
         "prompt_tokens_details": {"cached_tokens": 1},
     }  # fmt: skip
     assert got["node"] == {"id": "node-1", "host": "host-a", "type": "remote", "version": "1.2.3", "worker": 2}
-    assert got["client"] == {"user_agent": "curl/8", "address": "203.0.113.9", "user": "u-7"}
+    assert got["client"] == {"user_agent": "curl/8", "address": "203.0.113.9", "user": "u-7",
+        "key_id": "b6fac33aff86e629",
+    }  # fmt: skip
     told = {name: value for name, value in got["request"].items() if value is not None}
     assert told == {
         "stream": True, "messages": 1, "bytes": 812, "tools": 2, "response_format": "json_schema", "max_tokens": 100,
@@ -127,7 +130,37 @@ def test_a_record_of_which_nearly_nothing_is_known_is_valid() -> None:
 def test_the_client_is_told_as_far_as_it_can_be_believed(
     headers: dict[str, Any], data: dict[str, Any], client: Client
 ) -> None:
-    assert client_of(headers, data) == client
+    assert client_of(headers, data, "") == client
+
+
+KEY = {"Authorization": ["Bearer sk-client-1"]}
+
+
+def test_a_client_is_known_by_its_key_without_the_key_being_stored() -> None:
+    salt = b"salt-1".ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(each ^ 0x36 for each in salt) + b"Bearer sk-client-1").digest()
+    by_hand = hashlib.sha256(bytes(each ^ 0x5C for each in salt) + inner).hexdigest()  # RFC 2104
+    assert client_of(KEY, {}, "salt-1").key_id == by_hand[:16]
+
+
+@pytest.mark.parametrize(
+    ("headers", "salt"),
+    [
+        (KEY, ""),
+        ({}, "salt-1"),
+        ({"Authorization": [""]}, "salt-1"),
+        ({"Authorization": [5]}, "salt-1"),
+    ],
+    ids=["no-salt", "no-key", "empty", "no-text"],
+)
+def test_without_a_salt_or_a_key_there_is_no_key_id(headers: dict[str, Any], salt: str) -> None:
+    assert client_of(headers, {}, salt).key_id is None
+
+
+def test_two_clients_and_two_salts_give_different_key_ids() -> None:
+    other = {"authorization": "Bearer sk-client-2\ud800"}
+    ids = {client_of(headers, {}, salt).key_id for headers in (KEY, other) for salt in ("salt-1", "salt-2")}
+    assert len(ids) == 4
 
 
 @pytest.mark.parametrize(
