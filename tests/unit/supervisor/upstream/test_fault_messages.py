@@ -26,7 +26,7 @@ def test_every_kind_has_a_sentence_without_upstreams_own_words(kind: FaultKind) 
     assert "sk-secret" not in sentence
 
 
-@pytest.mark.parametrize("kind", NODE_KINDS)
+@pytest.mark.parametrize("kind", sorted(NODE_KINDS, key=lambda kind: kind.value))
 def test_every_kind_that_may_be_the_nodes_says_what_to_do(kind: FaultKind) -> None:
     what, _, advice = FaultMessages("https://h", "m")(FaultInfo(kind, 401, "", "")).partition("; ")
     assert what
