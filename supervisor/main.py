@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Each branch imports what it needs: --help and --version answer at once, and where no package is installed.
     """
+    open_standard_streams()
     options = parse_arguments(arguments)
     if options.check:
         from supervisor import check
@@ -62,6 +63,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.strerror, file=sys.stderr)
         return Exit.BAD_SETTINGS.value
     return node.run().value
+
+
+def open_standard_streams() -> None:
+    """Open the null device for each standard stream that is closed (`2>&-`).
+
+    A socket would get its descriptor otherwise, and whatever a library prints would go into that connection.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

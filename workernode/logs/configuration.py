@@ -39,8 +39,6 @@ def configure(
     kept = {name: value for name, value in static.items() if value is not None}
     redactor = Redactor(secrets, as_json=as_json)
     formatter = JsonLines(redactor, kept) if as_json else TextLines(redactor)
-    if fd == 2 and sys.stderr is None:  # closed when the process started: descriptor 2 may be another file by now
-        fd = os.open(os.devnull, os.O_WRONLY)
     handler = LineHandler(Output(fd), formatter)
     root = logging.getLogger()
     for old in [each for each in root.handlers if isinstance(each, LineHandler)]:

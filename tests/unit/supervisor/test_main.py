@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from supervisor import main, version
 from tests.support.check import KEY, REMOTE, TIMEOUT, TOKEN
 from tests.support.paths import ROOT
@@ -40,6 +42,14 @@ def test_version_tells_what_is_known_of_it() -> None:
 
 def test_json_without_check_is_a_wrong_command_line() -> None:
     assert run("--json").returncode == 2
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("arguments", "code"), [("", 78), ("--check", 1)])
+def test_closed_standard_streams_change_nothing(arguments: str, code: int, closed: str, tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = f"exec '{sys.executable}' '{ROOT}/WorkerNode.py' {arguments} {closed}"
+    assert subprocess.run(["/bin/sh", "-c", command], env=environ, cwd=tmp_path, check=False).returncode == code
 
 
 def test_check_of_a_bare_environment(tmp_path: Path) -> None:
