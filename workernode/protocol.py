@@ -52,8 +52,13 @@ class FaultKind(Enum):
 
 # Kinds that may be the node's fault or the fault of one task. A worker does not tell the client of such a fault: it
 # sends the task back with `Outcome.client_error`, and the supervisor decides (spec 5, blame by evidence).
-NODE_KINDS = frozenset(
-    {FaultKind.KEY, FaultKind.QUOTA, FaultKind.MODEL, FaultKind.ADDRESS, FaultKind.CERTIFICATE, FaultKind.REFUSED}
+NODE_KINDS = (
+    FaultKind.KEY,
+    FaultKind.QUOTA,
+    FaultKind.MODEL,
+    FaultKind.ADDRESS,
+    FaultKind.CERTIFICATE,
+    FaultKind.REFUSED,
 )
 
 

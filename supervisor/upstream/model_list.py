@@ -15,8 +15,7 @@ from workernode.net.http_client import Pool, tls_context
 from workernode.net.origin import Origin
 from workernode.protocol import Target
 from workernode.settings import Settings
-from workernode.upstream import models_address
-from workernode.upstream.headers import request_headers
+from workernode.upstream import models_address, request_headers
 
 MOST_BYTES = 8 * 1024 * 1024  # of the list of models
 

@@ -3,6 +3,7 @@
 from workernode.upstream.addresses import models_address
 from workernode.upstream.client import Upstream
 from workernode.upstream.faults import fault_of_exception, fault_of_response
+from workernode.upstream.headers import request_headers
 from workernode.upstream.request import ChatRequest, Client
 from workernode.upstream.streamed_answer import StreamedAnswer
 
@@ -14,4 +15,5 @@ __all__ = [
     "fault_of_exception",
     "fault_of_response",
     "models_address",
+    "request_headers",
 ]

@@ -190,6 +190,7 @@ class Upstream:
         raise self._refusal(exchange, request.is_own_model, stats)
 
     def _refusal(self, exchange: Exchange, is_own_model: bool, stats: CallStats) -> UpstreamFault:
+        exchange.limit_silence(self._read_timeout)
         try:
             raw = exchange.read_all()
             exchange.finish()

@@ -1,8 +1,8 @@
-"""What upstream's headers say of its limits: headers in, RateLimitReport out. Pure; does not know what is done with it.
+"""The rate-limit headers of an answer → RateLimitReport. Pure; the supervisor decides what to do with it.
 
-Read are `retry-after-ms`, `Retry-After` and `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` in the forms that
-are met in the wild (developers.openai.com/docs/guides/rate-limits; openai-python `src/openai/_base_client.py`; Azure
-OpenAI's whole seconds, and 0 or -1 where it has no figure; epochs and RFC 3339 of others). What cannot be read is
+This module reads `retry-after-ms`, `Retry-After` and `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, in the
+forms of OpenAI (developers.openai.com/docs/guides/rate-limits; openai-python `src/openai/_base_client.py`), of Azure
+OpenAI (whole seconds; 0 or -1 for "no figure") and of others (epochs, RFC 3339). A value that it cannot read is
 counted, never guessed.
 """
 
@@ -16,12 +16,13 @@ from email.utils import parsedate_to_datetime
 
 from workernode.protocol import FaultKind, RateLimitReport
 
-# A wait that is longer is told as this: after a day a probe does no harm.
+LIMIT_KINDS = (FaultKind.RATE_LIMIT, FaultKind.RAMP)
+# A longer wait is reported as this one: after a day, a probe does no harm.
 LONGEST_WAIT = 86_400.0  # seconds
-# A figure that is larger is no limit that anybody can reach.
+# Nobody reaches a limit that is larger: the header holds something else.
 LARGEST_FIGURE = 10**12
-LONGEST_TEXT = 64  # characters; no known form comes near it
-# A number of seconds that is larger is a moment in seconds since the epoch; one larger still, in milliseconds.
+LONGEST_TEXT = 64  # characters of a header's value; known forms are much shorter
+# A number above EPOCH_FROM is a moment in seconds since the epoch; above EPOCH_MS_FROM, in milliseconds.
 EPOCH_FROM = 10**9
 EPOCH_MS_FROM = 10**12
 
@@ -35,20 +36,19 @@ def limits_of(
     status: int, headers: Mapping[str, str], at: float, *, asked: float | None = None, kind: FaultKind | None = None,
     wall: float,
 ) -> RateLimitReport | None:
-    """Return what the answer says of upstream's limits, or None if it says nothing.
+    """Return what the headers of an answer say of upstream's limits, or None if they say nothing.
 
     Args:
         status: HTTP status.
-        headers: looked up by lower-case names.
+        headers: by lower-case name.
         at: monotonic, when the headers came.
-        asked: monotonic, when the call was sent.
-        kind: what a 429 is about, by workernode.errors; without it a 429 is a rate limit.
-        wall: seconds since the epoch at the same moment, for waits that are told as dates.
+        asked: monotonic, when the request was sent.
+        kind: of the fault that the answer is; None for a good answer. A 429 without a kind is a rate limit.
+        wall: seconds since the epoch at the same moment, for waits that are given as dates.
     """
     reader = _Reader(headers, wall)
-    refused = status == 429
-    if refused:
-        kind = kind if kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP, FaultKind.QUOTA) else FaultKind.RATE_LIMIT
+    refused = kind in LIMIT_KINDS or (status == 429 and kind in (None, FaultKind.QUOTA))
+    kind = kind or FaultKind.RATE_LIMIT
     seen = RateLimitReport(
         at=at, kind=kind if refused else None, asked=asked, retry_after=reader.wait() if refused else None,
         limit_requests=reader.count("x-ratelimit-limit-requests"),
@@ -63,10 +63,10 @@ def limits_of(
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
-    """Return how many seconds upstream asks to be left alone (0 to LONGEST_WAIT), or None if it does not say.
+    """Return how many seconds upstream asks the client to wait (0 to LONGEST_WAIT), or None if it does not say.
 
     Args:
-        headers: looked up by lower-case names.
+        headers: by lower-case name.
         wall: seconds since the epoch, now.
     """
     return _Reader(headers, wall).wait()

@@ -117,7 +117,7 @@ def test_an_answer_without_figures_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [(None, FaultKind.RATE_LIMIT), (FaultKind.PASSING, FaultKind.RATE_LIMIT),
+    [(None, FaultKind.RATE_LIMIT), (FaultKind.RATE_LIMIT, FaultKind.RATE_LIMIT),
      (FaultKind.RAMP, FaultKind.RAMP), (FaultKind.QUOTA, FaultKind.QUOTA)],
 )
 def test_a_429_is_told_even_without_headers(kind: FaultKind | None, told: FaultKind) -> None:
@@ -144,3 +144,8 @@ def test_no_header_can_do_harm(headers: dict[str, str]) -> None:
     assert seen.retry_after is None or 0 <= seen.retry_after <= LONGEST_WAIT
     for value in (seen.reset_requests, seen.reset_tokens, seen.limit_requests, seen.remaining_tokens):
         assert value is None or (math.isfinite(value) and value >= 0)
+
+
+def test_a_429_of_an_overloaded_engine_is_no_rate_limit() -> None:
+    """Moonshot's engine_overloaded_error: the node's rate is not to blame."""
+    assert limits_of(429, {}, 10.0, kind=FaultKind.UNAVAILABLE, wall=WALL) is None
