@@ -6,16 +6,22 @@ which no worker can tell.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from workernode import record
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
+from workernode.prices import Cost
 from workernode.protocol import NODE_KINDS, Decision, Durations, FaultInfo, Job, Outcome
 from workernode.redaction import redact
 from workernode.settings import Settings
 from workernode.task import Task
+
+log = logging.getLogger(__name__)
+
+MOST_LOGGED_MODELS = 100  # a client decides what model it asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class OutcomeBuilder:
     def __init__(self, settings: Settings, node: record.Node) -> None:
         self._settings = settings
         self._node = node
+        self._without_price: set[str] = set()  # models that were logged
 
     def build(self, end: End, facts: Facts, now: float) -> Outcome:
         """Return the outcome of a delivery that ended now.
@@ -59,12 +66,13 @@ class OutcomeBuilder:
         asked = facts.asked
         usage, usage_source = _billed_usage(asked)
         durations = _durations(facts, now)
+        cost = self._cost(facts, usage)
         return Outcome(
             number=facts.job.number,
             request_id=facts.request_id,
             decision=end.decision,
             status=end.status,
-            record=record.encode(self._record(end, facts, usage, usage_source, durations)),
+            record=record.encode(self._record(end, facts, usage, usage_source, cost, durations)),
             fault=self._fault_info(end.fault),
             upstream_answered=end.upstream_answered,
             reason=end.reason,
@@ -75,10 +83,17 @@ class OutcomeBuilder:
             prompt_tokens=token_count(usage, "prompt_tokens"),
             completion_tokens=token_count(usage, "completion_tokens"),
             durations=durations,
+            cost=float(cost.amount) if cost else 0.0,
         )
 
     def _record(
-        self, end: End, facts: Facts, usage: dict[str, Any] | None, usage_source: str, durations: Durations
+        self,
+        end: End,
+        facts: Facts,
+        usage: dict[str, Any] | None,
+        usage_source: str,
+        cost: Cost | None,
+        durations: Durations,
     ) -> record.Record:
         settings, job, task, asked, fault = self._settings, facts.job, facts.task, facts.asked, end.fault
         model = task.data.get("model") if task else None
@@ -95,6 +110,7 @@ class OutcomeBuilder:
             ai_model_namespace=settings.aimodel_namespace or None,
             usage=usage,
             usage_source=usage_source,
+            cost=cost,
             client=record.client_of(task.headers, task.data, settings.record_salt) if task else record.Client(),
             request=record.request_of(task.data, stream=task.stream, size=size) if task else record.Request(bytes=size),
             times=_times(facts),
@@ -105,6 +121,20 @@ class OutcomeBuilder:
             http_status=fault.http_status if fault else asked.http_status,
             error=record.error_of(end.error, upstream_status=fault.http_status if fault else 0),
         )
+
+    def _cost(self, facts: Facts, usage: dict[str, Any] | None) -> Cost | None:
+        """What upstream's answer cost; a model without a price is logged once."""
+        prices, asked = self._settings.prices, facts.asked
+        if prices is None or usage is None:
+            return None
+        wanted = facts.task.data.get("model") if facts.task else None
+        sent = self._settings.upstream_model or (wanted if isinstance(wanted, str) else self._settings.model_name)
+        cost = prices.cost((asked.model, sent), usage)
+        if cost is None and sent not in self._without_price and len(self._without_price) < MOST_LOGGED_MODELS:
+            self._without_price.add(sent)
+            about = {"event": "price_missing", "upstream_model": sent}
+            log.warning("PRICES has no price for model %s: its records have no cost", sent, extra=about)
+        return cost
 
     def _fault_info(self, fault: UpstreamFault | None) -> FaultInfo | None:
         """What the supervisor is told of a fault; upstream's words without secrets."""

@@ -182,6 +182,7 @@ class Outcome:
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float = 0.0  # by PRICES, in its currency; the record has the exact amount
     durations: Durations = field(default_factory=Durations)
 
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from workernode.prices import Cost
 from workernode.protocol import Decision, Durations
 from workernode.redaction import mask_keys
 from workernode.strict_json import dumps
@@ -119,6 +120,7 @@ class Record:
     end_reason: str | None = None  # upstream's finish_reason, or why it ended without one
     http_status: int | None = None  # upstream's last; None or 0: no answer came
     error: Error | None = None
+    cost: Cost | None = None  # by PRICES; None: no prices, no usage, or no price for the model
 
 
 def client_of(headers: Mapping[str, Any], data: Mapping[str, Any], salt: str) -> Client:
@@ -204,6 +206,7 @@ def encode(record: Record) -> bytes:
         "attempt_id": f"{request_id or ''}/{node_id}/{record.delivery}",
         "usage": _usage(record.usage),
         "usage_source": record.usage_source,
+        "cost": _cost(record.cost),
         "model": _text(record.model),
         "upstream_model": _text(record.upstream_model),
         "ai_model_name": _text(record.ai_model_name),
@@ -328,6 +331,13 @@ def _usage(usage: Mapping[str, Any] | None) -> dict[str, Any]:
             room -= 1
             kept[name] = int(value) if name in kept else value
     return kept
+
+
+def _cost(cost: Cost | None) -> dict[str, str] | None:
+    """The amount as text, because not every JSON reader keeps all digits of a number."""
+    if cost is None:
+        return None
+    return {"amount": f"{cost.amount.normalize():f}", "currency": cost.currency, "prices": cost.version}
 
 
 def _word_of_usage(name: object) -> bool:

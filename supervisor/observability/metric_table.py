@@ -145,6 +145,7 @@ SERIES = (
     _counter("upstream_429", "Answers 429 from upstream, by what they limit.", "kind", LIMITS),
     _counter("upstream_limit_headers_unread", "Rate-limit headers from upstream in an unknown format."),
     _counter("tokens", "Tokens as billed, counted when a delivery ends.", "kind", ("prompt", "completion")),
+    _counter("cost", "Cost of the billed tokens by PRICES, in its currency; the exact amounts are in the records."),
     _gauge(
         "fitness_state",
         "1 for whether upstream lets the node serve.",

@@ -18,6 +18,7 @@ HEADS = {
     "prompt_tokens": "prompt",
     "completion_tokens": "completion",
     "total_tokens": "tokens",
+    "cost": "cost",
     "first_token_p50_ms": "1st token p50 ms",
     "first_token_p95_ms": "p95 ms",
 }
@@ -71,7 +72,7 @@ def sums_json(sums: Sums, **about: object) -> str:
         sums: the groups and the total.
         about: further members of the object.
     """
-    groups = [dict(zip(sums.by, names, strict=True)) | each.figures() for names, each in sums.groups()]
+    groups = [{**dict(zip(sums.by, names, strict=True)), **each.figures()} for names, each in sums.groups()]
     skipped = {"duplicates": sums.duplicates, "unreadable": sums.unreadable}
     return json.dumps({**about, **skipped, "groups": groups, "total": sums.total.figures()}, indent=1) + "\n"
 

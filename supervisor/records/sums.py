@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 UNKNOWN = "-"
+AMOUNT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,30})?")  # of a cost: exact decimals
 Record = Mapping[str, Any]
 
 
@@ -85,6 +88,7 @@ class Sum:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    costs: dict[str, Decimal] = field(default_factory=dict)  # by currency
     first_tokens: array[float] = field(default_factory=lambda: array("d"))  # milliseconds each
 
     def add(self, record: Record) -> None:
@@ -99,10 +103,13 @@ class Sum:
         self.prompt_tokens += prompt
         self.completion_tokens += completion
         self.total_tokens += count(record, "usage.total_tokens") or prompt + completion
+        amount, currency = member(record, "cost.amount"), member(record, "cost.currency")
+        if isinstance(amount, str) and isinstance(currency, str) and AMOUNT.fullmatch(amount):
+            self.costs[currency] = self.costs.get(currency, Decimal(0)) + Decimal(amount)
         if (waited := first_token_ms(record)) is not None:
             self.first_tokens.append(waited)
 
-    def figures(self) -> dict[str, int | float | None]:
+    def figures(self) -> dict[str, int | float | str | None]:
         """Return the figures by name, in the order in which they are shown."""
         waits = sorted(self.first_tokens)
         return {
@@ -112,6 +119,7 @@ class Sum:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,
+            "cost": " + ".join(f"{amount:f} {currency}" for currency, amount in sorted(self.costs.items())) or None,
             "first_token_p50_ms": percentile(waits, 50),
             "first_token_p95_ms": percentile(waits, 95),
         }

@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from workernode.prices import read_prices
+
 # An error message shows a wrong value only up to this length. Every provider's keys are longer, so that a key in the
 # wrong variable is not shown.
 SHOWN_CHARACTERS = 24
@@ -175,6 +177,7 @@ COMMAND_LINE = Format("a command line whose quotes are closed", _parse_command_l
 SECRET = Format("the key alone on one line, without quotes and without `Bearer`", _parse_secret)
 HEADERS = Format('a JSON object of names and texts, such as {"X-Team": "research"}', _parse_headers)
 PATH = Format(f"the path of a file, at most {LONGEST_TEXT} characters", _parse_text)
+PRICES = Format("the path of a JSON or TOML file of prices (docs/record.md)", read_prices)
 MODEL_NAME = Format("letters, digits and . _ : @ = ~ - only, at most 200 characters", _parse_model)
 TOPIC = matching(
     r"(persistent://[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+/)?[A-Za-z0-9._:@=~-]+",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from workernode.prices import Prices
 from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,
@@ -21,6 +22,7 @@ from workernode.settings.formats import (
     OAUTH2,
     OBJECT_NAME,
     PATH,
+    PRICES,
     PULSAR_NAMESPACE,
     SECRET,
     SHA256,
@@ -106,6 +108,9 @@ class Settings:
     pulsar_tls_key: str = field(metadata=row(PATH, "the key of that certificate"))
     pulsar_oauth2: str = field(metadata=row(OAUTH2, "OAuth2 instead of a token", secret=True))
     res_topic_name: str = field(metadata=row(TOPIC, "where the billing records go", "res-topic"))
+    prices: Prices | None = field(
+        metadata=row(PRICES, "prices by upstream model; the records then hold `cost`", unset=None)
+    )
     record_salt: str = field(
         metadata=row(SECRET, "makes `client.key_id` of the records from the clients' keys", secret=True)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from tests.support.paths import ROOT
 from workernode import record
+from workernode.prices import Cost
 from workernode.protocol import Decision, Durations
 from workernode.record import (
     MAX_BYTES,
@@ -285,6 +287,6 @@ def test_the_largest_record_is_below_the_limit(sign: str) -> None:
         whole = Record(
             wide, 10**9, node, wide, Decision.DEAD_LETTER, wide, wide, wide, wide, usage, "upstream",
             Client(wide, wide, wide), request, Times(*[1e9] * 6), Durations(*[1e14] * 6), 10**9, 10**9, wide, 999,
-            Error(wide, wide, wide),
+            Error(wide, wide, wide), Cost(Decimal("1" * 15 + "." + "1" * 15), "c" * 64, "v" * 64),
         )  # fmt: skip
         read(encode(whole))

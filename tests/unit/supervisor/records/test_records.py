@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from supervisor.broker import Access, NoConnection, NoRecords, Published
 from supervisor.records import command as records
 from supervisor.records import show as records_show
 from supervisor.records.sums import GROUPS, Sums, percentile, read
+from workernode.prices import Cost
 from workernode.protocol import Decision, Durations
 from workernode.record import Client, Node, Record, Times, encode
 
@@ -50,9 +52,30 @@ def test_a_record_that_was_sent_twice_counts_once() -> None:
     sums = added(one(1), one(1), one(2))
     assert sums.total.figures() == {
         "requests": 2, "errors": 0, "handed_back": 0, "prompt_tokens": 6, "completion_tokens": 8, "total_tokens": 14,
+        "cost": None,
         "first_token_p50_ms": 100.0, "first_token_p95_ms": 100.0,
     }  # fmt: skip
     assert sums.duplicates == 1
+
+
+def test_costs_are_added_up_exactly_for_each_currency() -> None:
+    costs = [Cost(Decimal("0.1"), "USD", "1"), Cost(Decimal("0.2000000000000000001"), "USD", "2"), None]
+    costs.append(Cost(Decimal(5), "EUR", "1"))
+    sums = added(*(one(number, cost=cost) for number, cost in enumerate(costs)))
+    assert sums.total.figures()["cost"] == "5 EUR + 0.3000000000000000001 USD"
+
+
+@pytest.mark.parametrize("amount", [5, None, "NaN", "1e9999999", "x", "-1"])
+def test_a_cost_that_is_no_amount_is_not_added(amount: object) -> None:
+    """Other programs may write to the topic, too."""
+    message = json.loads(one(1, cost=Cost(Decimal(1), "USD", "1")))
+    message["cost"]["amount"] = amount
+    assert added(json.dumps(message).encode()).total.figures()["cost"] is None
+
+
+def test_records_can_be_grouped_by_the_clients_key() -> None:
+    sums = added(one(1, client=Client(key_id="00ff00ff00ff00ff")), one(2), by=("key",))
+    assert {names for names, _ in sums.groups()} == {("00ff00ff00ff00ff",), ("-",)}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +185,8 @@ def test_csv_and_json_have_the_same_figures() -> None:
     sums = added(one(1), one(2, model='quo"te,d'), by=("model", "node"))
     lines = list(csv.DictReader(io.StringIO(records_show.sums_csv(sums))))
     groups = json.loads(records_show.sums_json(sums))["groups"]
-    assert [{name: str(value) for name, value in group.items()} for group in groups] == lines
+    shown = [{name: "" if value is None else str(value) for name, value in group.items()} for group in groups]
+    assert shown == lines
 
 
 # The command line.
