@@ -35,7 +35,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_task_that_is_sent_back_does_not_have_its_mates_run_twice(
+def test_a_nak_does_not_run_the_other_tasks_of_its_batch_twice(
     broker: Broker, tmp_path: Path, stream: bool
 ) -> None:
     with open_testbed(broker, tmp_path, MAX_REDELIVERIES=3) as one:

@@ -96,7 +96,7 @@ def test_absent_at_start_it_is_waited_for_and_reported_when_it_lasts(outage: Out
     testbed.close_nodes()
 
 
-def test_deaf_for_a_while_nothing_is_lost(mortal: Broker, build: Callable[..., Testbed]) -> None:
+def test_a_broker_that_does_not_answer_for_a_while_loses_nothing(mortal: Broker, build: Callable[..., Testbed]) -> None:
     """The broker's process is stopped: the connection stands, and nobody answers on it."""
     testbed = build(on=mortal)
     node = testbed.start()
@@ -197,7 +197,7 @@ def locked(guarded: Broker, tmp_path: Path) -> Iterator[GuardedTestbed]:
     one.close()
 
 
-def test_a_wrong_token_is_told_and_reported_when_it_lasts(locked: GuardedTestbed, tmp_path: Path) -> None:
+def test_a_wrong_token_is_logged_and_reported_if_it_lasts(locked: GuardedTestbed, tmp_path: Path) -> None:
     wrong = token_for("admin", secrets.token_bytes(32))
     node = locked.start(False, patched(tmp_path, SOON), PULSAR_TOKEN=wrong)
     report = node.wait_log("MessageQueueConnectionError", 40)

@@ -231,7 +231,7 @@ def test_a_long_prompt_is_not_a_hang(owners: Callable[..., Owner], tmp_path: Pat
     owner.wait(EventKind.READY)
 
 
-def test_a_flood_of_output_blocks_nobody(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_of_output_blocks_no_one_else(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="supervisor.model_server.lifecycle"):
         owner = owners({"STANDIN_FLOOD": "1"}).started()
         before = psutil.Process().cpu_times()
@@ -299,7 +299,7 @@ def test_five_ends_at_once_are_reported_and_a_mended_file_heals(owners: Callable
     assert owner.ask().status_code == 200
 
 
-def test_asked_to_leave_it_leaves(owners: Callable[..., Owner]) -> None:
+def test_a_server_that_gets_sigterm_stops(owners: Callable[..., Owner]) -> None:
     owner = owners().started()
     pid = owner.llamafile.pid
     assert pid
@@ -439,7 +439,7 @@ def without_permission(path: Path) -> str:
         pytest.param(lambda path: COMMAND, {"STANDIN_EXIT": "3", "STANDIN_SAY": "odd"}, GENERAL, "odd", id="unknown"),
     ],
 )  # fmt: skip
-def test_each_fault_is_told_with_what_to_do(
+def test_each_fault_is_listed_with_what_to_do(
     owners: Callable[..., Owner],
     tmp_path: Path,
     command: Callable[[Path], str],
@@ -456,7 +456,7 @@ def test_each_fault_is_told_with_what_to_do(
     assert words in diagnosis.message
 
 
-def test_a_port_that_is_taken_is_told_and_waited_for(owners: Callable[..., Owner]) -> None:
+def test_a_taken_port_is_named_and_waited_for(owners: Callable[..., Owner]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         owner = owners(LOCAL_PORT=str(port))

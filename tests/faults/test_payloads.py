@@ -106,7 +106,9 @@ def testbed(build: Callable[..., Testbed]) -> Testbed:
     return one
 
 
-def test_rubbish_is_dead_lettered_and_told_and_good_tasks_are_served(testbed: Testbed) -> None:
+def test_malformed_messages_are_dead_lettered_their_clients_get_errors_and_good_tasks_are_served(
+    testbed: Testbed
+) -> None:
     platform, node = testbed.platform, testbed.node
     workers = node.workers()
     rubbish = list(kinds(testbed))
@@ -144,7 +146,7 @@ def test_rubbish_is_dead_lettered_and_told_and_good_tasks_are_served(testbed: Te
     print(f"{len(rubbish)} kinds of rubbish, {told} told, {len(good)} good tasks among them")
 
 
-def test_rubbish_that_comes_again_is_not_dead_lettered_twice(testbed: Testbed) -> None:
+def test_a_malformed_message_that_is_redelivered_is_not_dead_lettered_twice(testbed: Testbed) -> None:
     before = len(testbed.platform.dead_letters())
     testbed.platform.publish(b"once")
     until_equal(lambda: len(testbed.platform.dead_letters()), before + 1, 20, "dead letters")

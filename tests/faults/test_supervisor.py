@@ -55,7 +55,7 @@ def test_killed_the_moment_it_was_started_leaves_nothing(build: Callable[..., Te
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_asked_to_leave_it_takes_no_more_and_finishes_what_it_has(
+def test_after_sigterm_it_takes_no_more_tasks_and_finishes_those_in_flight(
     number: signal.Signals, build: Callable[..., Testbed]
 ) -> None:
     testbed = build(MAX_PROCESS_NUM=8)
@@ -84,7 +84,7 @@ def test_asked_to_leave_it_takes_no_more_and_finishes_what_it_has(
     testbed.close_nodes()
 
 
-def test_what_the_drain_leaves_over_goes_back_and_begun_streams_are_ended(build: Callable[..., Testbed]) -> None:
+def test_tasks_left_after_the_drain_are_nakd_and_started_streams_are_ended(build: Callable[..., Testbed]) -> None:
     testbed = build(DRAIN_TIMEOUT=1)
     platform = testbed.platform
     first = testbed.start()
@@ -144,7 +144,7 @@ def test_a_second_signal_ends_it_at_once(build: Callable[..., Testbed]) -> None:
     testbed.close_nodes()
 
 
-def test_asked_to_leave_before_it_is_ready_it_leaves(build: Callable[..., Testbed]) -> None:
+def test_sigterm_before_it_is_ready_stops_it(build: Callable[..., Testbed]) -> None:
     testbed = build(PULSAR_URL="pulsar://127.0.0.1:9")
     node = testbed.start(ready=False)
     node.wait_log("no connection to Pulsar", 40)

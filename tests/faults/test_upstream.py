@@ -204,7 +204,7 @@ def test_a_slow_drip_ends_with_the_tasks_time(hasty: Testbed) -> None:
         assert asked.left_at - start < hasty.task_timeout + 5
 
 
-def test_an_old_task_is_not_asked_but_told(hasty: Testbed) -> None:
+def test_an_old_task_is_not_asked_upstream_and_its_client_gets_a_timeout_error(hasty: Testbed) -> None:
     hasty.node.sigterm()
     hasty.node.wait_exit()
     ids = [hasty.platform.ask("late", stream=way) for way in BOTH]
@@ -248,7 +248,7 @@ def unfit(build: Callable[..., Testbed]) -> Testbed:
 
 
 @pytest.mark.parametrize(("does", "reason"), UNFIT)
-def test_what_a_person_must_mend_is_reported_and_told_after_the_redeliveries(
+def test_a_failure_that_needs_a_person_is_reported_and_the_client_gets_the_error_after_the_redeliveries(
     does: dict[str, Any], reason: str, unfit: Testbed
 ) -> None:
     unfit.upstream.mode = does

@@ -165,7 +165,7 @@ ForkServerProcess.start = die
 
 
 @pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
-def test_a_task_that_kills_its_worker_each_time_is_dead_lettered_and_its_client_told(
+def test_a_task_that_kills_its_worker_each_time_is_dead_lettered_and_its_client_gets_an_error(
     way: bool, build: Callable[..., Testbed], tmp_path: Path
 ) -> None:
     testbed = build(WORKER_PROCESSES=2, MAX_REDELIVERIES=2)

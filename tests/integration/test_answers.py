@@ -119,7 +119,7 @@ def test_every_form_of_api_url_works(broker: Broker, tmp_path_factory: pytest.Te
 
 
 @both
-def test_a_request_that_upstream_refuses_is_told_so(here: Testbed, stream: bool) -> None:
+def test_the_client_of_a_refused_request_gets_upstreams_error(here: Testbed, stream: bool) -> None:
     refusal = {"status": 400, "err_type": "invalid_request_error", "err_code": "context_length_exceeded"}
     answer, record = settled(here, here.platform.ask({**refusal, "err_msg": "too long"}, stream))
     told = {"message": "too long", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
@@ -152,7 +152,7 @@ def test_a_stream_whose_connection_breaks_stops_upstream_within_a_second_and_get
     assert (answer.ends, answer.faults) == (1, [])
 
 
-def test_a_task_that_waited_too_long_is_not_run_but_told(broker: Broker, tmp_path: Path) -> None:
+def test_a_task_that_waited_too_long_is_not_run_and_its_client_gets_an_error(broker: Broker, tmp_path: Path) -> None:
     with open_testbed(broker, tmp_path, TASK_TIMEOUT=1, WORKER_PROCESSES=1) as one:
         ids = [one.platform.ask("hello", stream) for stream in (False, True)]
         published = time.time()
@@ -168,7 +168,9 @@ def test_a_task_that_waited_too_long_is_not_run_but_told(broker: Broker, tmp_pat
 
 
 @both
-def test_a_message_that_is_no_task_is_kept_with_the_reason_and_its_client_told(here: Testbed, stream: bool) -> None:
+def test_a_message_that_is_no_task_is_dead_lettered_with_the_reason_and_its_client_gets_an_error(
+    here: Testbed, stream: bool
+) -> None:
     id = here.platform.ask(stream=stream, task={"data": "not a chat request"})
     answer, record = settled(here, id)
     assert answer.error is not None

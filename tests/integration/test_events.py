@@ -93,7 +93,7 @@ def test_without_the_right_it_says_what_to_give(api: ApiServer) -> None:
     assert api.events == []
 
 
-def test_a_403_is_told_once_and_the_log_has_the_reports(api: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_403_is_logged_once_and_the_log_has_the_reports(api: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "supervisor.report")
     api.status = 403
     teller = Reporter(settings.load(ENVIRON), cluster(api))
@@ -130,7 +130,7 @@ def test_a_server_that_fails_is_tried_again(api: ApiServer, status: int) -> None
     assert len(api.requests) > 1
 
 
-def test_an_outage_is_told_and_the_next_report_goes_through(
+def test_an_outage_of_the_api_server_is_logged_and_the_next_report_is_sent(
     api: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.go_away()
@@ -144,7 +144,7 @@ def test_an_outage_is_told_and_the_next_report_goes_through(
     teller.close(WAIT)
 
 
-def test_a_configuration_error_is_told_before_the_exit(api: ApiServer) -> None:
+def test_a_configuration_error_is_reported_before_the_exit(api: ApiServer) -> None:
     assert report_once(cluster(api), "ConfigurationError", "API_KEY is missing")
     assert api.events[0]["reason"] == "ConfigurationError"
     api.hangs.set()
@@ -161,7 +161,7 @@ def test_a_configuration_error_is_told_before_the_exit(api: ApiServer) -> None:
         ("PUT", "/api/v1/namespaces/prod/events/e", 200), ("POST", "/api/v1/namespaces/prod/events", 422),
     ],
 )  # fmt: skip
-def test_the_stand_in_keeps_the_real_servers_rules(api: ApiServer, method: str, path: str, status: int) -> None:
+def test_the_test_double_has_the_real_servers_rules(api: ApiServer, method: str, path: str, status: int) -> None:
     token = (api.service_account / "token").read_text()
     assert api.answer(method, path, f"Bearer {token}", b"{}")[0] == status
     assert api.answer(method, path, "Bearer another", b"{}")[0] == 401

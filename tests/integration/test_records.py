@@ -111,7 +111,7 @@ def test_tail_shows_what_was_and_what_comes_and_leaves_nothing_behind(broker: Br
         until(lambda: not requests.get(url, timeout=TIMEOUT).json()["subscriptions"], TIMEOUT, "topic without readers")
 
 
-def test_a_topic_that_does_not_exist_is_said_and_not_made(broker: Broker, topic: str) -> None:
+def test_a_missing_topic_is_an_error_and_is_not_created(broker: Broker, topic: str) -> None:
     with publisher(broker, topic):
         pass
     done = run(broker, topic[:-1] + "X", "sum")

@@ -236,7 +236,7 @@ def test_mode_script_and_message_in_their_order(upstream: FakeUpstream) -> None:
     assert whole(upstream, "hello")[0] == 200
 
 
-def test_a_misspelt_directive_is_told(upstream: FakeUpstream) -> None:
+def test_a_misspelt_directive_is_an_error(upstream: FakeUpstream) -> None:
     whole(upstream, {"statsu": 500})
     assert "statsu" in upstream.mistakes.pop()
     with pytest.raises(ValueError, match="statsu"):
@@ -479,7 +479,7 @@ def test_error_and_raw_data_of_an_answer(gateway: FakeGateway) -> None:
 @pytest.mark.parametrize(
     "body", ["", "[]", "{", '{"request_id": 7}', '{"request_id":"a","data":NaN}', b'{"request_id":"\xff"}']
 )
-def test_rubbish_is_refused_and_kept(gateway: FakeGateway, body: str | bytes) -> None:
+def test_malformed_posts_are_refused_and_kept(gateway: FakeGateway, body: str | bytes) -> None:
     with client(gateway.port) as connection:
         connection.request("POST", "/res", body)
         assert connection.getresponse().status == 400
@@ -515,7 +515,7 @@ def test_frames_end_and_what_comes_after(gateway: FakeGateway) -> None:
     assert "sec-websocket-key" in socket_.headers
 
 
-def test_frames_before_registration_are_dropped_without_a_word(gateway: FakeGateway) -> None:
+def test_frames_before_registration_are_dropped_silently(gateway: FakeGateway) -> None:
     with connect(gateway.ws_url) as link:
         link.send(frame("a", 1))
         gateway.wait_for_frames("a", 1)
@@ -546,7 +546,7 @@ def test_missing_answers_are_named(gateway: FakeGateway) -> None:
     ("manners", "status"),
     [({"status": 503}, 503), ({"redirect_to": "http://127.0.0.1:9/"}, 307), ({"status": 413}, 413)],
 )
-def test_posts_refused_on_cue_so_many_times(gateway: FakeGateway, manners: dict[str, Any], status: int) -> None:
+def test_posts_are_refused_as_often_as_asked(gateway: FakeGateway, manners: dict[str, Any], status: int) -> None:
     gateway.register("a", "b")
     gateway.behave("a", **manners, times=2)
     assert [post(gateway, "a") for _ in range(3)] == [status, status, 200]
@@ -554,7 +554,7 @@ def test_posts_refused_on_cue_so_many_times(gateway: FakeGateway, manners: dict[
     assert gateway.answer("a").faults == []
 
 
-def test_manners_for_all_and_back_to_good_ones(gateway: FakeGateway) -> None:
+def test_faults_for_all_ids_and_back_to_none(gateway: FakeGateway) -> None:
     gateway.register("a")
     gateway.behave(status=500)
     assert post(gateway, "a") == 500
@@ -798,7 +798,7 @@ def test_sigterm_and_the_exit_code(stand_in: Node, tmp_path: Path) -> None:
     assert not stand_in.running
 
 
-def test_a_node_that_exits_at_once_is_told_with_its_log(tmp_path: Path) -> None:
+def test_a_node_that_exits_at_once_raises_an_error_with_its_log(tmp_path: Path) -> None:
     with Node({}, tmp_path, command=[sys.executable, "-c", "print('no luck'); raise SystemExit(78)"]) as node:
         with pytest.raises(RuntimeError, match=r"exited with 78(.|\n)*no luck"):
             node.wait_ready()

@@ -251,7 +251,7 @@ def test_an_unfit_node_naks_a_task_without_a_worker(effects: Effects) -> None:
     assert effects.made("ended") == [("ended", "unfit")]
 
 
-def test_an_unfit_node_has_the_client_told_when_redeliveries_are_used_up(effects: Effects) -> None:
+def test_an_unfit_node_sends_the_error_when_redeliveries_are_used_up(effects: Effects) -> None:
     effects.admission = Admission(Admit.SEND_BACK, KEY_REFUSED)
     job = effects.run("a", redeliveries=LIMIT)
     assert job.rejection is not None

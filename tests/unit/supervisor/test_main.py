@@ -30,13 +30,13 @@ def run(
     )  # fmt: skip
 
 
-def test_help_tells_every_variable() -> None:
+def test_help_lists_every_variable() -> None:
     told = run("--help").stdout
     assert set(re.findall(r"^  ([A-Z_0-9]+) ", told, re.MULTILINE)) == set(VARIABLES)
     assert max(map(len, told.splitlines())) <= main.WIDTH
 
 
-def test_version_tells_what_is_known_of_it() -> None:
+def test_version_prints_version_and_commit() -> None:
     assert run("--version").stdout == f"WorkerNode {version.version()}\n"
 
 
@@ -90,7 +90,7 @@ sys.exit(main([]))
 """
 
 
-def test_wrong_settings_are_told_and_reported(tmp_path: Path) -> None:
+def test_wrong_settings_are_printed_and_reported(tmp_path: Path) -> None:
     """Spec 2: a line each, reported as a ConfigurationError, exit 78."""
     wrong = {"MAX_PROCESS_NUM": "many", "CPU_HIGH": "hot", "AIMODEL_NAME": "m", "AIMODEL_NAMESPACE": "prod"}
     done = subprocess.run(
@@ -106,7 +106,7 @@ def test_wrong_settings_are_told_and_reported(tmp_path: Path) -> None:
     assert done.stdout == f"m prod ConfigurationError {said}\n"
 
 
-def test_settings_that_do_not_say_on_what_to_report_are_told_all_the_same(tmp_path: Path) -> None:
+def test_settings_without_an_aimodel_are_printed_and_not_reported(tmp_path: Path) -> None:
     done = run(environ={"AIMODEL_NAME": "Not A Name"}, cwd=tmp_path)
     assert done.returncode == 78
     assert [line.split()[0] for line in done.stderr.splitlines()] == [

@@ -62,7 +62,7 @@ def texts(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 # Schedule
 
 
-def test_a_trouble_is_told_at_once_after_a_minute_and_then_every_quarter_of_an_hour() -> None:
+def test_a_failure_is_reported_at_once_after_a_minute_and_then_every_15_minutes() -> None:
     schedule, told = Schedule(), []
     schedule.begin(100.0, "key", REPORT)
     for now in range(100, 4000):
@@ -70,7 +70,7 @@ def test_a_trouble_is_told_at_once_after_a_minute_and_then_every_quarter_of_an_h
     assert told == [(0, False), (60, True), (960, True), (1860, True), (2760, True), (3660, True)]
 
 
-def test_what_has_ended_is_not_told_again() -> None:
+def test_a_failure_that_ended_is_not_reported_again() -> None:
     schedule = Schedule()
     schedule.begin(100.0, "key", REPORT)
     schedule.due(100.0)
@@ -79,14 +79,14 @@ def test_what_has_ended_is_not_told_again() -> None:
     assert schedule.next_due() is None
 
 
-def test_what_was_over_before_it_was_told_is_never_told() -> None:
+def test_a_failure_that_ends_before_it_is_reported_is_never_reported() -> None:
     schedule = Schedule()
     schedule.begin(100.0, "key", REPORT)
     schedule.end("key")
     assert schedule.due(100.0) == []
 
 
-def test_beginning_twice_is_beginning_once_with_the_newer_words() -> None:
+def test_a_failure_that_begins_twice_is_one_failure_with_the_newer_message() -> None:
     schedule, newer = Schedule(), Report("AuthenticationError", "still refused")
     schedule.begin(100.0, "key", REPORT)
     schedule.due(100.0)
@@ -95,7 +95,7 @@ def test_beginning_twice_is_beginning_once_with_the_newer_words() -> None:
     assert schedule.due(160.0) == [(newer, True)]
 
 
-def test_a_trouble_that_comes_and_goes_is_told_at_most_once_a_minute() -> None:
+def test_a_failure_that_comes_and_goes_is_reported_at_most_once_a_minute() -> None:
     schedule, told = Schedule(), []
     for now in range(100, 400):
         if now % 2:
@@ -106,7 +106,7 @@ def test_a_trouble_that_comes_and_goes_is_told_at_most_once_a_minute() -> None:
     assert told == [101, 161, 221, 281, 341]
 
 
-def test_two_troubles_are_told_each_in_its_time() -> None:
+def test_two_failures_are_reported_each_in_its_time() -> None:
     schedule, other = Schedule(), Report("GeneralError", "workers die")
     schedule.begin(100.0, "key", REPORT)
     schedule.due(100.0)
@@ -128,7 +128,7 @@ def test_a_report_goes_out_once_and_the_log_has_it_too(logged: pytest.LogCapture
     assert texts(logged, logging.ERROR) == ["AuthenticationError: the key is refused"]
 
 
-def test_no_secret_leaves(logged: pytest.LogCaptureFixture) -> None:
+def test_no_output_has_a_secret(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     teller = reporter(recorder)
     teller.begin("key", "AuthenticationError", "upstream says: sk-very-secret is no key")
@@ -152,7 +152,7 @@ def test_a_passing_fault_of_the_api_server_is_tried_again() -> None:
     assert recorder.posted == [REPORT]
 
 
-def test_where_no_event_can_be_made_the_log_says_so_once_and_has_every_report(logged: pytest.LogCaptureFixture) -> None:
+def test_without_events_the_log_says_so_once_and_has_every_report(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(Unreportable("AIMODEL_NAME is not set"))
     teller = reporter(recorder)
     teller.begin("key", "AuthenticationError", "one")
@@ -177,7 +177,7 @@ def test_a_repeat_that_makes_no_event_is_logged_again(logged: pytest.LogCaptureF
     assert texts(logged, logging.ERROR).count("AuthenticationError: the key is refused") == 2
 
 
-def test_a_stuck_api_server_holds_nobody_up_and_what_finds_no_room_is_logged(logged: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_api_server_delays_nothing_and_excess_reports_are_logged(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     recorder.blocked.set()
     teller = reporter(recorder)
@@ -209,14 +209,14 @@ def test_closing_does_not_wait_longer_than_it_may() -> None:
 # Before an exit
 
 
-def test_the_last_words_are_told_and_say_whether_they_were() -> None:
+def test_the_last_report_is_sent_and_its_success_is_returned() -> None:
     recorder = Recorder()
     assert report_once(recorder, "ConfigurationError", "MODEL_NAME is missing")
     assert recorder.posted == [Report("ConfigurationError", "MODEL_NAME is missing")]
     assert not report_once(Recorder(OSError("refused")), "ConfigurationError", "MODEL_NAME is missing")
 
 
-def test_the_last_words_do_not_keep_the_node_from_leaving() -> None:
+def test_the_last_report_does_not_keep_the_node_from_stopping() -> None:
     recorder = Recorder()
     recorder.blocked.set()
     assert not report_once(recorder, "ConfigurationError", "MODEL_NAME is missing", time_limit=0.01)

@@ -299,7 +299,9 @@ def test_a_fault_of_upstream_ends_a_delivery(
 
 @both
 @pytest.mark.parametrize("name", [name for name, row in ENDS.items() if row[1] is Decision.NAK])
-def test_a_fault_that_outlived_the_redeliveries_is_told(bench: Bench, name: str, stream: bool) -> None:
+def test_a_fault_that_lasts_beyond_the_redeliveries_gives_the_client_an_error(
+    bench: Bench, name: str, stream: bool
+) -> None:
     outcome, answer = bench.run(ENDS[name][0], stream, redeliveries=3)
     assert (outcome.decision, outcome.status) == (Decision.ACK, "gave_up")
     assert answer.wait().faults == []
@@ -308,7 +310,7 @@ def test_a_fault_that_outlived_the_redeliveries_is_told(bench: Bench, name: str,
 
 
 @both
-def test_a_fault_at_the_end_of_the_tasks_time_is_told_as_that(bench: Bench, stream: bool) -> None:
+def test_a_fault_at_the_end_of_the_tasks_time_is_a_timeout_error(bench: Bench, stream: bool) -> None:
     """It would be too old when it came back."""
     outcome, answer = bench.run({"hang_ms": 60_000}, stream, seconds=0.2)
     assert (outcome.decision, outcome.status) == (Decision.ACK, "expired")
@@ -372,7 +374,7 @@ def test_usage_that_came_before_the_break_is_billed(bench: Bench) -> None:
 # --- the client ---
 
 
-def test_a_client_of_a_plain_request_who_left_ends_it(bench: Bench) -> None:
+def test_a_plain_request_ends_when_its_client_disconnects(bench: Bench) -> None:
     outcome, answer = bench.run(known=False)
     assert (outcome.decision, outcome.status) == (Decision.ACK, "client_gone")
     assert len(answer.posts) > 1
@@ -482,7 +484,7 @@ def test_a_post_that_hangs_is_not_run_again(bench: Bench, monkeypatch: pytest.Mo
     assert len(bench.up.requests) == 1
 
 
-def test_a_gateway_that_says_no_ends_the_task(bench: Bench) -> None:
+def test_a_gateway_that_refuses_the_answer_ends_the_task(bench: Bench) -> None:
     bench.gateway.behave("x", status=400)
     outcome, _ = bench.run(id="x")
     assert (outcome.decision, outcome.status) == (Decision.ACK, "gateway_refused")
@@ -546,7 +548,7 @@ NOT_TASKS = {
 
 @both
 @pytest.mark.parametrize(("changes", "is_told"), NOT_TASKS.values(), ids=NOT_TASKS.keys())
-def test_what_is_not_a_task_is_dead_lettered_and_its_client_told(
+def test_a_message_that_is_not_a_task_is_dead_lettered_and_its_client_gets_an_error(
     bench: Bench, changes: dict[str, Any], is_told: bool, stream: bool
 ) -> None:
     outcome, answer = bench.run(stream=stream, id="x", changes=changes)
@@ -580,7 +582,7 @@ def test_a_message_that_can_not_be_read_at_all_is_dead_lettered(bench: Bench) ->
 
 
 @both
-def test_a_fault_of_our_own_before_anything_left_sends_it_back(
+def test_an_internal_error_before_anything_was_sent_naks_the_task(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     monkeypatch.setattr(Upstream, "_ask", lambda *_: 1 / 0)
@@ -643,7 +645,7 @@ def test_a_record_that_cannot_be_made_is_replaced_by_one_without_the_tasks_detai
 
 @both
 @pytest.mark.parametrize("status", [401, 400, 500])
-def test_the_nodes_key_reaches_nobody(
+def test_the_nodes_key_is_in_no_output(
     bench: Bench, caplog: pytest.LogCaptureFixture, status: int, stream: bool
 ) -> None:
     """Upstreams repeat the key that they refuse."""
@@ -659,7 +661,7 @@ def test_the_nodes_key_reaches_nobody(
     assert "***" in answer.error["message"]  # type: ignore[index]
 
 
-def test_the_clients_headers_reach_nobody(bench: Bench) -> None:
+def test_the_clients_headers_are_not_passed_on(bench: Bench) -> None:
     for stream in (False, True):
         outcome, _ = bench.run(stream=stream)
         assert SECRET not in repr(outcome)

@@ -67,7 +67,7 @@ def test_an_answered_task_has_its_times_and_its_usage_in_both() -> None:
     }  # fmt: skip
 
 
-def test_a_task_of_which_no_worker_can_tell_has_a_record_too() -> None:
+def test_a_task_whose_worker_died_has_a_record_too() -> None:
     error = openai_error("its worker died", "server_error", "worker_died")
     outcome, made = build(End("worker_died", Decision.NAK, error, reason="its worker died"), facts(read=False))
     assert (outcome.request_id, outcome.status, outcome.reason) == ("r", "worker_died", "its worker died")
@@ -86,7 +86,7 @@ def test_only_a_nakd_task_whose_fault_may_be_the_nodes_carries_the_error_for_its
     assert outcome.client_error == (error if decision is Decision.NAK and kind in NODE_KINDS else None)
 
 
-def test_upstreams_words_reach_supervisor_and_record_without_secrets() -> None:
+def test_upstreams_message_reaches_supervisor_and_record_without_secrets() -> None:
     fault = UpstreamFault(FaultKind.KEY, f"Incorrect key {KEY}, sk-other-123456", http_status=401, code=f"bad-{KEY}")
     outcome, made = build(End("key_refused", Decision.NAK, None, fault), facts())
     assert outcome.fault is not None

@@ -55,7 +55,7 @@ def test_the_schema_is_one() -> None:
     assert SCHEMA["properties"]["schema"]["const"] == record.SCHEMA
 
 
-def test_an_answered_task_is_told_whole() -> None:
+def test_the_log_line_of_an_answered_task_is_complete() -> None:
     data = {
         "model": "gpt-4o", "messages": [{"role": "user", "content": "a secret of mine"}], "user": "u-7",
         "max_tokens": 100, "temperature": 0.5, "frequency_penalty": -1, "reasoning_effort": "low", "tools": [{}, {}],
@@ -129,7 +129,7 @@ def test_a_record_of_which_nearly_nothing_is_known_is_valid() -> None:
         pytest.param({}, {"user": 10**5000}, Client("", None, None), id="user-has-5000-digits"),
     ],
 )
-def test_the_client_is_told_as_far_as_it_can_be_believed(
+def test_the_record_has_the_client_as_far_as_its_headers_are_plausible(
     headers: dict[str, Any], data: dict[str, Any], client: Client
 ) -> None:
     assert client_of(headers, data, "") == client
@@ -170,7 +170,7 @@ def test_two_clients_and_two_salts_give_different_key_ids() -> None:
     [math.nan, math.inf, -math.inf, 10**5000, 1e16, True, "100", [], {}],
     ids=["nan", "inf", "minus-inf", "5000-digits", "too-large", "boolean", "text", "list", "object"],
 )
-def test_what_is_no_bearable_number_is_left_out(value: object) -> None:
+def test_numbers_out_of_range_are_dropped(value: object) -> None:
     request = request_of({"max_tokens": value}, stream=False, size=1)
     got = read(encode(Record("i", 1, NODE, "answered", Decision.ACK, request=request, usage={"prompt_tokens": value})))
     assert got["request"]["max_tokens"] is None
@@ -183,7 +183,7 @@ def test_negative_and_half_tokens_are_left_out() -> None:
     assert got["usage"] == {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0}
 
 
-def test_a_name_that_may_be_text_is_left_out() -> None:
+def test_a_name_that_may_be_text_is_dropped() -> None:
     data = {"reasoning_effort": "tell me a story", "service_tier": "x" * 33, "response_format": "json"}
     request = request_of(data, stream=False, size=1)
     assert (request.settings, request.response_format) == ({}, None)
@@ -213,7 +213,7 @@ def test_a_name_that_may_be_text_is_left_out() -> None:
         ),
     ],
 )  # fmt: skip
-def test_an_error_is_told_without_keys_and_without_the_request(
+def test_an_error_for_the_client_has_no_key_and_no_request_text(
     body: dict[str, Any] | None, status: int, error: Error | None
 ) -> None:
     assert error_of(body, upstream_status=status) == error

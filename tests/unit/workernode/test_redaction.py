@@ -109,7 +109,7 @@ def test_what_is_kept_of_a_message_is_all_but_its_clients_secrets(
         (b'"Authorization: Bearer abc123', b'"Authorization: Bearer ***'),
     ],
 )
-def test_what_is_kept_of_rubbish(payload: bytes, kept: bytes) -> None:
+def test_what_is_kept_of_a_malformed_message(payload: bytes, kept: bytes) -> None:
     assert redact_message(payload) == kept
 
 

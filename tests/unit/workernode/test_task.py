@@ -159,7 +159,7 @@ def test_members_that_make_it_no_task(changes: dict[str, Any], reason: str) -> N
     assert (caught.value.endpoint is None) is ("endpoint" in changes)
 
 
-def test_all_that_is_wrong_is_told() -> None:
+def test_all_faults_are_listed() -> None:
     with pytest.raises(MalformedTask) as caught:
         parse(b"{}")
     for name in ("request_id", "stream", "data", "endpoint"):
@@ -170,7 +170,7 @@ def test_all_that_is_wrong_is_told() -> None:
     ("endpoint", "stream"),
     [("ws://gw/res/ws", True), ("http://gw/res/ws/", True), ("http://gw/res", False), (None, False)],
 )
-def test_where_stream_is_missing_the_gateways_door_tells_how_it_waits(endpoint: str | None, stream: bool) -> None:
+def test_where_stream_is_missing_the_endpoint_shows_how_the_gateway_waits(endpoint: str | None, stream: bool) -> None:
     with pytest.raises(MalformedTask) as caught:
         parse(message(stream=..., endpoint=endpoint))
     assert caught.value.stream is stream

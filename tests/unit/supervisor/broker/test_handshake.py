@@ -54,7 +54,7 @@ def refused(code: int, why: str) -> bytes:
     return frame(ERROR, protobuf.number(1, 2**64 - 1) + protobuf.number(2, code) + protobuf.text(3, why))
 
 
-def test_a_broker_that_lets_us_in_tells_its_version_and_its_topics() -> None:
+def test_a_broker_that_accepts_the_client_shows_its_version_and_topics() -> None:
     names = [f"persistent://public/default/t-{number}" for number in range(300)]
     listed = b"".join(protobuf.text(2, name) for name in names)
     heard: list[bytes] = []
@@ -154,7 +154,7 @@ def test_a_certificate_file_that_cannot_be_used_is_named(tmp_path: Path, part: s
         Session(access, TIMEOUT)
 
 
-def test_with_oauth2_it_is_enough_that_somebody_listens() -> None:
+def test_with_oauth2_a_listening_broker_is_enough() -> None:
     """Only the client library can authenticate in this way."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"pulsar://127.0.0.1:{server.getsockname()[1]}"

@@ -155,7 +155,7 @@ def test_everything_is_sent_when_the_node_stops() -> None:
     assert naks.next_at() == float("inf")
 
 
-def test_many_naks_that_come_back_by_themselves_leave_nothing_behind() -> None:
+def test_many_naks_that_are_redelivered_early_leave_no_state_behind() -> None:
     naks = Naks()
     for entry in range(1000):
         naks.add(message(entry, index=0), LATER)

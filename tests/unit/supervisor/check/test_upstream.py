@@ -46,7 +46,7 @@ def test_a_list_that_is_open_says_nothing_of_the_key(api: Api) -> None:
         (429, {"code": "rate_limit_exceeded"}, Mark.WARNING, "limits the rate of calls"),
     ],
 )
-def test_a_refusal_is_told_in_the_nodes_own_words(
+def test_a_refusal_is_described_in_the_nodes_own_sentence(
     api: Api, status: int, error: dict[str, str], mark: Mark, said: str
 ) -> None:
     api.status = status
@@ -113,12 +113,12 @@ def test_an_upstream_that_cannot_be_reached(url: Callable[[], str], said: str) -
     assert found[0].text.startswith(said)
 
 
-def test_a_certificate_that_nobody_trusts_is_said(tls_upstream: tuple[FakeUpstream, Path]) -> None:
+def test_an_untrusted_certificate_is_named_in_the_error(tls_upstream: tuple[FakeUpstream, Path]) -> None:
     found = run_all(check_upstream.checks(), context(API_URL=tls_upstream[0].url))
     assert found[0].mark is Mark.FAULT
     assert "is not trusted (self" in found[0].text
 
 
-def test_http_where_https_is_meant_is_said(api: Api) -> None:
+def test_http_to_a_tls_port_is_named_in_the_error(api: Api) -> None:
     found = run_all(check_upstream.checks(), context(API_URL=api.url.replace("http://", "https://")))
     assert "no TLS with" in found[0].text

@@ -294,7 +294,7 @@ def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
 
 
 @pytest.mark.parametrize("trouble", [None, FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")])
-def test_a_probe_that_says_nothing_about_the_node_is_followed_by_the_next_task(trouble: FaultInfo | None) -> None:
+def test_after_a_probe_without_evidence_the_next_task_is_the_probe(trouble: FaultInfo | None) -> None:
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, trouble)
     assert fitness.state is FitnessState.UNFIT
@@ -325,7 +325,7 @@ def test_a_probe_that_meets_a_short_limit_is_not_reported_as_such() -> None:
     assert (fitness.trouble, fitness.reports()) == (KEY, [])
 
 
-def test_a_probe_of_which_nothing_is_heard_is_taken_as_lost() -> None:
+def test_a_probe_without_a_result_counts_as_lost() -> None:
     fitness = unfit(now=0.0)
     assert fitness.admit(1.0).admit is Admit.PROBE
     assert fitness.admit(300.0).admit is Admit.SEND_BACK
@@ -345,7 +345,7 @@ def test_a_failure_from_before_it_was_restored_does_not_make_it_unfit_again() ->
     assert fitness.state is FitnessState.FIT
 
 
-def test_fresh_tasks_are_left_to_fit_nodes_and_old_ones_are_told_quickly() -> None:
+def test_fresh_tasks_are_left_to_fit_nodes_and_clients_of_old_ones_get_the_error_quickly() -> None:
     fitness = unfit(now=100.0)
     fitness.admit(100.0, age=0.1)
     assert fitness.gate(100.0).room == 0

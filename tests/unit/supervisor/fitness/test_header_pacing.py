@@ -31,7 +31,7 @@ def test_at_half_of_the_budget_the_rate_is_about_the_refill() -> None:
     assert level(remaining=30, reset=3.001).rate(0.0) == pytest.approx(10.5, rel=0.01)
 
 
-def test_the_less_is_left_the_slower() -> None:
+def test_the_rate_falls_with_the_remaining_budget() -> None:
     rates = [level(remaining=left, reset=(60 - left) / 10 + 0.001).rate(0.0) for left in (30, 20, 10, 5, 1)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.1

@@ -171,7 +171,7 @@ def test_cpu_is_counted_against_the_processors_that_may_be_used(
     assert sample.cpu_percent == pytest.approx(100.0)
 
 
-def test_looks_that_are_too_close_tell_the_figure_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readings_that_are_too_close_return_the_last_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch)
     sampler = Sampler(tmp_path, host.clock)
     host.now, host.used_s = host.now + 1, 4.0

@@ -63,7 +63,7 @@ def test_the_port_is_the_chosen_one_or_a_free_one() -> None:
     assert command.port_fault(child.port) is None
 
 
-def test_the_key_is_long_and_nobody_elses() -> None:
+def test_the_key_of_the_model_server_is_long_and_new_each_time() -> None:
     assert len(model_server().api_key) >= 32
     assert model_server().api_key != model_server().api_key
 
@@ -80,7 +80,7 @@ def test_the_command_stands_in_the_working_directory_or_in_the_project(
     assert command.command_line("python3 -m server") == ["python3", "-m", "server"]
 
 
-def test_the_child_is_told_everything_and_given_no_secret() -> None:
+def test_the_model_servers_command_and_environment_are_complete_and_have_no_secret() -> None:
     told = {
         **TOLD,
         "LOCAL_PARALLEL": "8",

@@ -141,7 +141,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_whatever_stands_on_the_topic_is_added_up_or_left_out(value: object) -> None:
+def test_any_message_on_the_topic_is_added_up_or_skipped(value: object) -> None:
     if isinstance(value, dict):
         value |= {"schema": "workernode.record/1", "attempt_id": "a"}
     sums = added(json.dumps(value).encode(), by=tuple(GROUPS))
@@ -153,7 +153,7 @@ def test_whatever_stands_on_the_topic_is_added_up_or_left_out(value: object) -> 
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b'{"schema": "other/1", "attempt_id": "a"}', b"[" * 100_000])
-def test_what_is_no_record_is_left_out(data: bytes) -> None:
+def test_a_message_that_is_no_record_is_skipped(data: bytes) -> None:
     sums = added(data, one())
     assert (sums.unreadable, sums.total.requests) == (1, 1)
 

@@ -55,7 +55,7 @@ def test_all_come_whole_and_in_order(ends: tuple[TaskQueue, int], sizes: list[in
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_a_reader_that_died_harms_nobody(size: int) -> None:
+def test_the_death_of_one_reader_does_not_affect_others(size: int) -> None:
     reader, writer = multiprocessing.Pipe(duplex=False)
     queue = TaskQueue(writer, "test-feed")
     queue.put(job(0, LARGE))  # the feeder is in the middle of it

@@ -137,7 +137,7 @@ def test_a_connection_that_never_answers_is_closed_in_the_end(
     until(lambda: speak(gateways, gateway, "b") and first.closed_at, LONG, "end of the first")
 
 
-def test_a_connection_that_closes_before_anything_was_said_over_it_is_replaced(
+def test_a_connection_that_closes_before_any_byte_was_sent_is_replaced(
     gateways: Gateways, gateway: FakeGateway
 ) -> None:
     """While upstream is asked: the gateway does not know yet whose it is, so it says nothing of the client."""

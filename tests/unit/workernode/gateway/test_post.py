@@ -50,7 +50,7 @@ def test_an_id_that_is_registered_a_moment_later_gets_its_answer(gateways: Gatew
     assert gateway.answer("a").posts[0].status == 404
 
 
-def test_an_id_that_nobody_registers_has_no_client(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_an_id_that_is_never_registered_has_no_client(gateways: Gateways, gateway: FakeGateway) -> None:
     start = time.monotonic()
     assert post(gateways, gateway) is AnswerResult.CLIENT_GONE
     assert time.monotonic() - start >= 1.0, "a second is what registering may take"
@@ -110,7 +110,9 @@ def test_a_gateway_in_trouble_is_offered_the_answer_again(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 413])
-def test_a_gateway_that_says_no_is_not_asked_again(gateways: Gateways, gateway: FakeGateway, status: int) -> None:
+def test_a_gateway_that_refuses_the_answer_is_not_asked_again(
+    gateways: Gateways, gateway: FakeGateway, status: int
+) -> None:
     gateway.behave("a", status=status)
     assert post(gateways, gateway) is AnswerResult.REFUSED
     assert len(gateway.posts) == 1
@@ -156,11 +158,11 @@ def test_a_tls_handshake_that_hangs_leaves_the_answer_to_be_offered_again(gatewa
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1"])
-def test_an_address_where_nobody_is_ends(gateways: Gateways, host: str) -> None:
+def test_an_address_without_a_listener_ends_at_the_deadline(gateways: Gateways, host: str) -> None:
     assert gateways.post(Endpoint(False, host, 1, "/res"), "a", DATA, soon(0)) is AnswerResult.UNREACHABLE
 
 
-def test_an_answer_is_not_given_to_a_gateway_whose_certificate_nobody_vouches_for(
+def test_an_answer_is_not_sent_to_a_gateway_with_an_untrusted_certificate(
     gateways: Gateways, tls_upstream: tuple[FakeUpstream, Path]
 ) -> None:
     fake, _ = tls_upstream

@@ -60,7 +60,7 @@ def test_a_stream_that_is_nothing_but_an_error(gateways: Gateways, gateway: Fake
 
 
 @pytest.mark.parametrize("first", ["chunk", "end"])
-def test_no_frame_leaves_before_the_gateway_can_know_the_id(
+def test_no_frame_is_sent_before_the_gateway_can_know_the_id(
     gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     monkeypatch.setattr(timing, "FRAME_AFTER", FRAME_AFTER)
@@ -74,7 +74,7 @@ def test_no_frame_leaves_before_the_gateway_can_know_the_id(
     assert time.monotonic() - stream.began >= FRAME_AFTER
 
 
-def test_what_is_shown_is_shown_before_it_leaves(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_the_answer_state_is_set_before_the_bytes_are_sent(gateways: Gateways, gateway: FakeGateway) -> None:
     """A worker may be killed at any instant: what has left must never be more than what was shown."""
     gateway.register("a")
     left: list[tuple[AnswerState, int, int]] = []

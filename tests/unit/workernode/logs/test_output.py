@@ -102,7 +102,7 @@ def test_lines_of_several_processes_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "unread"])
-def test_a_process_goes_on_when_nobody_reads_its_log(how: str) -> None:
+def test_a_process_goes_on_when_its_log_is_not_read(how: str) -> None:
     program = """if True:
         import logging
         from workernode import logs

@@ -120,7 +120,7 @@ def test_data_breaks_the_silence_and_not_the_deadline(pair: tuple[Wire, socket.s
         thread.join()
 
 
-def test_a_send_to_somebody_who_does_not_read_ends_at_the_deadline(pair: tuple[Wire, socket.socket]) -> None:
+def test_a_send_to_a_peer_that_does_not_read_ends_at_the_deadline(pair: tuple[Wire, socket.socket]) -> None:
     wire, _ = pair
     wire.deadline = time.monotonic() + 0.05
     with pytest.raises(TimeoutError, match="no time is left"):
@@ -224,7 +224,7 @@ def test_a_name_that_cannot_be_resolved_is_an_error_of_the_connection(host: str)
         Wire.connect(False, host, 80, LONG, None)
 
 
-def test_a_handshake_that_nobody_answers_ends() -> None:
+def test_a_handshake_without_an_answer_ends_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TimeoutError):
         Wire.connect(True, "127.0.0.1", silent.getsockname()[1], 0.1, ssl.create_default_context())
 

@@ -110,7 +110,7 @@ def test_an_answer_that_was_not_read_to_its_end_costs_the_connection(upstream: F
     until(lambda: len(upstream.open_connections) == 1, LONG, "end of the first connection")
 
 
-def test_an_aborted_exchange_tells_upstream_at_once(upstream: FakeUpstream, pool: Pool) -> None:
+def test_an_aborted_exchange_closes_the_connection_at_once(upstream: FakeUpstream, pool: Pool) -> None:
     asked = ask(pool, {"stream": True, "gate_chunks": "never"})
     asked.read_some()
     asked.abort()
@@ -236,7 +236,7 @@ def test_a_head_that_is_none_is_an_error(talk: Callable[[socket.socket], None], 
         ask(pool_of(port), deadline=time.monotonic() + 0.3)
 
 
-def test_a_refusal_by_a_server_that_stops_reading_is_heard() -> None:
+def test_a_refusal_is_read_even_if_the_server_stops_reading() -> None:
     """Some answer 413 by the Content-Length alone: their answer says more than the connection that breaks."""
 
     def refuse(connection: socket.socket) -> None:
@@ -264,7 +264,7 @@ def test_a_body_is_read_whole_however_it_is_framed(upstream: FakeUpstream, pool:
 
 
 @pytest.mark.parametrize("framing", [{}, {"close_delimited": True}])
-def test_a_piece_is_there_before_the_next_one_leaves(
+def test_a_piece_arrives_before_the_next_one_is_sent(
     upstream: FakeUpstream, pool: Pool, framing: dict[str, Any]
 ) -> None:
     asked = ask(pool, {"stream": True, "chunks": 2, "gate_chunks": "g", **framing})
@@ -345,7 +345,7 @@ def test_an_unusual_head_is_read(answer: bytes) -> None:
             asked.abort()
 
 
-def test_a_second_answer_that_nobody_asked_for_is_never_read() -> None:
+def test_a_second_answer_without_a_request_is_never_read() -> None:
     asked_for = []
 
     def answer(connection: socket.socket) -> None:
@@ -484,7 +484,7 @@ def test_an_answer_that_is_compressed_unasked_is_read(pool: Pool, directive: dic
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br"])
-def test_an_encoding_that_nobody_asked_for_is_an_error(pool: Pool, encoding: str) -> None:
+def test_an_encoding_that_was_not_asked_for_is_an_error(pool: Pool, encoding: str) -> None:
     with pytest.raises(http.client.HTTPException, match="not asked for"):
         ask(pool, {"headers": {"Content-Encoding": encoding}})
 
@@ -504,7 +504,7 @@ def test_a_get_has_no_body_and_is_answered(upstream: FakeUpstream, pool: Pool) -
     assert "content-length" not in request.headers
 
 
-def test_an_encoding_that_is_not_what_it_says_is_an_error(pool: Pool) -> None:
+def test_a_body_that_does_not_match_its_encoding_is_an_error(pool: Pool) -> None:
     asked = ask(pool, {"headers": {"Content-Encoding": "gzip"}})
     with pytest.raises(http.client.HTTPException, match="content-encoding is wrong"):
         asked.read_all()
@@ -523,7 +523,7 @@ def test_a_limit_set_later_holds(pool: Pool) -> None:
 # --- TLS ---
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tls_upstream: tuple[FakeUpstream, Path]) -> None:
+def test_an_untrusted_certificate_is_refused(tls_upstream: tuple[FakeUpstream, Path]) -> None:
     fake, _ = tls_upstream
     with pytest.raises(ssl.SSLCertVerificationError):
         ask(Pool(Origin(True, "127.0.0.1", fake.port), LONG, tls_context()))

@@ -92,7 +92,7 @@ def test_a_connection_that_is_cut_is_noticed(gateway: FakeGateway, link: WebSock
     until(lambda: not link.read(), LONG, "cut")
 
 
-def test_a_close_says_goodbye(gateway: FakeGateway, link: WebSocket) -> None:
+def test_close_sends_a_close_frame(gateway: FakeGateway, link: WebSocket) -> None:
     link.close()
     gateway.wait_until(lambda: gateway.sockets[0].close_code == 1000, LONG, "goodbye")
     link.close()  # twice is legal
@@ -142,7 +142,7 @@ def test_a_redirect_is_not_followed(gateway: FakeGateway) -> None:
     assert len(gateway.upgrades) == 1
 
 
-def test_a_gateway_that_says_nothing_is_given_up(gateway: FakeGateway) -> None:
+def test_a_silent_gateway_is_given_up_at_the_deadline(gateway: FakeGateway) -> None:
     gateway.behave(upgrade_hang=True)
     with pytest.raises(TimeoutError):
         connect(gateway, timeout=0.1)
@@ -194,7 +194,7 @@ def accept_and_close(connection: socket.socket, request: bytes) -> None:
         pytest.param(lambda c, r: None, 0, id="closed"),
     ],
 )
-def test_what_is_no_websocket_is_told_from_one_at_once(
+def test_a_peer_that_is_no_websocket_server_is_recognised_at_once(
     talk: Callable[[socket.socket, bytes], None], status: int
 ) -> None:
     """At once: not when the time for a handshake is over."""

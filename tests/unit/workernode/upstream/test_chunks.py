@@ -102,7 +102,7 @@ def test_a_chunk_on_one_line_passes_byte_for_byte(value: dict[str, Any]) -> None
 
 
 @given(OBJECT, st.sampled_from(["\n", "\r", "\r\n"]))
-def test_a_chunk_on_several_lines_leaves_on_one(value: dict[str, Any], end: str) -> None:
+def test_a_chunk_on_several_lines_is_sent_on_one(value: dict[str, Any], end: str) -> None:
     """A newline inside `data` breaks the client's event stream (spec 1.2)."""
     value = {**value, "choices": [{"delta": {"content": "a"}}], "error": None}
     raw = json.dumps(value, indent=1).replace("\n", end).encode()

@@ -235,7 +235,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("directive", SHAPES.values(), ids=SHAPES.keys())
-def test_a_stream_in_any_shape_brings_its_words(ask: Asker, directive: dict[str, Any]) -> None:
+def test_a_stream_in_any_shape_brings_its_text(ask: Asker, directive: dict[str, Any]) -> None:
     chunks = ask.stream(directive)
     assert texts(chunks).replace("wörd wörd wörd wörd wörd ", WORDS) == WORDS
     assert all(b"\n" not in chunk.raw for chunk in chunks)
@@ -260,7 +260,7 @@ def test_chunks_that_are_there_together_come_together(ask: Asker) -> None:
     relay.abort()
 
 
-def test_a_chunk_is_there_before_the_next_one_leaves(ask: Asker, upstream: FakeUpstream) -> None:
+def test_a_chunk_arrives_before_the_next_one_is_sent(ask: Asker, upstream: FakeUpstream) -> None:
     relay = ask.begin({"chunks": 3, "gate_chunks": "g"})
     batches = relay.batches()
     assert texts(next(batches)) == ""  # the role
@@ -362,7 +362,7 @@ def test_what_asking_again_cannot_help_is_asked_once(
 
 
 @pytest.mark.parametrize("status", [0, 400, 403, 404])
-def test_a_page_of_html_says_that_no_api_is_there(ask: Asker, upstream: FakeUpstream, status: int) -> None:
+def test_a_page_of_html_means_that_no_api_is_there(ask: Asker, upstream: FakeUpstream, status: int) -> None:
     kind = FaultKind.REFUSED if status == 403 else FaultKind.ADDRESS  # a firewall's page has the status 403
     assert ask.fault({"html": True, "status": status}).kind is kind
     assert len(upstream.requests) == 1
@@ -381,7 +381,7 @@ def test_a_redirect_is_not_followed(ask: Asker, upstream: FakeUpstream) -> None:
 
 
 @pytest.mark.parametrize(("said", "requests"), [("true", ATTEMPTS), ("false", 1)])
-def test_upstream_says_itself_whether_to_ask_again(
+def test_x_should_retry_decides_whether_to_ask_again(
     ask: Asker, upstream: FakeUpstream, said: str, requests: int
 ) -> None:
     ask.fault({"status": 422 if said == "true" else 503, "headers": {"x-should-retry": said}})
@@ -635,7 +635,7 @@ def test_a_client_that_leaves_ends_the_stream(ask: Asker, upstream: FakeUpstream
 # --- limits of the whole node ---
 
 
-def test_what_headers_say_of_limits_is_told(ask: Asker) -> None:
+def test_limit_headers_are_reported_to_the_supervisor(ask: Asker) -> None:
     ask.complete({"headers": {"x-ratelimit-limit-requests": "10", "x-ratelimit-remaining-requests": "3"}})
     ask.fault({"status": 429, "err_type": "insufficient_quota"})
     good, quota = ask.seen
@@ -643,7 +643,7 @@ def test_what_headers_say_of_limits_is_told(ask: Asker) -> None:
     assert quota.kind is FaultKind.QUOTA
 
 
-def test_an_answer_that_says_nothing_of_limits_tells_nothing(ask: Asker) -> None:
+def test_an_answer_without_limit_headers_gives_no_report(ask: Asker) -> None:
     ask.complete()
     assert ask.seen == []
 

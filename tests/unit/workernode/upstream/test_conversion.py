@@ -49,7 +49,7 @@ COMPLETION: dict[str, Any] = {
 }
 
 
-def test_a_completion_becomes_chunks_that_say_the_same() -> None:
+def test_a_completion_becomes_chunks_with_the_same_content() -> None:
     *parts, usage = chunks_from_completion(COMPLETION, with_usage=True)
     bodies = [json.loads(part.raw) for part in parts]
     assert all(body["object"] == "chat.completion.chunk" and body["id"] == "chatcmpl-1" for body in bodies)

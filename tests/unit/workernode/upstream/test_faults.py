@@ -124,7 +124,7 @@ def test_a_model_that_the_client_chose_is_the_clients_fault() -> None:
         (401, "true", FaultKind.KEY),
     ],
 )
-def test_upstream_says_itself_whether_asking_again_helps(status: int, said: str, kind: FaultKind) -> None:
+def test_x_should_retry_decides_whether_asking_again_helps(status: int, said: str, kind: FaultKind) -> None:
     assert kind_of(status, x_should_retry=said) is kind
 
 
@@ -270,14 +270,16 @@ RAW = st.binary(max_size=60) | (ERROR.map(lambda error: {"error": error}) | VALU
     st.booleans(),
     st.dictionaries(st.sampled_from(["x-should-retry", "content-type"]), st.text()),
 )
-def test_any_answer_is_of_a_kind_and_can_be_told(
+def test_any_answer_has_a_kind_and_an_error_for_the_client(
     status: int, raw: bytes, is_own_model: bool, headers: dict[str, str]
 ) -> None:
     _can_be_told(fault_of_response(status, headers, raw, is_own_model=is_own_model))
 
 
 @given(ERROR, st.booleans())
-def test_any_error_inside_a_200_is_of_a_kind_and_can_be_told(error: dict[str, Any], is_own_model: bool) -> None:
+def test_any_error_inside_a_200_has_a_kind_and_an_error_for_the_client(
+    error: dict[str, Any], is_own_model: bool
+) -> None:
     _can_be_told(error_object(error, is_own_model=is_own_model))
 
 

@@ -120,7 +120,7 @@ def test_an_answer_without_figures_says_nothing() -> None:
     [(None, FaultKind.RATE_LIMIT), (FaultKind.RATE_LIMIT, FaultKind.RATE_LIMIT),
      (FaultKind.RAMP, FaultKind.RAMP), (FaultKind.QUOTA, FaultKind.QUOTA)],
 )
-def test_a_429_is_told_even_without_headers(kind: FaultKind | None, told: FaultKind) -> None:
+def test_a_429_without_headers_is_reported_to_the_supervisor(kind: FaultKind | None, told: FaultKind) -> None:
     assert limits_of(429, {}, 10.0, kind=kind, wall=WALL) == RateLimitReport(at=10.0, kind=told)
 
 
