@@ -56,6 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(fault, file=sys.stderr)
         report_settings(error)
         return Exit.BAD_SETTINGS.value
+    if fault := _unusable_authorities(settings):
+        print(fault, file=sys.stderr)
+        report_settings(SettingsError((fault,)))
+        return Exit.BAD_SETTINGS.value
     logs.setup(settings)
     try:
         node = build(settings, read_settings)
@@ -145,6 +149,20 @@ def variable_table() -> str:
         head = f"  {name:{names}}  {default:{defaults}}  "
         lines += textwrap.wrap(meaning, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return "\n".join(lines)
+
+
+def _unusable_authorities(settings: Settings) -> str:
+    """Return what is wrong with a file of authorities; "" if nothing is. The workers would end at it."""
+    from workernode.net.http_client import CA_VARIABLES, tls_context
+
+    if not settings.upstream_ca and not any(os.environ.get(name) for name in CA_VARIABLES):
+        return ""  # reading the system's authorities takes a tenth of a second
+    try:
+        tls_context(settings.upstream_ca)
+    except OSError as error:
+        name = "UPSTREAM_CA" if error.filename == settings.upstream_ca else "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE"
+        return f"{name} names {error.filename}, which cannot be used ({error.strerror}); it must be a PEM file"
+    return ""
 
 
 def report_settings(error: SettingsError) -> None:

@@ -39,8 +39,9 @@ from supervisor.report import Reporter
 from supervisor.states import NODE_MOVES, Exit, FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
 from workernode import __version__, record
-from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitReport, Ready, Target
+from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitReport, Ready
 from workernode.settings import Settings
+from workernode.upstream import upstream_target
 
 if TYPE_CHECKING:
     from supervisor.model_server import LocalModel
@@ -121,7 +122,7 @@ class Node:
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
         if self._parts.local_model is None:
-            self._pool.set_target(Target(settings.api_url, settings.api_key, settings.upstream_headers))
+            self._pool.set_target(upstream_target(settings))
             self._parts.preflight(lambda fault: self._loop.post(FaultFound(fault)))
         else:
             self._local_model = self._parts.local_model(self._incidents)
@@ -206,7 +207,7 @@ class Node:
         if "PULSAR_TOKEN" in event.changed:
             self._broker.use_token(settings.pulsar_token)
         if self._local_model is None and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
-            self._pool.set_target(Target(settings.api_url, settings.api_key, settings.upstream_headers))
+            self._pool.set_target(upstream_target(settings))
             self._fitness.probe_now(self._clock.monotonic())
 
     def _on_worker_message(self, message: FromWorker) -> None:

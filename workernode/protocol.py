@@ -108,6 +108,8 @@ class Target:
     url: str  # the whole address of chat completions
     key: str | None = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # UPSTREAM_HEADERS
+    proxy: str = field(default="", repr=False)  # http://[user:password@]host:port; "": connect directly
+    ca: str = ""  # the path of further authorities for its certificate (UPSTREAM_CA)
 
 
 @dataclass(frozen=True)

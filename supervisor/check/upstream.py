@@ -1,6 +1,6 @@
 """`--check` of a remote node: name, connection, TLS, key and model of upstream, asked for its list of models.
 
-Nothing is billed, and the connection is made as the workers make it: no proxy, no redirect, the same authorities.
+Nothing is billed, and the connection is made as the workers make it: the same proxy and authorities, no redirect.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from supervisor.check.clock import note_clock
 from supervisor.check.findings import Check, Context, Finding, Mark
 from supervisor.upstream import FaultMessages, ListAnswer, ModelList, listed_models
 from workernode.errors import UpstreamFault
+from workernode.net.errors import ProxyRefused
 from workernode.protocol import FaultKind
 from workernode.settings import Settings
 from workernode.upstream import fault_of_response
@@ -23,6 +24,7 @@ from workernode.upstream import fault_of_response
 ADDRESS, KEY, MODEL = "upstream", "upstream: key", "upstream: model"
 NO_LIST = (404, 405, 501)
 CHECK_URL = "check API_URL"
+CA_ADVICE = "set UPSTREAM_CA to a file with its authority, or add it to the system's; or correct API_URL"
 
 
 # No answer came: the connection failed, or it is no HTTP.
@@ -36,20 +38,27 @@ def checks() -> list[Check]:
 
 def check_upstream(context: Context) -> Iterator[Finding]:
     """Ask for the list of models, and say what the answer tells of address, key and model."""
-    settings, models = context.settings, ModelList(context.settings)
+    settings = context.settings
+    try:
+        models = ModelList(settings)
+    except OSError as error:
+        text = f"the authorities in {error.filename} cannot be used ({error.strerror})"
+        yield Finding(ADDRESS, Mark.FAULT, text, "correct UPSTREAM_CA or REQUESTS_CA_BUNDLE")
+        return
+    proxy = f", through the proxy {models.proxy.host}:{models.proxy.port}" if models.proxy else ""
     origin = f"{models.address.scheme}://{models.address.netloc}"
     started, asked_at = time.monotonic(), time.time()
     try:
         answer = models.ask(max(0.1, context.left() - 1))
     except NO_ANSWER as error:
-        yield unreachable(origin, models.address.hostname or "", error)
+        yield through_proxy(proxy, error) if proxy else unreachable(origin, models.address.hostname or "", error)
         return
     took = (time.monotonic() - started) * 1000
     note_clock(context, "upstream", answer.headers.get("date"), asked_at)
     if answer.status >= 500 or 300 <= answer.status < 400:
         yield failing(origin, answer)
         return
-    yield Finding(ADDRESS, Mark.OK, f"{origin} answers (in {took:.0f} ms)")
+    yield Finding(ADDRESS, Mark.OK, f"{origin} answers (in {took:.0f} ms{proxy})")
     if answer.status in NO_LIST:
         text = f"not known: it has no list of models ({answer.status}), and other questions cost money"
         yield from (Finding(name, Mark.SKIPPED, text) for name in (KEY, MODEL))
@@ -60,6 +69,15 @@ def check_upstream(context: Context) -> Iterator[Finding]:
         yield listed(settings, answer.body)
 
 
+def through_proxy(proxy: str, error: Exception) -> Finding:
+    """Why no answer came through a proxy."""
+    why = str(error) if isinstance(error, ProxyRefused) else type(error).__name__
+    advice = "check HTTPS_PROXY (HTTP_PROXY) with its user and password; NO_PROXY exempts a host from it"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why, advice = f"its certificate is not trusted: {error.verify_message}", CA_ADVICE
+    return Finding(ADDRESS, Mark.FAULT, f"no answer{proxy} ({why})", advice)
+
+
 def unreachable(origin: str, host: str, error: Exception) -> Finding:
     """Why no answer came."""
     match error:
@@ -67,7 +85,7 @@ def unreachable(origin: str, host: str, error: Exception) -> Finding:
             return Finding(ADDRESS, Mark.FAULT, f"{host} has no address", f"{CHECK_URL} and the name service")
         case ssl.SSLCertVerificationError():
             text = f"the certificate of {origin} is not trusted ({error.verify_message})"
-            return Finding(ADDRESS, Mark.FAULT, text, "add its authority to the system's, or correct API_URL")
+            return Finding(ADDRESS, Mark.FAULT, text, CA_ADVICE)
         case ssl.SSLError():
             return Finding(ADDRESS, Mark.FAULT, f"no TLS with {origin} ({error.reason})", f"{CHECK_URL}: is it http?")
         case ConnectionRefusedError():

@@ -53,7 +53,7 @@ class FaultMessages:
             case FaultKind.CERTIFICATE:
                 return (
                     f"The TLS certificate of the upstream is not trusted {where}; "
-                    f"add its authority to the system's (SSL_CERT_FILE names a file of them), or correct API_URL{of}"
+                    f"set UPSTREAM_CA{of} to a file with its authority, or correct API_URL{of}"
                 )
             case FaultKind.REFUSED:
                 return (

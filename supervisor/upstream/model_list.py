@@ -1,6 +1,6 @@
 """Asks upstream for its list of models: a question that costs nothing, over the same HTTP client as the tasks.
 
-So it takes the same way as a task: no proxy and no .netrc from the environment, the same certificates, no redirect.
+So it takes the same way as a task: the same proxy, the same authorities, no .netrc, no redirect.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from urllib.parse import SplitResult, quote
 from workernode.json_access import as_list, member, strings
 from workernode.net.http_client import Pool, tls_context
 from workernode.net.origin import Origin
+from workernode.net.proxy import Proxy
 from workernode.protocol import Target
 from workernode.settings import Settings
-from workernode.upstream import models_address, request_headers
+from workernode.upstream import models_address, request_headers, upstream_target
 
 MOST_BYTES = 8 * 1024 * 1024  # of the list of models
 
@@ -35,8 +36,10 @@ class ModelList:
     def __init__(self, settings: Settings) -> None:
         self.address: SplitResult = models_address(settings.api_url)
         origin = Origin.of(self.address)
-        self._pool = Pool(origin, settings.connect_timeout, tls_context() if origin.secure else None)
-        self._target = Target(settings.api_url, settings.api_key, settings.upstream_headers)
+        target = self._target = upstream_target(settings)
+        self.proxy = Proxy.parse(target.proxy) if target.proxy else None
+        tls = tls_context(target.ca) if origin.secure else None
+        self._pool = Pool(origin, settings.connect_timeout, tls, self.proxy)
 
     def ask(self, time_limit: float, *, model: str = "", with_key: bool = True) -> ListAnswer:
         """Return the answer to one question.

@@ -13,7 +13,11 @@ import struct
 import time
 from typing import Protocol
 
+from workernode.net import dial
 from workernode.net.errors import ConnectTimeout, Silence
+from workernode.net.origin import Origin
+from workernode.net.proxy import Proxy
+from workernode.net.tunnel import open_tunnel
 
 # Bytes of one read: it may hold several small chunks of a stream, which then leave in one write.
 PIECE = 65536
@@ -57,27 +61,31 @@ class Wire:
         self._decrypted = getattr(sock, "pending", None)  # TLS: bytes that have come already
 
     @classmethod
-    def connect(cls, secure: bool, host: str, port: int, timeout: float, tls: ssl.SSLContext | None) -> Wire:
-        """Return a connection to the place, TLS verified where it is secure.
+    def connect(cls, origin: Origin, timeout: float, tls: ssl.SSLContext | None, proxy: Proxy | None = None) -> Wire:
+        """Return a connection to the origin, TLS verified where it is secure.
 
         Args:
-            timeout: seconds for each of the host's addresses, and for the TLS handshake.
+            timeout: seconds for name look-up and connection, and again for the proxy's answer and the TLS handshake.
+            proxy: connect through it. A secure connection gets a tunnel; over any other the proxy itself reads
+                requests.
 
         Raises:
             ConnectTimeout, OSError: not resolved, refused, timed out, certificate not valid.
         """
         try:
-            sock = socket.create_connection((host, port), timeout)
+            server = origin if proxy is None else proxy
+            sock = dial.connect(server.host, server.port, timeout)
         except TimeoutError as exc:
             raise ConnectTimeout(str(exc)) from None
-        except UnicodeError:  # no DNS name: an empty label, one over 63 characters
-            raise socket.gaierror(socket.EAI_NONAME, "the name cannot be resolved") from None
         try:
+            sock.settimeout(timeout)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if secure:
+            if origin.secure:
                 assert tls is not None
-                sock = tls.wrap_socket(sock, server_hostname=host)
+                if proxy is not None:
+                    open_tunnel(sock, proxy, origin, timeout)
+                sock = tls.wrap_socket(sock, server_hostname=origin.host)
         except TimeoutError as exc:
             sock.close()
             raise ConnectTimeout(str(exc)) from None

@@ -7,6 +7,7 @@ it waits (docs/decisions/0002-http.md).
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import time
@@ -22,6 +23,7 @@ from workernode.net.connection import Watch, Wire
 from workernode.net.errors import AnswerTooLarge
 from workernode.net.http_parser import ResponseParser
 from workernode.net.origin import Origin
+from workernode.net.proxy import Proxy
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes, after decompression (spec 7)
 # Servers close idle connections after 5 to 75 s. A closed one is noticed at once, but one that a middlebox dropped
@@ -32,10 +34,32 @@ UNREADABLE_ENCODINGS = ("br", "zstd", "compress", "x-compress", "dcb", "dcz", "e
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def tls_context() -> ssl.SSLContext:
-    """Return a TLS context that verifies certificates by the system's authorities and by certifi's."""
+# Files of further authorities, as requests and curl read them. SSL_CERT_FILE is read by OpenSSL itself.
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def tls_context(ca: str = "") -> ssl.SSLContext:
+    """Return a TLS context that verifies certificates: by the system's authorities, certifi's and CA_VARIABLES'.
+
+    Args:
+        ca: the path of a PEM file, or of a folder of hashed ones, with further authorities; "" for none.
+
+    Raises:
+        OSError: such a file cannot be read, or holds no certificate; `filename` says which.
+    """
     context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
+    for path in (certifi.where(), *(os.environ.get(name) for name in CA_VARIABLES), ca):
+        if not path:
+            continue
+        try:
+            if os.path.isdir(path):
+                context.load_verify_locations(capath=path)
+            else:
+                context.load_verify_locations(path)
+        except ssl.SSLError as error:
+            raise OSError(error.errno, "it holds no certificate in PEM", path) from None
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
     return context
 
 
@@ -43,14 +67,18 @@ class Pool:
     """The kept connections to one origin. The threads of a worker share it.
 
     Args:
-        connect_timeout: seconds for each address of the host, and for the TLS handshake.
+        connect_timeout: seconds for name look-up and connection, and again for the TLS handshake.
         tls: needed where the origin is secure.
+        proxy: the way to the origin; None: directly.
     """
 
-    def __init__(self, origin: Origin, connect_timeout: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, origin: Origin, connect_timeout: float, tls: ssl.SSLContext | None, proxy: Proxy | None = None
+    ) -> None:
         self._origin = origin
         self._connect_timeout = connect_timeout
         self._tls = tls
+        self._proxy = proxy
         self._idle: deque[tuple[Wire, float]] = deque()  # no lock: each of its operations is atomic
 
     def post(
@@ -83,12 +111,20 @@ class Pool:
             ValueError: target or headers hold characters that cannot be sent.
             AnswerTooLarge: the answer announces a length over the limit.
         """
-        request = _request("POST", self._origin, target, headers, body)
+        request = self._request("POST", target, headers, body)
         return self._exchange(request, deadline, silence, watch, meanwhile, on_resend)
 
     def get(self, target: str, headers: Mapping[str, str], *, deadline: float, silence: float) -> Exchange:
         """Send a GET. Arguments and exceptions are those of `post`."""
-        return self._exchange(_request("GET", self._origin, target, headers, None), deadline, silence)
+        return self._exchange(self._request("GET", target, headers, None), deadline, silence)
+
+    def _request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        if self._proxy is None or self._origin.secure:
+            return _request(method, self._origin, target, headers, body)
+        # A proxy that reads requests gets the whole address (RFC 9112, 3.2.2).
+        if self._proxy.authorization:
+            headers = {**headers, "Proxy-Authorization": self._proxy.authorization}
+        return _request(method, self._origin, f"http://{self._origin.authority}{target}", headers, body)
 
     def _exchange(
         self,
@@ -109,7 +145,7 @@ class Pool:
             if on_resend is not None:
                 on_resend()
         left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))
-        wire = Wire.connect(*self._origin, left, self._tls)
+        wire = Wire.connect(self._origin, left, self._tls, self._proxy)
         wire.limit(deadline, silence, watch)
         try:
             return self._send(wire, request, meanwhile)

@@ -59,7 +59,7 @@ class WebSocket:
         """
         secure, host, port = origin
         path, _, query = target.partition("?")
-        wire = Wire.connect(secure, host, port, timeout, tls)
+        wire = Wire.connect(origin, timeout, tls)
         try:
             protocol = ClientProtocol(WebSocketURI(secure, host, port, path, query), max_size=MAX_INCOMING)
             socket = cls(wire, protocol)

@@ -66,6 +66,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         SettingsError: with every error there is.
     """
     texts = {name: environ.get(name, "").strip() for name in VARIABLES}
+    _read_proxies(texts, environ)
     node_type = _node_type(texts["NODE_TYPE"])
     values: dict[str, Any] = {}
     faults = _read_secret_files(texts, node_type)
@@ -85,7 +86,22 @@ def load(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(tuple(faults))
     workers = values["worker_processes"] or max(FEWEST_WORKERS, min(_cpus(), MOST_WORKERS))
     values["worker_processes"] = min(workers, values["max_process_num"])  # a worker without a slot is of no use
-    return Settings(**values)
+    settings = Settings(**values)
+    try:
+        settings.upstream_proxy  # noqa: B018  # a proxy that is not for API_URL may be what it likes
+    except ValueError as error:
+        name = "HTTPS_PROXY" if settings.api_url.startswith("https:") else "HTTP_PROXY"
+        raise SettingsError((f"{name} {error}; it must be http://[user:password@]host:port",)) from None
+    return settings
+
+
+def _read_proxies(texts: dict[str, str], environ: Mapping[str, str]) -> None:
+    """Read the proxies as curl and requests do: the names in lower case come first, and ALL_PROXY last."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        texts[name] = environ.get(name.lower(), "").strip() or texts[name]
+    everything = environ.get("all_proxy", "").strip() or environ.get("ALL_PROXY", "").strip()
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        texts[name] = texts[name] or everything
 
 
 def parse(variable: Variable, text: str) -> object:

@@ -6,11 +6,13 @@ README.md and `--help` print the same table (`describe`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from workernode.prices import Prices
+from workernode.net.proxy import parse_proxy_url, proxy_for
 from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,
@@ -78,6 +80,27 @@ class Settings:
     upstream_headers_file: str = field(
         metadata=row(
             PATH, "the file that holds UPSTREAM_HEADERS instead; read again when it changes", node_type="remote"
+        )
+    )
+    http_proxy: str = field(
+        metadata=row(
+            TEXT,
+            "the proxy for an API_URL with http, http://[user:password@]host:port; else ALL_PROXY",
+            node_type="remote",
+            secret=True,
+        )
+    )
+    https_proxy: str = field(metadata=row(TEXT, "the same for an API_URL with https", node_type="remote", secret=True))
+    no_proxy: str = field(
+        metadata=row(
+            TEXT, "hosts, domains and networks that need no proxy, commas between", node_type="remote"
+        )
+    )
+    upstream_ca: str = field(
+        metadata=row(
+            PATH,
+            "more authorities for upstream's certificate, in PEM, beside SSL_CERT_FILE and REQUESTS_CA_BUNDLE",
+            node_type="remote",
         )
     )
     upstream_model: str = field(metadata=row(TEXT, "the model name sent upstream instead of the task's"))
@@ -172,6 +195,12 @@ class Settings:
     )
 
     @property
+    def upstream_proxy(self) -> str:
+        """The address of the proxy to upstream, with its password; "" to connect directly."""
+        proxy = proxy_for(self.api_url, self.http_proxy, self.https_proxy, self.no_proxy)
+        return parse_proxy_url(proxy) if proxy else ""
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no output may hold: the keys, the values of upstream's headers, and keys in API_URL's query string.
 
@@ -180,8 +209,14 @@ class Settings:
         query = parse_qsl(urlsplit(self.api_url).query)
         in_query = (value for name, value in query if re.search("key|token|secret|sig|code|auth", name.lower()))
         in_headers = (part for _, value in self.upstream_headers for part in (value, value.split()[-1]))
-        ours = (self.api_key, self.pulsar_token, self.pulsar_oauth2, self.record_salt)
+        ours = (self.api_key, self.pulsar_token, self.pulsar_oauth2, self.record_salt, *self._proxy_passwords())
         return tuple(secret for secret in (*ours, *in_headers, *in_query) if secret)
+
+    def _proxy_passwords(self) -> Iterator[str]:
+        for proxy in (self.http_proxy, self.https_proxy):
+            credentials, is_there, _ = proxy.rpartition("@")
+            if is_there:
+                yield credentials.partition("://")[2].partition(":")[2]
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{each.name}={self._shown(each.name)}' for each in fields(self))})"

@@ -6,6 +6,7 @@ from workernode.upstream.faults import fault_of_exception, fault_of_response
 from workernode.upstream.headers import request_headers
 from workernode.upstream.request import ChatRequest, Client
 from workernode.upstream.streamed_answer import StreamedAnswer
+from workernode.upstream.target import upstream_target
 
 __all__ = [
     "ChatRequest",
@@ -16,4 +17,5 @@ __all__ = [
     "fault_of_response",
     "models_address",
     "request_headers",
+    "upstream_target",
 ]

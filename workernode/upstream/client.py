@@ -19,6 +19,7 @@ from workernode.errors import UpstreamFault
 from workernode.net.connection import Watch
 from workernode.net.http_client import Exchange, Pool, tls_context
 from workernode.net.origin import Origin
+from workernode.net.proxy import Proxy
 from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream.answer import read_completion
 from workernode.upstream.dialects import is_about_content
@@ -61,11 +62,13 @@ class Upstream:
         parts = urlsplit(target.url)
         origin = Origin.of(parts)
         if origin.secure and self._tls is None:
-            self._tls = tls_context()
+            self._tls = tls_context(target.ca)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {"Content-Type": "application/json", **request_headers(target)}
         redaction.add_secrets(secret for secret in (target.key, *dict(target.headers).values()) if secret)
-        old, self._pool = self._pool, Pool(origin, self._connect_timeout, self._tls)
+        old, self._pool = self._pool, Pool(
+            origin, self._connect_timeout, self._tls, Proxy.parse(target.proxy) if target.proxy else None
+        )
         self._stream_options = StreamOptions()
         if old:
             old.close()

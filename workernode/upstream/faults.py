@@ -59,6 +59,8 @@ def fault_of_response(status: int, headers: Mapping[str, str], raw: bytes, *, is
         kind = FaultKind.CLIENT
     if error is not None:
         return UpstreamFault(kind, error.message[:MAX_MESSAGE], http_status=status, body=error.body, code=error.code)
+    if status == 407:  # no server may answer so, only a proxy (RFC 9110, 15.5.8)
+        return _fault_of_proxy(status)
     message = _describe(status, headers)
     if 300 <= status < 400:
         message += "; redirects are not followed: set API_URL to the address that answers"
@@ -103,6 +105,8 @@ def fault_of_exception(exc: Exception) -> UpstreamFault:
     if isinstance(exc, TimeoutError) and not isinstance(exc, ConnectTimeout):
         message = "The upstream did not answer within the task's time."
         return UpstreamFault(FaultKind.PASSING, message, code="upstream_timeout")
+    if name == "ProxyRefused":
+        return _fault_of_proxy(getattr(exc, "status", 0))
     is_away = name in AWAY or getattr(exc, "errno", None) in AWAY_ERRNO
     why = CONNECTION_FAULTS.get(name, f"{name}: {exc}"[:200])
     return UpstreamFault(
@@ -110,6 +114,12 @@ def fault_of_exception(exc: Exception) -> UpstreamFault:
         f"The upstream cannot be reached or broke off: {why}.",
         code="upstream_unreachable",
     )
+
+
+def _fault_of_proxy(status: int) -> UpstreamFault:
+    kind = FaultKind.REFUSED if status in (401, 403, 407) else FaultKind.UNAVAILABLE
+    message = f"The proxy in front of the upstream answered with status {status}."
+    return UpstreamFault(kind, message, http_status=status, code="proxy_refused")
 
 
 def _kind_of(status: int, error: ErrorBody | None, is_own_model: bool) -> FaultKind:

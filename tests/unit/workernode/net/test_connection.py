@@ -15,6 +15,7 @@ import pytest
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode.net.connection import Wire
+from workernode.net.origin import Origin
 
 LONG = 10.0  # seconds: a wait that must end sooner by something else
 
@@ -214,31 +215,31 @@ def test_a_refused_connection_is_an_error() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionRefusedError):
-            Wire.connect(False, "127.0.0.1", holder.getsockname()[1], LONG, None)
+            Wire.connect(Origin(False, "127.0.0.1", holder.getsockname()[1]), LONG, None)
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64])
 def test_a_name_that_cannot_be_resolved_is_an_error_of_the_connection(host: str) -> None:
     """Python raises UnicodeError for these, which nobody would catch who waits for a connection to fail."""
     with pytest.raises(socket.gaierror, match="cannot be resolved"):
-        Wire.connect(False, host, 80, LONG, None)
+        Wire.connect(Origin(False, host, 80), LONG, None)
 
 
 def test_a_handshake_without_an_answer_ends_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TimeoutError):
-        Wire.connect(True, "127.0.0.1", silent.getsockname()[1], 0.1, ssl.create_default_context())
+        Wire.connect(Origin(True, "127.0.0.1", silent.getsockname()[1]), 0.1, ssl.create_default_context())
 
 
 def test_tls_is_verified(tls_upstream: tuple[FakeUpstream, Path]) -> None:
     fake, authority = tls_upstream
     with pytest.raises(ssl.SSLCertVerificationError):
-        Wire.connect(True, "127.0.0.1", fake.port, LONG, ssl.create_default_context())
-    Wire.connect(True, "127.0.0.1", fake.port, LONG, ssl.create_default_context(cafile=str(authority))).close()
+        Wire.connect(Origin(True, "127.0.0.1", fake.port), LONG, ssl.create_default_context())
+    Wire.connect(Origin(True, "127.0.0.1", fake.port), LONG, ssl.create_default_context(cafile=str(authority))).close()
 
 
 def test_waits_end_over_tls_as_well(tls_upstream: tuple[FakeUpstream, Path]) -> None:
     fake, authority = tls_upstream
-    wire = Wire.connect(True, "127.0.0.1", fake.port, LONG, ssl.create_default_context(cafile=str(authority)))
+    wire = Wire.connect(Origin(True, "127.0.0.1", fake.port), LONG, ssl.create_default_context(cafile=str(authority)))
     wire.silence = 0.05
     with pytest.raises(TimeoutError, match="silent"):
         wire.receive()
