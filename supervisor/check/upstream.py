@@ -55,6 +55,9 @@ def check_upstream(context: Context) -> Iterator[Finding]:
         return
     took = (time.monotonic() - started) * 1000
     note_clock(context, "upstream", answer.headers.get("date"), asked_at)
+    if answer.status == 407:  # of the proxy; no server may answer so
+        yield through_proxy(proxy, ProxyRefused(answer.status))
+        return
     if answer.status >= 500 or 300 <= answer.status < 400:
         yield failing(origin, answer)
         return

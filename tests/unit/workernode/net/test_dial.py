@@ -35,7 +35,8 @@ def silent() -> Iterator[tuple[str, int]]:
 
 def refused() -> tuple[str, int]:
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        return closed.getsockname()
+        host, port = closed.getsockname()
+        return str(host), int(port)
 
 
 def addresses(*places: tuple[str, int]) -> list[Address]:
