@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from workernode.prices import Prices
 from workernode.net.proxy import parse_proxy_url, proxy_for
+from workernode.prices import Prices
 from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,
