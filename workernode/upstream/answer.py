@@ -15,8 +15,8 @@ from workernode.errors import openai_error
 from workernode.net.sse import Decoder, NamedEvent
 from workernode.strict_json import read_object
 from workernode.upstream.chunks import Chunk, finish_reason_of, has_figures, read_chunk
-from workernode.upstream.conversion import completion_from_chunks
-from workernode.upstream.dialects import ErrorBody, error_in_answer
+from workernode.upstream.conversion import chunks_from_completion, completion_from_chunks
+from workernode.upstream.dialects import ErrorBody, error_in_answer, read_error
 from workernode.upstream.faults import fault_of_bad_answer, fault_of_error
 
 _DONE = (b"[DONE]", b'"[DONE]"')
@@ -34,17 +34,19 @@ class StreamReader:
     Args:
         stats: gets usage, model and finish_reason.
         choices: how many choices the client asked for.
+        with_usage: the client asked for the usage chunk.
 
     Attributes:
         has_ended: nothing that follows belongs to the answer.
         has_usage: usage came with or after the last finish_reason.
     """
 
-    def __init__(self, stats: CallStats, choices: int) -> None:
+    def __init__(self, stats: CallStats, choices: int, with_usage: bool) -> None:
         self.has_ended = False
         self.has_usage = False
         self._stats = stats
         self._wanted = choices
+        self._with_usage = with_usage
         self._decoder = Decoder()
         self._seen: set[int] = set()  # indexes of choices
         self._finished: set[int] = set()
@@ -87,12 +89,40 @@ class StreamReader:
             chunk = _chunk_of(event)
             if chunk is None:
                 continue
+            if chunk.error is not None and b"\n" in event:
+                chunks += self._read_lines(event, chunk)
+                continue
             if chunk.error is not None:
                 self.has_ended = True
                 if self.is_whole:  # every word has come: what fails now is not the answer
                     break
+            if chunk.is_completion:
+                chunks += self._read_completion(chunk)
+                continue
             self._note(chunk)
             chunks.append(chunk)
+        return chunks
+
+    def _read_lines(self, event: bytes, wrong: Chunk) -> list[Chunk]:
+        """Read an event whose lines may be events of their own, because the blank lines between them are missing.
+
+        Args:
+            wrong: what the event is as a whole; it stays that if its lines are no better.
+        """
+        lines = event.split(b"\n")
+        chunks = [_chunk_of(line) for line in lines if not line.startswith(_DONE)]
+        errors = [chunk for chunk in chunks if chunk is not None and chunk.error is not None]
+        if not errors:
+            return self._read(lines)
+        self.has_ended = True
+        # Of a broken chunk and an error after it (sub2api#1471), the error tells why the stream ends.
+        return [] if self.is_whole else [next((chunk for chunk in errors if chunk.raw), wrong)]
+
+    def _read_completion(self, chunk: Chunk) -> list[Chunk]:
+        """A whole completion came as one event: return it as chunks."""
+        chunks = chunks_from_completion(read_object(chunk.raw), self._with_usage)
+        for each in chunks:
+            self._note(each)
         return chunks
 
     def _note(self, chunk: Chunk) -> None:
@@ -137,10 +167,11 @@ def read_completion(raw: bytes, stats: CallStats, *, is_own_model: bool) -> tupl
         answer = read_object(raw)
     except ValueError as exc:
         raise fault_of_bad_answer(str(exc), raw) from None
-    error = error_in_answer(answer)
+    has_choices = isinstance(answer.get("choices"), list) and bool(answer["choices"])
+    error = error_in_answer(answer) or (None if has_choices else read_error(answer))
     if error is not None:
         raise fault_of_error(error, is_own_model=is_own_model)
-    if not isinstance(answer.get("choices"), list) or not answer["choices"]:
+    if not has_choices:
         raise fault_of_bad_answer("it is JSON but no completion: it has no choices")
     _note_completion(stats, answer)
     return raw, answer
@@ -153,7 +184,7 @@ def _completion_of_stream(raw: bytes, is_own_model: bool) -> bytes:
         UpstreamFault: the stream holds an error or was cut.
         ValueError: it has no chunk.
     """
-    reader = StreamReader(CallStats(), 1)
+    reader = StreamReader(CallStats(), choices=1, with_usage=True)
     chunks = reader.feed(raw) + reader.close()
     for chunk in chunks:
         if chunk.error is not None:

@@ -25,6 +25,7 @@ class Chunk:
     error: ErrorBody | None = None  # an error in the place of a chunk
     model: str | None = None  # the model that answers
     choices: tuple[tuple[int, str | None], ...] = ()  # index and finish_reason of each choice in it
+    is_completion: bool = False  # no chunk but a whole completion: its choices have a `message` and no `delta`
 
 
 def has_figures(usage: object) -> bool:
@@ -56,13 +57,15 @@ def read_chunk(raw: bytes, event: str = "") -> Chunk | None:
     states = []
     for choice in choices:
         if isinstance(choice, dict):
-            if choice.get("error"):
+            if choice.get("error") and isinstance(choice["error"], dict):
                 return Chunk(raw, usage, error=error_in_answer(value, event))
             reason = finish_reason_of(choice)
             finish = reason or finish
             index = choice.get("index")
             states.append((index if isinstance(index, int) else 0, reason))
             delta = choice.get("delta")
+            if delta is None and isinstance(choice.get("message"), dict):
+                return Chunk(raw, is_completion=True)
             has_text = has_text or (isinstance(delta, dict) and _has_text(delta))
     return Chunk(raw, usage, finish, False, has_text, None, _model_of(value), tuple(states))
 

@@ -16,8 +16,9 @@ from workernode.retry import call_with_retries
 ATTEMPTS = 4
 # openai-python waits 0.5 s x 2^n, at most 8 s, with jitter (src/openai/_base_client.py); so do we.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds
-# An upstream that is away is waited for no longer than this within one delivery: another node may be well.
-LONGEST_WAIT_FOR_ABSENT = 2.0  # seconds
+# A longer wait is not made within one delivery: another node may be well. An upstream that is away is not waited for; a
+# rate limit is the whole node's, and is waited for as long as a minute (spec 5: a longer wait is a hint, not an order).
+LONGEST_WAIT = {FaultKind.UNAVAILABLE: 2.0, FaultKind.RATE_LIMIT: 60.0, FaultKind.RAMP: 60.0}  # seconds
 
 T = TypeVar("T")
 
@@ -64,12 +65,8 @@ def _may_pass(exc: BaseException) -> bool:
 
 
 def _is_enough(state: RetryCallState, deadline: float) -> bool:
-    """The attempts are used up, or the pause would outlast the task's time or the patience with an absent upstream."""
+    """The attempts are used up, or the pause would be too long for the task or for this kind of fault."""
     fault = state.outcome.exception() if state.outcome else None
-    is_absent = isinstance(fault, UpstreamFault) and fault.kind is FaultKind.UNAVAILABLE
+    longest = LONGEST_WAIT.get(fault.kind, float("inf")) if isinstance(fault, UpstreamFault) else float("inf")
     pause = state.upcoming_sleep
-    return (
-        state.attempt_number >= ATTEMPTS
-        or time.monotonic() + pause >= deadline
-        or (is_absent and pause > LONGEST_WAIT_FOR_ABSENT)
-    )
+    return state.attempt_number >= ATTEMPTS or pause > longest or time.monotonic() + pause >= deadline

@@ -46,7 +46,7 @@ class StreamedAnswer:
         self._request = request
         self._stats = stats
         self._read_timeout = read_timeout
-        self._reader = StreamReader(stats, request.choices)
+        self._reader = StreamReader(stats, request.choices, request.with_usage)
         self._first: list[Chunk] = []
         self._is_broken = False  # the connection failed after the answer was whole
 
