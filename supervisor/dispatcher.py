@@ -340,6 +340,8 @@ class Dispatcher:
             else:
                 outcome = self._own_outcome(delivery, Decision.NAK, "drained", "the node was stopped")
             self.settle(delivery, outcome)
+        self._queue.clear()
+        self._alone_queue.clear()
 
     def _own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
         """The outcome of a task that no worker reports."""

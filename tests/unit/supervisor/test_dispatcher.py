@@ -384,3 +384,14 @@ def test_a_begun_stream_whose_second_worker_was_killed_too_is_ended_once(state: 
     effects.dispatcher.decide_rest(states, [])
     effects.stored(job)
     assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]
+
+
+def test_nothing_waits_for_a_worker_when_the_time_to_drain_is_over() -> None:
+    effects = Effects(slots=1)
+    job = effects.run("begun")
+    effects.slots = -1
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.decide_rest({}, [])
+    effects.slots = 4
+    effects.dispatcher.hand_over()
+    assert effects.jobs == [job]  # its stream has been ended: no worker may end it again
