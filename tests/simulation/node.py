@@ -21,13 +21,13 @@ from supervisor.machine import Clock, Resources
 from supervisor.node import Exit, Node, Parts
 from supervisor.states import NodeState
 from supervisor.workers.pool import Pool, Worker
-from tests.simulation.outside import Gateway, Upstream
+from tests.simulation.outside import KEY, Gateway, Upstream
 from tests.simulation.pulsar import Consumer, Delivery, Link, PulsarException, Server
 from tests.simulation.schedule import Schedule, TaskPlan
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 from workernode import record
-from workernode.protocol import Job, Outcome, Target
+from workernode.protocol import FaultInfo, Job, Outcome, Target
 from workernode.settings import Settings, load
 
 TURN_TAKES = 0.0002  # seconds from something becoming readable to the turn that takes it in, and a turn's own time
@@ -313,7 +313,7 @@ class SimLocalModel:
 
     def __init__(self, node: SimNode) -> None:
         self._node = node
-        self.is_stopped = False
+        self.is_stopped = self._told = False
         self.ready_at = node.world.now + node.world.dice.choice((0.2, 3.0, 8.0))
 
     @property
@@ -324,7 +324,14 @@ class SimLocalModel:
     def start(self, now: float) -> None:
         """It loads from its making on."""
 
-    tick = tokens_came = start
+    def tick(self, now: float) -> None:
+        """Tell its slots when it is ready."""
+        if self.is_ready and not self._told:
+            self._told = True
+            self._node.concurrency.set_slots(2)
+
+    def tokens_came(self, now: float) -> None:
+        """It lives."""
 
     def next_tick(self) -> float:
         """When it is ready."""
@@ -388,7 +395,7 @@ class SimNode:
         self.is_alive = True
         self.exit: Exit | None = None
         self.wall_ahead = 0.0
-        self.memory_percent = 20.0
+        self.memory_percent, self.cpu_percent = 20.0, schedule.cpu_percent
         self.sampling_takes = 0.0
         self.start_takes = 0.0
         self.processes: list[SimProcess] = []
@@ -416,7 +423,7 @@ class SimNode:
         world.after(0.0, self._begin)
 
     def _parts(self) -> Any:
-        concurrency = ConcurrencyController(self.settings, self.sample)
+        concurrency = self.concurrency = ConcurrencyController(self.settings, self.sample)
         fitness = Fitness(self.settings.max_process_num, lambda fault: "a sentence")
         model: Any = self.model
         overview: Any = self.overview
@@ -424,8 +431,15 @@ class SimNode:
             clock=self.clock, loop=self.loop, broker=self.broker, pool=self.pool, concurrency=concurrency,
             fitness=fitness, reporter=SimReporter(), overview=lambda dispatcher: overview,
             local_model=(lambda incidents: model) if model else None,
-            preflight=lambda found: None, end_streams=self._end_streams,
+            preflight=self._preflight, end_streams=self._end_streams,
         )  # fmt: skip
+
+    def _preflight(self, found: Callable[[FaultInfo], None]) -> None:
+        def ask() -> None:
+            if self.is_alive and self.world.now < self.upstream.key_refused_until:
+                found(KEY)
+
+        self.world.after(0.3, ask)
 
     # --- what the simulated parts call ---
 
@@ -434,7 +448,7 @@ class SimNode:
         if self.sampling_takes:
             takes, self.sampling_takes = self.sampling_takes, 0.0
             self.block(takes, lambda: False)
-        return Resources(self.world.now, 30.0, 2.0, self.memory_percent, 1 << 33, 1 << 34, "host")
+        return Resources(self.world.now, self.cpu_percent, 2.0, self.memory_percent, 1 << 33, 1 << 34, "host")
 
     def request_of(self, job: Job) -> TaskPlan:
         """Which task a job is: its id stands at a fixed place of the payload."""
@@ -481,7 +495,11 @@ class SimNode:
 
     def check_ack(self, received: Received) -> None:
         plan = self.plan_of(received)
-        if not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
+        delivery = self.dispatcher._ledger._by_key.get(received.key)
+        if delivery is not None:
+            if delivery.unstored or "record" not in self.stored.get(delivery.number, ()):
+                raise Violation("an ack follows the stored record", plan.id)
+        elif not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
             raise Violation("an ack follows the stored record", plan.id)
 
     def _end_streams(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -493,7 +511,11 @@ class SimNode:
             self.processes.append(ender)
             ender.put(job)
             self._collect_from(ender, done)
+        was_away = self.gateway.is_away
         self.block(STREAMS_ENDED_WITHIN if jobs else 0.0, lambda: len(done) == len(jobs))
+        if was_away:
+            for job in jobs:
+                self.gateway.clients[self.request_of(job).id].excuses.add("the gateway was away when its node stopped")
         for process in self.processes[-len(jobs) :] if jobs else ():
             process.die("it has ended its stream")
         return list(done)
@@ -629,8 +651,9 @@ class SimNode:
             raise Violation("counts add up", f"{self.name}: {queued} wait, {places[Place.QUEUED]} queued")
         consumer = self.connection.consumer
         if consumer is not None:
-            # A batch comes whole. What waits for its nak's time is unacknowledged, too, and in nobody's slot.
-            allowed = self.settings.max_process_num + BEYOND_CAP + MOST_IN_BATCH - 1
+            # A batch comes whole, and of another the rest may be tried again here at the same moment. What waits for
+            # its nak's time is unacknowledged, too, and in nobody's slot.
+            allowed = self.settings.max_process_num + BEYOND_CAP + 2 * (MOST_IN_BATCH - 1)
             if consumer.connection:  # connected again, the library has asked for a message by itself
                 allowed += MOST_IN_BATCH
             keys = {delivery.received.key for delivery in ledger} | set(self.broker.early)
@@ -645,7 +668,9 @@ def received_key(delivery: Delivery) -> MessageKey:
 
 
 def _field(data: bytes, name: str) -> str:
-    start = data.index(f'"{name}":"'.encode()) + len(name) + 4
+    start = data.find(f'"{name}":"'.encode()) + len(name) + 4
+    if start < len(name) + 4:
+        return ""
     return data[start : data.index(b'"', start)].decode()
 
 

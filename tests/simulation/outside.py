@@ -6,13 +6,23 @@ from dataclasses import dataclass, field
 
 from tests.simulation.schedule import TaskPlan
 from tests.simulation.world import Violation, World
-from workernode.protocol import FaultInfo, FaultKind
+from workernode.protocol import FaultInfo, FaultKind, RateLimitReport
 
 KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "")
 QUOTA = FaultInfo(FaultKind.QUOTA, 429, "insufficient_quota", "")
 AWAY = FaultInfo(FaultKind.PASSING, 0, "connection_refused", "")
 FAILED = FaultInfo(FaultKind.PASSING, 500, "server_error", "")
+BUDGET, REFILL = 20, 10.0  # calls, and the seconds in which all of them come back
 REFUSED = FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")
+# What upstream answers to a call, by the names of schedule.UPSTREAM.
+FAULTS = {
+    "500": FAILED,
+    "reset": FAILED,
+    "400": REFUSED,
+    "own 401": KEY,
+    "429 far": FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", 600.0),
+    "slow down": FaultInfo(FaultKind.RAMP, 429, "slow_down", "", None),
+}
 
 
 @dataclass
@@ -96,10 +106,12 @@ class Gateway:
 class Upstream:
     """Upstream, as far as the supervisor learns of it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, headers: bool) -> None:
         self._world = world
         self.calls: dict[str, int] = {}
         self.killed: dict[str, int] = {}
+        self.headers = headers
+        self._budget, self._budget_at = float(BUDGET), world.now
         self.key_refused_until = self.no_quota_until = self.down_until = self.limited_until = 0.0
 
     def ask(self, plan: TaskPlan) -> tuple[str, FaultInfo | None]:
@@ -114,19 +126,33 @@ class Upstream:
             return "fault", QUOTA
         if now < self.limited_until and self._world.dice.random() < 0.7:
             return "fault", self._limit()
+        if self.headers:
+            if self._left() < 1:
+                self._world.faults["upstream's budget is used up"] += 1
+                return "fault", FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", REFILL / BUDGET)
+            self._budget -= 1
         what = plan.upstream[count] if count < len(plan.upstream) else "ok"
         if what != "ok":
             self._world.faults[f"upstream: {what}"] += 1
-        match what:
-            case "500" | "reset":
-                return "fault", FAILED
-            case "400":
-                return "fault", REFUSED
-            case "429":
-                return "fault", self._limit()
-            case "own 401":
-                return "fault", KEY
-        return what, None
+        fault = self._limit() if what == "429" else FAULTS.get(what)
+        return (what, None) if fault is None else ("fault", fault)
+
+    def report(self, asked: float) -> RateLimitReport | None:
+        """What the headers of an answer tell of the limit, if upstream has such headers."""
+        if not self.headers:
+            return None
+        left = int(self._left())
+        return RateLimitReport(
+            self._world.now, None, asked, limit_requests=BUDGET, remaining_requests=left,
+            reset_requests=(BUDGET - left) / BUDGET * REFILL, limit_tokens=100 * BUDGET, remaining_tokens=100 * left,
+            reset_tokens=(BUDGET - left) / BUDGET * REFILL,
+        )  # fmt: skip
+
+    def _left(self) -> float:
+        """Calls that are left of the budget, which fills up steadily."""
+        self._budget = min(float(BUDGET), self._budget + (self._world.now - self._budget_at) * BUDGET / REFILL)
+        self._budget_at = self._world.now
+        return self._budget
 
     def kills(self, plan: TaskPlan) -> bool:
         """Whether a worker dies with this task now."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.simulation.node import SimNode
 from tests.simulation.outside import Client, Gateway, Upstream
-from tests.simulation.pulsar import Entry, Server
+from tests.simulation.pulsar import LEDGER, Entry, Server
 from tests.simulation.schedule import Schedule, Step, TaskPlan
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
@@ -53,7 +53,7 @@ class Simulation:
         self.server = Server(self.world, schedule.index_acks)
         self.server.on_lost = self._handed_out_again
         self.gateway = Gateway(self.world)
-        self.upstream = Upstream(self.world)
+        self.upstream = Upstream(self.world, schedule.headers)
         self.plans: dict[str, TaskPlan] = {}
         self.nodes: list[SimNode] = []
         self._lives: Counter[int] = Counter()
@@ -123,6 +123,9 @@ class Simulation:
         for one in plans:
             self.plans[one.id] = one
             self.gateway.publish(one)
+            if one.malformed:
+                self.world.faults["malformed message"] += 1
+                self.gateway.clients[one.id].excuses.add("its message was no JSON")
         wall = self.world.now - START + EPOCH
         self.server.publish(plans, payloads, wall)
         if plan.twice and not plan.batch:
@@ -170,7 +173,9 @@ class Simulation:
         known |= {received.key[:2] for _, received in node.broker.held}
         for entry in self.server.entries:
             key = (node.name, entry.number)
-            if entry.owner is not consumer or entry.is_done or (7, entry.number) in known:
+            begun = entry.acked or any(self.gateway.clients[one.plan.id].answers for one in entry.messages)
+            # Of a batch that was begun here nothing may go back.
+            if entry.owner is not consumer or begun or entry.is_done or (LEDGER, entry.number) in known:
                 self._held_since.pop(key, None)
                 continue
             since = self._held_since.setdefault(key, now)
@@ -201,7 +206,7 @@ class Simulation:
             raise Violation("every client that waits is told in the end", plan.id)
         quiet = not any(step.kind != "task" for step in self.schedule.steps)
         if quiet and not client.excuses and client.errors and not plan.upstream and not plan.kills:
-            well = all(not one.upstream and not one.kills for one in self.plans.values())
+            well = all(not one.upstream and not one.kills for one in self.plans.values()) and not self.upstream.headers
             if well and client.told_at - client.published < self.schedule.task_timeout - 1:
                 raise Violation("a task that can be served is served", f"{plan.id} got an error")
 
@@ -223,8 +228,8 @@ def _is_idle(node: SimNode) -> bool:
 
 
 def _payload(plan: TaskPlan) -> bytes:
-    head = f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://gateway/res","data":{{}}}}'
-    return head.encode()
+    text = f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://gateway/res","data":{{}}}}'
+    return text.encode()[: -1 if plan.malformed else None]
 
 
 # --- faults ---

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 TASKS = 50
 
@@ -19,6 +18,8 @@ UPSTREAM: list[tuple[int, tuple[str, ...]]] = [
     (3, ("slow",)),
     (2, ("silent",)),
     (3, ("429",)),
+    (1, ("slow down",)),
+    (0, ("429 far",)),  # until fitness takes a wait of more than a minute for a hint (spec 5)
     (2, ("own 401",)),
 ]
 # What the gateway does with its answer.
@@ -65,6 +66,7 @@ class TaskPlan:
     kills: int = 0  # how many workers die with it
     batch: int = 0  # tasks of the same number were published in one batch; 0: alone
     twice: bool = False  # published a second time
+    malformed: bool = False  # the message is no JSON
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Schedule:
     nak_delay: float
     index_acks: bool  # the broker keeps acks within a batch (acknowledgmentAtBatchIndexLevelEnabled)
     local: bool  # nodes of a local model
+    headers: bool  # upstream tells its limits in headers
+    cpu_percent: float  # what the machine's other users leave of its CPU, as the nodes read it
     steps: tuple[Step, ...] = field(default=())
 
     def with_steps(self, steps: list[Step]) -> Schedule:
@@ -131,6 +135,8 @@ def make(seed: int, tasks: int = TASKS, only: str = "") -> Schedule:
         nak_delay=dice.choice((0.2, 1.0)),
         index_acks=dice.random() < 0.5,
         local=dice.random() < 0.1,
+        headers=dice.random() < 0.2,
+        cpu_percent=dice.choice((30.0, 30.0, 97.0)),
     )
     schedule = replace(schedule, slots=max(schedule.slots, schedule.workers))
     batches = dice.random() < 0.3
@@ -153,6 +159,7 @@ def _task(dice: random.Random, number: int, span: float, batches: bool, troubled
         (upstream,) = dice.choices([what for _, what in UPSTREAM], [weight for weight, _ in UPSTREAM])
         (gateway,) = dice.choices([what for _, what in GATEWAY], [weight for weight, _ in GATEWAY])
         plan = replace(plan, upstream=upstream, gateway=gateway, kills=dice.choice((1, 2, 9)) * (dice.random() < 0.02))
+        plan = replace(plan, malformed=dice.random() < 0.01)
     at = span * dice.random()
     if plan.batch:
         at = span * random.Random(f"{plan.batch}").random()
@@ -168,8 +175,3 @@ def _faults(dice: random.Random, schedule: Schedule, span: float, only: str) -> 
         at = (span + 3.0) * dice.random()
         steps.append(Step(at, kind, dice.randrange(schedule.nodes), seconds, dice.random()))
     return steps
-
-
-def facts(plan: TaskPlan) -> dict[str, Any]:
-    """What stands in the message of a task."""
-    return {"request_id": plan.id, "stream": plan.stream}

@@ -17,6 +17,7 @@ from workernode.pipe import pack
 from workernode.protocol import (
     AnswerState,
     Decision,
+    Durations,
     FaultInfo,
     FaultKind,
     Hold,
@@ -33,8 +34,8 @@ TRIES = 3  # calls of upstream for one delivery
 RETRY_FIRST = 0.2  # seconds
 UNKNOWN_FOR = 1.0  # seconds for which a 404 is retried
 STATUS = {
-    FaultKind.PASSING: "upstream_trouble", FaultKind.RATE_LIMIT: "rate_limited", FaultKind.KEY: "key_refused",
-    FaultKind.QUOTA: "quota_used_up",
+    FaultKind.PASSING: "upstream_trouble", FaultKind.RATE_LIMIT: "rate_limited", FaultKind.RAMP: "rate_limited",
+    FaultKind.KEY: "key_refused", FaultKind.QUOTA: "quota_used_up",
 }  # fmt: skip
 ERROR: dict[str, Any] = {"error": {"message": "", "type": "server_error", "param": None, "code": None}}
 
@@ -255,6 +256,9 @@ class SimProcess:
         plan = self._host.request_of(job)
         dice = self._world.dice_for(plan.id, self._host.name, job.number)
         yield dice.uniform(0.0002, 0.002)
+        if plan.malformed:
+            self._finish(job, plan, Decision.DEAD_LETTER, "malformed", reason="no JSON")
+            return
         if job.rejection is not None:
             yield from self._tell(job, plan)
             self._finish(job, plan, job.rejection.decision, job.rejection.status, reason=job.rejection.reason)
@@ -277,7 +281,7 @@ class SimProcess:
                 yield from self._answer(job, plan, what, asked, dice)
                 return
             yield dice.uniform(0.002, 0.02)
-            if fault.kind is FaultKind.RATE_LIMIT:
+            if fault.kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP):
                 self._write(RateLimitReport(self._world.now, fault.kind, asked, fault.retry_after))
             elif fault.kind is not FaultKind.PASSING:
                 break
@@ -305,6 +309,9 @@ class SimProcess:
     def _answer(self, job: Job, plan: TaskPlan, what: str, asked: float, dice: random.Random) -> Attempt:
         """Upstream answers."""
         seconds = plan.seconds * (5 if what == "slow" else 1)
+        report = self._host.upstream.report(asked)
+        if report is not None:
+            self._write(report)
         if what == "silent":  # until nobody waits any more
             yield max(0.0, job.deadline - self._world.now)
             yield from self._tell(job, plan)
@@ -405,4 +412,12 @@ class SimProcess:
     def _finish(self, job: Job, plan: TaskPlan, decision: Decision, status: str, **more: Any) -> None:
         record = f'{{"request_id":"{plan.id}","decision":"{decision.value}","status":"{status}"}}'.encode()
         del self._attempts[job.slot], self._jobs[job.slot]
-        self._write(Outcome(job.number, plan.id, decision, status, record, stream=plan.stream, **more))
+        asked = more.get("asked_at")
+        durations = Durations(upstream=None if asked is None else self._world.now - asked)
+        id = "" if plan.malformed else plan.id
+        self._write(
+            Outcome(
+                job.number, id, decision, status, record, stream=plan.stream, durations=durations, prompt_tokens=20,
+                completion_tokens=plan.chunks, **more,
+            )
+        )  # fmt: skip
