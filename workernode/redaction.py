@@ -24,6 +24,17 @@ MOST_HEADERS = 100  # headers of a message that are searched for secrets, and va
 
 _SECRET_HEADER = re.compile(r"(?i)auth|cookie|credential|key|password|secret|session|signature|token")
 
+# In text that is no JSON: where headers begin, the pieces that open and close values, and a member with a secret name.
+# Quotes are escaped where JSON was put into a JSON text.
+_HEADERS = re.compile(r"""(?i)(headers\\{0,8}["']?\s{0,8}[:=]\s{0,8})[{\[]""")
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[{}\[\]]', re.DOTALL)
+_SECRET_MEMBER = re.compile(
+    r"""(?i)(["'][^"'\\]{0,100}(?:auth|cookie|credential|key|password|secret|session|signature)[^"'\\]{0,100}"""
+    r"""\\{0,8}["']\s{0,8}:\s{0,8})"""
+    r"""(?:\[[^\]]*(?:\]|$)|"(?:[^"\\]|\\.)*(?:"|$)|\\{1,8}"(?:[^"\\]|\\[^"])*(?:\\{1,8}"|$))""",
+    re.DOTALL,
+)
+
 # What keys look like, and where they stand, such as in "Incorrect API key provided: sk-abc***xyz". A digit or a star
 # must be in a key, so that `sk-learn` stays. The pattern never takes away a quote or a backslash: JSON stays JSON.
 _VALUE = r"""[^\s"'\\,;&\]}]"""
@@ -98,7 +109,8 @@ def redact_message(payload: bytes) -> bytes:
     """Return a Pulsar message as it may be stored: `***` for the keys, cookies and the like in the client's headers.
 
     All else stays byte for byte, so that what was wrong with the message can still be seen. Where the headers are not
-    where a task has them, whatever looks like a key, or has the name of one, is masked wherever it stands.
+    where a task has them, whatever looks like a key, or has the name of one, is masked wherever it stands. A message
+    that cannot be parsed loses its headers as a whole.
     """
     encoding = json.detect_encoding(payload)
     if not encoding.startswith("utf-8"):  # UTF-16 and UTF-32: JSON, but never a task
@@ -108,7 +120,9 @@ def redact_message(payload: bytes) -> bytes:
     try:
         message = json.loads(payload)
     except (ValueError, RecursionError):
-        return _mask_keys(payload)
+        return _without_headers(payload)
+    if isinstance(message, str):  # JSON inside JSON
+        return _without_headers(payload)
     metadata = message.get("metadata") if isinstance(message, dict) else None
     headers = metadata.get("headers") if isinstance(metadata, dict) else None
     if not isinstance(headers, dict):
@@ -116,6 +130,28 @@ def redact_message(payload: bytes) -> bytes:
     for value in islice(_secrets_in(headers), MOST_HEADERS * MOST_HEADERS):
         payload = _without_json_text(payload, value)
     return payload
+
+
+def _without_headers(payload: bytes) -> bytes:
+    """Return a message that cannot be parsed, without all that may be headers, and with its keys masked."""
+    text = payload.decode("latin-1")  # latin-1 maps any bytes to text and back
+    kept, at = [], 0
+    for found in _HEADERS.finditer(text):
+        if found.start() >= at:
+            kept += [text[at : found.end(1)], f'"{MASK}"']
+            at = _end_of_value(text, found.end(1))
+    text = "".join([*kept, text[at:]])
+    return mask_keys(_SECRET_MEMBER.sub(rf'\1"{MASK}"', text)).encode("latin-1")
+
+
+def _end_of_value(text: str, start: int) -> int:
+    """Return where the JSON object or list that starts there ends; the end of the text if it was cut."""
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return len(text)
 
 
 def _mask_keys(payload: bytes) -> bytes:

@@ -104,13 +104,36 @@ def test_what_is_kept_of_a_message_is_all_but_its_clients_secrets(
         (b'{"metadata": {"headers": []}}', b'{"metadata": {"headers": []}}'),
         (
             b'{"headers": {"Authorization": ["Bearer abc123"], \xff',
-            b'{"headers": {"Authorization": ["Bearer ***"], \xff',
+            b'{"headers": "***"',
         ),
         (b'"Authorization: Bearer abc123', b'"Authorization: Bearer ***'),
     ],
 )
 def test_what_is_kept_of_a_malformed_message(payload: bytes, kept: bytes) -> None:
     assert redact_message(payload) == kept
+
+
+HEADERS = {"Cookie": ["session=canary; a={}"], "X-Api-Key": ["canary"], "Accept": ["*/*"], "X-Trace": ['{"a": "}"}']}
+WHOLE = json.dumps({**TASK, "metadata": {"headers": HEADERS}, "data": {"model": "x/1"}})
+
+
+@pytest.mark.parametrize(
+    ("payload", "kept"),
+    [
+        pytest.param(WHOLE[:-2].encode(), b"x/1", id="cut at the end"),
+        pytest.param(WHOLE[: WHOLE.index("canary") + 4].encode(), b"request_id", id="cut in a header"),
+        pytest.param(WHOLE.encode("utf-16-le")[:-2], b"x/1", id="UTF-16, cut"),
+        pytest.param(WHOLE.replace("/res", "/r\xe9s").encode("latin-1")[:-1], b"x/1", id="Latin-1, cut"),
+        pytest.param(json.dumps(WHOLE).encode(), b"request_id", id="JSON inside JSON"),
+        pytest.param(f"{WHOLE}{WHOLE}".encode(), b"x/1", id="two objects"),
+        pytest.param(WHOLE.replace('"headers"', '"Headers"')[:-1].encode(), b"x/1", id="another name"),
+        pytest.param(str(HEADERS).encode(), b"Accept", id="no JSON, headers alone"),
+    ],
+)
+def test_a_message_that_cannot_be_parsed_loses_its_headers(payload: bytes, kept: bytes) -> None:
+    stored = redact_message(payload).replace(b"\0", b"")
+    assert b"cana" not in stored
+    assert kept in stored
 
 
 @given(st.binary(max_size=300))
