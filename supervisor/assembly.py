@@ -11,8 +11,7 @@ from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import Wake
-from supervisor.fitness import preflight
-from supervisor.fitness.breaker import Fitness
+from supervisor.fitness import Fitness, own_question
 from supervisor.health import Incidents
 from supervisor.loop import Loop
 from supervisor.machine import Clock, Sampler
@@ -52,7 +51,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
     concurrency = ConcurrencyController(settings, Sampler().sample)
-    fitness = Fitness(settings.max_process_num, FaultMessages.of(settings))
+    fitness = Fitness(settings.max_process_num, FaultMessages.of(settings), settings.task_timeout)
     sources: list[Sources] = []
 
     def overview(dispatcher: Dispatcher) -> Overview:
@@ -70,6 +69,6 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
     return Node(settings, identity, Parts(
         clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
-        lambda found: preflight.start(settings, found),
+        lambda target, repeat, seen: own_question.start(settings, target, repeat, seen),
         lambda jobs: stream_ender.run(jobs, settings, identity),
     ))  # fmt: skip

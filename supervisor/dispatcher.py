@@ -13,7 +13,7 @@ from typing import Protocol
 
 from supervisor.broker import Broker
 from supervisor.events import Received, Stored
-from supervisor.fitness.breaker import Admission, Admit
+from supervisor.fitness import KEPT_FOR, Admission, Admit, Verdict, after_refusal, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
 from supervisor.workers.death import after_death
@@ -34,8 +34,14 @@ STORE_RETRY = 1.0  # seconds before a record that could not be stored is sent ag
 class Hooks(Protocol):
     """What the dispatcher asks, and reports to, besides broker and pool (supervisor.node)."""
 
-    def admit(self, now: float, age: float) -> Admission:
+    def admit(self, now: float, age: float, request_id: str) -> Admission:
         """May a task that was published `age` seconds ago be run?"""
+
+    def refused(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Upstream refused a task, and the fault may be the node's. It is not decided yet."""
+
+    def verdict(self, request_id: str) -> Verdict:
+        """Whose fault is the refusal of a task?"""
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         """A delivery was decided; its record is on the way."""
@@ -62,6 +68,7 @@ class Dispatcher:
         self._alone_queue: deque[Delivery] = deque()  # deliveries that wait for a worker of their own
         self._resend: deque[tuple[float, int]] = deque()  # when (monotonic), whose record or dead letter
         self._resending: set[int] = set()
+        self._refused: dict[int, tuple[float, Outcome]] = {}  # kept until (monotonic) it is known whose fault it is
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""
@@ -145,15 +152,15 @@ class Dispatcher:
             True if it goes to a worker, to be run or to be rejected.
         """
         age = max(0.0, delivery.received.received - delivery.received.published)
-        admission = self._hooks.admit(self._clock.monotonic(), age)
-        if admission.admit is not Admit.SEND_BACK or admission.trouble is None:
+        admission = self._hooks.admit(self._clock.monotonic(), age, delivery.request_id)
+        if admission.admit is not Admit.SEND_BACK or admission.fault is None:
             delivery.is_probe = admission.admit is Admit.PROBE
             return True
         if self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries:
-            error = unfit_error(admission.trouble)
-            delivery.rejection = Rejection("gave_up", Decision.ACK, error, admission.trouble.http_status)
+            error = unfit_error(admission.fault)
+            delivery.rejection = Rejection("gave_up", Decision.ACK, error, admission.fault.http_status)
             return True
-        self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "unfit", admission.trouble.code))
+        self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "unfit", admission.fault.code))
         return False
 
     def _job(self, delivery: Delivery) -> Job:
@@ -180,19 +187,64 @@ class Dispatcher:
         if delivery is None or delivery.worker is None or delivery.place is not Place.RUNNING:
             return
         self._pool.free(delivery.worker, delivery.slot)
-        self.settle(delivery, outcome)
+        if outcome.decision is not Decision.NAK:
+            self.settle(delivery, outcome)
+        elif outcome.client_error is not None:
+            self._keep_refused(delivery, outcome)
+        else:
+            self._send_back_in_time(delivery, outcome)
+
+    def _send_back_in_time(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Nak the task, unless its time is over before the broker hands it out again: then its client is told now."""
+        fault = outcome.fault
+        back_at = self._clock.monotonic() + nak_delay(fault, self._settings.nak_delay)
+        if fault is None or back_at < self._job(delivery).deadline:
+            self.settle(delivery, outcome)
+            return
+        self._hooks.refused(delivery, outcome)
+        self._reject(delivery, Rejection("gave_up", Decision.ACK, unfit_error(fault), fault.http_status))
+
+    def _keep_refused(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Keep a task that upstream refused until it is known whose fault that is (spec 5), at most KEPT_FOR."""
+        self._hooks.refused(delivery, outcome)
+        self._ledger.move(delivery, Place.REFUSED)
+        self._refused[delivery.number] = (self._clock.monotonic() + KEPT_FOR, outcome)
+        self.decide_refused(self._clock.monotonic())
+
+    def decide_refused(self, now: float) -> None:
+        """Decide the refused tasks of which it is known by now whose fault it is, and those that were kept too long."""
+        for number, (until, outcome) in list(self._refused.items()):
+            delivery = self._ledger.get(number)
+            if delivery is None or delivery.place is not Place.REFUSED:  # the node stops: decide_rest has decided it
+                del self._refused[number]
+                continue
+            verdict = self._hooks.verdict(delivery.request_id)
+            if verdict is Verdict.OPEN and now < until:
+                continue
+            del self._refused[number]
+            if verdict is Verdict.AGAIN:
+                self._enqueue(delivery)
+                continue
+            used_up = self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries
+            rejection = after_refusal(verdict, outcome, used_up)
+            if rejection is None:
+                self.settle(delivery, outcome)
+            else:
+                self._reject(delivery, rejection)
+
+    def _reject(self, delivery: Delivery, rejection: Rejection) -> None:
+        """Have a worker send this error to the client."""
+        delivery.rejection = rejection
+        self._enqueue(delivery)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""
         delivery.outcome = outcome
         self._ledger.move(delivery, Place.RECORDING)
         delivery.unstored = {"record", "letter"} if outcome.decision is Decision.DEAD_LETTER else {"record"}
-        log.log(
-            logging.INFO if outcome.status == "answered" else logging.WARNING,
-            "task %s",
-            outcome.status,
-            extra=log_fields(outcome, delivery.worker, delivery.received.redeliveries),
-        )
+        level = logging.INFO if outcome.status == "answered" else logging.WARNING
+        about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
+        log.log(level, "task %s", outcome.status, extra=about)
         self._hooks.ended(delivery, outcome)
         self._record(delivery.number)
 
@@ -205,11 +257,8 @@ class Dispatcher:
         if "record" in delivery.unstored:
             self._broker.publish_record(number, outcome.record)
         if "letter" in delivery.unstored:
-            properties = {
-                "reason": outcome.reason[:1000],
-                "request_id": outcome.request_id,
-                "node": self._identity.id,
-            }
+            about = {"request_id": outcome.request_id, "node": self._identity.id}
+            properties = {"reason": outcome.reason[:1000], **about}
             self._broker.dead_letter(number, redact_message(delivery.received.payload), properties)
 
     def stored(self, stored: Stored) -> None:
@@ -219,12 +268,8 @@ class Dispatcher:
             return
         what = "letter" if stored.dead_letter else "record"
         if stored.fault:
-            log.warning(
-                "%s not stored: %s; tried again",
-                what,
-                stored.fault,
-                extra={"event": "not_stored", "request_id": delivery.request_id, "what": what, "why": stored.fault},
-            )
+            about = {"request_id": delivery.request_id, "what": what, "why": stored.fault}
+            log.warning("%s not stored: %s; tried again", what, stored.fault, extra={"event": "not_stored", **about})
             if stored.number not in self._resending:
                 self._resending.add(stored.number)
                 self._resend.append((self._clock.monotonic() + STORE_RETRY, stored.number))
@@ -235,10 +280,9 @@ class Dispatcher:
 
     def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
         if outcome.decision is Decision.NAK:
-            trouble = outcome.fault
-            pause = trouble.retry_after if trouble and trouble.retry_after else 0.0
             at_once = outcome.status in ("worker_died", "drained")
-            self._broker.nak(delivery.received, 0.0 if at_once else max(self._settings.nak_delay, pause))
+            delay = 0.0 if at_once else nak_delay(outcome.fault, self._settings.nak_delay)
+            self._broker.nak(delivery.received, delay)
         else:
             self._broker.ack(delivery.received)
         self._ledger.close(delivery)

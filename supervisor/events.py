@@ -58,10 +58,14 @@ class BrokerDown:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultFound:
-    """The check of upstream at the start found a fault that a person must mend."""
+class ModelListSeen:
+    """Upstream was asked for its list of models: what the answer says of key, model and address."""
 
-    fault: FaultInfo
+    fault: FaultInfo | None = None  # the list, or the node's model in it, is refused
+    needs_key: bool = False  # the list is shown with the node's key and refused without: the key is accepted
+    is_list: bool = False  # a list of models came: there is an API at API_URL
+    has_model: bool = False  # upstream knows the node's model
+    is_repeated: bool = False  # it was asked twice, and refused alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +90,5 @@ class Wake:
 
 
 Event: TypeAlias = (
-    Received | RetryHere | Stored | BrokerUp | BrokerDown | FaultFound | SettingsReloaded | ReloadFailed | Wake
+    Received | RetryHere | Stored | BrokerUp | BrokerDown | ModelListSeen | SettingsReloaded | ReloadFailed | Wake
 )

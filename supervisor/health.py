@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from supervisor.fitness.breaker import Begin, End, Fitness
+from supervisor.fitness import Begin, End, Fitness
 from supervisor.machine import Clock
 from supervisor.report import Reporter
 from supervisor.states import NodeState

@@ -23,6 +23,7 @@ class Place(Enum):
 
     QUEUED = "queued"  # taken; waits for a free slot
     RUNNING = "running"  # at a worker
+    REFUSED = "refused"  # upstream refused it; it is kept until it is known whose fault that is
     RECORDING = "recording"  # decided; its record (or its dead letter) is on the way to the broker
 
 
@@ -61,6 +62,7 @@ class Ledger:
         self._answered_entries: OrderedDict[Entry, None] = OrderedDict()  # batches of which one was answered
         self._naks: OrderedDict[MessageKey, int] = OrderedDict()
         self._deaths: OrderedDict[MessageKey, int] = OrderedDict()
+        self._failed_probes: OrderedDict[MessageKey, int] = OrderedDict()
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""
@@ -117,9 +119,10 @@ class Ledger:
 
     def redeliveries(self, received: Received) -> int:
         """How often the message was delivered before: the broker's count or this node's own, whichever is higher. The
-        broker's count starts again after its restart.
+        broker's count starts again after its restart. A probe that found upstream away is no delivery of the task's.
         """
-        return max(received.redeliveries, self._naks.get(received.key, 0))
+        count = max(received.redeliveries, self._naks.get(received.key, 0))
+        return max(0, count - self._failed_probes.get(received.key, 0))
 
     def deaths(self, key: MessageKey) -> int:
         """How many workers died while they had this message."""
@@ -142,9 +145,12 @@ class Ledger:
         key = delivery.received.key
         if delivery.outcome is not None and delivery.outcome.decision is Decision.NAK:
             _count(self._naks, key)
+            if delivery.is_probe and delivery.outcome.fault is not None and delivery.outcome.client_error is None:
+                _count(self._failed_probes, key)
             return
         self._naks.pop(key, None)
         self._deaths.pop(key, None)
+        self._failed_probes.pop(key, None)
         _remember(self._answered, key, delivery.request_id)
         if key[3] >= 0:  # it came in a batch
             _remember(self._answered_entries, entry, None)

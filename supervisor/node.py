@@ -20,7 +20,7 @@ from supervisor.events import (
     BrokerDown,
     BrokerUp,
     Event,
-    FaultFound,
+    ModelListSeen,
     Received,
     ReloadFailed,
     RetryHere,
@@ -28,7 +28,7 @@ from supervisor.events import (
     Stored,
     Wake,
 )
-from supervisor.fitness.breaker import Admission, Fitness
+from supervisor.fitness import Admission, Fitness, Verdict
 from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
 from supervisor.loop import Loop, Source
@@ -39,7 +39,7 @@ from supervisor.report import Reporter
 from supervisor.states import NODE_MOVES, Exit, FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
 from workernode import __version__, record
-from workernode.protocol import FaultInfo, FromWorker, Job, Outcome, RateLimitReport, Ready
+from workernode.protocol import Decision, FromWorker, Job, Outcome, RateLimitReport, Ready, Target
 from workernode.settings import Settings
 from workernode.upstream import upstream_target
 
@@ -55,7 +55,6 @@ REPORTER_STOP = 2.0  # seconds that the last reports get
 # to it and be given up with a healthy node idle beside it. A task that is older than this has waited for nobody: such
 # tasks are taken without a pause, so that their clients get the error soon (spec 5).
 STEP_ASIDE = 2.0  # seconds
-UNFIT_STATUSES = ("unfit", "key_refused", "quota_used_up", "model_unknown")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,9 @@ class Parts:
     reporter: Reporter
     overview: Callable[[Dispatcher], Overview]  # shows the node to people
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
-    preflight: Callable[[Callable[[FaultInfo], None]], None]  # asks a remote upstream once; calls back from a thread
+    # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
+    # from a thread.
+    ask_model_list: Callable[[Target, bool, Callable[[ModelListSeen], None]], None]
     end_streams: Callable[[Sequence[Job]], list[Outcome]]  # ends streams whose workers were killed; waits some seconds
 
 
@@ -122,8 +123,8 @@ class Node:
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
         if self._parts.local_model is None:
-            self._pool.set_target(upstream_target(settings))
-            self._parts.preflight(lambda fault: self._loop.post(FaultFound(fault)))
+            self._use_target(settings)
+            self._parts.ask_model_list(self._target, True, self._loop.post)
         else:
             self._local_model = self._parts.local_model(self._incidents)
             self._pool.set_target(self._local_model.target)
@@ -151,6 +152,8 @@ class Node:
             self._check(now)
         if now >= self._next_sample:
             self._sample(now)
+        self._fitness.tick(now)
+        self._dispatcher.decide_refused(now)
         self._pass_on_fitness()
         self._dispatcher.send_back(now)
         self._dispatcher.retry_records(now)
@@ -164,6 +167,7 @@ class Node:
         due = min(
             self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_burst(),
             self._pool.next_check(), self._dispatcher.next_retry(), self._drain_until,
+            self._fitness.next_tick(self._clock.monotonic()),
         )  # fmt: skip
         # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
         if self._gate.room == 0:
@@ -185,8 +189,8 @@ class Node:
                 self._broker_state.connected()
             case BrokerDown():
                 self._broker_state.lost(event.why)
-            case FaultFound():
-                self._fitness.found(self._clock.monotonic(), event.fault)
+            case ModelListSeen():
+                self._fitness.list_seen(self._clock.monotonic(), event)
             case SettingsReloaded() | ReloadFailed():
                 log_reload(event)
                 if isinstance(event, SettingsReloaded):
@@ -207,8 +211,12 @@ class Node:
         if "PULSAR_TOKEN" in event.changed:
             self._broker.use_token(settings.pulsar_token)
         if self._local_model is None and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
-            self._pool.set_target(upstream_target(settings))
+            self._use_target(settings)
             self._fitness.probe_now(self._clock.monotonic())
+
+    def _use_target(self, settings: Settings) -> None:
+        self._target = upstream_target(settings)
+        self._pool.set_target(self._target)
 
     def _on_worker_message(self, message: FromWorker) -> None:
         match message:
@@ -234,19 +242,33 @@ class Node:
 
     # --- what the dispatcher asks and reports (dispatcher.Hooks) ---
 
-    def admit(self, now: float, age: float) -> Admission:
+    def admit(self, now: float, age: float, request_id: str) -> Admission:
         """May a task be run? Fitness decides."""
-        return self._fitness.admit(now, age)
+        return self._fitness.admit(now, age, request_id)
+
+    def refused(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Upstream refused a task that is not decided yet: pass on what that shows of upstream."""
+        self._note_upstream(delivery, outcome)
+        delivery.handed_at, delivery.is_probe = 0.0, False  # noted once
+
+    def verdict(self, request_id: str) -> Verdict:
+        """Whose fault is the refusal of a task? Fitness decides."""
+        return self._fitness.verdict(request_id)
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
-        """A delivery was decided: pass on what its outcome shows of upstream."""
+        """A delivery was decided."""
         self._concurrency.answered(outcome)
         self._metrics.decided(outcome)
+        self._note_upstream(delivery, outcome)
+
+    def _note_upstream(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Pass on to fitness what the outcome of a task that a worker ran shows of upstream."""
         if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
             now, tokens = self._clock.monotonic(), outcome.prompt_tokens + outcome.completion_tokens
             self._fitness.ended(
                 now, outcome.asked_at or delivery.handed_at, outcome.fault, tokens=tokens,
                 upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe,
+                request_id=delivery.request_id,
             )  # fmt: skip
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -254,7 +276,8 @@ class Node:
         self._metrics.settled(outcome.decision)
         is_young = self._clock.wall() - delivery.received.published < STEP_ASIDE
         is_empty = len(self._dispatcher) == 0
-        if outcome.status in UNFIT_STATUSES and is_young and is_empty and self._fitness.state is FitnessState.UNFIT:
+        is_unfit = self._fitness.state is FitnessState.UNFIT
+        if outcome.decision is Decision.NAK and is_young and is_empty and is_unfit:
             self._broker.step_aside(STEP_ASIDE)
 
     # --- how much to take ---
@@ -285,6 +308,8 @@ class Node:
         if self._fitness.hold != self._hold:
             self._hold = self._fitness.hold
             self._pool.broadcast(self._hold)
+        if self._local_model is None and self._fitness.takes_question(self._clock.monotonic()):
+            self._parts.ask_model_list(self._target, False, self._loop.post)
         report_fitness(self._fitness, self._incidents)
 
     # --- what is checked regularly ---
@@ -374,7 +399,8 @@ class Node:
 
     def _show(self, now: float) -> None:
         """Show people the node as it is."""
-        unfit = self._fitness.status(now).reason if self._fitness.state is FitnessState.UNFIT else ""
+        is_closed = self._fitness.state in (FitnessState.UNFIT, FitnessState.AWAY)
+        unfit = self._fitness.status(now).reason if is_closed else ""
         model = "" if self._is_model_ready() or self._local_model is None else self._local_model.why_not_ready()
         why = why_not_ready(self.state, self._broker_state, self._pool.ready() > 0, model, unfit)
         self._overview.update(now, self.state, why, self._broker_state.is_up, self._gate.intake)

@@ -41,6 +41,8 @@ class FitnessState(Enum):
 
     FIT = "fit"  # nothing is known against it
     LIMITED = "limited"  # upstream refused by a rate limit: the intake waits until it lifts
+    SUSPECT = "suspect"  # upstream refused a task: whether the fault is the task's or the node's is not known yet
+    AWAY = "away"  # upstream serves nobody: the intake is closed, now and then one task is tried
     UNFIT = "unfit"  # half-open: one task at a time, now and then one is tried upstream, the others go back
 
 

@@ -22,7 +22,7 @@ from workernode.errors import (
 )
 from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder, token_count
-from workernode.protocol import AnswerState, Decision, FaultKind, Job, Outcome, Rejection
+from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Outcome, Rejection
 from workernode.redaction import hide_secrets_in_body
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
@@ -203,7 +203,8 @@ class _Attempt:
             return End("broken", Decision.ACK, error, fault)
         if fault.kind is FaultKind.CLIENT:  # asking again cannot help
             return End("refused", Decision.ACK, error, fault)
-        if self._job.redeliveries >= self._settings.max_redeliveries:  # others have tried as well
+        # Of a fault that may be the node's the supervisor decides what the client is told (spec 5).
+        if self._job.redeliveries >= self._settings.max_redeliveries and fault.kind not in NODE_KINDS:
             return End("gave_up", Decision.ACK, error, fault)
         if time.monotonic() + self._settings.nak_delay >= self._job.deadline:  # no time for another delivery
             return End("expired", Decision.ACK, timeout_error(self._settings.task_timeout), fault)

@@ -1,1 +1,22 @@
-"""Whether this node may serve tasks: rate-limit holds, pacing, half-open probing, and what people are told."""
+"""Whether upstream lets this node serve: rate limits, whose fault a refusal is, half-open probing. Pure, but for the
+question that is asked in the background (own_question)."""
+
+from supervisor.fitness.blame import Verdict
+from supervisor.fitness.breaker import Fitness
+from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
+from supervisor.fitness.refused_task import KEPT_FOR, after_refusal, nak_delay
+
+__all__ = [
+    "KEPT_FOR",
+    "Admission",
+    "Admit",
+    "Begin",
+    "Change",
+    "End",
+    "Fitness",
+    "Gate",
+    "Status",
+    "Verdict",
+    "after_refusal",
+    "nak_delay",
+]

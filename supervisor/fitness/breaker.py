@@ -1,145 +1,91 @@
-"""Whether the node may serve: rate-limit holds, the half-open breaker, and what people are told of it. Pure (spec 5).
+"""Whether the node may serve: its states, what moves it between them, and what the intake may do. Pure (spec 5).
 
 Owned by the thread that owns the node's state; every `now` is monotonic seconds. It is told what workers saw
 (`limit_seen`, `ended`) and answers what the intake may do (`gate`, `admit`), what all workers must wait for (`hold`),
-how many calls there may be at once (`cap`), and what is to be logged and reported (`changes`, `reports`).
-docs/fitness.md draws the states.
+how many calls there may be at once (`cap`), what becomes of a refused task (`verdict`), and what is to be logged and
+reported (`changes`, `reports`). docs/fitness.md draws the states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 
-from supervisor.fitness.pacing import Ceiling, Pacer
+from supervisor.events import ModelListSeen
+from supervisor.fitness.blame import NAMED, Blame, Verdict
+from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
+from supervisor.fitness.half_open import Probing
+from supervisor.fitness.outage import Outage
+from supervisor.fitness.rate_limit import LONGEST_HOLD, RateLimit
 from supervisor.states import FitnessState, Intake
-from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind, Hold, RateLimitReport
 
-FIRST_PROBE = 1.0  # seconds (spec 5)
-LAST_PROBE = 60.0  # seconds (spec 5)
-PROBE_GROWTH = 2.0
-# A probe of which nothing is heard for so long is taken as lost; no task takes as long.
-PROBE_LOST = 600.0  # seconds
-# A limit that lasts longer makes the node unavailable (spec 5).
-LONGEST_LIMIT = 60.0  # seconds
-# A 429 that names no wait: this long, doubled with every episode that follows without an answer between.
-FIRST_WAIT = 0.5  # seconds
-LONGEST_GUESS = 8.0  # seconds
-# An unfit node takes fresh tasks slowly, so that fit nodes on the same topic get nearly all of them; a task as old as
-# this waits because nobody else comes for it, and is taken without a pause, so that no client waits for its error.
-FRESH = 2.0  # seconds since publishing
-FRESH_PAUSE = 0.2  # seconds
-
+# A limit, or an upstream that is away, for longer makes the node unfit, and is reported (spec 5).
+LONGEST_OUTAGE = 60.0  # seconds
+# While upstream is away, tasks wait in the broker. After this share of TASK_TIMEOUT, at most LONGEST_OUTAGE, they are
+# taken and sent back, so that their clients get an error while they still wait.
+CLOSED_SHARE = 0.25
+LAST_PROBE_AWAY = 10.0  # seconds: the longest interval of probes before the node is unfit
+CHECK_INTERVAL = 0.25  # seconds between two `tick` while the node is suspect
 
 MOVES = {
     (FitnessState.FIT, "limited"): FitnessState.LIMITED,
     (FitnessState.LIMITED, "lifted"): FitnessState.FIT,
     (FitnessState.LIMITED, "lasted"): FitnessState.UNFIT,
+    (FitnessState.FIT, "suspected"): FitnessState.SUSPECT,
+    (FitnessState.LIMITED, "suspected"): FitnessState.SUSPECT,
+    (FitnessState.SUSPECT, "cleared"): FitnessState.FIT,
+    (FitnessState.SUSPECT, "refused"): FitnessState.UNFIT,
     (FitnessState.FIT, "refused"): FitnessState.UNFIT,
     (FitnessState.LIMITED, "refused"): FitnessState.UNFIT,
+    (FitnessState.AWAY, "refused"): FitnessState.UNFIT,
+    (FitnessState.FIT, "failed"): FitnessState.AWAY,
+    (FitnessState.LIMITED, "failed"): FitnessState.AWAY,
+    (FitnessState.SUSPECT, "failed"): FitnessState.AWAY,
+    (FitnessState.AWAY, "answered"): FitnessState.FIT,
+    (FitnessState.AWAY, "lasted"): FitnessState.UNFIT,
     (FitnessState.UNFIT, "answered"): FitnessState.FIT,
-}  # a pair that is not here is a bug, and says so
+}  # a pair that is not here is a bug, and raises KeyError
 
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What the intake may do now."""
-
-    intake: Intake
-    room: int  # tasks that may be taken now, beyond those already taken (the cap still counts); 0 for HOLD
-    again_at: float  # monotonic: when to look again, if room is 0 or used up
-
-
-class Admit(Enum):
-    """What to do with a task that was just taken."""
-
-    RUN = "run"  # hand it to a worker
-    PROBE = "probe"  # the same, and tell `ended` that it was the probe
-    SEND_BACK = "send_back"  # nak it; its redeliveries used up, answer it with the trouble
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """The answer to one task."""
-
-    admit: Admit
-    trouble: FaultInfo | None = None  # of SEND_BACK: why
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change of state, for the log."""
-
-    state: FitnessState
-    text: str  # a sentence: why, or how long it lasted and what was tried
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """A trouble that will not pass by itself began: report it until its End."""
-
-    key: str
-    reason: str  # one of spec 1.3
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The trouble of this key is over."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What people see: /readyz, the page, the log."""
-
-    state: FitnessState
-    since: float  # monotonic
-    reason: str  # a sentence; "" when fit
-    tried: int  # probes since it is unfit
-    next_probe_at: float | None  # monotonic; None: no probe is due, or one is on its way
-    hold_until: float | None  # monotonic; None: no hold
-
-
-LIMITS = (FaultKind.RATE_LIMIT, FaultKind.RAMP)  # they pass, mostly
-BY_PEOPLE = (FaultKind.KEY, FaultKind.QUOTA, FaultKind.MODEL)  # they pass when a person acts
+LIMITS = (FaultKind.RATE_LIMIT, FaultKind.RAMP)
+OUTAGES = (FaultKind.UNAVAILABLE, FaultKind.PASSING)
 # The reason of the report (spec 1.3).
 REASONS = {
     FaultKind.KEY: "AuthenticationError",
+    FaultKind.REFUSED: "AuthenticationError",
     FaultKind.QUOTA: "APIQuotaExceededError",
     FaultKind.MODEL: "ConfigurationError",
+    FaultKind.ADDRESS: "ConfigurationError",
+    FaultKind.CERTIFICATE: "ConfigurationError",
     FaultKind.RATE_LIMIT: "APIQuotaExceededError",
     FaultKind.RAMP: "APIQuotaExceededError",
+    FaultKind.UNAVAILABLE: "GeneralError",
+    FaultKind.PASSING: "GeneralError",
 }
 
 
 class Fitness:
     """The node's fitness. Owned by the main thread."""
 
-    def __init__(self, max_process_num: int, explain: Callable[[FaultInfo], str]) -> None:
+    def __init__(
+        self, max_process_num: int, explain: Callable[[FaultInfo], str], task_timeout: float = 300.0
+    ) -> None:
         """Start fit.
 
         Args:
             max_process_num: the most calls at once.
-            explain: the sentence for people about a trouble of this node's (supervisor.upstream.FaultMessages).
+            explain: the sentence for people about a fault (supervisor.upstream.FaultMessages).
+            task_timeout: seconds that a client waits (TASK_TIMEOUT).
         """
         self.state = FitnessState.FIT
-        self.trouble: FaultInfo | None = None  # what made it LIMITED or UNFIT
-        self.hold = Hold(0.0)  # to be told to all workers whenever it changes
+        self.fault: FaultInfo | None = None  # why it is not FIT
         self._explain = explain
-        self._pacer = Pacer()
-        self._ceiling = Ceiling(max_process_num)
+        self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_OUTAGE)
+        self._limit = RateLimit(max_process_num)
+        self._blame = Blame()
+        self._outage = Outage()
+        self._probing = Probing()
         self._since = 0.0
         self._restored_at = 0.0
-        self._refused_at = 0.0  # the newest refusal by a limit
-        self._guesses = 0  # episodes without a wait named and without an answer between
-        self._tried = 0
-        self._probing_until = 0.0  # a probe is on its way; it is taken as lost then
-        self._interval = FIRST_PROBE
-        self._probe_at = 0.0
-        self._pause_until = 0.0
         self._changes: list[Change] = []
         self._reports: list[Begin | End] = []
 
@@ -147,90 +93,126 @@ class Fitness:
 
     def limit_seen(self, now: float, seen: RateLimitReport) -> None:
         """A worker saw upstream's figures, or was refused by a limit."""
-        self._pacer.seen(seen)
+        self._limit.pacer.seen(seen)
         asked = seen.at if seen.asked is None else seen.asked
         if seen.kind in LIMITS:
-            self._refused(now, seen, asked)
-        elif seen.kind is None and self.state is FitnessState.LIMITED and asked > self._refused_at:
+            self._limit_refused(now, seen, asked)
+        elif seen.kind is None and self.state is FitnessState.LIMITED and asked > self._limit.refused_at:
             self._lift(now)
 
     def ended(
-        self, now: float, asked_at: float, trouble: FaultInfo | None, *, upstream_answered: bool, was_probe: bool,
-        tokens: int = 0,
+        self, now: float, asked_at: float, fault: FaultInfo | None, *, upstream_answered: bool, was_probe: bool,
+        tokens: int = 0, request_id: str = "",
     ) -> None:
-        """A task that `admit` let through ended, however it did (the death of its worker is no trouble of upstream's).
+        """A task that `admit` let through ended, however it did (the death of its worker is no fault of upstream's).
 
         Args:
             asked_at: monotonic, when its last call was sent; where that is not known, when `admit` let it through.
             tokens: prompt and completion together.
         """
-        self._pacer.used(tokens)
-        if was_probe:
-            self._probed(now, trouble, upstream_answered)
-        elif upstream_answered:
-            self._succeeded(now, asked_at)
-        elif trouble is not None and asked_at >= self._restored_at:
-            self.found(now, trouble)
+        self._limit.pacer.used(tokens)
+        self._blame.ended(request_id)
+        if upstream_answered:
+            self._answered(now, asked_at, was_probe)
+        elif was_probe:
+            self._probe_failed(now, asked_at, fault, request_id)
+        elif fault is not None:
+            self._failed(now, asked_at, fault, request_id)
+        self._follow_blame(now)
 
-    def found(self, now: float, trouble: FaultInfo) -> None:
-        """A trouble was found, by a task or by the check at the start: key, quota and model make the node unfit."""
-        if trouble.kind in BY_PEOPLE and self.state is not FitnessState.UNFIT:
-            self._fail(now, "refused", trouble)
+    def list_seen(self, now: float, seen: ModelListSeen) -> None:
+        """The list of models was asked: at the start, or because `takes_question` said so."""
+        fault = seen.fault
+        if fault is not None and seen.is_repeated and fault.kind in NAMED and self.state is not FitnessState.UNFIT:
+            if not self._blame.was_well_lately(now):
+                self._fail(now, "refused", fault)
+            return
+        self._blame.list_seen(now, seen)
+        self._follow_blame(now)
 
     def probe_now(self, now: float) -> None:
         """The key or the headers have changed: an unfit node tries the next task at once."""
-        if self.state is FitnessState.UNFIT:
-            self._interval, self._probing_until = FIRST_PROBE, 0.0
-            self._probe_at = self._pause_until = now
+        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
+            self._probing.make_due(now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed: decide what waits for it."""
+        self._blame.tick(now)
+        self._follow_blame(now)
+        if self.state is FitnessState.AWAY and self.fault is not None and now - self._since > LONGEST_OUTAGE:
+            self._move(now, "lasted", self.fault, self._explain(self.fault))
+            self._begin(self.fault)
 
     # what may be done
 
     @property
+    def hold(self) -> Hold:
+        """What all workers must wait for; to be told to them whenever it changes."""
+        return self._limit.hold
+
+    @property
     def cap(self) -> int:
-        """The most calls at once that refusals leave, 1 to MAX_PROCESS_NUM."""
-        return self._ceiling.cap
+        """The most calls at once that refusals by a rate limit leave, 1 to MAX_PROCESS_NUM."""
+        return self._limit.ceiling.cap
 
     def gate(self, now: float) -> Gate:
         """Return what the intake may do now."""
-        if self.state is FitnessState.UNFIT:
-            return Gate(Intake.ONE_AT_A_TIME, int(now >= self._pause_until), max(now, self._pause_until))
-        if now < self.hold.until:
-            return Gate(Intake.HOLD, 0, self.hold.until)
-        room = self._pacer.room(now)
-        return Gate(Intake.OPEN, room, now if room else self._pacer.again_at(now))
+        probing, hold = self._probing, self._limit.hold
+        if self.state is FitnessState.AWAY and now - self._since < self._closed_for:
+            if probing.is_due(now):
+                return Gate(Intake.ONE_AT_A_TIME, 1, now)
+            return Gate(Intake.HOLD, 0, min(probing.next_at(), self._since + self._closed_for))
+        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
+            return Gate(Intake.ONE_AT_A_TIME, int(now >= probing.pause_until), max(now, probing.pause_until))
+        if self._limit.is_held(now):
+            return Gate(Intake.HOLD, 0, hold.until)
+        room = self._limit.pacer.room(now)
+        again_at = now if room else self._limit.pacer.again_at(now)
+        if self.state is FitnessState.SUSPECT and room > (trials := self._blame.trials(now)):
+            room, again_at = trials, now + CHECK_INTERVAL
+        return Gate(Intake.OPEN, room, again_at)
 
-    def admit(self, now: float, age: float = 0.0) -> Admission:
+    def admit(self, now: float, age: float = 0.0, request_id: str = "") -> Admission:
         """Return what to do with a task that was just taken, and count it as asked if it is let through.
 
         Args:
             age: seconds since it was published.
         """
-        if self.state is not FitnessState.UNFIT:
-            self._pacer.sent(now)
-            return Admission(Admit.RUN)
-        if now >= max(self._probe_at, self.hold.until, self._probing_until):
-            self._probing_until = now + PROBE_LOST
-            self._tried += 1
-            self._pacer.sent(now)
+        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
+            if not self._probing.is_due(now) or self._limit.is_held(now):
+                self._probing.sent_back(now, age)
+                return Admission(Admit.SEND_BACK, self.fault)
+            self._probing.sent(now)
+            self._limit.pacer.sent(now)
             return Admission(Admit.PROBE)
-        if age < FRESH:
-            self._pause_until = now + FRESH_PAUSE
-        return Admission(Admit.SEND_BACK, self.trouble)
+        self._limit.pacer.sent(now)
+        self._blame.asked(now, request_id)
+        return Admission(Admit.RUN)
 
-    def next_wakeup(self, now: float) -> float | None:
-        """Return when `gate` may say something else without any event, or None."""
-        gate = self.gate(now)
-        return gate.again_at if gate.room == 0 else None
+    def verdict(self, request_id: str) -> Verdict:
+        """Return whose fault the refusal of a task is."""
+        return Verdict.NODE if self.state is FitnessState.UNFIT else self._blame.verdict(request_id)
+
+    def takes_question(self, now: float) -> bool:
+        """Return whether the list of models should be asked now; if so, take it as asked."""
+        return self.state is FitnessState.SUSPECT and self._blame.takes_question(now)
+
+    def next_tick(self, now: float) -> float:
+        """Return when `tick` has something to do without any event."""
+        if self.state is FitnessState.AWAY:
+            return self._since + LONGEST_OUTAGE
+        return now + CHECK_INTERVAL if self.state is FitnessState.SUSPECT else float("inf")
 
     # what people are told
 
     def status(self, now: float) -> Status:
         """Return what people see."""
-        probing = now < self._probing_until
-        due = max(self._probe_at, self.hold.until) if self.state is FitnessState.UNFIT and not probing else None
+        is_probing = self.state in (FitnessState.UNFIT, FitnessState.AWAY) and not self._probing.is_on_its_way(now)
+        hold_until = self._limit.hold.until
         return Status(
-            self.state, self._since, self._explain(self.trouble) if self.trouble else "", self._tried, due,
-            self.hold.until if now < self.hold.until else None,
+            self.state, self._since, self._reason(), self._probing.tried,
+            max(self._probing.next_at(), hold_until) if is_probing else None,
+            hold_until if self._limit.is_held(now) else None,
         )
 
     def changes(self) -> list[Change]:
@@ -245,76 +227,114 @@ class Fitness:
 
     # how it moves
 
-    def _refused(self, now: float, seen: RateLimitReport, asked: float) -> None:
-        """A limit refused a call: hold, and cut the cap once an episode."""
-        first = asked >= self.hold.until
-        if first:
-            self._ceiling.cut()
-            self._guesses += 1
-        wait = seen.retry_after
-        if wait is None:
-            wait = min(FIRST_WAIT * 2 ** min(self._guesses - 1, 10), LONGEST_GUESS)
-        until = max(self.hold.until, seen.at + wait)
-        self.hold = Hold(until, self._pacer.refused(now, seen, until, first))
-        self._refused_at = seen.at
-        trouble = FaultInfo(seen.kind or FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)
+    def _limit_refused(self, now: float, seen: RateLimitReport, asked: float) -> None:
+        """A limit refused a call."""
+        fault = self._limit.refused(now, seen, asked)
         if self.state is FitnessState.FIT:
-            self._move(now, "limited", trouble, self._explain(trouble))
-        if self.state is FitnessState.LIMITED and max(now, until) - self._since > LONGEST_LIMIT:
-            self._fail(now, "lasted", trouble)
-
-    def _succeeded(self, now: float, asked_at: float) -> None:
-        """A task was answered well; one that was asked before the limit was met says nothing."""
-        if asked_at < self._refused_at:
+            self._move(now, "limited", fault, self._explain(fault))
+        if self.state is not FitnessState.LIMITED:
             return
-        self._guesses = 0
-        self._ceiling.grow()
-        if self.state is FitnessState.LIMITED:
-            self._lift(now)
+        if (fault.retry_after or 0.0) > LONGEST_HOLD:
+            self._close(now, fault)
+        elif max(now, self._limit.hold.until) - self._since > LONGEST_OUTAGE:
+            self._fail(now, "lasted", fault)
 
-    def _probed(self, now: float, trouble: FaultInfo | None, upstream_answered: bool) -> None:
-        """The probe came back."""
-        self._probing_until = 0.0
-        if upstream_answered:
+    def _answered(self, now: float, asked_at: float, was_probe: bool) -> None:
+        """A task was answered well; one that was asked before the limit was met says nothing of the limit."""
+        self._blame.answered(asked_at)
+        self._outage.answered(asked_at)
+        if was_probe or (self.state is FitnessState.AWAY and asked_at > self._since):
             self._recover(now)
-        elif trouble is not None and trouble.kind is not FaultKind.CLIENT:
-            if trouble.kind in BY_PEOPLE and self.trouble is not None and trouble.kind is not self.trouble.kind:
-                self._reports.append(End(self.trouble.kind.value))
-                self._begin(trouble)
-            self._interval = min(self._interval * PROBE_GROWTH, LAST_PROBE)
-            self._probe_at = now + self._interval
-        # Else it says nothing about the node: the next task is the probe.
+        elif asked_at >= self._limit.refused_at:
+            self._limit.answered()
+            if self.state is FitnessState.LIMITED:
+                self._lift(now)
+
+    def _failed(self, now: float, asked_at: float, fault: FaultInfo, request_id: str) -> None:
+        """A task failed that was no probe."""
+        if fault.kind in NODE_KINDS:
+            self._blame.refused(now, request_id, asked_at, fault)
+        is_closed = self.state in (FitnessState.UNFIT, FitnessState.AWAY)
+        if not is_closed and asked_at >= self._restored_at and self._outage.failed(request_id, asked_at, fault):
+            self._close(now, fault)
+
+    def _probe_failed(self, now: float, asked_at: float, fault: FaultInfo | None, request_id: str) -> None:
+        """The probe failed, or ended without a word from upstream."""
+        if fault is None or fault.kind is FaultKind.CLIENT:
+            self._probing.said_nothing()
+        elif self.state is FitnessState.AWAY and fault.kind in NODE_KINDS:
+            self._recover(now)  # upstream is there: whose fault the refusal is, is another question
+            self._blame.refused(now, request_id, asked_at, fault)
+        else:
+            if self.state is FitnessState.UNFIT and self.fault is not None and self._is_other_fault(fault.kind):
+                self._reports.append(End(self.fault.kind.value))
+                self._begin(fault)
+            self._probing.failed(now, *([LAST_PROBE_AWAY] if self.state is FitnessState.AWAY else []))
+
+    def _is_other_fault(self, kind: FaultKind) -> bool:
+        """A plain 401 or 403 may be the probe's own, and a short limit passes: neither replaces a reason."""
+        is_certain = kind in NODE_KINDS and kind is not FaultKind.REFUSED
+        return is_certain and self.fault is not None and kind is not self.fault.kind
+
+    def _follow_blame(self, now: float) -> None:
+        """Move by what the evidence says."""
+        fault, suspicion = self._blame.node_fault, self._blame.suspicion(now)
+        if fault is not None:
+            if self.state is not FitnessState.UNFIT:
+                self._fail(now, "refused", fault)
+            self._blame.reset()
+        elif suspicion is not None and self.state in (FitnessState.FIT, FitnessState.LIMITED):
+            self._move(now, "suspected", suspicion, _suspicion(suspicion))
+        elif suspicion is None and self.state is FitnessState.SUSPECT:
+            self._move(now, "cleared", None, f"the node is well: the refusal was the task's own, or it passed "
+                       f"(after {now - self._since:.1f} s)")  # fmt: skip
 
     def _lift(self, now: float) -> None:
         """The limit lifted."""
         self._move(now, "lifted", None, f"the rate limit lifted after {now - self._since:.1f} s")
 
-    def _fail(self, now: float, event: str, trouble: FaultInfo) -> None:
+    def _close(self, now: float, fault: FaultInfo) -> None:
+        """Upstream is away: close the intake, and probe."""
+        self._probing.begin(now)
+        self._move(now, "failed", fault, self._explain(fault))
+
+    def _fail(self, now: float, event: str, fault: FaultInfo) -> None:
         """The node cannot serve: half-open from here on."""
-        self._probing_until, self._tried, self._interval = 0.0, 0, FIRST_PROBE
-        self._probe_at, self._pause_until = now + FIRST_PROBE, now
-        self._move(now, event, trouble, self._explain(trouble))
-        self._begin(trouble)
+        self._probing.begin(now)
+        self._move(now, event, fault, self._explain(fault))
+        self._begin(fault)
 
     def _recover(self, now: float) -> None:
-        """A probe was answered: fit again."""
-        if self.state is not FitnessState.UNFIT or self.trouble is None:
+        """Upstream answered a probe: fit again."""
+        if self.state not in (FitnessState.UNFIT, FitnessState.AWAY) or self.fault is None:
             return
-        self._guesses = 0
+        self._limit.answered()
+        self._blame.reset()
         self._restored_at = now
-        self._reports.append(End(self.trouble.kind.value))
-        lasted = f"upstream answers again after {now - self._since:.1f} s and {self._tried} probes"
-        self._move(now, "answered", None, f"{lasted}; it was: {self._explain(self.trouble)}")
+        if self.state is FitnessState.UNFIT:
+            self._reports.append(End(self.fault.kind.value))
+        lasted = f"upstream answers again after {now - self._since:.1f} s and {self._probing.tried} probes"
+        self._move(now, "answered", None, f"{lasted}; it was: {self._explain(self.fault)}")
 
-    def _begin(self, trouble: FaultInfo) -> None:
+    def _begin(self, fault: FaultInfo) -> None:
         """This is what the node is unfit for."""
-        self.trouble = trouble
-        self._reports.append(Begin(trouble.kind.value, REASONS[trouble.kind], self._explain(trouble)))
+        self.fault = fault
+        self._reports.append(Begin(fault.kind.value, REASONS[fault.kind], self._explain(fault)))
 
-    def _move(self, now: float, event: str, trouble: FaultInfo | None, text: str) -> None:
-        """Take one arrow, and say so. A limit that lasted counts from its first refusal."""
+    def _move(self, now: float, event: str, fault: FaultInfo | None, text: str) -> None:
+        """Take one arrow, and note it. An outage that lasted counts from its first failure."""
         self.state = MOVES[self.state, event]
         if event != "lasted":
             self._since = now
-        self.trouble = trouble
+        self.fault = fault
         self._changes.append(Change(self.state, text))
+
+    def _reason(self) -> str:
+        if self.fault is None:
+            return ""
+        return _suspicion(self.fault) if self.state is FitnessState.SUSPECT else self._explain(self.fault)
+
+
+def _suspicion(fault: FaultInfo) -> str:
+    answer = " ".join(str(part) for part in (fault.http_status or "no answer", fault.code) if part)
+    return f"upstream refused a task ({answer}); the next answers show whether the fault is the task's or the node's"

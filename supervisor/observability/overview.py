@@ -104,6 +104,7 @@ class Overview:
             next=tuple(_upcoming(now, fitness, model)),
             broker_connected=broker_up,
             fitness=fitness.state.value,
+            fitness_why=fitness.status(now).reason,
             intake=_intake(state, intake, in_flight >= cap, not why),
             in_flight=in_flight,
             cap=cap,
@@ -133,7 +134,7 @@ def _upcoming(now: float, fitness: Fitness, model: ModelServer | None) -> list[U
     coming = []
     if status.hold_until is not None:
         coming.append(Upcoming("upstream's rate limit lifts", status.hold_until))
-    if fitness.state is FitnessState.UNFIT:
+    if fitness.state in (FitnessState.UNFIT, FitnessState.AWAY):
         coming.append(Upcoming("a task is tried upstream as a probe", status.next_probe_at))
     if model is not None and model.state in (ModelServerState.BACKOFF, ModelServerState.FAILED):
         coming.append(Upcoming("the local model is started again", model.next_wakeup()))

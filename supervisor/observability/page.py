@@ -26,7 +26,13 @@ TITLES = {
     "stopping": "Stopping",
     "stopped": "Stopped",
 }
-FITNESS = {"fit": "fit", "limited": "limited by its rate limit", "unfit": "unfit"}
+FITNESS = {
+    "fit": "fit",
+    "limited": "limited by its rate limit",
+    "suspect": "suspect: refused a task",
+    "away": "away",
+    "unfit": "unfit",
+}
 
 
 @cache
@@ -150,7 +156,7 @@ def _facts(now: Snapshot) -> str:
         ("Dead-lettered", str(totals.dead_lettered), ""),
         ("Records not stored yet", str(now.records_held), ""),
         ("Broker", "connected" if now.broker_connected else "not connected", ""),
-        ("Upstream", FITNESS.get(now.fitness, now.fitness), ""),
+        ("Upstream", FITNESS.get(now.fitness, now.fitness), now.fitness_why),
         *((("Local model", now.child, ""),) if now.child else ()),
         ("Memory free", f"{now.memory_free_bytes / 2**30:.1f} GiB", f"of {now.memory_limit_bytes / 2**30:.1f} GiB"),
     )

@@ -16,7 +16,7 @@ INTAKES = {
     "held": "waits until the rate limit of upstream lifts; tasks wait in the broker",
     "one_at_a_time": "unfit: takes one task at a time, and tries one upstream now and then",
     "closed": "takes no tasks: the node is starting or draining, the broker is not connected, "
-    "or the local model is not ready",
+    "upstream is away, or the local model is not ready",
 }
 
 
@@ -72,6 +72,7 @@ class Snapshot:
     next: tuple[Upcoming, ...] = ()  # the next probe, the end of a rate limit, the model server's next start
     broker_connected: bool = False
     fitness: str = "fit"  # a value of supervisor.states.FitnessState
+    fitness_why: str = ""  # a sentence; "" when fit
     # Tasks.
     intake: str = "closed"  # a key of INTAKES
     in_flight: int = 0  # messages at this node that have not been acked, nak'd or dead-lettered

@@ -63,6 +63,10 @@ class FitnessStatus(Protocol):
     """What fitness expects to happen. Moments are monotonic seconds; None: nothing is due."""
 
     @property
+    def reason(self) -> str:
+        """Why the node is not fit, a sentence; "" when it is."""
+
+    @property
     def hold_until(self) -> float | None:
         """When the rate limit of upstream lifts."""
 

@@ -130,6 +130,7 @@ def readiness(info: NodeInfo, now: Snapshot, since: float, moment: float) -> dic
             for each in now.next
         ],
         "fitness": now.fitness,
+        "fitness_why": now.fitness_why or None,
         "child": now.child or None,
         "node": info.node,
         "model": info.model,

@@ -33,13 +33,20 @@ class ListAnswer:
 class ModelList:
     """The list of models of one upstream."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, target: Target | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            target: with the key that is in use now; None: that of the settings.
+        """
         self.address: SplitResult = models_address(settings.api_url)
         origin = Origin.of(self.address)
-        target = self._target = upstream_target(settings)
+        target = self._target = target or upstream_target(settings)
         self.proxy = Proxy.parse(target.proxy) if target.proxy else None
         tls = tls_context(target.ca) if origin.secure else None
         self._pool = Pool(origin, settings.connect_timeout, tls, self.proxy)
+        # Azure lists what could be deployed, not what is: a model's name is that of its deployment there.
+        self.is_shared = "/deployments/" in settings.api_url
 
     def ask(self, time_limit: float, *, model: str = "", with_key: bool = True) -> ListAnswer:
         """Return the answer to one question.

@@ -13,8 +13,8 @@ from unittest import mock
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, RetryHere, Stored
-from supervisor.fitness.breaker import Fitness
+from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, ModelListSeen, Received, RetryHere, Stored
+from supervisor.fitness import Fitness
 from supervisor.ledger import Place
 from supervisor.loop import Source
 from supervisor.machine import Clock, Resources
@@ -27,7 +27,7 @@ from tests.simulation.schedule import Schedule, TaskPlan
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 from workernode import record
-from workernode.protocol import FaultInfo, Job, Outcome, Target
+from workernode.protocol import Job, Outcome, Target
 from workernode.settings import Settings, load
 
 TURN_TAKES = 0.0002  # seconds from something becoming readable to the turn that takes it in, and a turn's own time
@@ -431,13 +431,14 @@ class SimNode:
             clock=self.clock, loop=self.loop, broker=self.broker, pool=self.pool, concurrency=concurrency,
             fitness=fitness, reporter=SimReporter(), overview=lambda dispatcher: overview,
             local_model=(lambda incidents: model) if model else None,
-            preflight=self._preflight, end_streams=self._end_streams,
+            ask_model_list=self._ask_model_list, end_streams=self._end_streams,
         )  # fmt: skip
 
-    def _preflight(self, found: Callable[[FaultInfo], None]) -> None:
+    def _ask_model_list(self, target: Target, repeat: bool, seen: Callable[[ModelListSeen], None]) -> None:
         def ask() -> None:
-            if self.is_alive and self.world.now < self.upstream.key_refused_until:
-                found(KEY)
+            if self.is_alive:
+                is_refused = self.world.now < self.upstream.key_refused_until
+                seen(ModelListSeen(KEY, is_repeated=repeat) if is_refused else ModelListSeen(None, True, True, True))
 
         self.world.after(0.3, ask)
 

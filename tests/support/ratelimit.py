@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from supervisor.fitness.breaker import Fitness, Intake
+from supervisor.fitness import Fitness
+from supervisor.states import Intake
 from workernode.protocol import FaultInfo, RateLimitReport
 from workernode.upstream.ratelimit_headers import limits_of
 

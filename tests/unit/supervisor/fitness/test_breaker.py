@@ -7,34 +7,29 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.fitness.breaker import (
-    FIRST_PROBE,
-    FRESH,
-    LAST_PROBE,
-    MOVES,
-    REASONS,
-    Admission,
-    Admit,
-    Begin,
-    End,
-    Fitness,
-    Intake,
-)
+from supervisor.events import ModelListSeen
+from supervisor.fitness import Admission, Admit, Begin, End, Fitness, Verdict
+from supervisor.fitness.breaker import LONGEST_OUTAGE, MOVES, REASONS
+from supervisor.fitness.half_open import FIRST_PROBE, FRESH, LAST_PROBE
 from supervisor.fitness.pacing import UNPACED
-from supervisor.states import FitnessState
+from supervisor.states import FitnessState, Intake
 from supervisor.upstream import FaultMessages
 from tests.support.paths import ROOT
 from tests.support.ratelimit import Form, World, simulate
-from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind, Hold, RateLimitReport
 
-WORDS = FaultMessages("https://api.openai.com", "gpt-4", "prod/gpt-4")
+EXPLAIN = FaultMessages("https://api.openai.com", "gpt-4", "prod/gpt-4")
 KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
 QUOTA = FaultInfo(FaultKind.QUOTA, 429, "insufficient_quota", "You exceeded your current quota.")
 MODEL = FaultInfo(FaultKind.MODEL, 404, "model_not_found", "The model does not exist.")
+ADDRESS = FaultInfo(FaultKind.ADDRESS, 404, "", "")
+CERTIFICATE = FaultInfo(FaultKind.CERTIFICATE, 0, "certificate_not_trusted", "")
+FIREWALL = FaultInfo(FaultKind.REFUSED, 403, "", "")
+LOADING = FaultInfo(FaultKind.UNAVAILABLE, 503, "unavailable_error", "Loading model")
 
 
 def made() -> Fitness:
-    return Fitness(64, WORDS)
+    return Fitness(64, EXPLAIN)
 
 
 def refuse(fitness: Fitness, now: float, wait: float | None = 1.0, asked: float | None = None) -> None:
@@ -47,20 +42,26 @@ def answer(fitness: Fitness, now: float, asked: float | None = None) -> None:
     fitness.ended(now, now if asked is None else asked, None, upstream_answered=True, was_probe=False)
 
 
-def fail(fitness: Fitness, now: float, trouble: FaultInfo | None) -> None:
-    """A task ends with a trouble."""
-    fitness.ended(now, now, trouble, upstream_answered=False, was_probe=False)
+def fail(fitness: Fitness, now: float, fault: FaultInfo | None, request_id: str = "one") -> None:
+    """A task ends with a fault."""
+    fitness.ended(now, now, fault, upstream_answered=False, was_probe=False, request_id=request_id)
 
 
-def probe(fitness: Fitness, now: float, trouble: FaultInfo | None, well: bool = False) -> None:
+def fail_all(fitness: Fitness, now: float, fault: FaultInfo, tasks: int = 3) -> None:
+    """Several tasks end with the same fault."""
+    for number in range(tasks):
+        fail(fitness, now, fault, f"task {number}")
+
+
+def probe(fitness: Fitness, now: float, fault: FaultInfo | None, well: bool = False) -> None:
     """The task taken now is the probe, and ends at once."""
     assert fitness.admit(now) == Admission(Admit.PROBE)
-    fitness.ended(now, now, trouble, upstream_answered=well, was_probe=True)
+    fitness.ended(now, now, fault, upstream_answered=well, was_probe=True, request_id="probe")
 
 
-def unfit(trouble: FaultInfo = KEY, now: float = 100.0) -> Fitness:
+def unfit(fault: FaultInfo = KEY, now: float = 100.0) -> Fitness:
     fitness = made()
-    fail(fitness, now, trouble)
+    fail_all(fitness, now, fault)
     return fitness
 
 
@@ -70,18 +71,39 @@ def limited(now: float = 100.0) -> Fitness:
     return fitness
 
 
+def suspect(now: float = 100.0) -> Fitness:
+    fitness = made()
+    fail(fitness, now, FIREWALL)
+    return fitness
+
+
+def away(now: float = 100.0) -> Fitness:
+    fitness = made()
+    fail_all(fitness, now, LOADING)
+    return fitness
+
+
 # The arrows: how each state is reached, and the event that leaves it.
 START: dict[FitnessState, Callable[[], Fitness]] = {
     FitnessState.FIT: made,
     FitnessState.LIMITED: limited,
+    FitnessState.SUSPECT: suspect,
+    FitnessState.AWAY: away,
     FitnessState.UNFIT: unfit,
 }
+KEY_REFUSED_BY_LIST = ModelListSeen(KEY, is_repeated=True)
 EVENTS: dict[str, Callable[[Fitness], None]] = {
     "limited": lambda fitness: refuse(fitness, 110.0),
     "lifted": lambda fitness: answer(fitness, 110.0),
-    "lasted": lambda fitness: refuse(fitness, 170.0),
-    "refused": lambda fitness: fail(fitness, 110.0, KEY),
+    "suspected": lambda fitness: fail(fitness, 105.0, KEY),
+    "cleared": lambda fitness: answer(fitness, 105.0),
+    "failed": lambda fitness: fail_all(fitness, 105.0, LOADING),
+    "refused": lambda fitness: fitness.list_seen(105.0, KEY_REFUSED_BY_LIST),
     "answered": lambda fitness: probe(fitness, 110.0, None, well=True),
+}
+LASTED: dict[FitnessState, Callable[[Fitness], None]] = {
+    FitnessState.LIMITED: lambda fitness: refuse(fitness, 170.0),
+    FitnessState.AWAY: lambda fitness: fitness.tick(170.0),
 }
 
 
@@ -92,7 +114,7 @@ EVENTS: dict[str, Callable[[Fitness], None]] = {
 def test_arrow(begin: FitnessState, event: str, end: FitnessState) -> None:
     fitness = START[begin]()
     fitness.changes()
-    EVENTS[event](fitness)
+    (LASTED[begin] if event == "lasted" else EVENTS[event])(fitness)
     assert fitness.state is end
     assert [change.state for change in fitness.changes()] == [end]
 
@@ -119,10 +141,8 @@ def test_a_thousand_bad_requests_never_make_it_unfit() -> None:
     assert fitness.reports() == []
 
 
-@pytest.mark.parametrize(
-    "kind", [FaultKind.CLIENT, FaultKind.PASSING, FaultKind.BROKEN, FaultKind.RATE_LIMIT, FaultKind.RAMP]
-)
-def test_what_is_not_the_nodes_or_passes_leaves_it_fit(kind: FaultKind) -> None:
+@pytest.mark.parametrize("kind", sorted(set(FaultKind) - set(NODE_KINDS), key=lambda kind: kind.value))
+def test_one_fault_that_is_not_the_nodes_leaves_it_fit(kind: FaultKind) -> None:
     fitness = made()
     fail(fitness, 1.0, FaultInfo(kind, 500, "", ""))
     assert fitness.state is FitnessState.FIT
@@ -133,7 +153,6 @@ def test_after_a_thousand_calls_without_a_refusal_nothing_paces() -> None:
     for number in range(1000):
         fitness.admit(number / 1000)
     assert fitness.gate(1.0).room == UNPACED
-    assert fitness.next_wakeup(1.0) is None
 
 
 # LIMITED
@@ -143,7 +162,7 @@ def test_a_429_holds_the_whole_node_until_the_limit_lifts() -> None:
     fitness = made()
     refuse(fitness, 10.0, wait=3.0)
     assert fitness.hold.until == 13.0
-    assert (fitness.gate(12.9).intake, fitness.gate(12.9).room, fitness.next_wakeup(12.9)) == (Intake.HOLD, 0, 13.0)
+    assert (fitness.gate(12.9).intake, fitness.gate(12.9).room, fitness.gate(12.9).again_at) == (Intake.HOLD, 0, 13.0)
     assert fitness.gate(13.0).intake is Intake.OPEN
 
 
@@ -213,13 +232,16 @@ def test_a_short_limit_is_not_reported() -> None:
     assert "lifted after 2.0 s" in fitness.changes()[-1].text
 
 
-def test_a_limit_that_announces_more_than_a_minute_makes_the_node_unfit_at_once() -> None:
+def test_a_wait_of_more_than_a_minute_is_a_hint_and_is_probed_at_the_usual_intervals() -> None:
     fitness = made()
-    refuse(fitness, 100.0, wait=90.0)
-    assert fitness.state is FitnessState.UNFIT
-    assert [report.reason for report in fitness.reports() if isinstance(report, Begin)] == ["APIQuotaExceededError"]
-    assert fitness.admit(150.0).admit is Admit.SEND_BACK  # upstream's wait is obeyed by probes as well
-    assert fitness.admit(190.0).admit is Admit.PROBE
+    refuse(fitness, 100.0, wait=86_400.0)
+    assert (fitness.state, fitness.reports(), fitness.hold.until) == (FitnessState.AWAY, [], 100.0)
+    assert fitness.gate(100.5).room == 0
+    assert fitness.admit(101.0).admit is Admit.PROBE
+    fitness.ended(101.0, 101.0, FaultInfo(FaultKind.RATE_LIMIT, 429, "", "", 86_400.0), upstream_answered=False,
+                  was_probe=True)  # fmt: skip
+    probe(fitness, 103.0, None, well=True)
+    assert (fitness.state, fitness.reports()) == (FitnessState.FIT, [])
 
 
 def test_a_limit_that_lasts_counts_from_its_first_refusal() -> None:
@@ -241,21 +263,32 @@ def test_limits_that_lift_in_between_never_last() -> None:
 # UNFIT
 
 
-@pytest.mark.parametrize("trouble", [KEY, QUOTA, MODEL], ids=lambda trouble: str(trouble.kind.value))
-def test_key_quota_and_model_make_the_node_unfit_and_are_reported_once(trouble: FaultInfo) -> None:
+@pytest.mark.parametrize(
+    "trouble", [KEY, QUOTA, MODEL, ADDRESS, CERTIFICATE, FIREWALL], ids=lambda trouble: str(trouble.kind.value)
+)
+def test_what_all_tasks_are_refused_with_makes_the_node_unfit_and_is_reported_once(trouble: FaultInfo) -> None:
     fitness = made()
     for number in range(50):
-        fail(fitness, 100.0 + number / 100, trouble)
+        fail(fitness, 100.0 + number / 100, trouble, str(number))
     assert fitness.state is FitnessState.UNFIT
     (report,) = fitness.reports()
-    assert report == Begin(trouble.kind.value, REASONS[trouble.kind], WORDS(trouble))
+    assert report == Begin(trouble.kind.value, REASONS[trouble.kind], EXPLAIN(trouble))
     assert fitness.reports() == []
 
 
-def test_what_the_first_look_finds_counts_as_well() -> None:
+def test_a_list_of_models_that_refuses_the_key_twice_at_the_start_makes_the_node_unfit() -> None:
     fitness = made()
-    fitness.found(0.5, KEY)
+    fitness.list_seen(0.5, ModelListSeen(KEY))
+    assert fitness.reports() == []
+    fitness.list_seen(1.5, KEY_REFUSED_BY_LIST)
     assert fitness.state is FitnessState.UNFIT
+
+
+def test_a_list_of_models_that_is_refused_while_tasks_are_answered_says_nothing() -> None:
+    fitness = made()
+    answer(fitness, 1.0)
+    fitness.list_seen(1.5, KEY_REFUSED_BY_LIST)
+    assert fitness.state is FitnessState.FIT
 
 
 def test_half_open_one_task_is_tried_and_the_others_go_back_with_the_reason() -> None:
@@ -290,7 +323,7 @@ def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
     assert "insufficient_quota" in change.text
     assert fitness.reports() == [End("quota")]
     assert fitness.admit(104.5) == Admission(Admit.RUN)
-    assert fitness.trouble is None
+    assert fitness.fault is None
 
 
 @pytest.mark.parametrize("trouble", [None, FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")])
@@ -305,7 +338,7 @@ def test_a_probe_that_fails_otherwise_keeps_the_reason() -> None:
     fitness = unfit(KEY, now=100.0)
     fitness.reports()
     probe(fitness, 101.0, FaultInfo(FaultKind.PASSING, 503, "", ""))
-    assert (fitness.state, fitness.trouble, fitness.reports()) == (FitnessState.UNFIT, KEY, [])
+    assert (fitness.state, fitness.fault, fitness.reports()) == (FitnessState.UNFIT, KEY, [])
     assert fitness.admit(102.0).admit is Admit.SEND_BACK
 
 
@@ -322,7 +355,7 @@ def test_a_probe_that_meets_a_short_limit_is_not_reported_as_such() -> None:
     fitness.reports()
     refuse(fitness, 101.0)
     probe(fitness, 102.0, FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", ""))
-    assert (fitness.trouble, fitness.reports()) == (KEY, [])
+    assert (fitness.fault, fitness.reports()) == (KEY, [])
 
 
 def test_a_probe_without_a_result_counts_as_lost() -> None:
@@ -341,7 +374,8 @@ def test_answers_of_tasks_that_were_under_way_do_not_restore_an_unfit_node() -> 
 def test_a_failure_from_before_it_was_restored_does_not_make_it_unfit_again() -> None:
     fitness = unfit(now=100.0)
     probe(fitness, 101.0, None, well=True)
-    fitness.ended(102.0, 99.5, KEY, upstream_answered=False, was_probe=False)
+    for number in range(9):
+        fitness.ended(102.0, 99.5, KEY, upstream_answered=False, was_probe=False, request_id=str(number))
     assert fitness.state is FitnessState.FIT
 
 
@@ -349,7 +383,7 @@ def test_fresh_tasks_are_left_to_fit_nodes_and_clients_of_old_ones_get_the_error
     fitness = unfit(now=100.0)
     fitness.admit(100.0, age=0.1)
     assert fitness.gate(100.0).room == 0
-    assert fitness.next_wakeup(100.0) == fitness.gate(100.0).again_at == pytest.approx(100.2)
+    assert fitness.gate(100.0).again_at == pytest.approx(100.2)
     assert fitness.gate(100.2).room == 1
     fitness.admit(100.2, age=FRESH + 1)
     assert fitness.gate(100.2).room == 1
@@ -368,6 +402,96 @@ def test_people_see_a_hold() -> None:
     fitness = limited(100.0)
     assert fitness.status(100.5).hold_until == 101.0
     assert fitness.status(101.5).hold_until is None
+
+
+# SUSPECT
+
+
+def test_a_suspect_node_reports_nothing_and_tries_a_few_tasks_at_once() -> None:
+    fitness = suspect(100.0)
+    assert (fitness.state, fitness.reports()) == (FitnessState.SUSPECT, [])
+    assert "403" in fitness.status(100.0).reason
+    for number in range(3):
+        moment = 100.1 + number / 10
+        assert fitness.gate(moment).room > 0
+        assert fitness.admit(moment, request_id=str(number)).admit is Admit.RUN
+    assert (fitness.gate(100.5).intake, fitness.gate(100.5).room) == (Intake.OPEN, 0)
+    assert fitness.gate(101.4).room > 0  # upstream seldom takes that long to refuse
+    assert fitness.next_tick(100.5) < 101
+
+
+def test_a_refused_task_is_decided_as_soon_as_another_is_answered() -> None:
+    fitness = suspect(100.0)
+    assert fitness.verdict("one") is Verdict.OPEN
+    answer(fitness, 100.5)
+    assert fitness.verdict("one") is Verdict.AGAIN
+    fail(fitness, 100.6, FIREWALL)
+    assert (fitness.verdict("one"), fitness.state, fitness.reports()) == (Verdict.TASK, FitnessState.FIT, [])
+
+
+def test_all_refused_tasks_are_the_nodes_once_it_is_unfit() -> None:
+    assert unfit(FIREWALL).verdict("task 0") is Verdict.NODE
+
+
+def test_a_suspicion_without_any_other_evidence_ends() -> None:
+    fitness = suspect(100.0)
+    fitness.tick(109.9)
+    assert fitness.state is FitnessState.SUSPECT
+    fitness.tick(110.1)
+    assert (fitness.state, fitness.reports()) == (FitnessState.FIT, [])
+
+
+def test_the_list_of_models_is_asked_by_a_suspect_node_only() -> None:
+    assert not made().takes_question(100.0)
+    fitness = suspect(100.0)
+    assert not fitness.takes_question(100.1)
+    assert fitness.takes_question(100.3)
+    assert not fitness.takes_question(100.4)
+
+
+# AWAY
+
+
+def test_a_node_whose_upstream_is_away_closes_its_intake_and_tries_one_task_at_growing_intervals() -> None:
+    fitness = away(100.0)
+    assert (fitness.state, fitness.reports()) == (FitnessState.AWAY, [])
+    assert (fitness.gate(100.0).intake, fitness.gate(100.0).again_at) == (Intake.HOLD, 101.0)
+    assert (fitness.gate(101.0).intake, fitness.gate(101.0).room) == (Intake.ONE_AT_A_TIME, 1)
+    probe(fitness, 101.0, LOADING)
+    assert (fitness.gate(101.5).intake, fitness.gate(101.5).again_at) == (Intake.HOLD, 103.0)
+
+
+def test_clients_get_their_error_within_their_time_while_upstream_is_away() -> None:
+    fitness = Fitness(64, EXPLAIN, task_timeout=20.0)
+    fail_all(fitness, 100.0, LOADING)
+    probe(fitness, 101.0, LOADING)
+    assert fitness.gate(104.9).intake is Intake.ONE_AT_A_TIME  # a probe
+    probe(fitness, 104.9, LOADING)
+    assert fitness.gate(105.0).intake is Intake.ONE_AT_A_TIME
+    assert fitness.admit(105.0).admit is Admit.SEND_BACK
+
+
+def test_an_outage_is_reported_when_it_lasts_over_a_minute() -> None:
+    fitness = away(100.0)
+    fitness.tick(100.0 + LONGEST_OUTAGE)
+    assert fitness.reports() == []
+    fitness.tick(100.1 + LONGEST_OUTAGE)
+    assert fitness.reports() == [Begin("unavailable", "GeneralError", EXPLAIN(LOADING))]
+    assert fitness.status(161.0).since == 100.0
+
+
+def test_a_probe_that_is_refused_shows_that_upstream_is_there() -> None:
+    fitness = away(100.0)
+    probe(fitness, 101.0, FIREWALL)
+    assert fitness.state is FitnessState.SUSPECT
+    assert fitness.reports() == []
+
+
+def test_an_answer_to_a_call_that_was_asked_meanwhile_ends_an_outage() -> None:
+    fitness = away(100.0)
+    for asked, state in ((99.0, FitnessState.AWAY), (101.0, FitnessState.FIT)):
+        answer(fitness, 102.0, asked=asked)
+        assert fitness.state is state
 
 
 # All together

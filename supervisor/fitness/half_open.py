@@ -1,0 +1,69 @@
+"""Half-open probing: one task at a time is tried upstream, at growing intervals. Pure (spec 5).
+
+Every `now` is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+FIRST_PROBE = 1.0  # seconds (spec 5)
+LAST_PROBE = 60.0  # seconds (spec 5)
+GROWTH = 2.0
+# A probe of which nothing is heard for so long is taken as lost; no task takes as long.
+PROBE_LOST = 600.0  # seconds
+# An unfit node takes fresh tasks slowly, so that fit nodes on the same topic get nearly all of them; a task as old as
+# this waits because nobody else comes for it, and is taken without a pause, so that no client waits for its error.
+FRESH = 2.0  # seconds since publishing
+FRESH_PAUSE = 0.2  # seconds
+
+
+class Probing:
+    """When the next probe is due. Used while the node is unfit, or upstream is away."""
+
+    def __init__(self) -> None:
+        self.tried = 0  # probes since it began
+        self.pause_until = 0.0  # no fresh task is taken before
+        self._interval = FIRST_PROBE
+        self._due_at = 0.0
+        self._lost_at = 0.0  # a probe is on its way; it is taken as lost then
+
+    def begin(self, now: float) -> None:
+        """Start anew: the first probe is due after FIRST_PROBE."""
+        self.tried, self._interval, self._lost_at = 0, FIRST_PROBE, 0.0
+        self._due_at, self.pause_until = now + FIRST_PROBE, now
+
+    def make_due(self, now: float) -> None:
+        """The next task is the probe, and the intervals start anew."""
+        self._interval, self._lost_at = FIRST_PROBE, 0.0
+        self._due_at = self.pause_until = now
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the next task is the probe."""
+        return now >= self.next_at()
+
+    def next_at(self) -> float:
+        """Return when the next probe is due; while one is on its way, when that is taken as lost."""
+        return max(self._due_at, self._lost_at)
+
+    def is_on_its_way(self, now: float) -> bool:
+        """Return whether the result of a probe is awaited."""
+        return now < self._lost_at
+
+    def sent(self, now: float) -> None:
+        """A task goes upstream as the probe."""
+        self._lost_at = now + PROBE_LOST
+        self.tried += 1
+
+    def failed(self, now: float, longest: float = LAST_PROBE) -> None:
+        """The probe failed: the next one is due after twice the interval, at most `longest` seconds."""
+        self._lost_at = 0.0
+        self._interval = min(self._interval * GROWTH, longest)
+        self._due_at = now + self._interval
+
+    def said_nothing(self) -> None:
+        """The probe ended and says nothing about the node (its request was bad): the next task is the probe."""
+        self._lost_at = 0.0
+
+    def sent_back(self, now: float, age: float) -> None:
+        """A task was sent back, `age` seconds after it was published."""
+        if age < FRESH:
+            self.pause_until = now + FRESH_PAUSE

@@ -1,0 +1,44 @@
+"""supervisor/fitness/outage.py: when upstream counts as away."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.fitness.outage import ENOUGH, Outage
+from workernode.protocol import FaultInfo, FaultKind
+
+KINDS = list(ENOUGH)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_upstream_is_away_after_a_few_tasks_that_failed_one_after_the_other(kind: FaultKind) -> None:
+    outage, fault = Outage(), FaultInfo(kind, 503, "", "")
+    results = [outage.failed(str(number), number, fault) for number in range(ENOUGH[kind])]
+    assert results == [False] * (ENOUGH[kind] - 1) + [True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_task_that_fails_again_and_again_says_nothing(kind: FaultKind) -> None:
+    outage, fault = Outage(), FaultInfo(kind, 503, "", "")
+    assert not any(outage.failed("the same", number, fault) for number in range(100))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_between_starts_the_count_anew(kind: FaultKind) -> None:
+    outage, fault = Outage(), FaultInfo(kind, 503, "", "")
+    for number in range(100):
+        assert not outage.failed(str(number), number, fault)
+        outage.answered(number + 0.5)
+
+
+def test_a_failure_of_a_call_that_was_asked_before_the_newest_answered_one_says_nothing() -> None:
+    outage = Outage()
+    outage.answered(10.0)
+    fault = FaultInfo(FaultKind.UNAVAILABLE, 0, "", "")
+    assert not any(outage.failed(str(number), 9.0, fault) for number in range(100))
+
+
+@pytest.mark.parametrize("kind", sorted(set(FaultKind) - set(KINDS), key=lambda kind: kind.value))
+def test_other_faults_are_no_outage(kind: FaultKind) -> None:
+    outage = Outage()
+    assert not any(outage.failed(str(number), number, FaultInfo(kind, 0, "", "")) for number in range(100))
