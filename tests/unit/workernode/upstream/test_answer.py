@@ -1,0 +1,104 @@
+"""What the bytes of an answer amount to: the same however the network cuts them, and whole only with every choice."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.corpus import cases
+from workernode.call_stats import CallStats
+from workernode.errors import UpstreamFault
+from workernode.protocol import FaultKind
+from workernode.upstream.answer import StreamReader, looks_streamed, read_completion
+from workernode.upstream.chunks import Chunk
+
+STREAMS = [
+    "".join([reply.body] if isinstance(reply.body, str) else reply.body).encode()
+    for case in cases()
+    for reply in case.upstream
+    if looks_streamed("".join([reply.body] if isinstance(reply.body, str) else reply.body).encode())
+]
+
+
+def event(finish: str | None = None, index: int = 0, text: str = "a") -> str:
+    chunk = {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]}
+    return f"data: {json.dumps(chunk)}\n\n"
+
+
+def read(*pieces: bytes, choices: int = 1, close: bool = True) -> tuple[list[Chunk], StreamReader]:
+    reader = StreamReader(CallStats(), choices, with_usage=True)
+    chunks = [chunk for piece in pieces for chunk in reader.feed(piece)]
+    return chunks + (reader.close() if close else []), reader
+
+
+@given(st.sampled_from(STREAMS), st.lists(st.integers(0, 3000), max_size=8))
+def test_a_stream_is_read_alike_however_it_is_cut(stream: bytes, cuts: list[int]) -> None:
+    places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    pieces = [stream[start:end] for start, end in itertools.pairwise(places)]
+    assert read(*pieces)[0] == read(stream)[0]
+
+
+WHOLE: dict[str, tuple[list[str], int, bool]] = {
+    "nothing": ([], 1, False),
+    "no_finish": ([event()], 1, False),
+    "empty_finish": ([event("")], 1, False),
+    "finish": ([event(), event("stop")], 1, True),
+    "two_choices": ([event("stop"), event("length", 1)], 2, True),
+    "one_of_two_that_were_seen": ([event("stop"), event(None, 1)], 2, False),
+    "text_after_the_finish": ([event("stop"), event(None)], 1, True),
+}
+
+
+@pytest.mark.parametrize(("events", "choices", "whole"), WHOLE.values(), ids=WHOLE.keys())
+def test_a_stream_is_whole_when_each_choice_that_was_seen_has_finished(
+    events: list[str], choices: int, whole: bool
+) -> None:
+    chunks, reader = read("".join(events).encode(), choices=choices)
+    assert reader.is_whole is whole
+    assert (chunks[-1].error is None if chunks else False) is whole
+
+
+@pytest.mark.parametrize(("choices", "early"), [(1, True), (2, False)])
+def test_a_stream_may_end_early_when_as_many_choices_finished_as_were_asked_for(choices: int, early: bool) -> None:
+    _, reader = read(event("stop").encode(), choices=choices, close=False)
+    assert reader.may_end_early is early
+
+
+def test_usage_before_the_finish_is_not_the_last() -> None:
+    running = {"choices": [{"index": 0, "delta": {}, "finish_reason": None}], "usage": {"total_tokens": 1}}
+    _, reader = read(f"data: {json.dumps(running)}\n\n{event('stop')}".encode(), close=False)
+    assert not reader.has_usage
+    reader.feed(b'data: {"choices":[],"usage":{"total_tokens":2}}\n\n')
+    assert reader.has_usage
+
+
+def test_nothing_is_read_after_the_end() -> None:
+    chunks, reader = read((event("stop") + "data: [DONE]\n\n" + event()).encode())
+    assert len(chunks) == 1
+    assert reader.has_ended
+
+
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": None}, {"choices": {}}, {"id": "x"}])
+def test_json_without_choices_is_no_completion(body: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamFault) as caught:
+        read_completion(json.dumps(body).encode(), CallStats(), is_own_model=True)
+    assert (caught.value.kind, caught.value.code) == (FaultKind.PASSING, "bad_answer")
+
+
+@given(st.binary(max_size=200))
+def test_any_body_is_a_completion_or_a_fault(raw: bytes) -> None:
+    with contextlib.suppress(UpstreamFault):
+        read_completion(raw, CallStats(), is_own_model=True)
+
+
+@given(st.lists(st.binary(max_size=60) | st.sampled_from(STREAMS), max_size=6))
+def test_any_stream_gives_chunks_of_which_only_the_last_may_be_an_error(pieces: list[bytes]) -> None:
+    chunks, reader = read(*pieces)
+    assert reader.has_ended
+    assert all(chunk.error is None for chunk in chunks[:-1])

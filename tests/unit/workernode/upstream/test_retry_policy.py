@@ -1,0 +1,56 @@
+"""When upstream is asked again within one delivery, and when the task goes back at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from workernode.errors import UpstreamFault
+from workernode.protocol import FaultKind
+from workernode.upstream.retry_policy import ATTEMPTS, ask_with_retries
+
+
+def failing(kind: FaultKind, calls: list[int], retry_after: float | None = None) -> Callable[[], None]:
+    def ask() -> None:
+        calls.append(1)
+        raise UpstreamFault(kind, "no", retry_after=retry_after)
+
+    return ask
+
+
+@pytest.mark.parametrize("kind", FaultKind)
+def test_only_what_may_pass_is_asked_again(kind: FaultKind) -> None:
+    calls: list[int] = []
+    with pytest.raises(UpstreamFault):
+        ask_with_retries(failing(kind, calls), time.monotonic() + 1000, lambda seconds: None)
+    passing = (FaultKind.PASSING, FaultKind.UNAVAILABLE, FaultKind.RATE_LIMIT, FaultKind.RAMP)
+    assert len(calls) == (ATTEMPTS if kind in passing else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "retry_after", "waits"),
+    [
+        (FaultKind.UNAVAILABLE, 1.5, True),
+        (FaultKind.UNAVAILABLE, 600.0, False),
+        (FaultKind.RATE_LIMIT, 59.0, True),
+        (FaultKind.RATE_LIMIT, 61.0, False),
+        (FaultKind.RAMP, 86_400.0, False),
+        (FaultKind.PASSING, 900.0, True),
+    ],
+)
+def test_a_wait_that_is_too_long_for_its_kind_is_not_begun(kind: FaultKind, retry_after: float, waits: bool) -> None:
+    calls: list[int] = []
+    pauses: list[float] = []
+    with pytest.raises(UpstreamFault):
+        ask_with_retries(failing(kind, calls, retry_after), time.monotonic() + 10**6, pauses.append)
+    assert bool(pauses) is waits
+    assert all(pause >= retry_after for pause in pauses)
+
+
+def test_a_wait_that_outlasts_the_tasks_time_is_not_begun() -> None:
+    calls: list[int] = []
+    with pytest.raises(UpstreamFault):
+        ask_with_retries(failing(FaultKind.PASSING, calls, 30.0), time.monotonic() + 20, lambda seconds: 1 / 0)
+    assert len(calls) == 1
