@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,23 +13,15 @@ import requests
 
 from devstack.broker.configuration import prepare
 from devstack.broker.distribution import missing_programs
+from devstack.broker.process import Server
 from devstack.ports import HOST, free_port, require_free
 from devstack.terminal import StackError
 
 PORT = 6650
 ADMIN_PORT = 8080
-# Runs the command after the parent's pid. The kernel kills it when the parent ends.
-TETHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 # This is in the log when the storage has registered itself. Its port is open before that.
 REGISTERED = "BKCluster - New bookie"
 READY_TIMEOUT_S = 120.0  # 8 to 12 s on two free cores
-STOP_GRACE_S = 10.0  # it stops in half a second when nothing hangs
 
 
 class Broker:
@@ -71,7 +60,7 @@ class Broker:
         self._bookie_dir = self.run_dir / "bookkeeper" / "current"
         self._conf = dict(conf or {})
         self._token = token
-        self._process: subprocess.Popen[bytes] | None = None
+        self._server: Server | None = None
 
     def __enter__(self) -> Broker:
         self.start()
@@ -90,7 +79,7 @@ class Broker:
     @property
     def pid(self) -> int | None:
         """The pid of the JVM, which leads a process group of its own; None while it does not run."""
-        return self._process.pid if self._process else None
+        return self._server.pid if self._server else None
 
     def start(self) -> None:
         """Spawn it. After a kill it first repairs the data. `wait_ready` returns when it can be used.
@@ -109,7 +98,7 @@ class Broker:
         environment = self._prepare()
         if (self._bookie_dir / "DIRTY").exists():
             self._repair(environment, bookie_port)
-        self._process = self._spawn(environment, bookie_port)
+        self._server = self._spawn(environment, bookie_port)
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Return when a message can be published to `public/default` and read again.
@@ -127,34 +116,23 @@ class Broker:
 
     def is_alive(self) -> bool:
         """Return whether its process runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._server is not None and self._server.is_alive()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end, at most this long. Return whether it has ended."""
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return self._server is None or self._server.wait(timeout_s)
 
     def stop(self) -> None:
         """Terminate it, and kill it after the grace period. Nothing happens if it does not run."""
-        self._signal(signal.SIGTERM)
-        if not self.wait(STOP_GRACE_S):
-            self.kill()
+        if self._server is not None:
+            self._server.stop()
 
     def kill(self) -> None:
         """Kill its whole process group, as a crash would. `start` starts it again on its data."""
-        self._signal(signal.SIGKILL)
-        self.wait(STOP_GRACE_S)
+        if self._server is not None:
+            self._server.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self.is_alive():
-            os.killpg(self._process.pid, number)
-
-    def _spawn(self, environment: Mapping[str, str], bookie_port: int, *more: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, environment: Mapping[str, str], bookie_port: int, *more: str) -> Server:
         command = [
             str(self.home / "bin" / "pulsar"), "standalone", "--no-functions-worker", "--no-stream-storage",
             "--advertised-address", HOST,
@@ -162,17 +140,7 @@ class Broker:
             "--bookkeeper-dir", str(self.run_dir / "bookkeeper"), "--bookkeeper-port", str(bookie_port),
             *more,
         ]  # fmt: skip
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", TETHER, str(os.getpid()), *command]
-        with self.log_path.open("ab") as log:
-            return subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we stop it in order
-            )
+        return Server(command, environment, self.log_path)
 
     def _repair(self, environment: Mapping[str, str], bookie_port: int) -> None:
         """After a kill: start the storage alone and stop it in order, so that it removes its registration. Takes 4 s.
@@ -180,7 +148,7 @@ class Broker:
         A broker that starts over a killed one's registration may delete and renew it for ever, thousands of times a
         second, and serve nobody: seen on 4.0.8 in three restarts of ten, on a busy machine in most.
         """
-        self._process = self._spawn(environment, bookie_port, "--no-broker")
+        self._server = self._spawn(environment, bookie_port, "--no-broker")
         deadline = time.monotonic() + READY_TIMEOUT_S
         with self.log_path.open(errors="replace") as log:
             log.seek(0, os.SEEK_END)
