@@ -39,7 +39,9 @@ class LineHandler(logging.Handler):
             if group is not None:
                 now = self._clock()
                 self._report_folded(now)
-                if not self._fold.admit(group, now):
+                request_id = str(record.__dict__["request_id"]) if group.of_task else ""
+                if not self._fold.admit(group, now, request_id):
+                    self._report_folded(now)
                     self._report_later()
                     return
             line = self.format(record)
@@ -63,9 +65,13 @@ class LineHandler(logging.Handler):
         return record
 
     def _report_folded(self, now: float) -> None:
-        for group, lines in self._fold.close(now):
+        for group, lines, request_ids in self._fold.close(now):
             text = f"and {lines} more like it in {self._window_s:g} s"
-            self._write(self.format(self._own_record(group.level, group.logger, group.event, text, folded=lines)))
+            about: dict[str, object] = {"folded": lines}
+            if request_ids:
+                text = f"{text}: {group.text}" if group.text else text
+                about["request_ids"] = request_ids
+            self._write(self.format(self._own_record(group.level, group.logger, group.event, text, **about)))
 
     def _report_later(self) -> None:
         """Make sure that the number of folded lines is written even if nothing else is logged."""

@@ -25,6 +25,18 @@ def test_repeated_warnings_are_written_as_a_number(log: Log) -> None:
     assert folded["message"] == "and 1234 more like it in 10 s"
 
 
+def test_the_ids_of_all_tasks_that_failed_are_in_the_log_by_status(log: Log) -> None:
+    for number in range(200):
+        about = {"event": "task_ended", "status": ("refused", "timeout")[number % 2], "request_id": f"id-{number}"}
+        log.log.warning("task %s", about["status"], extra=about)
+    log.handler.flush()
+    ids = [id for line in log.lines for id in (line.get("request_ids") or [line["request_id"]])]
+    assert sorted(ids) == sorted(f"id-{number}" for number in range(200))
+    assert len(log.lines) == 2 * (10 + 2)
+    assert log.messages[-1] == "and 40 more like it in 10 s: timeout"
+    assert all(len(line.encode()) < 4096 for line in log.text.splitlines())
+
+
 @pytest.mark.parametrize(
     ("write", "lines"),
     [
