@@ -28,11 +28,11 @@ def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
          {"status": 500, "fail_times": dice.choice((1, 2, 0))}, {"reset": True, "fail_times": 1}, {"status": 400},
          {"one_write": True}, {"latency_ms": 400}, {"nan": True}, {"raw": 'data: {"error":{"message":"no"}}\n\n'}]
     )  # fmt: skip
-    manners: dict[str, Any] = dice.choice(
+    behaviour: dict[str, Any] = dice.choice(
         [{}, {}, {}, {}, {"cut_after": dice.randrange(0, 6)}, {"close_after": dice.randrange(0, 6)}, {"no_pong": True},
          {"close_after_end": True}, {"slow_read_ms": 1}]
     )  # fmt: skip
-    return does, manners
+    return does, behaviour
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -42,12 +42,12 @@ def test_chunks_then_one_end(seed: int, build: Callable[..., Testbed]) -> None:
     first = testbed.start()
     stories = {}
     for number in range(STREAMS):
-        does, manners = story(dice)
+        does, behaviour = story(dice)
         does["key"] = f"{seed}-{number}"
         id = f"{seed}-{number}-{dice.getrandbits(64):x}"
-        if manners:
-            testbed.gateway.behave(id, **manners)
-        stories[id] = does, manners
+        if behaviour:
+            testbed.gateway.behave(id, **behaviour)
+        stories[id] = does, behaviour
     stop = threading.Event()
     kills = _killer(testbed, dice, stop)
     for count, (id, (does, _)) in enumerate(stories.items()):
@@ -61,8 +61,8 @@ def test_chunks_then_one_end(seed: int, build: Callable[..., Testbed]) -> None:
     kills.join()
     testbed.platform.wait_backlog(0, 40)
     statuses = {one["request_id"]: one["outcome"]["status"] for one in seen}
-    for id, (does, manners) in stories.items():
-        _holds(testbed, id, does, manners, statuses[id])
+    for id, (does, behaviour) in stories.items():
+        _holds(testbed, id, does, behaviour, statuses[id])
     died = sum(line.get("event") == "worker_died" for node in testbed.nodes for line in node.logs())
     print(f"{STREAMS} streams, {died} workers killed, {sorted(statuses.values())}")
     testbed.close_nodes()
@@ -87,15 +87,15 @@ def _killer(testbed: Testbed, dice: random.Random, stop: threading.Event) -> thr
     return thread
 
 
-def _holds(testbed: Testbed, id: str, does: dict[str, Any], manners: dict[str, Any], status: str) -> None:
+def _holds(testbed: Testbed, id: str, does: dict[str, Any], behaviour: dict[str, Any], status: str) -> None:
     """The property."""
     answer = testbed.gateway.answer(id)
-    about = (does, manners, status, answer)
+    about = (does, behaviour, status, answer)
     assert not answer.dropped, about
     assert not answer.after_end, about
     assert answer.ends <= 1, about
     assert all(frame.has_data for frame in answer.frames if not frame.end), about
-    cut = manners.get("cut_after", manners.get("close_after")) is not None
+    cut = behaviour.get("cut_after", behaviour.get("close_after")) is not None
     assert answer.ends == 1 or cut, about  # the end can be lost together with the connection
     errors = [number for number, chunk in enumerate(answer.chunks) if "error" in (chunk or {})]
     assert len(errors) <= 1 + cut, about  # it is repeated over a new connection, because the first one may be lost

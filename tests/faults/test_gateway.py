@@ -50,17 +50,17 @@ POSTS: dict[str, tuple[dict[str, Any], str, bool]] = {
 def posted(testbed: Testbed) -> dict[str, str]:
     """Every row of the table, asked at once so that its waits overlap: the ids."""
     ids = {}
-    for name, (manners, _, _) in POSTS.items():
+    for name, (behaviour, _, _) in POSTS.items():
         task = testbed.platform.task("hello")
         ids[name] = task["request_id"]
-        testbed.gateway.behave(ids[name], **manners)
+        testbed.gateway.behave(ids[name], **behaviour)
         testbed.platform.ask("hello", request_id=ids[name])
     return ids
 
 
 @pytest.mark.parametrize("name", POSTS)
 def test_a_fault_of_the_post(name: str, testbed: Testbed, posted: dict[str, str]) -> None:
-    manners, status, answered = POSTS[name]
+    behaviour, status, answered = POSTS[name]
     id = posted[name]
     record = testbed.last_record(id)
     assert record["outcome"]["status"] == status, record["outcome"]
@@ -69,8 +69,8 @@ def test_a_fault_of_the_post(name: str, testbed: Testbed, posted: dict[str, str]
     assert testbed.naks(id) == 0
     assert record["usage_source"] == "upstream"  # it was used, so it is billed
     assert (testbed.gateway.answer(id).finished_at is not None) == answered
-    if manners.get("times"):
-        assert len(testbed.gateway.answer(id).posts) == manners["times"] + 1
+    if behaviour.get("times"):
+        assert len(testbed.gateway.answer(id).posts) == behaviour["times"] + 1
 
 
 def test_404_at_first_is_a_gateway_that_registers_late(testbed: Testbed) -> None:
@@ -155,9 +155,9 @@ UPGRADES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", UPGRADES)
 def test_a_fault_of_the_upgrade(name: str, testbed: Testbed) -> None:
-    manners, status = UPGRADES[name]
+    behaviour, status = UPGRADES[name]
     testbed.gateway.cut_connections()  # those kept need no upgrade
-    testbed.gateway.behave(**manners)
+    testbed.gateway.behave(**behaviour)
     try:
         id = testbed.platform.ask("hello", stream=True)
         record = testbed.last_record(id)

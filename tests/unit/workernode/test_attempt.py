@@ -1,4 +1,4 @@
-"""One delivery, from its bytes to its outcome: the rows of spec 4, against a real upstream's and gateway's manners."""
+"""One delivery, from its bytes to its outcome: the rows of spec 4."""
 
 from __future__ import annotations
 
@@ -385,12 +385,12 @@ def test_a_plain_request_ends_when_its_client_disconnects(bench: Bench) -> None:
     assert told(outcome)["usage_source"] == "upstream"
 
 
-@pytest.mark.parametrize("manners", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
+@pytest.mark.parametrize("behaviour", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
 def test_a_stream_whose_connection_breaks_stops_upstream_and_is_ended_over_a_new_connection(
-    bench: Bench, manners: dict[str, Any]
+    bench: Bench, behaviour: dict[str, Any]
 ) -> None:
     """Upstream costs money; the client may still wait."""
-    bench.gateway.behave("x", **manners)
+    bench.gateway.behave("x", **behaviour)
     outcome, answer = bench.run({"gate_chunks": "never"}, stream=True, id="x")
     assert (outcome.decision, outcome.status) == (Decision.ACK, "connection_lost")
     bench.up.wait_for_cancelled(timeout=1)

@@ -76,14 +76,14 @@ def test_an_answer_that_is_late_is_offered_all_the_same(gateways: Gateways, gate
     assert post(gateways, gateway, seconds=-100) is AnswerResult.TAKEN
 
 
-@pytest.mark.parametrize("manners", [{"hang": True}, {"take_then_hang": True}], ids=["refused", "taken"])
+@pytest.mark.parametrize("behaviour", [{"hang": True}, {"take_then_hang": True}], ids=["refused", "taken"])
 def test_a_post_that_hangs_ends_and_is_not_repeated(
-    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, manners: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, behaviour: dict[str, Any]
 ) -> None:
     """The gateway's handler hangs where its client has just left; the answer may have been taken, or not."""
     monkeypatch.setattr(timing, "POST_TIME", 0.2)
     gateway.register("a")
-    gateway.behave("a", **manners)
+    gateway.behave("a", **behaviour)
     assert post(gateways, gateway) is AnswerResult.UNCONFIRMED
     assert len(gateway.posts) == 1
 
@@ -99,12 +99,12 @@ PASSING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("manners", PASSING.values(), ids=PASSING.keys())
+@pytest.mark.parametrize("behaviour", PASSING.values(), ids=PASSING.keys())
 def test_a_gateway_in_trouble_is_offered_the_answer_again(
-    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]
 ) -> None:
     gateway.register("a")
-    gateway.behave("a", times=3, **manners)
+    gateway.behave("a", times=3, **behaviour)
     assert post(gateways, gateway) is AnswerResult.TAKEN
     assert gateway.faults() == []
 

@@ -147,12 +147,12 @@ def test_a_long_stream_is_not_counted_as_held(
     assert stream.reply.end() is AnswerResult.TAKEN
 
 
-@pytest.mark.parametrize("manners", [{"upgrade_status": 503}, {"upgrade_status": 429}, {"upgrade_status": 404}])
+@pytest.mark.parametrize("behaviour", [{"upgrade_status": 503}, {"upgrade_status": 429}, {"upgrade_status": 404}])
 def test_a_gateway_that_refuses_for_a_moment_gets_the_stream(
-    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]
 ) -> None:
     gateway.register("a")
-    gateway.behave(times=2, **manners)
+    gateway.behave(times=2, **behaviour)
     assert speak(gateways, gateway) is AnswerResult.TAKEN
     assert gateway.answer("a").wait().text == "01"
 
@@ -164,12 +164,12 @@ def test_a_gateway_that_hangs_at_the_upgrade_gets_the_stream_later(gateways: Gat
     assert speak(gateways, gateway) is AnswerResult.TAKEN
 
 
-@pytest.mark.parametrize("manners", [{"upgrade_status": 404}, {"upgrade_status": 403}, {"upgrade_redirect_to": "/"}])
+@pytest.mark.parametrize("behaviour", [{"upgrade_status": 404}, {"upgrade_status": 403}, {"upgrade_redirect_to": "/"}])
 def test_a_gateway_that_refuses_for_good_has_no_client(
-    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, manners: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, behaviour: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(timing, "REGISTERING_TIME", 0.3)
-    gateway.behave(**manners)
+    gateway.behave(**behaviour)
     with pytest.raises(ClientGone, match="refuses the stream with status"):
         speak(gateways, gateway)
     assert len(gateway.upgrades) > 1
@@ -180,13 +180,13 @@ def test_a_gateway_that_refuses_for_good_has_no_client(
 
 
 BROKEN = b'{"error":{"message":"broken"}}'
-broken = pytest.mark.parametrize("manners", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
+broken = pytest.mark.parametrize("behaviour", [{"cut_after": 1}, {"close_after": 1}], ids=["cut", "closed"])
 
 
-def broken_stream(gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]) -> Stream:
+def broken_stream(gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]) -> Stream:
     """A stream whose connection has broken after its first chunk."""
     gateway.register("a")
-    gateway.behave("a", **manners)
+    gateway.behave("a", **behaviour)
     stream = Stream(gateways, gateway)
     stream.reply.send([chunk(0)])
     with pytest.raises(GatewayConnectionLost):
@@ -197,10 +197,10 @@ def broken_stream(gateways: Gateways, gateway: FakeGateway, manners: dict[str, A
 
 @broken
 def test_a_stream_whose_connection_broke_gets_its_error_and_one_end_over_a_new_one(
-    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]
 ) -> None:
     """The gateway knows a stream by its id: its client may wait all the same."""
-    stream = broken_stream(gateways, gateway, manners)
+    stream = broken_stream(gateways, gateway, behaviour)
     assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
     assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
     answer = gateway.answer("a").wait()
@@ -211,9 +211,9 @@ def test_a_stream_whose_connection_broke_gets_its_error_and_one_end_over_a_new_o
 
 @broken
 def test_a_gateway_that_is_back_in_a_moment_gets_the_end_of_a_broken_stream(
-    gateways: Gateways, gateway: FakeGateway, manners: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]
 ) -> None:
-    stream = broken_stream(gateways, gateway, manners)
+    stream = broken_stream(gateways, gateway, behaviour)
     gateway.down()
     threading.Timer(0.5, gateway.up).start()
     assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
