@@ -1,0 +1,105 @@
+"""A task that upstream answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import FakeGateway
+from tests.support.upstream import FakeUpstream
+from tests.unit.workernode.attempt.bench import WORDS, Bench, both, record_of
+from workernode.protocol import AnswerState, Decision
+
+
+@both
+def test_a_task_is_answered(bench: Bench, stream: bool) -> None:
+    outcome, answer = bench.run(stream=stream, temperature=0.5, max_tokens=7)
+    assert (outcome.decision, outcome.status, outcome.upstream_answered) == (Decision.ACK, "answered", True)
+    assert (outcome.stream, outcome.attempts, outcome.fault) == (stream, 1, None)
+    assert (outcome.prompt_tokens, outcome.completion_tokens) == (7, 5)
+    assert answer.wait().faults == []
+    assert answer.text == (WORDS if stream else "wörd " * 5)
+    assert bench.progress.shown[-1] is AnswerState.ENDED
+    assert bench.progress.tokens == 5
+    made = record_of(outcome)
+    assert made["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    assert (made["usage_source"], made["model"], made["upstream_model"]) == ("upstream", "m", "m")
+    assert (made["request"]["stream"], made["request"]["messages"], made["request"]["temperature"]) == (stream, 1, 0.5)
+    assert made["client"]["user_agent"] == "curl/8"
+    assert made["attempt_id"] == f"{outcome.request_id}/node-1/{bench.number}"
+    moments = list(made["timestamps"].values())
+    assert None not in moments
+    assert moments == sorted(moments)
+    assert None not in made["durations_ms"].values()
+    assert made["durations_ms"]["queued"] >= 2000
+    assert (made["outcome"]["end_reason"], made["outcome"]["http_status"], made["outcome"]["error"]) == (
+        "stop",
+        200,
+        None,
+    )
+
+
+def test_a_plain_answer_is_upstreams_byte_for_byte(bench: Bench) -> None:
+    _, answer = bench.run({"size": 100_000})
+    assert answer.wait().raw_chunks == bench.up.requests[0].events
+
+
+def test_a_streams_chunks_are_upstreams_byte_for_byte(bench: Bench) -> None:
+    _, answer = bench.run(stream=True, stream_options={"include_usage": True})
+    assert answer.wait().raw_chunks == bench.up.requests[0].events
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": False}}, {"stream_options": None}])
+def test_the_usage_chunk_is_hidden_from_a_client_who_did_not_ask(bench: Bench, options: dict[str, Any]) -> None:
+    outcome, answer = bench.run(stream=True, **options)
+    *others, usage = bench.up.requests[0].events
+    assert '"choices":[]' in usage
+    assert answer.wait().raw_chunks == others
+    assert outcome.completion_tokens == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
+def test_a_plain_upstreams_usage_is_hidden_or_shown_the_same_way(bench: Bench, options: dict[str, Any]) -> None:
+    outcome, answer = bench.run({"no_stream": True}, stream=True, **options)
+    assert ("usage" in answer.wait().chunks[-1]) is bool(options)
+    assert (answer.text, outcome.completion_tokens) == ("wörd " * 5, 5)
+
+
+def test_usage_on_the_last_content_chunk_reaches_the_client_with_it(bench: Bench) -> None:
+    outcome, answer = bench.run({"usage_on_last": True}, stream=True)
+    assert answer.wait().raw_chunks == bench.up.requests[0].events
+    assert (outcome.completion_tokens, answer.text) == (5, WORDS)
+
+
+def test_a_stream_whose_usage_never_came_is_counted(bench: Bench) -> None:
+    outcome, _ = bench.run({"no_usage": True}, stream=True)
+    made = record_of(outcome)
+    assert (made["usage_source"], made["usage"]["completion_tokens"], outcome.completion_tokens) == ("counted", 5, 5)
+
+
+def test_a_plain_answer_without_usage_bills_nothing(bench: Bench) -> None:
+    made = record_of(bench.run({"no_usage": True})[0])
+    assert (made["usage_source"], set(made["usage"].values())) == ("none", {None})
+
+
+def test_the_tasks_stream_decides_how_upstream_is_asked(bench: Bench) -> None:
+    for stream in (True, False):
+        outcome, answer = bench.run(stream=stream, changes={"data": {"messages": [], "stream": not stream}})
+        assert outcome.status == "answered"
+        assert answer.wait().text
+        assert bench.up.requests[-1].json["stream"] is stream
+
+
+def test_upstream_model_is_asked_instead_of_the_tasks(upstream: FakeUpstream, gateway: FakeGateway) -> None:
+    bench = Bench(upstream, gateway, UPSTREAM_MODEL="gpt-x")
+    made = record_of(bench.run()[0])
+    bench.close()
+    assert upstream.requests[0].json["model"] == "gpt-x"
+    assert (made["model"], made["upstream_model"]) == ("m", "gpt-x")
+
+
+def test_an_answer_after_retries_is_one_answer(bench: Bench) -> None:
+    outcome, answer = bench.run({"status": 503, "key": "k", "fail_times": 2})
+    assert (outcome.status, outcome.attempts) == ("answered", 3)
+    assert answer.wait().faults == []
