@@ -23,7 +23,7 @@ class AnswerState(IntEnum):
     """How much of an answer may have left for the client.
 
     A worker keeps one such byte for each slot in shared memory. It sets the byte *before* the answer's bytes leave, so
-    that the byte is true whenever the worker is killed (docs/decisions/0005-visible.md).
+    that the byte is true whenever the worker is killed (docs/decisions/0005-answer-state.md).
     """
 
     NOT_STARTED = 0  # nothing has left: the task can be run again

@@ -44,7 +44,7 @@ def after_death(
     text = f"Its worker process died {deaths} times with this request."
     if state in (AnswerState.ENDING, AnswerState.ENDED):
         # ENDING: the kernel had the end, or was about to get it. It counts as sent: of the two mistakes, a second end
-        # would crash the gateway's handler (docs/decisions/0005-visible.md).
+        # would crash the gateway's handler (docs/decisions/0005-answer-state.md).
         if rejection is None:
             return Settled(Decision.ACK, "answered", reason)
         return Settled(rejection.decision, rejection.status, rejection.reason or reason)
