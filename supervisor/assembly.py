@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NoReturn
 
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
@@ -14,15 +15,16 @@ from supervisor.events import Wake
 from supervisor.fitness import Fitness, own_question
 from supervisor.health import Incidents
 from supervisor.loop import Loop
-from supervisor.machine import Clock, Sampler
+from supervisor.machine import BackgroundSampler, Clock
 from supervisor.node import Node, Parts
 from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.reload import Reloader
 from supervisor.report import Reporter
+from supervisor.states import Exit
 from supervisor.upstream import FaultMessages
 from supervisor.workers import stream_ender
 from supervisor.workers.pool import Pool
-from supervisor.workers.process import WorkerProcess
+from supervisor.workers.process import WorkerProcess, end_all_children
 from workernode import __version__, record
 from workernode.settings import Settings
 
@@ -30,18 +32,19 @@ if TYPE_CHECKING:
     from supervisor.model_server import LocalModel
 
 
-def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
+def build(settings: Settings, read_settings: Callable[[], Settings], environ: Mapping[str, str]) -> Node:
     """Return a node with its real parts. Only the status server and the check of the files of secrets are started.
 
     Args:
         read_settings: reads environment, `.env` and files again; raises SettingsError.
+        environ: what the local model server inherits.
 
     Raises:
         OSError: STATUS_ADDR cannot be listened on; its `strerror` says what to do.
     """
     host = socket.gethostname()
     identity = record.Node(f"{host}-{uuid.uuid4().hex[:8]}", host, settings.node_type, __version__)
-    clock, loop = Clock(), Loop()
+    clock, loop = Clock(), Loop(_end_by_force)
     reloader = Reloader(settings, read_settings, loop.post)
     loop.takes_signal = reloader.takes_signal
     reloader.start()
@@ -50,7 +53,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
         settings.worker_processes, settings.max_process_num,
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
-    concurrency = ConcurrencyController(settings, Sampler().sample)
+    concurrency = ConcurrencyController(settings, BackgroundSampler(settings.sample_interval).latest)
     fitness = Fitness(settings.max_process_num, FaultMessages.of(settings), settings.task_timeout)
     sources: list[Sources] = []
 
@@ -62,7 +65,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
     def local_model(incidents: Incidents) -> LocalModel:
         from supervisor.model_server import LocalModel  # a remote node does without it
 
-        model = LocalModel(settings, lambda: loop.post(Wake()), concurrency.set_slots, incidents)
+        model = LocalModel(settings, lambda: loop.post(Wake()), concurrency.set_slots, incidents, environ)
         sources[0].model_server = model.server
         return model
 
@@ -70,5 +73,11 @@ def build(settings: Settings, read_settings: Callable[[], Settings]) -> Node:
         clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
         lambda target, repeat, seen: own_question.start(settings, target, repeat, seen),
-        lambda jobs: stream_ender.run(jobs, settings, identity),
+        lambda jobs, done: stream_ender.start(jobs, settings, identity, done),
     ))  # fmt: skip
+
+
+def _end_by_force() -> NoReturn:
+    """A second signal has come, and the main thread waits for something: end the process and all that it started."""
+    end_all_children()
+    os._exit(Exit.FORCED.value)

@@ -347,45 +347,47 @@ class Dispatcher:
         """Request ids of the messages at this node."""
         return [delivery.request_id for delivery in self._ledger]
 
-    def streams_to_end(self, states: dict[int, AnswerState]) -> list[Job]:
-        """All workers were killed: return jobs that end the streams of which clients have seen a part.
-
-        Args:
-            states: how much of each job's answer had left, by the job's number.
-        """
-        jobs = []
-        for delivery in self._ledger:
-            state = states.get(delivery.number)
-            delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
-            has_end = delivery.place is Place.RECORDING or state in (AnswerState.ENDING, AnswerState.ENDED)
-            if delivery.has_begun and not has_end:
-                delivery.rejection = Rejection("broken", Decision.ACK, broken_error("the node was stopped."), 0)
-                jobs.append(self._job(delivery))
-        return jobs
-
-    def decide_rest(self, states: dict[int, AnswerState], ended: Iterable[Outcome]) -> None:
+    def decide_rest(self, states: dict[int, AnswerState]) -> list[Job]:
         """The time to drain is over and all workers were killed: decide every message that is still here.
 
         Args:
             states: how much of each job's answer had left, by the job's number.
-            ended: outcomes of the jobs that `streams_to_end` gave; those that could not be ended in time are missing.
-                They are acked all the same: another node would send the text from the start again.
+
+        Returns:
+            Jobs that end the streams of which clients have seen a part; `streams_ended` decides these.
         """
-        outcomes = {outcome.number: outcome for outcome in ended}
+        self._queue.clear()
+        self._alone_queue.clear()
+        jobs = []
         for delivery in self._ledger:
             if delivery.place is Place.RECORDING:
                 continue
-            if delivery.number in outcomes:
-                outcome = outcomes[delivery.number]
+            state = states.get(delivery.number)
+            delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
+            reason = "the node was stopped"
+            if state in (AnswerState.ENDING, AnswerState.ENDED):
+                status = "broken" if delivery.has_begun else "answered"
+                self.settle(delivery, self._own_outcome(delivery, Decision.ACK, status, reason))
             elif delivery.has_begun:
-                outcome = self._own_outcome(delivery, Decision.ACK, "broken", "the node was stopped")
-            elif states.get(delivery.number) in (AnswerState.ENDING, AnswerState.ENDED):
-                outcome = self._own_outcome(delivery, Decision.ACK, "answered", "the node was stopped")
+                delivery.rejection = Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
+                self._ledger.move(delivery, Place.ENDING)
+                jobs.append(self._job(delivery))
             else:
-                outcome = self._own_outcome(delivery, Decision.NAK, "drained", "the node was stopped")
-            self.settle(delivery, outcome)
-        self._queue.clear()
-        self._alone_queue.clear()
+                self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", reason))
+        return jobs
+
+    def streams_ended(self, outcomes: Iterable[Outcome]) -> None:
+        """Decide the streams that `decide_rest` gave.
+
+        Args:
+            outcomes: of the streams that could be ended. The others are acked all the same: another node would send
+                their text from the start again.
+        """
+        known = {outcome.number: outcome for outcome in outcomes}
+        for delivery in self._ledger:
+            if delivery.place is Place.ENDING:
+                own = self._own_outcome(delivery, Decision.ACK, "broken", "the node was stopped")
+                self.settle(delivery, known.get(delivery.number, own))
 
     def _own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
         """The outcome of a task that no worker reports."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from workernode.protocol import FaultInfo
+from workernode.protocol import FaultInfo, Outcome
 from workernode.settings import Settings
 
 MessageKey: TypeAlias = tuple[
@@ -85,10 +86,18 @@ class ReloadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsEnded:
+    """The streams that the killed workers of a stopping node had begun are ended, as far as that was possible."""
+
+    outcomes: Sequence[Outcome]  # those that could not be ended in time are missing
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Another thread has news for `LocalModel.tick`: the loop takes a turn."""
 
 
 Event: TypeAlias = (
-    Received | RetryHere | Stored | BrokerUp | BrokerDown | ModelListSeen | SettingsReloaded | ReloadFailed | Wake
+    Received | RetryHere | Stored | BrokerUp | BrokerDown | ModelListSeen | SettingsReloaded | ReloadFailed
+    | StreamsEnded | Wake
 )

@@ -24,6 +24,7 @@ class Place(Enum):
     QUEUED = "queued"  # taken; waits for a free slot
     RUNNING = "running"  # at a worker
     REFUSED = "refused"  # upstream refused it; it is kept until it is known whose fault that is
+    ENDING = "ending"  # its client has seen a part; the node stops, and the end is being sent without a worker
     RECORDING = "recording"  # decided; its record (or its dead letter) is on the way to the broker
 
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from supervisor.version import version
 from workernode.settings import VARIABLES, Settings, SettingsError, describe, load, parse, read_environment
@@ -35,16 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
             code = check.check(os.environ, DOTENV, options.json, ModelServer)
         except KeyboardInterrupt:
             code = INTERRUPTED
-        check.exit_now(code)
+        exit_now(code)
     if options.subscribe:
         return subscribe(os.environ)
     # systemd's watchdog sends SIGABRT to a supervisor that hangs. The dump then shows where it hangs.
     faulthandler.enable()
     from supervisor.assembly import build
     from supervisor.states import Exit
+    from supervisor.workers.process import end_all_children, prepare_environment
     from workernode import logs
 
-    environ = dict(os.environ)
+    environ = prepare_environment()
 
     def read_settings() -> Settings:
         return load(read_environment(environ, DOTENV))
@@ -62,11 +64,27 @@ def main(arguments: list[str] | None = None) -> int:
         return Exit.BAD_SETTINGS.value
     logs.setup(settings)
     try:
-        node = build(settings, read_settings)
+        node = build(settings, read_settings, environ)
     except OSError as error:  # STATUS_ADDR cannot be listened on; strerror says what to do
         print(error.strerror, file=sys.stderr)
         return Exit.BAD_SETTINGS.value
-    return node.run().value
+    try:
+        code = node.run().value
+    finally:
+        end_all_children()
+    exit_now(code)
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process without waiting for threads, and without the clean-up of libraries.
+
+    A thread that hangs in a library would keep the process alive. The broker's library aborts it (SIGABRT) when it is
+    cleaned up while it still tries to reach the broker.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def open_standard_streams() -> None:

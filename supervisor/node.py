@@ -13,21 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from supervisor import events
 from supervisor.broker import Broker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import (
-    BrokerDown,
-    BrokerUp,
-    Event,
-    ModelListSeen,
-    Received,
-    ReloadFailed,
-    RetryHere,
-    SettingsReloaded,
-    Stored,
-    Wake,
-)
 from supervisor.fitness import Admission, Fitness, Verdict
 from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
@@ -50,6 +39,8 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # seconds between checks of the workers and of the broker's connection
 WORKERS_STOP = 2.0  # seconds that idle workers get to stop
+STREAMS_LIMIT = 6.0  # seconds after the drain that the ending of begun streams gets
+RECORDS_LIMIT = 3.0  # seconds after that for the last records to be stored
 REPORTER_STOP = 2.0  # seconds that the last reports get
 # An unfit node that sends a task back leaves the subscription for so long, or every second task would come right back
 # to it and be given up with a healthy node idle beside it. A task that is older than this has waited for nobody: such
@@ -72,8 +63,9 @@ class Parts:
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
     # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
     # from a thread.
-    ask_model_list: Callable[[Target, bool, Callable[[ModelListSeen], None]], None]
-    end_streams: Callable[[Sequence[Job]], list[Outcome]]  # ends streams whose workers were killed; waits some seconds
+    ask_model_list: Callable[[Target, bool, Callable[[events.ModelListSeen], None]], None]
+    # Ends streams whose workers were killed; calls back from a thread, within STREAMS_LIMIT.
+    end_streams: Callable[[Sequence[Job], Callable[[list[Outcome]], None]], None]
 
 
 class Node:
@@ -99,6 +91,7 @@ class Node:
         self._gate = self._fitness.gate(self._clock.monotonic())
         self._is_forced = False
         self._drain_until = float("inf")
+        self._is_drain_over = False
         self._next_check = self._next_sample = 0.0
         self.state = NodeState.STARTING
 
@@ -174,38 +167,40 @@ class Node:
             due = min(due, self._gate.again_at)
         return due if self._local_model is None else min(due, self._local_model.next_tick())
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: events.Event) -> None:
         match event:
-            case Received():
+            case events.Received():
                 self._receive(event)
-            case RetryHere():
+            case events.RetryHere():
                 if self._dispatcher.receive(event.received):
                     self._metrics.taken(event.received.redeliveries)
-            case Stored():
+            case events.Stored():
                 if not event.fault and not event.dead_letter:
                     self._metrics.record_stored()
                 self._dispatcher.stored(event)
-            case BrokerUp():
+            case events.BrokerUp():
                 self._broker_state.connected()
-            case BrokerDown():
+            case events.BrokerDown():
                 self._broker_state.lost(event.why)
-            case ModelListSeen():
+            case events.ModelListSeen():
                 self._fitness.list_seen(self._clock.monotonic(), event)
-            case SettingsReloaded() | ReloadFailed():
+            case events.SettingsReloaded() | events.ReloadFailed():
                 log_reload(event)
-                if isinstance(event, SettingsReloaded):
+                if isinstance(event, events.SettingsReloaded):
                     self._use_secrets(event)
-            case Wake():
+            case events.StreamsEnded():
+                self._streams_ended(event.outcomes)
+            case events.Wake():
                 pass  # the turn itself is what was asked for
 
-    def _receive(self, received: Received) -> None:
+    def _receive(self, received: events.Received) -> None:
         self._broker.seen(received)
         if self._dispatcher.receive(received):
             self._metrics.taken(received.redeliveries)
         else:
             self._metrics.duplicate()
 
-    def _use_secrets(self, event: SettingsReloaded) -> None:
+    def _use_secrets(self, event: events.SettingsReloaded) -> None:
         """Use new secrets from now on, and let an unfit node try a new key at once."""
         settings = event.settings
         if "PULSAR_TOKEN" in event.changed:
@@ -359,9 +354,9 @@ class Node:
         """While draining: stop when nothing is in flight, or when the time is over."""
         if self.state is NodeState.DRAINING:
             self._dispatcher.nak_queued()
-            if len(self._dispatcher) and now >= self._drain_until:
-                self._end_drain()
-            elif len(self._dispatcher):
+            if len(self._dispatcher) and now >= self._drain_until and not self._is_drain_over:
+                self._end_drain(now)
+            if len(self._dispatcher) and now < self._drain_until and not self._is_forced:
                 return
             self._dispatcher.send_back(now, everything=True)
             self._drain_until = float("inf")
@@ -372,29 +367,36 @@ class Node:
         if self.state is NodeState.STOPPING and is_alone:
             self._move("alone")
 
-    def _end_drain(self) -> None:
+    def _end_drain(self, now: float) -> None:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
         left = self._dispatcher.request_ids()
         about = {"event": "left_over", "requests": left[:100]}
         log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
+        self._is_drain_over = True
         last, states = self._pool.kill()
         for message in last:
             self._on_worker_message(message)
         if self._is_forced:
             return
-        ended = self._parts.end_streams(self._dispatcher.streams_to_end(states))
-        self._dispatcher.decide_rest(states, ended)
-        self._broker.flush()
-        for event in self._loop.events():
-            self._on_event(event)
+        jobs = self._dispatcher.decide_rest(states)
+        self._drain_until = now + (STREAMS_LIMIT if jobs else RECORDS_LIMIT)
+        if jobs:
+            self._parts.end_streams(jobs, lambda outcomes: self._loop.post(events.StreamsEnded(outcomes)))
+
+    def _streams_ended(self, outcomes: Sequence[Outcome]) -> None:
+        """The begun streams are ended: wait for their records."""
+        self._dispatcher.streams_ended(outcomes)
+        if self.state is NodeState.DRAINING:
+            self._drain_until = self._clock.monotonic() + RECORDS_LIMIT
 
     def stop(self) -> None:
-        """Stop whatever still runs. Waits for a few seconds at most."""
+        """Stop whatever still runs. Waits for a few seconds at most; not at all after a second signal."""
         self._pool.stop(0.0 if self._is_forced else WORKERS_STOP)
         if self._local_model is not None:
             self._local_model.kill()
-        self._broker.close()
-        self._parts.reporter.close(REPORTER_STOP)
+        if not self._is_forced:  # the process ends at once, and the broker hands out again what was not acked
+            self._broker.close()
+            self._parts.reporter.close(REPORTER_STOP)
         log.info("stopped", extra={"event": "stopped"})
 
     def _show(self, now: float) -> None:

@@ -21,8 +21,6 @@ from supervisor.broker.topics import Topics
 from supervisor.events import Event, MessageKey, Received, RetryHere
 from workernode.settings import Settings
 
-FLUSH_TIME = 3.0  # seconds that a node that stops gives to records on their way
-
 
 class PulsarBroker:
     """The connection to Pulsar; what each method does is written in contract.py.
@@ -124,9 +122,6 @@ class PulsarBroker:
 
     def connected(self) -> bool:
         return self._connection.is_up()
-
-    def flush(self) -> None:
-        self._connection.flush(FLUSH_TIME)
 
     def close(self) -> None:
         self._connection.close()

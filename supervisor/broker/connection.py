@@ -98,11 +98,6 @@ class Connection:
         records = self.records
         return records is not None and records.is_connected() and self._is_consumer_up()
 
-    def flush(self, limit: float) -> None:
-        """Wait, at most so many seconds, until the records on their way are stored."""
-        if self.records is not None:
-            run_bounded(self.records.flush, limit)
-
     def close(self) -> None:
         """Send what is pending and disconnect. The broker redelivers what was not acked."""
         self._stopping.set()

@@ -22,7 +22,7 @@ class Batches(Protocol):
 
 class Broker(Protocol):
     """A connection to the broker. All of it is called by the thread that owns the supervisor's state, and never waits,
-    except `flush` and `close`.
+    except `close`.
 
     The broker answers with events (supervisor.events): BrokerUp and BrokerDown about the connection, Received for each
     message that is taken, Stored for each record and dead letter, RetryHere for a nak that cannot be sent.
@@ -103,9 +103,6 @@ class Broker(Protocol):
 
     def connected(self) -> bool:
         """Return True while messages can be taken and records stored."""
-
-    def flush(self) -> None:
-        """Wait, at most a few seconds, until what was sent is stored. Stored has then been posted for it."""
 
     def close(self) -> None:
         """Send what is pending and disconnect, within a few seconds. The broker redelivers what was not acked."""

@@ -1,5 +1,5 @@
 """`--check`: checks what the node needs (settings, broker, upstream, rights) and says what to do about each fault."""
 
-from supervisor.check.command import check, exit_now
+from supervisor.check.command import check
 
-__all__ = ["check", "exit_now"]
+__all__ = ["check"]

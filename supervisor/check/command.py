@@ -6,8 +6,6 @@ All checks run at once, and none is waited for longer than TIME_LIMIT. Exit code
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,13 +34,6 @@ def check(environ: Mapping[str, str], dotenv_path: Path, as_json: bool, new_mode
     findings = find(environ, dotenv_path, new_model_server)
     print(report(findings) if as_json else table(findings))
     return FAULTS if any(finding.mark is Mark.FAULT for finding in findings) else NO_FAULT
-
-
-def exit_now(code: int) -> None:
-    """End the process without waiting for threads: one that hangs in a library would keep it alive."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def find(environ: Mapping[str, str], dotenv_path: Path, new_model_server: NewModelServer) -> list[Finding]:

@@ -28,7 +28,8 @@ class ConcurrencyController:
 
         Args:
             settings: MAX_PROCESS_NUM, CPU_HIGH, MEMORY_HIGH, and LOCAL_PARALLEL of a local node.
-            read_machine: reads CPU and memory; its moment (`Resources.at`) is the clock of the cap.
+            read_machine: returns the newest reading of CPU and memory. Its moment (`Resources.at`) is the clock of the
+                cap: a reading that was seen before is passed over.
         """
         self._settings = settings
         self._read_machine = read_machine
@@ -37,7 +38,7 @@ class ConcurrencyController:
         slots = settings.max_process_num
         self._cap = self._new_cap(min(slots, settings.local_parallel) if settings.node_type == "local" else slots)
         self._is_full = False
-        self._tokens = 0.0  # counted at the last sample
+        self._tokens = self._tokens_measured = 0.0  # counted at the last sample, and at the last new reading
         self._plain_s = 0.0  # typical duration of a plain answer, whose tokens are counted only at its end
         self._plain_share = 0.0  # of all answers
 
@@ -84,10 +85,13 @@ class ConcurrencyController:
         Returns:
             True if tokens came since the last sample.
         """
+        have_come, self._tokens = tokens > self._tokens, tokens
         before, now = self.resources, self._read_machine()
-        self.resources = now
-        new_tokens, self._tokens = tokens - self._tokens, tokens
         elapsed_s = now.at - before.at
+        if elapsed_s <= 0:  # no new reading since the last sample
+            return have_come
+        self.resources = now
+        new_tokens, self._tokens_measured = max(0.0, tokens - self._tokens_measured), tokens
         change = self._cap.observe(
             Sample(
                 at=now.at,
@@ -95,7 +99,7 @@ class ConcurrencyController:
                 memory_percent=now.memory_percent,
                 in_flight=in_flight,
                 is_full=self._is_full,
-                tokens_per_s=max(0.0, new_tokens) / elapsed_s if elapsed_s > 0 else 0.0,
+                tokens_per_s=new_tokens / elapsed_s,
                 lag_s=self._plain_s if self._plain_share > 0.5 else 0.0,
             )
         )
@@ -108,7 +112,7 @@ class ConcurrencyController:
                 change.reason,
                 extra={"event": "cap_changed", "old": change.old, "new": change.new, "code": change.code},
             )
-        return new_tokens > 0
+        return have_come
 
     def _new_cap(self, slots: int) -> Cap:
         return Cap(slots, self._settings.cpu_high, self._settings.memory_high)

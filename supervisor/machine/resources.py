@@ -114,3 +114,22 @@ def cpu_seconds(pid: int) -> float:
                 used = each.cpu_times()
                 total += used.user + used.system
     return total
+
+
+def kill_descendants(limit_s: float) -> None:
+    """Kill all processes that this one and its descendants have started, and wait until they are gone.
+
+    Args:
+        limit_s: how long to wait at most.
+    """
+    descendants = psutil.Process().children(recursive=True)
+    for each in descendants:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    psutil.wait_procs(descendants, timeout=limit_s)
+
+
+def wait_gone(pid: int, limit_s: float) -> None:
+    """Wait until the process is gone, for at most `limit_s` seconds."""
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(pid).wait(limit_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from supervisor.model_server.lifecycle import EventKind, ModelServer
@@ -24,7 +24,12 @@ class LocalModel:
     """Runs the model server for the node. Owned by the main thread; nothing here waits."""
 
     def __init__(
-        self, settings: Settings, notify: Callable[[], None], set_slots: Callable[[int], None], incidents: Incidents
+        self,
+        settings: Settings,
+        notify: Callable[[], None],
+        set_slots: Callable[[int], None],
+        incidents: Incidents,
+        environ: Mapping[str, str],
     ) -> None:
         """Prepare it; `start` starts the model server.
 
@@ -33,8 +38,9 @@ class LocalModel:
             notify: makes the main thread call `tick` soon; called from helper threads.
             set_slots: takes the number of requests that the model works on at once, whenever it is ready.
             incidents: takes failures that need a person.
+            environ: what the model server inherits.
         """
-        self.server = ModelServer(settings, notify)
+        self.server = ModelServer(settings, notify, environ)
         self.is_ready = False
         self.is_stopped = False
         self._slots_asked = settings.local_parallel

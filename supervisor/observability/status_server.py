@@ -14,6 +14,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ POLL = 0.2  # seconds between checks for clients whose time is over
 # Connections at once. One more makes the server close the oldest, which is a slow client: answering a quick one takes a
 # few milliseconds. While twice as many are open because their threads have not ended yet, new ones are closed at once.
 MAX_CLIENTS = 32
+# The main thread publishes a snapshot every second. Later than this it is late, or hangs in something (seconds).
+LATE_AFTER, HANGS_AFTER = 5.0, 15.0
 PATHS = "/livez (or /healthz), /readyz, /metrics and the page /"
 MAX_PATH = 256  # characters of a path that are read
 
@@ -49,8 +52,16 @@ class Answer(NamedTuple):
 class StatusServer:
     """The server and its data. `update` is for the main thread; everything else runs on the server's threads."""
 
-    def __init__(self, settings: Settings, info: NodeInfo, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, info: NodeInfo, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Listen on STATUS_ADDR, which must not be off.
+
+        Args:
+            settings: of the node.
+            info: what stays the same while the node runs.
+            metrics: what /metrics shows.
+            clock: monotonic seconds.
 
         Raises:
             OSError: the address cannot be listened on; `strerror` says so, with what to do, in words.
@@ -59,7 +70,8 @@ class StatusServer:
         self._info, self._metrics = info, metrics
         self._limits = (settings.cpu_high, settings.memory_high)
         self._history = History()
-        self._now = Snapshot(time.monotonic())
+        self._clock = clock
+        self._now = Snapshot(clock())
         self._since = self._now.at
         # Rendering competes with the main thread for the interpreter: one at a time leaves the main thread half of it.
         self._rendering = threading.Lock()
@@ -89,10 +101,15 @@ class StatusServer:
         """Answer a GET."""
         match path:
             case "/livez" | "/healthz":
+                age = self._clock() - self._now.at
+                if age > HANGS_AFTER:
+                    return Answer(503, PLAIN, f"the supervisor's main thread hangs: {_late(age)}\n".encode())
                 return Answer(200, PLAIN, b"ok\n")
             case "/readyz":
-                now = self._now
-                answer = readiness(self._info, now, self._since, time.monotonic())
+                moment, now = self._clock(), self._now
+                if moment - now.at > LATE_AFTER:
+                    now = replace(now, why=(_late(moment - now.at), *now.why))
+                answer = readiness(self._info, now, self._since, moment)
                 return Answer(200 if now.ready else 503, JSON, json.dumps(answer, indent=1).encode() + b"\n")
             case "/metrics":
                 with self._rendering:
@@ -103,6 +120,10 @@ class StatusServer:
                 return Answer(200, HTML, body)
             case _:
                 return Answer(404, PLAIN, f"not found; this server has {PATHS}\n".encode())
+
+
+def _late(age: float) -> str:
+    return f"the supervisor's main thread has not turned for {age:.0f} s"
 
 
 def readiness(info: NodeInfo, now: Snapshot, since: float, moment: float) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from workernode.protocol import AnswerState, FromWorker, Job, Ready, Stop, Targe
 HUNG_AFTER = 10.0  # seconds without a beat; a worker beats every second whatever its threads do
 START_LIMIT = 30.0  # seconds to the first sign of life: a box under load is slow to start an interpreter
 PIPE_ENDED_FOR = 2.0  # seconds that a process may live after its pipe has ended: it is dying, or of no use any more
+DEATH_LIMIT = 2.0  # seconds that a killed worker gets to be gone
 # A worker that lived shorter than this died at once: its successor waits, twice as long each time.
 SHORT_LIFE = 5.0  # seconds
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 30.0  # seconds
@@ -61,9 +62,6 @@ class Process(Protocol):
 
     def kill(self) -> None:
         """Kill it."""
-
-    def make_sure_dead(self) -> None:
-        """Kill a worker that may still live although its sentinel fired."""
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the process is dead, for at most `timeout` seconds; True if it is."""
@@ -225,7 +223,6 @@ class Pool:
 
     def reap(self, one: Worker) -> tuple[list[FromWorker], WorkerDeath]:
         """The worker's sentinel fired: return what was still in its pipe, then what its death leaves."""
-        one.process.make_sure_dead()
         last = [message for piece in one.process.read_rest() for message in one.unpacker.feed(piece)]
         self._forget(one)
         jobs = {number: AnswerState(one.process.answer_states[slot]) for slot, number in one.jobs.items()}
@@ -268,7 +265,7 @@ class Pool:
         for each in list(self._workers.values()):
             if not each.process.join(max(0.0, end - self._clock.monotonic())):
                 each.process.kill()
-                each.process.join()
+                each.process.join(DEATH_LIMIT)
             self._forget(each)
 
     def kill(self) -> tuple[list[FromWorker], dict[int, AnswerState]]:
@@ -285,7 +282,7 @@ class Pool:
         last: list[FromWorker] = []
         states: dict[int, AnswerState] = {}
         for each in workers:
-            each.process.join()
+            each.process.join(DEATH_LIMIT)
             last += [message for piece in each.process.read_rest() for message in each.unpacker.feed(piece)]
             states |= {number: AnswerState(each.process.answer_states[slot]) for slot, number in each.jobs.items()}
             self._forget(each)

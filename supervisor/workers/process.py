@@ -1,17 +1,25 @@
-"""A real worker process, started by the forkserver, with its pipes and its shared memory. The only I/O of the pool."""
+"""A real worker process, started by the forkserver, with its pipes and its shared memory. The only I/O of the pool.
+
+Each process has a thread in the supervisor, which starts it, waits for its end, and then closes a pipe: the sentinel.
+So the main thread never waits for the forkserver, or for a process that is slow to start or to end.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import select
+import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, MutableSequence
 from dataclasses import replace
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver, process
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
+from supervisor.machine import kill_descendants, wait_gone
 from supervisor.workers.task_queue import TaskQueue
 from workernode import pipe, worker
 from workernode.protocol import ToWorker
@@ -20,13 +28,17 @@ from workernode.settings import Settings
 
 PRELOAD = ["workernode.preload"]
 FORKSERVER_GONE = 255  # the exit code that multiprocessing gives a worker whose forkserver died: nothing is known of it
+DEATH_LIMIT = 2.0  # seconds that a process gets to be gone after SIGKILL
+
+# multiprocessing's list of children and its exit codes are for one thread at a time.
+_multiprocessing_lock = threading.Lock()
 
 
 class WorkerProcess:
     """A worker process and the supervisor's ends of its pipes (supervisor.workers.pool.Process)."""
 
     def __init__(self, index: int, slots: int, settings: Settings, node: Node) -> None:
-        """Start the process. A start that fails looks like a process that died at once.
+        """Begin to start the process. A start that fails looks like a process that died at once.
 
         Args:
             index: its place in the pool.
@@ -36,27 +48,27 @@ class WorkerProcess:
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        inbox, writer = context.Pipe(duplex=False)
-        self._outbox, outbox_writer = context.Pipe(duplex=False)
+        self._inbox, writer = context.Pipe(duplex=False)
+        self._outbox, self._outbox_writer = context.Pipe(duplex=False)
+        self._sentinel, self._sentinel_writer = os.pipe()
         self.answer_states: MutableSequence[int] = RawArray("B", slots)
         self._tokens, self._beat = RawArray("d", slots), RawValue("d", 0.0)
         arguments = worker.WorkerArguments(
-            settings, replace(node, worker=index), inbox, outbox_writer, self.answer_states, self._tokens, self._beat
+            settings, replace(node, worker=index), self._inbox, self._outbox_writer, self.answer_states, self._tokens,
+            self._beat,
+        )  # fmt: skip
+        self._process: Any = context.Process(
+            target=worker.main, args=(arguments,), name=f"worker-{index}", daemon=True
         )
-        process: Any = context.Process(target=worker.main, args=(arguments,), name=f"worker-{index}", daemon=True)
-        _ensure_forkserver()
-        try:
-            process.start()
-        except (OSError, EOFError) as exc:  # the process or the forkserver was killed, or memory is short
-            process = _FailedStart(exc)
-        inbox.close()
-        outbox_writer.close()
-        self._process = process
+        self._fault = ""  # why it could not be started
+        self._lock = threading.Lock()  # for the two below
+        self._is_started = self._is_kill_wanted = False
         self._queue = TaskQueue(writer, f"feed-{index}")
+        threading.Thread(target=self._live, name=f"process-{index}", daemon=True).start()
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None if it could not be started."""
+        """Its process id; None if it has not started."""
         pid: int | None = self._process.pid
         return pid
 
@@ -67,9 +79,8 @@ class WorkerProcess:
 
     @property
     def sentinel(self) -> int:
-        """What becomes readable when the process is dead."""
-        sentinel: int = self._process.sentinel
-        return sentinel
+        """What becomes readable when the process is dead, or could not be started."""
+        return self._sentinel
 
     @property
     def beat(self) -> float:
@@ -99,26 +110,23 @@ class WorkerProcess:
             yield piece
 
     def kill(self) -> None:
-        """Send SIGKILL."""
-        self._process.kill()
-
-    def make_sure_dead(self) -> None:
-        """Kill a worker that may still live although its sentinel fired: its tasks are about to be given to others."""
-        if self._process.exitcode == FORKSERVER_GONE:
-            try:
-                os.kill(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it is dead
+        """Send SIGKILL. If the process has not started yet, the forkserver hangs, and is killed instead."""
+        with self._lock:
+            self._is_kill_wanted = True
+            is_started = self._is_started
+        if is_started:
+            self._process.kill()
+        else:
+            _kill_forkserver()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the process is dead, for at most `timeout` seconds; True if it is."""
-        self._process.join(timeout)
-        return not self._process.is_alive()
+        return bool(select.select([self._sentinel], [], [], timeout)[0])
 
     def cause(self) -> str:
         """Why the process ended, for a person."""
-        if isinstance(self._process, _FailedStart):
-            return self._process.fault
+        if self._fault:
+            return self._fault
         exitcode = self._process.exitcode
         if exitcode is not None and exitcode < 0:
             name = signal.Signals(-exitcode).name
@@ -126,52 +134,77 @@ class WorkerProcess:
         return f"exit code {exitcode}"
 
     def close(self) -> None:
-        """Release the pipes and the sentinel of a dead process."""
-        self._process.join()
+        """Release the pipes of a dead process."""
         self._queue.close()
         self._outbox.close()
+        os.close(self._sentinel)
+
+    def _live(self) -> None:
+        """The process's thread: start it, wait until it is dead, and close the sentinel."""
+        try:
+            self._start()
+            connection.wait([self._process.sentinel])
+            with _multiprocessing_lock:
+                self._process.join()
+            if self._process.exitcode == FORKSERVER_GONE:
+                self._make_sure_dead()
+        except (OSError, EOFError) as error:  # the process or the forkserver was killed, or memory is short
+            self._fault = f"it could not be started ({type(error).__name__})"
+        finally:
+            os.close(self._sentinel_writer)
+
+    def _start(self) -> None:
+        try:
+            with _multiprocessing_lock:
+                self._process.start()
+        finally:
+            self._inbox.close()
+            self._outbox_writer.close()
+        with self._lock:
+            self._is_started = True
+            is_kill_wanted = self._is_kill_wanted
+        if is_kill_wanted:
+            self._process.kill()
+
+    def _make_sure_dead(self) -> None:
+        """Kill a worker that may live although its forkserver is gone: its tasks are about to be given to others."""
+        try:
+            os.kill(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        wait_gone(self._process.pid, DEATH_LIMIT)
 
 
-class _FailedStart:
-    """Takes the place of a process that could not be started; handled like any dead worker."""
+def prepare_environment() -> dict[str, str]:
+    """Set the variables that only the forkserver needs, and return the environment as it was before.
 
-    pid = None
-    exitcode = None
-
-    def __init__(self, fault: Exception) -> None:
-        self.fault = f"it could not be started ({type(fault).__name__})"
-        self.sentinel, writer = os.pipe()
-        os.close(writer)  # the sentinel is readable from now on, as that of a dead process
-        self._is_open = True
-
-    def is_alive(self) -> bool:
-        return False
-
-    def kill(self) -> None:
-        """There is nothing to kill."""
-
-    def join(self, timeout: float | None = None) -> None:
-        """Close the sentinel when called without a timeout."""
-        if self._is_open and timeout is None:
-            self._is_open = False
-            os.close(self.sentinel)
-
-
-def _ensure_forkserver() -> None:
-    """Start the forkserver, if it does not run, with variables that no other process should have.
+    To be called once, before any thread exists: a thread of a library may read the environment while it is edited.
 
     PYTHONPATH: before Python 3.14 the forkserver does not learn our module path, and would silently go without the
     preloaded modules. MALLOC_ARENA_MAX: one malloc arena instead of one a thread saves some 3 MB a worker, whose
-    threads mostly wait.
+    threads mostly wait. Both are read at the start of a process only.
     """
-    wanted = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "MALLOC_ARENA_MAX": "1"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    os.environ["MALLOC_ARENA_MAX"] = "1"
+    return before
+
+
+def end_all_children() -> None:
+    """Kill every process that this one has started, the forkserver and multiprocessing's resource tracker too.
+
+    To be called last: multiprocessing itself would leave those two alive for half a second after the supervisor's exit.
+    """
+    kill_descendants(DEATH_LIMIT)
+    folder = process.current_process()._config.get("tempdir")  # type: ignore[attr-defined]  # the forkserver's socket
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_forkserver() -> None:
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # multiprocessing does not tell it
+    if pid is not None:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it is dead

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from workernode import attempt
 from workernode.gateway import Gateways
@@ -17,6 +17,11 @@ from workernode.upstream import Upstream
 
 THREADS = 16  # streams ended at once
 TIME = 5.0  # seconds for all of them; a stream that is not ended by then has no outcome
+
+
+def start(jobs: Sequence[Job], settings: Settings, node: Node, done: Callable[[list[Outcome]], None]) -> None:
+    """Do what `run` does on a thread of its own, which gives its result to `done`."""
+    threading.Thread(target=lambda: done(run(jobs, settings, node)), name="stream-enders", daemon=True).start()
 
 
 def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:

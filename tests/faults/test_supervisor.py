@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.faults.testbed import Testbed, one_end_each
+from devstack.broker import Broker
+from tests.faults.testbed import Testbed, kill, one_end_each, patched
 from tests.support.wait import until
 
 GONE_WITHIN = 5.0  # seconds (spec 3)
@@ -154,3 +157,116 @@ def test_sigterm_before_it_is_ready_stops_it(build: Callable[..., Testbed]) -> N
     took = time.monotonic() - start
     node.wait_gone(2)
     assert took < 5, took
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
+def test_a_begun_stream_whose_worker_died_before_the_stop_is_ended_once_and_not_run_again(
+    delay: float, build: Callable[..., Testbed]
+) -> None:
+    testbed = build(DRAIN_TIMEOUT=0, WORKER_PROCESSES=2, MAX_PROCESS_NUM=6)  # no slot is free for the ends
+    platform, gateway = testbed.platform, testbed.gateway
+    first = testbed.start()
+    begun = [platform.ask({"gate_chunks": f"died-{delay}-{number}"}, stream=True) for number in range(6)]
+    for number, id in enumerate(begun):
+        testbed.upstream.release(f"died-{delay}-{number}", 2)
+        gateway.wait_for_frames(id, 3)
+    kill(first.workers()[0], signal.SIGKILL)
+    time.sleep(delay)  # the moment of the stop is what this test is about: any is right
+    first.sigterm()
+    assert first.wait_exit(30) == 0
+    for number in range(len(begun)):
+        testbed.upstream.open_gate(f"died-{delay}-{number}")
+    testbed.start()
+    platform.wait_balanced(timeout=40)
+    for id in begun:
+        answer = testbed.answer(id, 2)
+        assert answer.text == "wörd 0 wörd 1 "
+        assert answer.error is not None
+        assert answer.ends == 1
+        assert testbed.asked(id) == 1
+    testbed.close_nodes()
+
+
+def test_no_process_is_left_when_it_exits(build: Callable[..., Testbed]) -> None:
+    testbed = build()
+    node = testbed.start()
+    assert testbed.platform.ask_and_wait("hello").text
+    node.sigterm()
+    assert node.process.wait(30) == 0
+    assert node.processes_left() == []
+
+
+def test_a_second_signal_ends_it_although_the_broker_does_not_answer(
+    build: Callable[..., Testbed], broker: Broker
+) -> None:
+    testbed = build(DRAIN_TIMEOUT=60)
+    node = testbed.start()
+    ids = [testbed.platform.ask({"gate": "deaf"}, stream=way) for way in (False, True) * 3]
+    testbed.upstream.wait_for_waiting("deaf", 6)
+    os.killpg(broker.pid, signal.SIGSTOP)
+    try:
+        node.sigterm()
+        node.wait_log('"asked_to_stop"')
+        node.sigterm()
+        assert node.process.wait(5) == 1
+        assert node.processes_left() == []
+    finally:
+        os.killpg(broker.pid, signal.SIGCONT)
+    testbed.upstream.open_gate("deaf")
+    testbed.start()
+    testbed.platform.wait_balanced(timeout=60)
+    one_end_each(testbed, ids)
+    testbed.close_nodes()
+
+
+def test_a_second_signal_ends_it_while_its_main_thread_hangs_and_its_probes_show_that(
+    build: Callable[..., Testbed], tmp_path: Path
+) -> None:
+    hangs = f"""
+import os, time
+from supervisor.node import Node
+from supervisor.observability import status_server
+status_server.LATE_AFTER, status_server.HANGS_AFTER = 2.0, 4.0  # instead of 5 and 15 s
+turn = Node.turn
+def hang(node, ready):
+    while os.path.exists({str(tmp_path / "hang")!r}):
+        time.sleep(0.1)
+    turn(node, ready)
+Node.turn = hang
+"""
+    testbed = build()
+    node = testbed.start(command=patched(tmp_path, hangs))
+    assert node.status("/livez")[0] == 200
+    (tmp_path / "hang").touch()
+    assert "has not turned" in node.wait_not_ready()
+    until(lambda: node.status("/livez")[0] == 503, 20, "503 of /livez")
+    (tmp_path / "hang").unlink()
+    node.wait_ready()
+    assert node.status("/livez")[0] == 200
+    (tmp_path / "hang").touch()
+    node.wait_not_ready()
+    node.sigterm()
+    node.sigterm()
+    until(lambda: not node.running or bool(node.sigterm()), 20, "end")
+    assert node.process.wait(1) == 1
+    assert node.processes_left() == []
+
+
+def test_a_reading_of_the_machine_that_blocks_stops_nothing(build: Callable[..., Testbed], tmp_path: Path) -> None:
+    blocks = """
+import time
+from supervisor.machine.resources import Sampler
+calls, sample = iter(range(2)), Sampler.sample
+def block(sampler):
+    if next(calls, None) is None:
+        time.sleep(600)
+    return sample(sampler)
+Sampler.sample = block
+"""
+    testbed = build()
+    node = testbed.start(command=patched(tmp_path, blocks))
+    ids = testbed.platform.ask_many(["hello"] * 10)
+    testbed.platform.wait_balanced()
+    one_end_each(testbed, ids)
+    node.sigterm()
+    assert node.wait_exit(20) == 0

@@ -75,6 +75,18 @@ def test_livez_answers_200_in_every_state(server: Shown) -> None:
             assert server.get(path)[::2] == (200, "ok\n")
 
 
+def test_readyz_answers_503_when_the_main_thread_is_late_and_livez_when_it_hangs(server: Shown) -> None:
+    answers = {}
+    for age in (0.0, 5.5, 14.0, 15.5):
+        server.server.update(serving(time.monotonic() - age))
+        answers[age] = (server.get("/readyz").status, server.get("/livez").status)
+    assert answers == {0.0: (200, 200), 5.5: (503, 200), 14.0: (503, 200), 15.5: (503, 503)}
+    assert json.loads(server.get("/readyz").body)["why"] == ["the supervisor's main thread has not turned for 16 s"]
+    assert server.get("/livez").body.startswith("the supervisor's main thread hangs")
+    server.server.update(serving(time.monotonic()))
+    assert server.get("/livez").status == server.get("/readyz").status == 200
+
+
 def test_a_new_server_is_not_ready() -> None:
     with shown() as fresh:
         answer = fresh.get("/readyz")
@@ -101,19 +113,21 @@ def test_readyz_has_reasons_since_when_and_what_is_next(server: Shown) -> None:
 
 
 def test_since_is_the_moment_of_the_last_change_of_readiness_or_state(server: Shown) -> None:
-    start = time.monotonic() - 1000
+    start, now = time.monotonic(), 0.0
+    server.server._clock = lambda: start + now
 
-    def lasts(second: float, why: tuple[str, ...], state: str = "serving") -> float:
+    def since(second: float, why: tuple[str, ...], state: str = "serving") -> float:
+        nonlocal now
         server.server.update(serving(start + second, why=why, state=state))
-        told = json.loads(server.get("/readyz").body)
-        return round((1000 - float(told["lasts_s"])) / 10) * 10
+        now = second + 4
+        return round(now - float(json.loads(server.get("/readyz").body)["lasts_s"]))
 
-    assert lasts(100, ("no broker",)) == 100
-    assert lasts(200, ("no broker", "no worker")) == 100  # another reason, and still not ready
-    assert lasts(300, ()) == 300
+    assert since(100, ("no broker",)) == 100
+    assert since(200, ("no broker", "no worker")) == 100  # another reason, and still not ready
+    assert since(300, ()) == 300
     assert server.get("/readyz").status == 200
-    assert lasts(400, ()) == 300
-    assert lasts(500, ("asked to stop",), "draining") == 500
+    assert since(400, ()) == 300
+    assert since(500, ("asked to stop",), "draining") == 500
 
 
 def test_metrics_has_the_counted_figures(server: Shown) -> None:

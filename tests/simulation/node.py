@@ -16,6 +16,7 @@ from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, ModelListSeen, Received, RetryHere, Stored
 from supervisor.fitness import Fitness
 from supervisor.ledger import Place
+from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
 from supervisor.loop import Source
 from supervisor.machine import Clock, Resources
 from supervisor.node import Exit, Node, Parts
@@ -250,10 +251,6 @@ class SimConnection:
         if self.records is None or not self._link.is_up:
             return False
         return self.consumer is None or self.consumer.is_connected()
-
-    def flush(self, limit: float) -> None:
-        """Wait until what was sent is stored."""
-        self._node.block(limit, lambda: not self._link.pending)
 
     def close(self) -> None:
         """Leave."""
@@ -503,28 +500,36 @@ class SimNode:
         elif not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
             raise Violation("an ack follows the stored record", plan.id)
 
-    def _end_streams(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _end_streams(self, jobs: Sequence[Job], done: Callable[[list[Outcome]], None]) -> None:
         """Stands in for supervisor.workers.stream_ender."""
-        done: list[Outcome] = []
+        outcomes: list[Outcome] = []
+        enders: list[SimProcess] = []
+        if self.gateway.is_away:
+            for job in jobs:
+                self.gateway.clients[self.request_of(job).id].excuses.add("the gateway was away when its node stopped")
+
+        def over() -> None:
+            if enders:
+                for ender in enders:
+                    ender.die("it has ended its stream")
+                enders.clear()
+                if self.is_alive:
+                    done(list(outcomes))
+
         for job in jobs:
             ender = SimProcess(self, 99, 1, 0.0, 1000 + len(self.processes))
             ender.is_ready = True
             self.processes.append(ender)
+            enders.append(ender)
+            self._collect_from(ender, outcomes, lambda: len(outcomes) == len(jobs) and over())
             ender.put(job)
-            self._collect_from(ender, done)
-        was_away = self.gateway.is_away
-        self.block(STREAMS_ENDED_WITHIN if jobs else 0.0, lambda: len(done) == len(jobs))
-        if was_away:
-            for job in jobs:
-                self.gateway.clients[self.request_of(job).id].excuses.add("the gateway was away when its node stopped")
-        for process in self.processes[-len(jobs) :] if jobs else ():
-            process.die("it has ended its stream")
-        return list(done)
+        self.world.after(STREAMS_ENDED_WITHIN, over)
 
-    def _collect_from(self, ender: SimProcess, done: list[Outcome]) -> None:
+    def _collect_from(self, ender: SimProcess, outcomes: list[Outcome], came: Callable[[], object]) -> None:
         def write(message: Any) -> None:
             if isinstance(message, Outcome):
-                done.append(message)
+                outcomes.append(message)
+                came()
 
         ender._write = write  # type: ignore[method-assign]
 
@@ -611,7 +616,16 @@ class SimNode:
             self.was_told_to_stop.append(self.world.now)
             self.loop.signal(number)
             if len(self.was_told_to_stop) == 2:
+                self.world.after(SIGNALS_LIMIT, self._end_by_force)
                 self.world.after(FORCED_WITHIN + 0.1, self._must_be_gone)
+
+    def _end_by_force(self) -> None:
+        """The thread that watches the signals ends the process, whatever the main thread waits for."""
+        if self.is_alive:
+            self.exit = Exit.FORCED
+            for process in self.processes:
+                process.die("killed by SIGKILL")
+            self.kill()
 
     def _must_be_gone(self) -> None:
         if self.is_alive and self.world.now > self._excused_until:

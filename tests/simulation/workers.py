@@ -76,7 +76,6 @@ class SimProcess:
         self.tokens = 0.0
         self.is_alive = True
         self.is_ready = False
-        self.is_orphaned = False  # its forkserver is gone: multiprocessing takes it for dead
         self.is_closed = False
         self._hangs_since: float | None = None
         self._ended_at = self._dead_at = float("inf")  # when pipe and sentinel show the death
@@ -138,17 +137,12 @@ class SimProcess:
         """SIGKILL."""
         self.die("killed by SIGKILL")
 
-    def make_sure_dead(self) -> None:
-        """Kill a process that multiprocessing only thinks is dead."""
-        if self.is_orphaned:
-            self.die("exit code 255")
-
     def join(self, timeout: float | None = None) -> bool:
         """Wait for its end."""
-        if timeout is None and self.is_alive and self._hangs_since is not None and not self.is_orphaned:
+        if timeout is None and self.is_alive and self._hangs_since is not None:
             raise Violation("the main loop never waits", f"joins {self.name}, which hangs")
-        self._host.block(30.0 if timeout is None else timeout, lambda: not self.is_alive or self.is_orphaned)
-        return not self.is_alive or self.is_orphaned
+        self._host.block(30.0 if timeout is None else timeout, lambda: not self.is_alive)
+        return not self.is_alive
 
     def cause(self) -> str:
         """Why it ended."""
@@ -167,7 +161,7 @@ class SimProcess:
 
     @property
     def sentinel_readable(self) -> bool:
-        """It is dead, or its forkserver is."""
+        """It is dead."""
         return self._world.now >= self._dead_at
 
     # --- what happens to it ---
@@ -192,12 +186,8 @@ class SimProcess:
         self._world.at(self._dead_at, self._host.readable)
 
     def orphan(self) -> None:
-        """Its forkserver was killed: its sentinel fires, and it lives on."""
-        if self.is_alive:
-            self.is_orphaned = True
-            self._dead_at = self._world.now
-            self._cause = "exit code 255"
-            self._host.readable()
+        """Its forkserver was killed. It lives on for a moment, until its thread in the supervisor kills it."""
+        self._world.after(self._dice.uniform(0.0, 0.01), self.die, "exit code 255")
 
     def hang(self, seconds: float) -> None:
         """It does not move for so long (SIGSTOP), or until it is killed."""

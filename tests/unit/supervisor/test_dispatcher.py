@@ -340,11 +340,11 @@ def test_when_the_time_to_drain_is_over_each_message_is_decided(effects: Effects
         jobs["ending"].number: AnswerState.ENDING,
     }
     assert sorted(effects.dispatcher.request_ids()) == sorted(jobs)
-    (end,) = effects.dispatcher.streams_to_end(states)
+    (end,) = effects.dispatcher.decide_rest(states)
     assert end.number == jobs["begun"].number
     assert end.rejection is not None
     outcome = Outcome(end.number, "begun", Decision.ACK, "broken", b"{}")
-    effects.dispatcher.decide_rest(states, [outcome])
+    effects.dispatcher.streams_ended([outcome])
     for job in jobs.values():
         effects.stored(job)
     assert sorted(call[1] for call in effects.made("ack")) == ["begun", "ending", "recording"]
@@ -356,8 +356,8 @@ def test_a_begun_stream_that_could_not_be_ended_in_time_is_acked(effects: Effect
     """Another node would send its text from the start again."""
     job = effects.run("begun")
     states = {job.number: AnswerState.STARTED}
-    effects.dispatcher.streams_to_end(states)
-    effects.dispatcher.decide_rest(states, [])
+    effects.dispatcher.decide_rest(states)
+    effects.dispatcher.streams_ended([])
     effects.stored(job)
     assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]
 
@@ -368,10 +368,10 @@ def test_a_begun_stream_that_waits_for_a_worker_to_end_it_is_ended_when_the_time
     effects.slots = -1
     effects.die(job, AnswerState.STARTED)
     effects.dispatcher.hand_over()
-    (end,) = effects.dispatcher.streams_to_end({})
+    (end,) = effects.dispatcher.decide_rest({})
     assert end.rejection is not None
     assert end.rejection.status == "broken"
-    effects.dispatcher.decide_rest({}, [Outcome(end.number, "begun", Decision.ACK, "broken", b"{}")])
+    effects.dispatcher.streams_ended([Outcome(end.number, "begun", Decision.ACK, "broken", b"{}")])
     effects.stored(job)
     assert effects.made("ack", "nak") == [("ack", "begun")]
 
@@ -387,8 +387,8 @@ def test_a_begun_stream_whose_second_worker_was_killed_too_is_ended_once(state: 
     effects.die(job, AnswerState.STARTED)
     effects.dispatcher.hand_over()
     states = {job.number: state}
-    assert len(effects.dispatcher.streams_to_end(states)) == ends
-    effects.dispatcher.decide_rest(states, [])
+    assert len(effects.dispatcher.decide_rest(states)) == ends
+    effects.dispatcher.streams_ended([])
     effects.stored(job)
     assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]
 
@@ -398,7 +398,7 @@ def test_nothing_waits_for_a_worker_when_the_time_to_drain_is_over() -> None:
     job = effects.run("begun")
     effects.slots = -1
     effects.die(job, AnswerState.STARTED)
-    effects.dispatcher.decide_rest({}, [])
+    effects.dispatcher.decide_rest({})
     effects.slots = 4
     effects.dispatcher.hand_over()
     assert effects.jobs == [job]  # its stream has been ended: no worker may end it again
@@ -467,7 +467,7 @@ def test_a_refused_task_whose_redeliveries_are_used_up_gets_the_nodes_error_and_
 def test_a_refused_task_goes_back_when_the_node_stops(effects: Effects) -> None:
     job = effects.run("a")
     refuse(effects, job)
-    effects.dispatcher.decide_rest({}, [])
+    effects.dispatcher.decide_rest({})
     effects.dispatcher.decide_refused(effects.now + KEPT_FOR)
     effects.stored(job)
     assert effects.made("nak") == [("nak", "a", 0.0)]

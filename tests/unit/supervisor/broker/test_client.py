@@ -311,15 +311,6 @@ def test_without_a_connection_a_record_is_reported_as_not_stored(one: Setup) -> 
     assert one.event() == Stored(7, "not connected")
 
 
-def test_a_flush_waits_for_the_records_on_their_way(one: Setup) -> None:
-    one.connect()
-    one.library.results.append(None)
-    one.broker.publish_record(7, b"{}")
-    assert one.events.empty()
-    one.broker.flush()
-    assert one.event() == Stored(7, "")
-
-
 def test_the_dead_letter_topic_gets_a_subscription_and_its_letters(one: Setup) -> None:
     one.connect()
     one.broker.dead_letter(1, b"bad", {"reason": "why"})

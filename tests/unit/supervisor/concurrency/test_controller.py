@@ -107,3 +107,17 @@ def test_without_waiting_tasks_it_tries_nothing() -> None:
         tokens += tokens_at(one.cap)
         one.sample(one.cap, tokens)
     assert one.cap == 6
+
+
+def test_a_reading_that_was_seen_before_moves_nothing_and_loses_no_token() -> None:
+    machine = Machine()
+    one = controller(LOCAL, machine)
+    machine.memory_percent = 99.0
+    reading = machine.read()
+    machine.read = lambda: reading  # type: ignore[method-assign]
+    one._read_machine = machine.read
+    assert one.sample(6, 10)
+    assert one.cap == 4
+    assert not one.sample(6, 10)
+    assert one.sample(4, 20)
+    assert one.cap == 4

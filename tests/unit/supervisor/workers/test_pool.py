@@ -28,7 +28,7 @@ class FakeProcess:
         self.tokens = 0.0
         self.got: list[ToWorker] = []
         self.pieces: deque[bytes] = deque()
-        self.killed = self.checked = self.closed = 0
+        self.killed = self.closed = 0
         self.stops = True  # when asked to
 
     def put(self, message: ToWorker) -> None:
@@ -46,9 +46,6 @@ class FakeProcess:
 
     def kill(self) -> None:
         self.killed += 1
-
-    def make_sure_dead(self) -> None:
-        self.checked += 1
 
     def join(self, timeout: float | None = None) -> bool:
         return self.killed > 0 or (self.stops and Stop() in self.got)
@@ -192,7 +189,7 @@ def test_the_outcomes_in_the_pipe_of_a_dead_worker_count(harness: Harness) -> No
     last, death = harness.pool.reap(harness.worker(0))
     assert last == [outcome(1)]
     assert (death.worker, death.jobs, death.why) == (0, {1: AnswerState.ENDED}, "exit code 7")
-    assert harness.processes[0].checked == harness.processes[0].closed == 1
+    assert harness.processes[0].closed == 1
 
 
 def test_a_dead_worker_is_replaced_at_once_and_after_crashes_with_growing_pauses(harness: Harness) -> None:
