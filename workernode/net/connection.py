@@ -125,6 +125,8 @@ class Wire:
             OSError: the connection broke.
         """
         quiet_at = None
+        if self.patient and time.monotonic() >= self.deadline:  # a peer that sends without a pause never makes us wait
+            raise TimeoutError("no time is left")
         if self._asked and self.patient and not (self._decrypted and self._decrypted()):
             quiet_at = time.monotonic() + self.silence
             self._wait(select.POLLIN, quiet_at)

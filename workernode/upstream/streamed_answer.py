@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # A batch of chunks leaves at the latest when it has this size, so that memory stays small whatever upstream sends.
 BATCH_BYTES = 65536
+# And after so many reads: upstream may send keep-alives faster than they are read.
+BATCH_READS = 64
 # Some upstreams keep a stream open after its last choice has finished. Usage may still come: it is waited for.
 USAGE_TIME = 1.0  # seconds after the last finish_reason
 # Usage has come; another usage chunk or [DONE] may follow, mostly in the same packet.
@@ -140,7 +142,9 @@ class StreamedAnswer:
     def _add_at_hand(self, batch: list[Chunk]) -> None:
         """Add the chunks that have arrived already."""
         size = sum(len(chunk.raw) for chunk in batch)
-        while not self._reader.has_ended and size < BATCH_BYTES and self._exchange.at_hand():
+        for _ in range(BATCH_READS):
+            if self._reader.has_ended or size >= BATCH_BYTES or not self._exchange.at_hand():
+                break
             more = self._read_more()
             size += sum(len(chunk.raw) for chunk in more)
             batch += more

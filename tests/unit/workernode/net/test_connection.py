@@ -62,7 +62,6 @@ def pair() -> Iterator[tuple[Wire, socket.socket]]:
 
 def test_what_is_there_is_read_without_waiting(pair: tuple[Wire, socket.socket]) -> None:
     wire, theirs = pair
-    wire.deadline = 0.0
     theirs.send(b"hello")
     assert wire.receive() == b"hello"
 
@@ -119,6 +118,15 @@ def test_data_breaks_the_silence_and_not_the_deadline(pair: tuple[Wire, socket.s
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_peer_that_sends_without_a_pause_cannot_outlast_the_deadline(pair: tuple[Wire, socket.socket]) -> None:
+    """No read ever waits, so that no wait can end by the deadline."""
+    wire, theirs = pair
+    theirs.sendall(b"0" * 1000)
+    wire.deadline = time.monotonic()
+    with pytest.raises(TimeoutError):
+        wire.receive()
 
 
 def test_a_send_to_a_peer_that_does_not_read_ends_at_the_deadline(pair: tuple[Wire, socket.socket]) -> None:
