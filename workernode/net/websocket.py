@@ -6,7 +6,9 @@ The protocol is the sans-I/O one of the `websockets` library; `Wire` does the wa
 
 from __future__ import annotations
 
+import os
 import ssl
+import struct
 import time
 from collections.abc import Iterable
 
@@ -16,6 +18,11 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import WebSocketURI
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # the library was installed without its compiled part
+    from websockets.utils import apply_mask
+
 from workernode.net.connection import Wire
 from workernode.net.origin import Origin
 
@@ -23,7 +30,29 @@ from workernode.net.origin import Origin
 SEND_TIME = 60.0  # seconds that one send may take
 CLOSE_TIME = 1.0  # seconds for the close frame; the server's reader may be blocked
 MAX_INCOMING = 65536  # bytes of one message; none is expected
+TEXT_AND_LAST, MASKED = 0x81, 0x80  # bits of a frame's head
 MOST_READS = 16  # at once: a server that never stops sending must not hold a thread
+
+
+def text_frames(texts: list[bytes]) -> list[bytes]:
+    """Return each text as a masked frame (RFC 6455, 5.2).
+
+    The library's own way, an object for each frame and a system call for each mask, takes four times as long, and there
+    is a frame for each chunk of each stream.
+    """
+    masks = os.urandom(4 * len(texts))
+    return [_text_frame(text, masks[4 * place : 4 * place + 4]) for place, text in enumerate(texts)]
+
+
+def _text_frame(text: bytes, mask: bytes) -> bytes:
+    size = len(text)
+    if size < 126:
+        head = struct.pack("!BB", TEXT_AND_LAST, MASKED | size)
+    elif size < 65536:
+        head = struct.pack("!BBH", TEXT_AND_LAST, MASKED | 126, size)
+    else:
+        head = struct.pack("!BBQ", TEXT_AND_LAST, MASKED | 127, size)
+    return b"".join((head, mask, apply_mask(text, mask)))
 
 
 class HandshakeRefused(ConnectionError):
@@ -92,11 +121,12 @@ class WebSocket:
         Raises:
             TimeoutError: nobody read for SEND_TIME. OSError: the connection broke.
         """
-        for text in texts:
-            self._protocol.send_text(text)
+        if self._protocol.state is not OPEN:
+            raise ConnectionResetError("the connection is closed")
+        frames = text_frames(list(texts))
         if ping:
             self._queue_ping()
-        self._flush(SEND_TIME)
+        self._flush(SEND_TIME, frames)
 
     def ping(self) -> None:
         """Send a ping; `answered` tells whether its pong came. Raises as `send` does."""
@@ -154,8 +184,8 @@ class WebSocket:
         self._awaited = b"%d" % self._pings
         self._protocol.send_ping(self._awaited)
 
-    def _flush(self, limit: float) -> None:
-        data = b"".join(self._protocol.data_to_send())
+    def _flush(self, limit: float, frames: Iterable[bytes] = ()) -> None:
+        data = b"".join([*frames, *self._protocol.data_to_send()])
         if data:
             self._wire.deadline = time.monotonic() + limit
             self._wire.sendall(data)

@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
 from websockets.frames import Opcode
 from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
 
 from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode.net import websocket
 from workernode.net.origin import Origin
-from workernode.net.websocket import HandshakeRefused, WebSocket
+from workernode.net.websocket import HandshakeRefused, WebSocket, text_frames
 
 LONG = 10.0  # seconds: what must end sooner by something else
 
@@ -45,6 +49,29 @@ def test_texts_arrive_as_they_are_and_in_order(gateway: FakeGateway, link: WebSo
     link.send([text.encode() for text in texts])
     assert [one.text for one in gateway.wait_for_frames("a", 50)] == texts
     assert not gateway.rubbish
+
+
+@given(st.lists(st.binary(max_size=300) | st.sampled_from([125, 126, 65535, 65536, 70000]).map(lambda n: b"x" * n)))
+def test_frames_are_what_the_library_reads(texts: list[bytes]) -> None:
+    client, server = ClientProtocol(parse_uri("ws://127.0.0.1/")), ServerProtocol(max_size=None)
+    client.send_request(client.connect())
+    server.receive_data(b"".join(client.data_to_send()))
+    server.send_response(server.accept(server.events_received()[0]))  # type: ignore[arg-type]
+    for sent in text_frames(texts):
+        server.receive_data(sent)
+    read = server.events_received()
+    assert [(one.opcode, one.fin, bytes(one.data)) for one in read] == [(Opcode.TEXT, True, text) for text in texts]
+
+
+def test_each_frame_has_a_mask_of_its_own() -> None:
+    masks = {sent[2:6] for sent in text_frames([b"same"] * 50)}
+    assert len(masks) == 50
+
+
+def test_nothing_is_sent_after_a_close(gateway: FakeGateway, link: WebSocket) -> None:
+    link.close()
+    with pytest.raises(OSError, match="closed"):
+        link.send([frame("a")])
 
 
 def test_a_long_text_arrives_at_a_slow_reader(gateway: FakeGateway, link: WebSocket) -> None:
