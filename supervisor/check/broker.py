@@ -22,11 +22,19 @@ def entry(context: Context) -> Iterator[Finding]:
     try:
         with Session(access, min(ENTRY_TIME, context.left())) as session:
             context.broker_accepts.set_result(True)
-            token = "takes the token" if access.token else "asks for no token"
-            yield Finding(NAME, Mark.OK, f"{session.version or 'a broker'} at {session.address} {token}")
+            yield Finding(NAME, Mark.OK, f"{session.version or 'a broker'} at {session.address} {welcome(access)}")
     except NoConnection as error:
         context.broker_accepts.set_result(False)
         yield Finding(NAME, Mark.FAULT, f"no connection to Pulsar: {error.reason}", error.advice)
+
+
+def welcome(access: Access) -> str:
+    """Return what the broker did to let us in."""
+    if access.oauth2:
+        return "listens; the next checks try OAuth2"
+    if access.token:
+        return "takes the token"
+    return "takes the certificate" if access.tls_cert else "asks for no token"
 
 
 def takes(context: Context) -> Iterator[Finding]:

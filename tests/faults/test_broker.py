@@ -7,10 +7,12 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -430,3 +432,54 @@ def test_a_partitioned_topic_is_served_and_little_more_is_held_than_the_cap(
     until(lambda: left() == 0, 30, "empty backlog")
     one_end_each(testbed, [*held, *ids])
     testbed.close_nodes()
+
+
+class Issuer(BaseHTTPRequestHandler):
+    """An OAuth2 server: gives a token of the role to the one client that it knows."""
+
+    token = ""
+
+    def do_GET(self) -> None:
+        """The address of the token endpoint, as OpenID Connect Discovery has it."""
+        self._answer({"token_endpoint": f"http://{self.headers['Host']}/token"})
+
+    def do_POST(self) -> None:
+        """The client credentials grant of RFC 6749."""
+        sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        known = "client_credentials" in sent and "the-client" in sent and "the-secret" in sent
+        self._answer({"access_token": self.token if known else "", "token_type": "bearer", "expires_in": 3600})
+
+    def _answer(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_node_that_authenticates_by_oauth2_serves(locked: GuardedTestbed, tmp_path: Path) -> None:
+    locked.grant_all()
+    handler = type("OneIssuer", (Issuer,), {"token": token_for(locked.role, SECRET)})
+    credentials = tmp_path / "credentials.json"
+    credentials.write_text(json.dumps({"client_id": "the-client", "client_secret": "the-secret"}))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as issuer:
+        threading.Thread(target=issuer.serve_forever, daemon=True).start()
+        oauth2 = {
+            "issuer_url": f"http://127.0.0.1:{issuer.server_port}",
+            "private_key": f"file://{credentials}",
+            "audience": "urn:pulsar",
+        }
+        node = locked.start(PULSAR_TOKEN=None, PULSAR_OAUTH2=json.dumps(oauth2))
+        assert locked.platform.ask_and_wait("hello").text
+        locked.platform.wait_balanced()
+        check = Node({**node.env, "STATUS_ADDR": "off"}, tmp_path, ["--check", "--json"])
+        check.wait_exit(60)
+        findings = {each["name"]: each["mark"] for each in json.loads("\n".join(check.stdout_lines))["findings"]}
+        assert {findings[name] for name in ("broker", "broker: tasks", "broker: records")} == {"ok"}
+        check.close()
+        locked.close_nodes()
+        issuer.shutdown()
