@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from supervisor.version import version
 from workernode.settings import VARIABLES, Settings, SettingsError, describe, load, parse, read_environment
+from workernode.version import version
 
 DOTENV = Path(".env")  # in the working directory
 WIDTH = 120  # columns of the table in --help

@@ -8,7 +8,6 @@ except at the end of a drain.
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,15 +19,16 @@ from supervisor.dispatcher import Dispatcher
 from supervisor.fitness import Admission, Fitness, Verdict
 from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
+from supervisor.lifecycle import EndStreams, Lifecycle
 from supervisor.loop import Loop, Source
 from supervisor.machine import Clock
 from supervisor.observability import Overview
 from supervisor.reload import log_reload
 from supervisor.report import Reporter
-from supervisor.states import NODE_MOVES, Exit, FitnessState, Intake, NodeState
+from supervisor.states import Exit, FitnessState, Intake, NodeState
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
 from workernode import __version__, record
-from workernode.protocol import Decision, FromWorker, Job, Outcome, RateLimitReport, Ready, Target
+from workernode.protocol import Decision, FromWorker, Outcome, RateLimitReport, Ready, Target
 from workernode.settings import Settings
 from workernode.upstream import upstream_target
 
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # seconds between checks of the workers and of the broker's connection
 WORKERS_STOP = 2.0  # seconds that idle workers get to stop
-STREAMS_LIMIT = 6.0  # seconds after the drain that the ending of begun streams gets
-RECORDS_LIMIT = 3.0  # seconds after that for the last records to be stored
 REPORTER_STOP = 2.0  # seconds that the last reports get
 # An unfit node that sends a task back leaves the subscription for so long, or every second task would come right back
 # to it and be given up with a healthy node idle beside it. A task that is older than this has waited for nobody: such
@@ -64,8 +62,7 @@ class Parts:
     # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
     # from a thread.
     ask_model_list: Callable[[Target, bool, Callable[[events.ModelListSeen], None]], None]
-    # Ends streams whose workers were killed; calls back from a thread, within STREAMS_LIMIT.
-    end_streams: Callable[[Sequence[Job], Callable[[list[Outcome]], None]], None]
+    end_streams: EndStreams  # ends streams whose workers were killed
 
 
 class Node:
@@ -89,11 +86,20 @@ class Node:
         self._local_model: LocalModel | None = None
         self._hold = self._fitness.hold
         self._gate = self._fitness.gate(self._clock.monotonic())
-        self._is_forced = False
-        self._drain_until = float("inf")
-        self._is_drain_over = False
         self._next_check = self._next_sample = 0.0
-        self.state = NodeState.STARTING
+        self._lifecycle = Lifecycle(
+            settings.drain_timeout, parts.loop, parts.pool, self._dispatcher, parts.end_streams, self
+        )
+
+    @property
+    def state(self) -> NodeState:
+        """Where the node is between its start and its end."""
+        return self._lifecycle.state
+
+    @property
+    def exit(self) -> Exit:
+        """How the process ends."""
+        return Exit.FORCED if self._lifecycle.is_forced else Exit.DONE
 
     # --- the loop ---
 
@@ -105,7 +111,7 @@ class Node:
                 self.turn(self._loop.wait(max(0.0, self.next_turn() - self._clock.monotonic())))
         finally:
             self.stop()
-        return Exit.FORCED if self._is_forced else Exit.DONE
+        return self.exit
 
     def start(self) -> None:
         """Start workers, broker, and local model or the check of upstream."""
@@ -132,13 +138,13 @@ class Node:
         for source, worker in ready:
             if source is Source.PIPE:
                 for message in self._pool.collect(worker):
-                    self._on_worker_message(message)
+                    self.on_worker_message(message)
             else:
                 self._on_worker_death(worker)
         for event in self._loop.events():
             self._on_event(event)
         now = self._clock.monotonic()
-        self._on_signals(now)
+        self._lifecycle.on_signals(now)
         if self._local_model is not None:
             self._local_model.tick(now)
         if now >= min(self._next_check, self._pool.next_check()):
@@ -152,14 +158,14 @@ class Node:
         self._dispatcher.retry_records(now)
         self._dispatcher.hand_over()
         self._set_intake(now)
-        self._drain(now)
+        self._lifecycle.step(now)
         self._show(now)
 
     def next_turn(self) -> float:
         """Monotonic time at which something is due, even if nothing comes."""
         due = min(
             self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_burst(),
-            self._pool.next_check(), self._dispatcher.next_retry(), self._drain_until,
+            self._pool.next_check(), self._dispatcher.next_retry(), self._lifecycle.next_due,
             self._fitness.next_tick(self._clock.monotonic()),
         )  # fmt: skip
         # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
@@ -189,7 +195,7 @@ class Node:
                 if isinstance(event, events.SettingsReloaded):
                     self._use_secrets(event)
             case events.StreamsEnded():
-                self._streams_ended(event.outcomes)
+                self._lifecycle.streams_ended(self._clock.monotonic(), event.outcomes)
             case events.Wake():
                 pass  # the turn itself is what was asked for
 
@@ -213,7 +219,8 @@ class Node:
         self._target = upstream_target(settings)
         self._pool.set_target(self._target)
 
-    def _on_worker_message(self, message: FromWorker) -> None:
+    def on_worker_message(self, message: FromWorker) -> None:
+        """See lifecycle.Hooks."""
         match message:
             case Outcome():
                 self._dispatcher.decided(message)
@@ -226,7 +233,7 @@ class Node:
     def _on_worker_death(self, worker: Worker) -> None:
         last, death = self._pool.reap(worker)
         for message in last:
-            self._on_worker_message(message)
+            self.on_worker_message(message)
         about = {"worker": death.worker, "why": death.why, "tasks": len(death.jobs), "crashes": death.crashes}
         log.error("worker %d died: %s", death.worker, death.why, extra={"event": "worker_died", **about})
         self._metrics.worker_died()
@@ -279,8 +286,8 @@ class Node:
 
     def _set_intake(self, now: float) -> None:
         """Take no more from the broker than there is room for (spec 3, last point)."""
-        if self.state is NodeState.STARTING and self._is_ready():
-            self._move("ready")
+        if self._is_ready():
+            self._lifecycle.ready()
         gate = self._gate = self._fitness.gate(now)
         if self.state is not NodeState.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
             self._broker.hold(is_empty=len(self._dispatcher) == 0)
@@ -331,70 +338,25 @@ class Node:
     def _is_ready(self) -> bool:
         return self._broker_state.is_up and self._pool.ready() > 0 and self._is_model_ready()
 
-    def _move(self, cause: str) -> None:
-        self.state = NODE_MOVES[self.state, cause]
-        if self.state is not NodeState.STOPPED:  # logged when it is so
-            log.info("%s", self.state.value, extra={"event": self.state.value})
+    def drain_begins(self, limit_s: float) -> None:
+        """See lifecycle.Hooks."""
+        self._overview.stopping(limit_s + WORKERS_STOP)
 
-    def _on_signals(self, now: float) -> None:
-        for number in self._loop.signals():
-            name = signal.Signals(number).name
-            if self.state in (NodeState.DRAINING, NodeState.STOPPING):
-                log.warning("%s again: stopping at once", name, extra={"event": "forced"})
-                self._is_forced = True
-                self._drain_until = now
-                continue
-            limit, tasks = self._settings.drain_timeout, len(self._dispatcher)
-            log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
-            self._drain_until = now + limit
-            self._move("drain")
-            self._overview.stopping(limit + WORKERS_STOP)
+    def stop_model(self, now: float) -> None:
+        """See lifecycle.Hooks."""
+        if self._local_model is not None:
+            self._local_model.stop(now)
 
-    def _drain(self, now: float) -> None:
-        """While draining: stop when nothing is in flight, or when the time is over."""
-        if self.state is NodeState.DRAINING:
-            self._dispatcher.nak_queued()
-            if len(self._dispatcher) and now >= self._drain_until and not self._is_drain_over:
-                self._end_drain(now)
-            if len(self._dispatcher) and now < self._drain_until and not self._is_forced:
-                return
-            self._dispatcher.send_back(now, everything=True)
-            self._drain_until = float("inf")
-            self._move("empty")
-            if self._local_model is not None:
-                self._local_model.stop(now)
-        is_alone = self._local_model is None or self._local_model.is_stopped or self._is_forced
-        if self.state is NodeState.STOPPING and is_alone:
-            self._move("alone")
-
-    def _end_drain(self, now: float) -> None:
-        """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
-        left = self._dispatcher.request_ids()
-        about = {"event": "left_over", "requests": left[:100]}
-        log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
-        self._is_drain_over = True
-        last, states = self._pool.kill()
-        for message in last:
-            self._on_worker_message(message)
-        if self._is_forced:
-            return
-        jobs = self._dispatcher.decide_rest(states)
-        self._drain_until = now + (STREAMS_LIMIT if jobs else RECORDS_LIMIT)
-        if jobs:
-            self._parts.end_streams(jobs, lambda outcomes: self._loop.post(events.StreamsEnded(outcomes)))
-
-    def _streams_ended(self, outcomes: Sequence[Outcome]) -> None:
-        """The begun streams are ended: wait for their records."""
-        self._dispatcher.streams_ended(outcomes)
-        if self.state is NodeState.DRAINING:
-            self._drain_until = self._clock.monotonic() + RECORDS_LIMIT
+    def is_model_stopped(self) -> bool:
+        """See lifecycle.Hooks."""
+        return self._local_model is None or self._local_model.is_stopped
 
     def stop(self) -> None:
         """Stop whatever still runs. Waits for a few seconds at most; not at all after a second signal."""
-        self._pool.stop(0.0 if self._is_forced else WORKERS_STOP)
+        self._pool.stop(0.0 if self._lifecycle.is_forced else WORKERS_STOP)
         if self._local_model is not None:
             self._local_model.kill()
-        if not self._is_forced:  # the process ends at once, and the broker hands out again what was not acked
+        if not self._lifecycle.is_forced:  # the process ends at once, and the broker hands out again what was not acked
             self._broker.close()
             self._parts.reporter.close(REPORTER_STOP)
         log.info("stopped", extra={"event": "stopped"})

@@ -14,8 +14,8 @@ from pathlib import Path
 from supervisor.check import broker, clock, kubernetes, local, machine, status, upstream
 from supervisor.check.findings import TIME_LIMIT, Check, Context, Finding, Mark, run_all
 from supervisor.check.local import NewModelServer
-from supervisor.version import version
 from workernode.settings import Settings, SettingsError, load, read_environment
+from workernode.version import version
 
 ENVIRONMENT = "environment"
 OTHERS = "everything else"

@@ -578,7 +578,7 @@ class SimNode:
 
     def _stop(self) -> None:
         self.node.stop()
-        self.exit = Exit.FORCED if self.node._is_forced else Exit.DONE
+        self.exit = self.node.exit
         left = [process.name for process in self.processes if process.is_alive]
         self.end(f"stopped ({self.exit.name})")
         if self.exit is Exit.DONE and left:

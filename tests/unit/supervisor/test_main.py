@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import main, version
+from supervisor import main
 from tests.support.check import KEY, REMOTE, TIMEOUT, TOKEN
 from tests.support.paths import ROOT
+from workernode import version
 from workernode.settings import VARIABLES
 
 # The command.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import version
+from workernode import version
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""Where the node is between its start and its end: signals, the drain, and what becomes of tasks that outlast it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from supervisor.dispatcher import Dispatcher
+from supervisor.events import Event, StreamsEnded
+from supervisor.loop import Loop
+from supervisor.states import NODE_MOVES, NodeState
+from supervisor.workers.pool import Pool
+from workernode.protocol import FromWorker, Job, Outcome
+
+log = logging.getLogger(__name__)
+
+STREAMS_LIMIT = 6.0  # seconds after the drain that the ending of begun streams gets
+RECORDS_LIMIT = 3.0  # seconds after that for the last records to be stored
+
+EndStreams = Callable[[Sequence[Job], Callable[[list[Outcome]], None]], None]
+
+
+class Hooks(Protocol):
+    """What the lifecycle asks of the node."""
+
+    def on_worker_message(self, message: FromWorker) -> None:
+        """Take in what a worker had reported before it was killed."""
+
+    def drain_begins(self, limit_s: float) -> None:
+        """The node takes no more tasks, and drains for at most so long."""
+
+    def stop_model(self, now: float) -> None:
+        """Ask the local model server to stop, if there is one."""
+
+    def is_model_stopped(self) -> bool:
+        """True if no local model server runs."""
+
+
+class Lifecycle:
+    """The node's state and its end. Owned by the main thread; only the killing of workers waits, for a moment."""
+
+    def __init__(
+        self, drain_timeout: float, loop: Loop, pool: Pool, dispatcher: Dispatcher, end_streams: EndStreams,
+        hooks: Hooks,
+    ) -> None:  # fmt: skip
+        """Begin in STARTING.
+
+        Args:
+            drain_timeout: DRAIN_TIMEOUT, seconds.
+            loop: gives signals, and takes the event StreamsEnded.
+            pool: the workers; killed when the drain is over.
+            dispatcher: decides the tasks that are left.
+            end_streams: ends streams whose workers were killed; calls back from a thread, within STREAMS_LIMIT.
+            hooks: the node.
+        """
+        self.state = NodeState.STARTING
+        self.is_forced = False  # a second signal came
+        self.next_due = float("inf")  # monotonic time at which `step` has something to do by itself
+        self._drain_timeout = drain_timeout
+        self._loop, self._pool, self._dispatcher = loop, pool, dispatcher
+        self._end_streams, self._hooks = end_streams, hooks
+        self._is_drain_over = False
+
+    def ready(self) -> None:
+        """All that the node needs is there."""
+        if self.state is NodeState.STARTING:
+            self._move("ready")
+
+    def on_signals(self, now: float) -> None:
+        """Begin to drain, or, at a second signal, end at once."""
+        for number in self._loop.signals():
+            name = signal.Signals(number).name
+            if self.state in (NodeState.DRAINING, NodeState.STOPPING):
+                log.warning("%s again: stopping at once", name, extra={"event": "forced"})
+                self.is_forced = True
+                self.next_due = now
+                continue
+            limit, tasks = self._drain_timeout, len(self._dispatcher)
+            log.info("%s: finishing %d tasks, at most %g s", name, tasks, limit, extra={"event": "asked_to_stop"})
+            self.next_due = now + limit
+            self._move("drain")
+            self._hooks.drain_begins(limit)
+
+    def step(self, now: float) -> None:
+        """While draining: stop when nothing is in flight, or when the time is over."""
+        if self.state is NodeState.DRAINING:
+            self._dispatcher.nak_queued()
+            if len(self._dispatcher) and now >= self.next_due and not self._is_drain_over:
+                self._end_drain(now)
+            if len(self._dispatcher) and now < self.next_due and not self.is_forced:
+                return
+            self._dispatcher.send_back(now, everything=True)
+            self.next_due = float("inf")
+            self._move("empty")
+            self._hooks.stop_model(now)
+        if self.state is NodeState.STOPPING and (self.is_forced or self._hooks.is_model_stopped()):
+            self._move("alone")
+
+    def streams_ended(self, now: float, outcomes: Sequence[Outcome]) -> None:
+        """The begun streams are ended: wait for their records."""
+        self._dispatcher.streams_ended(outcomes)
+        if self.state is NodeState.DRAINING:
+            self.next_due = now + RECORDS_LIMIT
+
+    def _end_drain(self, now: float) -> None:
+        """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
+        left = self._dispatcher.request_ids()
+        about = {"event": "left_over", "requests": left[:100]}
+        log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
+        self._is_drain_over = True
+        last, states = self._pool.kill()
+        for message in last:
+            self._hooks.on_worker_message(message)
+        if self.is_forced:
+            return
+        jobs = self._dispatcher.decide_rest(states)
+        self.next_due = now + (STREAMS_LIMIT if jobs else RECORDS_LIMIT)
+        if jobs:
+            self._end_streams(jobs, self._post_streams_ended)
+
+    def _post_streams_ended(self, outcomes: Sequence[Outcome]) -> None:
+        event: Event = StreamsEnded(outcomes)
+        self._loop.post(event)
+
+    def _move(self, cause: str) -> None:
+        self.state = NODE_MOVES[self.state, cause]
+        if self.state is not NodeState.STOPPED:  # logged when it is so
+            log.info("%s", self.state.value, extra={"event": self.state.value})
