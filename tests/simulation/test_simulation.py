@@ -15,8 +15,6 @@ from tests.simulation.schedule import make
 # Rules that are known to be violated: what is wrong, and where it is being mended. Empty when all is well.
 OPEN = {
     "a nak is held no longer than its task has left": "fitness: time of a nak (issue 14)",
-    "a second signal ends it within a second": "node: the end of a drain (issue 15)",
-    "every event is taken in within a second": "node: the end of a drain (issue 15)",
 }
 
 REACHED = 90  # percent of the deciders' statements and branches that a hundred schedules reach
