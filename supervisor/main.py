@@ -15,6 +15,8 @@ from typing import NoReturn
 from workernode.settings import VARIABLES, Settings, SettingsError, describe, load, parse, read_environment
 from workernode.version import version
 
+log = logging.getLogger(__name__)
+
 DOTENV = Path(".env")  # in the working directory
 WIDTH = 120  # columns of the table in --help
 INTERRUPTED = 130  # exit code of --check after Ctrl-C, as shells have it
@@ -39,30 +41,39 @@ def main(arguments: list[str] | None = None) -> int:
         exit_now(code)
     if options.subscribe:
         return subscribe(os.environ)
+    return run_node()
+
+
+def run_node() -> int:
+    """Run the node, and return its exit code (supervisor.states.Exit)."""
     # systemd's watchdog sends SIGABRT to a supervisor that hangs. The dump then shows where it hangs.
     faulthandler.enable()
     from supervisor.assembly import build
+    from supervisor.machine import leave_unusable_directory
     from supervisor.states import Exit
     from supervisor.workers.process import end_all_children, prepare_environment
     from workernode import logs
 
     environ = prepare_environment()
+    left_directory = leave_unusable_directory()
+    dotenv = Path(os.devnull) if left_directory else DOTENV
 
     def read_settings() -> Settings:
-        return load(read_environment(environ, DOTENV))
+        return load(read_environment(environ, dotenv))
 
     try:
         settings = read_settings()
+        check_files(settings)
     except SettingsError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         report_settings(error)
         return Exit.BAD_SETTINGS.value
-    if fault := _unusable_authorities(settings):
-        print(fault, file=sys.stderr)
-        report_settings(SettingsError((fault,)))
-        return Exit.BAD_SETTINGS.value
     logs.setup(settings)
+    if left_directory:
+        text = "the working directory cannot be entered (%s): / is used instead, and no .env is read"
+        log.warning(text, left_directory, extra={"event": "working_directory"})
+    prepare_open_files(settings)
     try:
         node = build(settings, read_settings, environ)
     except OSError as error:  # STATUS_ADDR cannot be listened on; strerror says what to do
@@ -169,8 +180,34 @@ def variable_table() -> str:
     return "\n".join(lines)
 
 
+def prepare_open_files(settings: Settings) -> None:
+    """Raise the limit of open files to what the slots need, or log that it is too low."""
+    from supervisor.machine import allow_files, files_allowed, files_needed
+
+    needed = files_needed(settings.max_process_num, settings.worker_processes)
+    allow_files(needed)
+    allowed = files_allowed()
+    if allowed is not None and allowed < needed:
+        text = "a process may open %d files and may need %d: raise the limit (ulimit -n), or lower MAX_PROCESS_NUM"
+        log.warning(text, allowed, needed, extra={"event": "few_files"})
+
+
+def check_files(settings: Settings) -> None:
+    """Check the files and folders without which the workers would end as soon as they start.
+
+    Raises:
+        SettingsError: one cannot be used.
+    """
+    from supervisor.machine import unwritable_folder
+
+    if (unwritable := unwritable_folder()) is not None:
+        raise SettingsError(("; ".join(unwritable),))
+    if fault := _unusable_authorities(settings):
+        raise SettingsError((fault,))
+
+
 def _unusable_authorities(settings: Settings) -> str:
-    """Return what is wrong with a file of authorities; "" if nothing is. The workers would end at it."""
+    """Return what is wrong with a file of authorities; "" if nothing is."""
     from workernode.net.http_client import CA_VARIABLES, tls_context
 
     if not settings.upstream_ca and not any(os.environ.get(name) for name in CA_VARIABLES):

@@ -9,18 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.check.findings import Check, Context, Finding, Mark
-from supervisor.machine import Sampler, hierarchy
+from supervisor.machine import Sampler, files_allowed, files_needed, hierarchy, unwritable_folder
 
 FILES, TASKS, MEMORY, FOLDERS = "open files", "threads", "memory", "folders"
-# Files that a slot may have open at once: upstream, the gateway, and a kept connection to each.
-FILES_PER_SLOT, FILES_BESIDES = 4, 100
 # Besides one thread a slot, each process has a few, and the broker's library and the model server some more.
 THREADS_BESIDES = 100
 WORKER_BYTES, SUPERVISOR_BYTES = 40 << 20, 150 << 20  # in use when busy
-
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  # tried with a file of a name of its own
-TMPDIR = "set TMPDIR to one that can (containers: --tmpfs /tmp)"
-MOUNT = f"mount a tmpfs there (containers: --tmpfs {SHARED_MEMORY})"
 
 
 def checks() -> list[Check]:
@@ -40,10 +34,9 @@ def files(context: Context) -> Finding:
     """Check the open files of a worker process, which has its share of the slots."""
     settings = context.settings
     slots = math.ceil(settings.max_process_num / settings.worker_processes)
-    needed = slots * FILES_PER_SLOT + FILES_BESIDES
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed == resource.RLIM_INFINITY or allowed >= needed:
-        return Finding(FILES, Mark.OK, f"{needed} at most of {allowed} (a process with {slots} slots)")
+    needed, allowed = files_needed(settings.max_process_num, settings.worker_processes), files_allowed()
+    if allowed is None or allowed >= needed:
+        return Finding(FILES, Mark.OK, f"{needed} at most of {allowed or 'any number'} (a process with {slots} slots)")
     text = f"a process with {slots} slots may need {needed}, and may have {allowed}"
     return Finding(FILES, Mark.FAULT, text, f"ulimit -n {needed} (systemd: LimitNOFILE=), or lower MAX_PROCESS_NUM")
 
@@ -96,14 +89,7 @@ def megabytes(count: int) -> str:
 
 def folders() -> Finding:
     """Check the folders that the node writes to: sockets between the processes, and the memory that they share."""
-    written = []
-    for folder, advice in ((None, TMPDIR), (SHARED_MEMORY, MOUNT)):
-        if folder and not Path(folder).is_dir():
-            continue  # multiprocessing takes it only where there is one
-        try:
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            what = folder or "the folder for temporary files"
-            return Finding(FOLDERS, Mark.FAULT, f"{what} cannot be written to ({error.strerror})", advice)
-        written.append(folder or tempfile.gettempdir())
-    return Finding(FOLDERS, Mark.OK, f"{' and '.join(written)} can be written to")
+    unwritable = unwritable_folder()
+    if unwritable is not None:
+        return Finding(FOLDERS, Mark.FAULT, *unwritable)
+    return Finding(FOLDERS, Mark.OK, f"{tempfile.gettempdir()} and shared memory can be written to")

@@ -3,6 +3,8 @@
 from supervisor.machine.background import BackgroundSampler
 from supervisor.machine.cgroups import hierarchy
 from supervisor.machine.clock import Clock
+from supervisor.machine.folders import leave_unusable_directory, unwritable_folder
+from supervisor.machine.open_files import allow_files, files_allowed, files_needed
 from supervisor.machine.resources import Resources, Sampler, cpu_seconds, kill_descendants, wait_gone
 
 __all__ = [
@@ -10,8 +12,13 @@ __all__ = [
     "Clock",
     "Resources",
     "Sampler",
+    "allow_files",
     "cpu_seconds",
+    "files_allowed",
+    "files_needed",
     "hierarchy",
     "kill_descendants",
+    "leave_unusable_directory",
+    "unwritable_folder",
     "wait_gone",
 ]

@@ -68,12 +68,16 @@ def _split_url(text: str, schemes: tuple[str, ...]) -> SplitResult:
 def _is_host(name: str) -> bool:
     """Whether it is a host's name or an IP address, an IPv6 address without brackets."""
     if ":" in name:
-        try:
-            ipaddress.IPv6Address(name)
-        except ValueError:
-            return False
-        return True
+        return _is_ipv6(name)
     return len(name) <= 253 and bool(re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", name))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse_download_url(text: str) -> str:
@@ -115,7 +119,8 @@ def _parse_hosts(text: str) -> tuple[str, ...]:
     for host in hosts:
         if not re.fullmatch(r"[a-z0-9_.:*?\[\]!-]+", host) or host.count(":") == 1:
             raise ValueError(f"holds {quoted(host)}")
-    return hosts
+    # An IPv6 address in brackets, as URLs have it; other brackets are those of a pattern.
+    return tuple(host[1:-1] if host.startswith("[") and _is_ipv6(host[1:-1]) else host for host in hosts)
 
 
 CHAT_ADDRESS = Format("http(s)://host[:port], with or without /v1, or the full .../chat/completions", chat_address)

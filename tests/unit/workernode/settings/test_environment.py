@@ -46,6 +46,8 @@ def test_the_required_variables_alone_give_the_defaults_of_the_spec() -> None:
         pytest.param("API_KEY", "sk-1\n", "sk-1", id="newline-after-the-key"),
         pytest.param("PULSAR_TOKEN", " eyJ.a-b_c\r\n", "eyJ.a-b_c", id="space-around-the-token"),
         pytest.param("PULSAR_URL", "PULSAR+SSL://a:6651,b", "pulsar+ssl://a:6651,b", id="several-brokers"),
+        pytest.param("PULSAR_URL", "pulsar://a:6650, b:6650", "pulsar://a:6650,b:6650", id="space-after-the-comma"),
+        pytest.param("REPLY_HOSTS", "[::1],[ab]c", ("::1", "[ab]c"), id="ipv6-in-brackets"),
         pytest.param("PULSAR_URL", "pulsar://a:6650/", "pulsar://a:6650", id="slash-after-the-broker"),
         pytest.param("RES_TOPIC_NAME", "persistent://t/n/bills", "persistent://t/n/bills", id="whole-topic-name"),
         pytest.param("DEBUG", "TRUE", True, id="debug-in-capitals"),
