@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from supervisor.broker import Broker
+from supervisor.broker import Broker, DeadLetter, RecordSender
 from supervisor.events import Received, Stored
-from supervisor.fitness import KEPT_FOR, Admission, Admit, Verdict, after_refusal, nak_delay
+from supervisor.fitness import Admission, Admit, RefusedTasks, Verdict, after_refusal, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
 from supervisor.workers.death import after_death
@@ -27,9 +27,6 @@ from workernode.settings import Settings
 from workernode.task import envelope_id
 
 log = logging.getLogger(__name__)
-
-STORE_RETRY = 1.0  # seconds before a record that could not be stored is sent again
-
 
 class Hooks(Protocol):
     """What the dispatcher asks, and reports to, besides broker and pool (supervisor.node)."""
@@ -66,9 +63,8 @@ class Dispatcher:
         self._ledger = Ledger()
         self._queue: deque[Delivery] = deque()  # deliveries that wait for a free slot
         self._alone_queue: deque[Delivery] = deque()  # deliveries that wait for a worker of their own
-        self._resend: deque[tuple[float, int]] = deque()  # when (monotonic), whose record or dead letter
-        self._resending: set[int] = set()
-        self._refused: dict[int, tuple[float, Outcome]] = {}  # kept until (monotonic) it is known whose fault it is
+        self._records = RecordSender(broker)
+        self._refused = RefusedTasks()
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""
@@ -156,7 +152,7 @@ class Dispatcher:
         if admission.admit is not Admit.SEND_BACK or admission.fault is None:
             delivery.is_probe = admission.admit is Admit.PROBE
             return True
-        if self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries:
+        if self._is_used_up(delivery):
             error = unfit_error(admission.fault)
             delivery.rejection = Rejection("gave_up", Decision.ACK, error, admission.fault.http_status)
             return True
@@ -167,17 +163,11 @@ class Dispatcher:
         received = delivery.received
         # A publisher whose clock is ahead gains no time by it.
         age = max(0.0, received.received - received.published)
+        deadline = received.received_at + self._settings.task_timeout - age
         return Job(
-            number=delivery.number,
-            slot=-1,
-            payload=received.payload,
-            published=received.published,
-            received=received.received,
-            received_at=received.received_at,
-            deadline=received.received_at + self._settings.task_timeout - age,
-            redeliveries=self._ledger.redeliveries(received),
-            rejection=delivery.rejection,
-        )
+            delivery.number, -1, received.payload, received.published, received.received, received.received_at,
+            deadline, self._ledger.redeliveries(received), delivery.rejection,
+        )  # fmt: skip
 
     # --- decided ---
 
@@ -208,29 +198,27 @@ class Dispatcher:
         """Keep a task that upstream refused until it is known whose fault that is (spec 5), at most KEPT_FOR."""
         self._hooks.refused(delivery, outcome)
         self._ledger.move(delivery, Place.REFUSED)
-        self._refused[delivery.number] = (self._clock.monotonic() + KEPT_FOR, outcome)
+        self._refused.keep(self._clock.monotonic(), delivery.number, outcome)
         self.decide_refused(self._clock.monotonic())
 
     def decide_refused(self, now: float) -> None:
         """Decide the refused tasks of which it is known by now whose fault it is, and those that were kept too long."""
-        for number, (until, outcome) in list(self._refused.items()):
+        for number, outcome, verdict in self._refused.decided(now, self._hooks.verdict):
             delivery = self._ledger.get(number)
             if delivery is None or delivery.place is not Place.REFUSED:  # the node stops: decide_rest has decided it
-                del self._refused[number]
                 continue
-            verdict = self._hooks.verdict(delivery.request_id)
-            if verdict is Verdict.OPEN and now < until:
-                continue
-            del self._refused[number]
             if verdict is Verdict.AGAIN:
                 self._enqueue(delivery)
                 continue
-            used_up = self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries
-            rejection = after_refusal(verdict, outcome, used_up)
+            rejection = after_refusal(verdict, outcome, self._is_used_up(delivery))
             if rejection is None:
                 self.settle(delivery, outcome)
             else:
                 self._reject(delivery, rejection)
+
+    def _is_used_up(self, delivery: Delivery) -> bool:
+        """True if the message was delivered as often as it may be."""
+        return self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries
 
     def _reject(self, delivery: Delivery, rejection: Rejection) -> None:
         """Have a worker send this error to the client."""
@@ -241,41 +229,24 @@ class Dispatcher:
         """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""
         delivery.outcome = outcome
         self._ledger.move(delivery, Place.RECORDING)
-        delivery.unstored = {"record", "letter"} if outcome.decision is Decision.DEAD_LETTER else {"record"}
         level = logging.INFO if outcome.status == "answered" else logging.WARNING
         about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
         log.log(level, "task %s", outcome.status, extra=about)
         self._hooks.ended(delivery, outcome)
-        self._record(delivery.number)
+        self._records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
 
-    def _record(self, number: int) -> None:
-        """Send what has to be stored before the message may be acked or nak'd."""
-        delivery = self._ledger.get(number)
-        if delivery is None or delivery.outcome is None:
-            return
-        outcome = delivery.outcome
-        if "record" in delivery.unstored:
-            self._broker.publish_record(number, outcome.record)
-        if "letter" in delivery.unstored:
-            about = {"request_id": outcome.request_id, "node": self._identity.id}
-            properties = {"reason": outcome.reason[:1000], **about}
-            self._broker.dead_letter(number, redact_message(delivery.received.payload), properties)
+    def _letter(self, delivery: Delivery, outcome: Outcome) -> DeadLetter | None:
+        if outcome.decision is not Decision.DEAD_LETTER:
+            return None
+        about = {"request_id": outcome.request_id, "node": self._identity.id}
+        return DeadLetter(redact_message(delivery.received.payload), {"reason": outcome.reason[:1000], **about})
 
     def stored(self, stored: Stored) -> None:
-        """A record or a dead letter is stored, or could not be stored: then it is sent again after STORE_RETRY."""
+        """A record or a dead letter is stored, or could not be stored: then it is sent again."""
         delivery = self._ledger.get(stored.number)
         if delivery is None or delivery.outcome is None:
             return
-        what = "letter" if stored.dead_letter else "record"
-        if stored.fault:
-            about = {"request_id": delivery.request_id, "what": what, "why": stored.fault}
-            log.warning("%s not stored: %s; tried again", what, stored.fault, extra={"event": "not_stored", **about})
-            if stored.number not in self._resending:
-                self._resending.add(stored.number)
-                self._resend.append((self._clock.monotonic() + STORE_RETRY, stored.number))
-            return
-        delivery.unstored.discard(what)
-        if not delivery.unstored:
+        if self._records.stored(self._clock.monotonic(), stored, delivery.request_id):
             self._carry_out(delivery, delivery.outcome)
 
     def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -289,24 +260,16 @@ class Dispatcher:
         self._hooks.settled(delivery, outcome)
 
     def send_back(self, now: float, everything: bool = False) -> None:
-        """Give the naks that are due to the broker.
-
-        Args:
-            now: monotonic.
-            everything: all naks, due or not, because the node stops.
-        """
+        """Give the naks that are due to the broker; `everything`: all naks, because the node stops."""
         self._broker.burst(now, self._ledger, everything)
 
     def retry_records(self, now: float) -> None:
         """Send the records again whose time has come."""
-        while self._resend and self._resend[0][0] <= now:
-            number = self._resend.popleft()[1]
-            self._resending.discard(number)
-            self._record(number)
+        self._records.retry(now)
 
     def next_retry(self) -> float:
         """Monotonic time at which `retry_records` has something to do."""
-        return self._resend[0][0] if self._resend else float("inf")
+        return self._records.next_retry()
 
     # --- a worker died ---
 
@@ -329,8 +292,7 @@ class Dispatcher:
             is_alone=delivery.is_alone,
         )  # fmt: skip
         if isinstance(verdict, Rejection):
-            delivery.rejection = verdict
-            self._enqueue(delivery)
+            self._reject(delivery, verdict)
         else:
             self.settle(delivery, self._own_outcome(delivery, verdict.decision, verdict.status, verdict.reason))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from supervisor.events import Entry, MessageKey, Received
@@ -45,7 +45,6 @@ class Delivery:
     failed_rejections: int = 0  # workers that died while they sent its client the rejection
     rejection: Rejection | None = None  # what its client gets instead of it being run
     outcome: Outcome | None = None
-    unstored: set[str] = field(default_factory=set)  # what has to be stored before the ack: "record", "letter"
 
 
 class Ledger:

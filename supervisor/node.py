@@ -270,7 +270,7 @@ class Node:
             self._fitness.ended(
                 now, outcome.asked_at or delivery.handed_at, outcome.fault, tokens=tokens,
                 upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe,
-                request_id=delivery.request_id,
+                request_id=outcome.request_id or delivery.request_id,
             )  # fmt: skip
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:

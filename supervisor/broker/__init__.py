@@ -7,19 +7,23 @@ from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.naks import Burst, Naks
 from supervisor.broker.probe import Answer, may_store, may_take
 from supervisor.broker.record_reader import NoRecords, Published, read_records
+from supervisor.broker.record_sender import STORE_RETRY, DeadLetter, RecordSender
 from supervisor.broker.topics import Topics, short_name, whole_name
 
 __all__ = [
+    "STORE_RETRY",
     "Access",
     "Answer",
     "Batches",
     "Broker",
     "Burst",
+    "DeadLetter",
     "Naks",
     "NoConnection",
     "NoRecords",
     "Published",
     "PulsarBroker",
+    "RecordSender",
     "Session",
     "Topics",
     "may_store",

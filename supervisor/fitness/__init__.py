@@ -4,7 +4,7 @@ question that is asked in the background (own_question)."""
 from supervisor.fitness.blame import Verdict
 from supervisor.fitness.breaker import Fitness
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
-from supervisor.fitness.refused_task import KEPT_FOR, after_refusal, nak_delay
+from supervisor.fitness.refused_task import KEPT_FOR, RefusedTasks, after_refusal, nak_delay
 
 __all__ = [
     "KEPT_FOR",
@@ -15,6 +15,7 @@ __all__ = [
     "End",
     "Fitness",
     "Gate",
+    "RefusedTasks",
     "Status",
     "Verdict",
     "after_refusal",

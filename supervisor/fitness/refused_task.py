@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from supervisor.fitness.blame import Verdict
 from workernode.errors import unfit_error
 from workernode.protocol import Decision, FaultInfo, FaultKind, Outcome, Rejection
@@ -13,6 +15,38 @@ LONGEST_NAK = 60.0  # seconds
 # What upstream asks to wait for, where the task would only be refused again. Other faults are of this node's upstream:
 # another node may serve the task at once.
 WAITED_FOR = (FaultKind.RATE_LIMIT, FaultKind.RAMP)
+
+
+class RefusedTasks:
+    """The refused tasks that wait until it is known whose fault that is."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[float, Outcome]] = {}  # until (monotonic), by the number of the delivery
+
+    def keep(self, now: float, number: int, outcome: Outcome) -> None:
+        """Keep a refused task, for KEPT_FOR at most."""
+        self._waiting[number] = (now + KEPT_FOR, outcome)
+
+    def decided(self, now: float, verdict_of: Callable[[str], Verdict]) -> list[tuple[int, Outcome, Verdict]]:
+        """Return, and keep no longer, the tasks of which it is known whose fault it is, or whose time is over.
+
+        Args:
+            now: monotonic.
+            verdict_of: whose fault the refusal of the task with this request id is.
+        """
+        if not self._waiting:
+            return []
+        verdicts = [
+            (number, until, outcome, verdict_of(outcome.request_id))
+            for number, (until, outcome) in self._waiting.items()
+        ]
+        over = [
+            (number, outcome, verdict)
+            for number, until, outcome, verdict in verdicts if verdict is not Verdict.OPEN or now >= until
+        ]  # fmt: skip
+        for number, _, _ in over:
+            del self._waiting[number]
+        return over
 
 
 def after_refusal(verdict: Verdict, outcome: Outcome, is_used_up: bool) -> Rejection | None:

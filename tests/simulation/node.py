@@ -495,7 +495,8 @@ class SimNode:
         plan = self.plan_of(received)
         delivery = self.dispatcher._ledger._by_key.get(received.key)
         if delivery is not None:
-            if delivery.unstored or "record" not in self.stored.get(delivery.number, ()):
+            is_stored = self.dispatcher._records.is_stored(delivery.number)
+            if not is_stored or "record" not in self.stored.get(delivery.number, ()):
                 raise Violation("an ack follows the stored record", plan.id)
         elif not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
             raise Violation("an ack follows the stored record", plan.id)

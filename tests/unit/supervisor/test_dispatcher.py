@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.dispatcher import STORE_RETRY, Dispatcher
+from supervisor.broker import STORE_RETRY
+from supervisor.dispatcher import Dispatcher
 from supervisor.events import Received, Stored
 from supervisor.fitness import KEPT_FOR, Admission, Admit, Verdict
 from supervisor.ledger import Delivery, Ledger
