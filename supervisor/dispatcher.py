@@ -227,7 +227,7 @@ class Dispatcher:
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""
-        delivery.outcome = outcome
+        delivery.outcome, delivery.decided_at = outcome, self._clock.monotonic()
         self._ledger.move(delivery, Place.RECORDING)
         level = logging.INFO if outcome.status == "answered" else logging.WARNING
         about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
@@ -253,7 +253,8 @@ class Dispatcher:
         if outcome.decision is Decision.NAK:
             at_once = outcome.status in ("worker_died", "drained")
             delay = 0.0 if at_once else nak_delay(outcome.fault, self._settings.nak_delay)
-            self._broker.nak(delivery.received, delay)
+            # It counts from the decision: a record that was slow to be stored must not outlast the task's time.
+            self._broker.nak(delivery.received, max(0.0, delivery.decided_at + delay - self._clock.monotonic()))
         else:
             self._broker.ack(delivery.received)
         self._ledger.close(delivery)

@@ -39,6 +39,7 @@ class Delivery:
     worker: int | None = None  # index of the worker that has it, or had it last
     slot: int = -1
     handed_at: float = 0.0  # monotonic: when a worker got it; 0: none did
+    decided_at: float = 0.0  # monotonic: when its outcome was there
     is_probe: bool = False  # it tries out whether upstream serves again
     is_alone: bool = False  # its worker has no other job: if that worker dies, this task has caused it
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again

@@ -196,6 +196,15 @@ def test_a_nak_waits_for_nak_delay_or_for_as_long_as_upstream_asked(effects: Eff
     assert pauses == [NAK_DELAY, 7.0]
 
 
+def test_the_wait_of_a_nak_counts_from_the_decision_however_late_the_record_is_stored(effects: Effects) -> None:
+    for late, wait in ((0.4, NAK_DELAY - 0.4), (30.0, 0.0)):
+        job = effects.run(f"late-{late}")
+        effects.decide(job, Decision.NAK, "upstream_trouble")
+        effects.now += late
+        effects.stored(job)
+        assert effects.made("nak")[-1][2] == pytest.approx(wait)
+
+
 def test_a_message_handed_out_twice_while_it_is_here_is_run_once(effects: Effects) -> None:
     job = effects.run("a")
     effects.receive("a", redeliveries=1)
