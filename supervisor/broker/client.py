@@ -30,6 +30,7 @@ class PulsarBroker:
         post: takes events from any thread.
         library: the module `pulsar`, or a fake of it.
         clock: monotonic time.
+        wall: seconds since the epoch.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PulsarBroker:
         post: Callable[[Event], None],
         library: Any = pulsar,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._library = library
         self._post = post
@@ -46,7 +48,7 @@ class PulsarBroker:
         self._most_naks = settings.max_process_num
         self._naks = Naks()
         self._retrying = 0  # messages that are neither held here nor at the owner yet: RetryHere was posted for them
-        self._intake = Intake(post, clock)
+        self._intake = Intake(post, clock, wall)
         topics = Topics.of(settings)
         self._connection = Connection(library, Access.of(settings), topics, self._intake, post, clock)
         self._letters = DeadLetters(library, topics.dead_letters, post, lambda: self._connection.client)

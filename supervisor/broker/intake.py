@@ -33,11 +33,18 @@ class Intake:
     Args:
         take: called, in either thread, with each message that there is room for. It must not block.
         clock: monotonic time.
+        wall: seconds since the epoch.
     """
 
-    def __init__(self, take: Callable[[Received], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        take: Callable[[Received], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._take = take
         self._clock = clock
+        self._wall = wall
         self._lock = threading.Lock()
         # Counts of messages since the start: "how many more" could be misread while a message is on its way.
         self._allowed = 0  # how many may have been taken in all
@@ -187,7 +194,7 @@ class Intake:
 
     def _arrived(self, token: object, consumer: Any, message: Any) -> None:
         """The library's thread brings a message. That of a closed consumer is dropped: the broker redelivers it."""
-        received = received_of(message, self._clock())
+        received = received_of(message, self._clock(), self._wall())
         with self._lock:
             if self._token is not token:
                 return
@@ -206,7 +213,7 @@ class Intake:
         self._take(received)
 
 
-def received_of(message: Any, now: float) -> Received:
+def received_of(message: Any, now: float, wall: float) -> Received:
     """Return the event that reports this message of the library's."""
     place = message.message_id()
     return Received(
@@ -214,7 +221,7 @@ def received_of(message: Any, now: float) -> Received:
         key=(place.ledger_id(), place.entry_id(), place.partition(), place.batch_index()),
         payload=message.data(),
         published=message.publish_timestamp() / 1000,
-        received=time.time(),
+        received=wall,
         received_at=now,
         redeliveries=message.redelivery_count(),
         is_chunked=place.batch_index() < 0 and FIRST_CHUNK in dict(fields(place.serialize())),

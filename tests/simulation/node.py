@@ -6,14 +6,13 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, ModelListSeen, Received, RetryHere, Stored
+from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, ModelListSeen, Received, Stored
 from supervisor.fitness import Fitness
 from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
@@ -264,7 +263,8 @@ class SimBroker(PulsarBroker):
     """The real code of supervisor/broker/, over the simulated library and without its threads."""
 
     def __init__(self, node: SimNode) -> None:
-        super().__init__(node.settings, self._told, mock.Mock(PulsarException=PulsarException), node.clock.monotonic)
+        library = mock.Mock(PulsarException=PulsarException)
+        super().__init__(node.settings, node.loop.post, library, node.clock.monotonic, node.clock.wall)
         self._node = node
         self.connection: Any = SimConnection(node, node.link)
         self.connection.intake = self._intake
@@ -292,15 +292,6 @@ class SimBroker(PulsarBroker):
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
         """Store it, or not."""
         self._node.store(number, b"", "letter")
-
-    def _told(self, event: Event) -> None:
-        """The wall clock of what was received is this node's."""
-        wall = self._node.clock.wall()
-        if isinstance(event, Received):
-            event = replace(event, received=wall)
-        elif isinstance(event, RetryHere):
-            event = RetryHere(replace(event.received, received=wall))
-        self._node.loop.post(event)
 
 
 class SimLocalModel:

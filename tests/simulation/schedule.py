@@ -19,7 +19,7 @@ UPSTREAM: list[tuple[int, tuple[str, ...]]] = [
     (2, ("silent",)),
     (3, ("429",)),
     (1, ("slow down",)),
-    (0, ("429 far",)),  # until fitness takes a wait of more than a minute for a hint (spec 5)
+    (1, ("429 far",)),
     (2, ("own 401",)),
 ]
 # What the gateway does with its answer.

@@ -12,11 +12,6 @@ from tests.simulation.__main__ import kept_seeds, measure_coverage, run_all, sto
 from tests.simulation.run import run
 from tests.simulation.schedule import make
 
-# Rules that are known to be violated: what is wrong, and where it is being mended. Empty when all is well.
-OPEN = {
-    "a nak is held no longer than its task has left": "fitness: time of a nak (issue 14)",
-}
-
 REACHED = 90  # percent of the deciders' statements and branches that a hundred schedules reach
 
 
@@ -31,15 +26,14 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize("seed", kept_seeds())
 def test_a_seed_that_once_found_a_fault_finds_it_no_more(seed: int) -> None:
     result = run(make(seed))
-    assert result.violation is None or result.violation.rule in OPEN, story(result)
+    assert result.violation is None, story(result)
 
 
 @pytest.mark.parametrize("first", range(10_000, 10_400, 100))
 def test_a_hundred_schedules_keep_every_rule(first: int) -> None:
     tally = run_all(range(first, first + 100))
     print(tally)
-    broken = {rule: results for rule, results in tally.violated.items() if rule not in OPEN}
-    assert not broken, "\n\n".join(story(results[0]) for results in broken.values())
+    assert not tally.violated, "\n\n".join(story(results[0]) for results in tally.violated.values())
 
 
 def test_the_simulation_reaches_nearly_all_branches_of_the_deciders(tmp_path: Path) -> None:
