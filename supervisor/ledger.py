@@ -90,11 +90,11 @@ class Ledger:
         """True if the message is at this node already: the broker handed it out a second time."""
         return received.key in self._by_key
 
-    def has_mates(self, key: MessageKey) -> bool:
+    def has_others_of_batch(self, key: MessageKey) -> bool:
         """True if a message of the same batch is at this node."""
         return self._by_entry[key[:3]] > 0
 
-    def has_answered_mates(self, key: MessageKey) -> bool:
+    def has_answered_of_batch(self, key: MessageKey) -> bool:
         """True if a message of the same batch was answered here."""
         return key[:3] in self._answered_entries
 

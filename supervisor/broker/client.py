@@ -136,10 +136,10 @@ class _AllBatches:
         self._ledger = ledger
         self._intake = intake
 
-    def has_mates(self, key: MessageKey) -> bool:
+    def has_others_of_batch(self, key: MessageKey) -> bool:
         """See Batches."""
-        return self._intake.has_early_mates(key[:3]) or self._ledger.has_mates(key)
+        return self._intake.has_early_of_batch(key[:3]) or self._ledger.has_others_of_batch(key)
 
-    def has_answered_mates(self, key: MessageKey) -> bool:
+    def has_answered_of_batch(self, key: MessageKey) -> bool:
         """See Batches."""
-        return self._ledger.has_answered_mates(key)
+        return self._ledger.has_answered_of_batch(key)

@@ -13,10 +13,10 @@ from supervisor.events import MessageKey, Received
 class Batches(Protocol):
     """What is known of the batches that messages came in. The ledger fulfils it."""
 
-    def has_mates(self, key: MessageKey) -> bool:
+    def has_others_of_batch(self, key: MessageKey) -> bool:
         """Return True if a message of the same batch is at this node."""
 
-    def has_answered_mates(self, key: MessageKey) -> bool:
+    def has_answered_of_batch(self, key: MessageKey) -> bool:
         """Return True if a message of the same batch was answered at this node."""
 
 

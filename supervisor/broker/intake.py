@@ -117,7 +117,7 @@ class Intake:
         with self._lock:
             return self._taken < self._allowed
 
-    def has_early_mates(self, entry: Entry) -> bool:
+    def has_early_of_batch(self, entry: Entry) -> bool:
         """Return True if a message of this batch waits here."""
         with self._lock:
             return any(key[:3] == entry for key in self._early)

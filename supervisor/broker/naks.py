@@ -146,14 +146,14 @@ class Naks:
         entry, came = self._newest.get(key[2], (None, 0.0))
         if entry == key[:3] and now < came + BATCH_PAUSE:
             return True
-        return batches.has_mates(key) or any(self._held[mate].due > now for mate in self._by_entry[key[:3]])
+        return batches.has_others_of_batch(key) or any(self._held[other].due > now for other in self._by_entry[key[:3]])
 
 
 def _cannot_go_back(received: Received, batches: Batches) -> bool:
     """True if what was answered would come again with it, or if it came in chunks: a nak of such a message is lost in
     pulsar-client 3.13, and the message with it until the consumer is closed.
     """
-    return received.is_chunked or (_in_batch(received.key) and batches.has_answered_mates(received.key))
+    return received.is_chunked or (_in_batch(received.key) and batches.has_answered_of_batch(received.key))
 
 
 def _in_batch(key: MessageKey) -> bool:

@@ -1,7 +1,7 @@
-"""Tasks that came in one batch. The broker hands out a batch as one: whoever sends one of it back has all of it handed
-out again, to any node, also what is still being worked on. Nothing may be said twice for that.
+"""Tasks that came in one batch. The broker delivers a batch as a whole: after a nak of one task it delivers all of them
+again, to any node, also those that are still being worked on. No client may be answered twice because of that.
 
-All of it on a broker that does not keep acks by their place in a batch, which is how brokers are by default.
+All on a broker that does not store which messages of a batch were acked, which is a broker's default.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from devstack.ports import free_port
 from tests.faults.testbed import Testbed, one_end_each, open_testbed
 from tests.support.wait import until
 
-MATES = 8  # in a batch, besides the one that fails
+OTHERS = 8  # in a batch, besides the one that fails
 
 
 def passes(one: Testbed, tasks: int = 3) -> None:
-    """Time passes, measured in tasks: the broker has long handed out what was sent back."""
+    """Let time pass, measured in tasks: the broker has then delivered again what was nak'd."""
     for _ in range(tasks):
         one.platform.ask_and_wait({"latency_ms": 500})
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One that does not."""
+    """A broker that does not store acks by their place in a batch."""
     conf = {"acknowledgmentAtBatchIndexLevelEnabled": "false"}
     folder = tmp_path_factory.mktemp("broker")
     with Broker(find_or_get(), folder, port=free_port(), admin_port=free_port(), conf=conf) as one:
@@ -42,11 +42,11 @@ def test_a_nak_does_not_run_the_other_tasks_of_its_batch_twice(
         for _ in range(2):  # each has room for all of it
             one.start()
         gate = {"gate_chunks": "all"} if stream else {"gate": "all"}
-        ids = one.platform.ask_many([{"status": 503}, *[gate] * MATES], stream, batched=True)
-        one.upstream.wait_for_waiting("all", MATES, 30)
+        ids = one.platform.ask_many([{"status": 503}, *[gate] * OTHERS], stream, batched=True)
+        one.upstream.wait_for_waiting("all", OTHERS, 30)
         until(lambda: one.naks(ids[0]), 30, "the one that fails is sent back")
         passes(one)
-        assert one.upstream.waiting_at("all") == MATES, "the mates were handed out again while they ran"
+        assert one.upstream.waiting_at("all") == OTHERS, "the others were delivered again while they ran"
         one.upstream.open_gate("all")
         one.platform.wait_balanced()
         assert one.asked_twice(ids[1:]) == 0
@@ -54,10 +54,10 @@ def test_a_nak_does_not_run_the_other_tasks_of_its_batch_twice(
         one_end_each(one, ids)
 
 
-def test_one_node_alone_tries_again_what_it_sent_back(broker: Broker, tmp_path: Path) -> None:
-    """With nothing that comes after it, and with no room for more than a part of the batch."""
+def test_a_node_alone_tries_a_task_of_a_batch_again_when_others_were_answered(broker: Broker, tmp_path: Path) -> None:
+    """No other message comes after the batch, and the node has room for a part of it only."""
     with open_testbed(broker, tmp_path, MAX_REDELIVERIES=2, MAX_PROCESS_NUM=2) as one:
-        ids = one.platform.ask_many([{"latency_ms": 20}, {"status": 503}, *[{"latency_ms": 20}] * MATES], batched=True)
+        ids = one.platform.ask_many([{"latency_ms": 20}, {"status": 503}, *[{"latency_ms": 20}] * OTHERS], batched=True)
         one.start()
         one.platform.wait_balanced()
         assert one.naks(ids[1]) == 2

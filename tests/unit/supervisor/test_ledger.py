@@ -81,15 +81,15 @@ def test_messages_of_a_batch_know_of_each_other() -> None:
     ledger = Ledger()
     first, second = ledger.open(received(1, 0), "a"), ledger.open(received(1, 1), "b")
     alone = ledger.open(received(2), "c")
-    assert ledger.has_mates(second.received.key)
+    assert ledger.has_others_of_batch(second.received.key)
     close(ledger, first, Decision.NAK)
     close(ledger, second, Decision.NAK)
-    assert not ledger.has_mates(first.received.key)
-    assert not ledger.has_answered_mates(first.received.key)
+    assert not ledger.has_others_of_batch(first.received.key)
+    assert not ledger.has_answered_of_batch(first.received.key)
     close(ledger, ledger.open(received(1, 0), "a"), Decision.ACK)
-    assert ledger.has_answered_mates(second.received.key)
+    assert ledger.has_answered_of_batch(second.received.key)
     close(ledger, alone, Decision.ACK)
-    assert not ledger.has_answered_mates(alone.received.key)
+    assert not ledger.has_answered_of_batch(alone.received.key)
 
 
 def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_of_a_batch_that_waits_in_part_nothing_goes_back(one: Setup) -> None:
 class Answered(Ledger):
     """A ledger of which every batch was answered in part."""
 
-    def has_answered_mates(self, key: MessageKey) -> bool:
+    def has_answered_of_batch(self, key: MessageKey) -> bool:
         return True
 
 

@@ -156,12 +156,12 @@ def test_a_batch_is_received_whole_and_what_has_no_room_waits() -> None:
     one.intake.allow(2)
     one.consumer.deliver(*(Message(1, index, 5) for index in range(5)))
     assert len(one.taken) == 2
-    assert one.intake.has_early_mates((1, 1, -1))
+    assert one.intake.has_early_of_batch((1, 1, -1))
     assert one.consumer.permits == 0, "the whole batch was received, and no further message was asked for"
     one.seen(2)
     one.intake.allow(3)
     assert len(one.taken) == 5
-    assert not one.intake.has_early_mates((1, 1, -1))
+    assert not one.intake.has_early_of_batch((1, 1, -1))
 
 
 def test_a_message_that_is_redelivered_while_it_waits_is_served_once() -> None:

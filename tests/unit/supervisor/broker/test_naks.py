@@ -19,10 +19,10 @@ class Ledger:
     here: set[Entry] = field(default_factory=set)
     answered: set[Entry] = field(default_factory=set)
 
-    def has_mates(self, key: MessageKey) -> bool:
+    def has_others_of_batch(self, key: MessageKey) -> bool:
         return key[:3] in self.here
 
-    def has_answered_mates(self, key: MessageKey) -> bool:
+    def has_answered_of_batch(self, key: MessageKey) -> bool:
         return key[:3] in self.answered
 
 
