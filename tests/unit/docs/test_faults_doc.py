@@ -11,7 +11,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-FAULTS = ROOT / "tests" / "faults"
+FAULTS, SIMULATION = ROOT / "tests" / "faults", ROOT / "tests" / "simulation"
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)(?:\[(.+)\])?`")
 # The rows of the table in spec 4, by the names that the page gives them.
 ENDS = [
@@ -51,7 +51,7 @@ def test_a_row_is_whole_and_names_a_test_that_exists(row: list[str]) -> None:
     assert all(row)
     named = TEST.fullmatch(row[3])
     assert named, row[3]
-    path = FAULTS / named[1]
+    path = (SIMULATION if named[1] == "test_simulation.py" else FAULTS) / named[1]
     assert named[2] in functions_of(path), row[3]
     if named[3]:
         assert named[3] in path.read_text(encoding="utf-8"), f"no case {named[3]!r} in {named[1]}"
