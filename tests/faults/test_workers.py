@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.faults.testbed import Testbed, kill, one_end_each, patched, plug, wait_workers
-from tests.support.node import Node
 from tests.support.wait import until
 
 WORKERS = 3
@@ -120,7 +118,7 @@ def test_a_stopped_worker_is_noticed_killed_and_replaced(build: Callable[..., Te
     testbed.close_nodes()
 
 
-def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported(
+def test_workers_that_die_at_once_are_restarted_and_reported(
     build: Callable[..., Testbed], tmp_path: Path
 ) -> None:
     flag = tmp_path / "die"
@@ -134,11 +132,9 @@ def test_workers_that_die_at_once_are_restarted_with_growing_pauses_and_reported
     flag.unlink()
     assert testbed.answer(id).error is None
     node.wait_ready()
-    died = [(at, line) for at, line in _moments(node) if '"worker_died"' in line]
-    pauses = [later[0] - earlier[0] for earlier, later in pairwise(died)]
-    assert len(pauses) >= 3
-    assert pauses[1] > 0.9  # the second successor waited 1 s, the third 2 s
-    assert pauses[2] > pauses[1] + 0.5
+    crashes = [line["crashes"] for line in node.logs() if line.get("event") == "worker_died"]
+    assert crashes == list(range(1, len(crashes) + 1))  # the pause after each is the pool's (unit tests)
+    assert len(crashes) >= 4
     assert node.log_lines.count(report) == 1
     testbed.close_nodes()
 
@@ -202,11 +198,6 @@ attempt.for_upstream = deadly
     assert testbed.last_record(id)["outcome"]["decision"] == "dead_letter"
     assert len([line for line in node.logs() if line.get("event") == "worker_died"]) == 3
     testbed.close_nodes()
-
-
-def _moments(node: Node) -> list[tuple[float, str]]:
-    """The lines of the log, each with the moment at which it came."""
-    return [(at, line) for at, _, line in node._lines]
 
 
 def _whole_or_cut(testbed: Testbed, id: str, chunks: int) -> None:
