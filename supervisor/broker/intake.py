@@ -55,7 +55,7 @@ class Intake:
         self._paused = False
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
-        self._last_entry: Entry | None = None  # where the message that was taken last came from
+        self._last_delivery: tuple[Entry, int] | None = None  # what the message that was taken last came with
         self._full_at: float | None = None  # since when nothing may be taken, although the intake is open
 
     # --- the owner ---
@@ -124,7 +124,9 @@ class Intake:
 
     def _give_back_at(self, early: _Early) -> float:
         since = self._closed_at
-        if since is None and early.received.key[:3] != self._last_entry:  # the rest of a batch cannot go back alone
+        is_batch = early.received.key[3] >= 0
+        # The rest of a batch cannot go back alone.
+        if since is None and not (is_batch and _delivery_of(early.received) == self._last_delivery):
             since = self._full_at
         return float("inf") if since is None else max(early.came, since) + GIVE_BACK
 
@@ -209,8 +211,13 @@ class Intake:
 
     def _hand_over(self, received: Received) -> None:
         self._taken += 1
-        self._last_entry = received.key[:3]
+        self._last_delivery = _delivery_of(received)
         self._take(received)
+
+
+def _delivery_of(received: Received) -> tuple[Entry, int]:
+    """What the messages of a batch have in common that were delivered together."""
+    return received.key[:3], received.redeliveries
 
 
 def received_of(message: Any, now: float, wall: float) -> Received:

@@ -160,7 +160,7 @@ class Simulation:
         timeout = self.schedule.task_timeout
         for due, received in node.broker.held:
             deadline = received.received_at + timeout - max(0.0, received.received - received.published)
-            if due > max(deadline, received.received_at + node.nak_delay) + 1.0:
+            if due > max(deadline, received.received_at + node.nak_delay, now) + 1.0:
                 raise Violation("a nak is held no longer than its task has left", received.message.message.plan.id)
         if node.pool.free_slots():
             for delivery in node.dispatcher._queue:

@@ -129,6 +129,21 @@ def test_what_waits_at_a_node_that_stays_full_is_given_back_unless_a_part_of_it_
     assert one.given_back() == given_back
 
 
+@pytest.mark.parametrize("messages", [[(-1, 0)], [(0, 2), (1, 2)]], ids=["a message", "a batch"])
+def test_what_was_taken_before_and_comes_again_is_given_back_like_any_other(messages: list[tuple[int, int]]) -> None:
+    one = Setup()
+    one.intake.allow(len(messages))
+    for index, size in messages:
+        one.consumer.deliver(Message(1, index, size))
+    one.seen(len(messages))
+    one.intake.allow(1)
+    one.intake.allow(0)
+    for index, size in messages:
+        one.consumer.deliver(Message(1, index, size, redeliveries=1))
+    one.now += GIVE_BACK
+    assert one.given_back() == [1] * len(messages)
+
+
 def test_what_waits_here_may_be_taken_without_asking_for_more() -> None:
     one = Setup()
     one.intake.allow(1)
