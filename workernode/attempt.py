@@ -136,7 +136,7 @@ class _Attempt:
         except GatewayConnectionLost as lost:
             return self._connection_lost(lost)
         except UpstreamFault as fault:
-            return self._failed(task, fault)
+            return self._failed(task, fault.without_traceback())
 
     def _plain(self, task: Task) -> End:
         """stream=false: ask upstream, and POST the answer."""

@@ -55,6 +55,13 @@ class UpstreamFault(Exception):
         self.body = body if body and _is_json(body) else openai_error(message, "upstream_error", code or None)
         self.retry_after = retry_after
 
+    def without_traceback(self) -> UpstreamFault:
+        """Forget how it came. A traceback keeps what was read of an answer in memory, as long as the fault is kept; and
+        where a frame of it keeps the fault, both stay until the garbage collector comes.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
     def info(self) -> FaultInfo:
         """Return what the supervisor is told of it."""
         return FaultInfo(self.kind, self.http_status, self.code[:100], self.message[:MAX_MESSAGE], self.retry_after)

@@ -33,7 +33,9 @@ class Case:
     seen_text: bool = False  # the client saw a part of the answer before
 
 
-FOR_GOOD = (TRIES * 2,)  # one delivery, one redelivery
+# One delivery and one redelivery; or one, and then the node, whose upstream failed with many tasks, asks it no more.
+FOR_GOOD = (TRIES * 2, TRIES)
+AWAY = "model_unavailable"  # the code of the error that a client gets in the second case
 PASSING_STATUS = (408, 409, 425, 500, 502, 503, 504, 529)
 FINAL_STATUS = (400, 413, 415, 422)
 
@@ -127,8 +129,9 @@ def test_a_fault_of_upstream(case: Case, way: bool, ids: tuple[Testbed, dict[tup
     else:
         assert answer.error is not None
         assert set(answer.error) >= {"message", "type"}
-        assert case.code is None or answer.error["code"] == case.code
-        assert case.message in answer.error["message"]
+        if answer.error["code"] != AWAY or case.asked != FOR_GOOD:
+            assert case.code is None or answer.error["code"] == case.code
+            assert case.message in answer.error["message"]
     if case.seen_text:
         assert answer.text
         assert record["usage_source"] in ("upstream", "counted")
@@ -253,7 +256,8 @@ def test_a_failure_that_needs_a_person_is_reported_and_the_client_gets_the_error
 ) -> None:
     unfit.upstream.mode = does
     try:
-        ids = [unfit.platform.ask("hello", stream=way) for way in BOTH]
+        # Enough tasks that upstream refuses alike: of a few, each would be found to be its own task's fault (spec 5).
+        ids = [unfit.platform.ask("hello", stream=way) for way in BOTH * 4]
         for id in ids:
             answer = unfit.answer(id)
             assert answer.error is not None

@@ -46,9 +46,8 @@ def ask_with_retries(ask: Callable[[], T], deadline: float, sleep: Callable[[flo
         )
     except UpstreamFault as exc:
         fault = exc
-    fault.__cause__ = fault.__context__ = None
     try:
-        raise fault.with_traceback(None)
+        raise fault.without_traceback()
     finally:
         del fault
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tests.unit.workernode.attempt.bench import Bench, both, record_of
 from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind
+from workernode.upstream import StreamedAnswer
 
 # --- refused, given up, sent back ---
 
@@ -135,3 +137,15 @@ def test_usage_that_came_before_the_break_is_billed(bench: Bench) -> None:
     pieces = [f"data: {json.dumps(chunk)}\n\n", 'data: {"error":{"message":"x"}}\n\n']
     made = record_of(bench.run({"raw": pieces, "chunk_ms": 300}, stream=True)[0])
     assert (made["usage_source"], made["usage"]["completion_tokens"]) == ("upstream", 41)
+
+
+def test_a_stream_that_broke_does_not_stay_in_memory(bench: Bench) -> None:
+    """Not even until the garbage collector comes: it may be 64 MiB of one chunk."""
+    gc.collect()
+    gc.disable()
+    try:
+        outcome, _ = bench.run({"error_mid": True, "chunk_ms": 20}, True)
+        assert outcome.status == "broken"
+        assert not [each for each in gc.get_objects() if isinstance(each, StreamedAnswer)]
+    finally:
+        gc.enable()
