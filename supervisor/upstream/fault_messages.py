@@ -29,8 +29,7 @@ class FaultMessages:
     def __call__(self, fault: FaultInfo) -> str:
         """Return the sentence about a fault. Upstream's own words are not in it."""
         upstream = "OpenAI" if self.origin.endswith("//api.openai.com") else "The upstream"
-        answer = " ".join(str(part) for part in (fault.http_status or "no answer", fault.code) if part)
-        where = f"({answer}) at {self.origin}"
+        where = f"({_answer(fault)}) at {self.origin}"
         of = f" of AIModel {self.aimodel}" if self.aimodel else ""
         match fault.kind:
             case FaultKind.KEY:
@@ -72,3 +71,10 @@ class FaultMessages:
                 )
             case _:
                 return f"{upstream} failed {where}"
+
+
+def _answer(fault: FaultInfo) -> str:
+    """Upstream's status and code: "401 invalid_api_key"; not a code that only repeats the kind or the status."""
+    status = str(fault.http_status or "no answer")
+    repeats = ("", status, fault.kind.value, "bad_answer", "upstream_unreachable")
+    return status if fault.code in repeats else f"{status} {fault.code}"

@@ -36,3 +36,19 @@ def test_every_kind_that_may_be_the_nodes_says_what_to_do(kind: FaultKind) -> No
 def test_the_origin_has_neither_path_nor_credentials() -> None:
     settings = context(API_URL="https://[::1]:8443/v1", AIMODEL_NAME="gpt").settings
     assert FaultMessages.of(settings) == FaultMessages("https://[::1]:8443", "gpt-4o", "default/gpt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code", "shown"),
+    [
+        (FaultKind.KEY, 401, "invalid_api_key", "(401 invalid_api_key)"),
+        (FaultKind.QUOTA, 402, "402", "(402)"),
+        (FaultKind.KEY, 401, "", "(401)"),
+        (FaultKind.ADDRESS, 404, FaultKind.ADDRESS.value, "(404)"),
+        (FaultKind.UNAVAILABLE, 0, "upstream_unreachable", "(no answer)"),
+    ],
+)
+def test_a_code_that_repeats_the_status_or_the_kind_is_left_out(
+    kind: FaultKind, status: int, code: str, shown: str
+) -> None:
+    assert f" {shown} at " in FaultMessages("https://api.example.com", "m")(FaultInfo(kind, status, code, ""))
