@@ -16,7 +16,7 @@ from supervisor import events
 from supervisor.broker import Broker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.fitness import Admission, Fitness, Verdict
+from supervisor.fitness import OUTAGES, Admission, Fitness, Verdict
 from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import EndStreams, Lifecycle
@@ -146,7 +146,10 @@ class Node:
         now = self._clock.monotonic()
         self._lifecycle.on_signals(now)
         if self._local_model is not None:
+            was_ready = self._local_model.is_ready
             self._local_model.tick(now)
+            if self._local_model.is_ready and not was_ready:
+                self._fitness.upstream_started(now)
         if now >= min(self._next_check, self._pool.next_check()):
             self._check(now)
         if now >= self._next_sample:
@@ -267,8 +270,10 @@ class Node:
         """Pass on to fitness what the outcome of a task that a worker ran shows of upstream."""
         if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
             now, tokens = self._clock.monotonic(), outcome.prompt_tokens + outcome.completion_tokens
+            # A local model that is down is no news: its lifecycle closes the intake, and reports if it stays down.
+            is_known = not self._is_model_ready() and outcome.fault is not None and outcome.fault.kind in OUTAGES
             self._fitness.ended(
-                now, outcome.asked_at or delivery.handed_at, outcome.fault, tokens=tokens,
+                now, outcome.asked_at or delivery.handed_at, None if is_known else outcome.fault, tokens=tokens,
                 upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe,
                 request_id=outcome.request_id or delivery.request_id,
             )  # fmt: skip

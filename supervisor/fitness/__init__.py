@@ -2,12 +2,13 @@
 question that is asked in the background (own_question)."""
 
 from supervisor.fitness.blame import Verdict
-from supervisor.fitness.breaker import Fitness
+from supervisor.fitness.breaker import OUTAGES, Fitness
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
 from supervisor.fitness.refused_task import KEPT_FOR, RefusedTasks, after_refusal, nak_delay
 
 __all__ = [
     "KEPT_FOR",
+    "OUTAGES",
     "Admission",
     "Admit",
     "Begin",

@@ -135,6 +135,12 @@ class Fitness:
         if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
             self._probing.make_due(now)
 
+    def upstream_started(self, now: float) -> None:
+        """The local model server is ready: calls that were asked before, and failed, say nothing any more."""
+        self._outage.answered(now)
+        if self.fault is not None and self.fault.kind in OUTAGES:
+            self._recover(now)
+
     def tick(self, now: float) -> None:
         """Time has passed: decide what waits for it."""
         self._blame.tick(now)

@@ -494,6 +494,27 @@ def test_an_answer_to_a_call_that_was_asked_meanwhile_ends_an_outage() -> None:
         assert fitness.state is state
 
 
+@pytest.mark.parametrize("lasted", [5.0, LONGEST_OUTAGE + 1.0], ids=["away", "unfit"])
+def test_a_local_model_that_is_ready_again_ends_an_outage(lasted: float) -> None:
+    fitness = away(100.0)
+    fitness.tick(100.0 + lasted)
+    fitness.upstream_started(100.0 + lasted)
+    assert fitness.state is FitnessState.FIT
+    for number in range(9):  # asked before the start, and failed only now
+        fitness.ended(
+            101.0 + lasted, 99.0 + lasted, LOADING, upstream_answered=False, was_probe=False, request_id=str(number)
+        )
+    assert fitness.state is FitnessState.FIT
+
+
+def test_a_local_model_that_is_ready_again_makes_no_refused_key_good() -> None:
+    fitness = Fitness(64, EXPLAIN)
+    fitness.list_seen(100.0, ModelListSeen(KEY, is_repeated=True))
+    assert fitness.state is FitnessState.UNFIT
+    fitness.upstream_started(101.0)
+    assert fitness.state is FitnessState.UNFIT
+
+
 # All together
 
 
