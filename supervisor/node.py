@@ -332,8 +332,11 @@ class Node:
     def _sample(self, now: float) -> None:
         """Move the dynamic cap by the machine's readings."""
         self._next_sample = now + self._settings.sample_interval
-        if self._concurrency.sample(self._dispatcher.running, self._pool.tokens()) and self._local_model is not None:
-            self._local_model.tokens_came(now)
+        have_tokens_come = self._concurrency.sample(self._dispatcher.running, self._pool.tokens())
+        if self._local_model is not None:
+            self._local_model.note_in_flight(self._dispatcher.running)
+            if have_tokens_come:
+                self._local_model.tokens_came(now)
 
     # --- lifecycle ---
 

@@ -6,6 +6,7 @@ One helper thread asks, so that the owner never waits for a server that does not
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import queue
 import threading
@@ -48,6 +49,16 @@ class Question:
     run: int  # which start of the child is asked
     pid: int
     want_info: bool  # and for ServerInfo, if it answers 200
+    want_work: bool = False  # and for Work, if it answers 200
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the server's engine does."""
+
+    is_busy: bool | None  # a slot processes a request; None: /slots did not answer in time
+    slots: str  # changes when /slots does; "": it did not answer
+    cpu_s: float  # seconds of CPU time that the child has used
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,7 @@ class Health:
     status: int  # HTTP status; 0: no answer
     cpu_s: float | None = None  # seconds of CPU time that the child has used; read when the status was not 200
     info: ServerInfo | None = None
+    work: Work | None = None
 
 
 class Prober:
@@ -101,7 +113,19 @@ class Prober:
         status, _ = self._get(session, "/health")
         if status != 200:
             return Health(question.run, status, cpu_s=self._cpu_seconds(question.pid))
-        return Health(question.run, status, info=self._info(session) if question.want_info else None)
+        return Health(
+            question.run,
+            status,
+            info=self._info(session) if question.want_info else None,
+            work=self._work(session, question.pid) if question.want_work else None,
+        )
+
+    def _work(self, session: requests.Session, pid: int) -> Work:
+        status, body = self._get(session, "/slots")
+        cpu_s = self._cpu_seconds(pid)
+        if status == 0:
+            return Work(None, "", cpu_s)
+        return Work(is_busy(body), hashlib.sha256(body.encode()).hexdigest(), cpu_s)
 
     def _info(self, session: requests.Session) -> ServerInfo:
         def get(path: str) -> object:
@@ -120,6 +144,14 @@ class Prober:
             return answer.status_code, answer.text
         except requests.RequestException as fault:
             return 0, type(fault).__name__
+
+
+def is_busy(slots: str) -> bool:
+    """Return whether a slot processes a request, by the body of /slots; False if it does not tell."""
+    try:
+        return any(member(slot, "is_processing") is True for slot in as_list(json.loads(slots)))
+    except ValueError:
+        return False
 
 
 def info_from(props: object, slots: object, models: object, has_metrics: bool) -> ServerInfo:

@@ -19,7 +19,7 @@ from supervisor.model_server import command
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL, Diagnosis, compose, diagnose
 from supervisor.model_server.http_api import Health, Prober, Question, ServerInfo
 from supervisor.model_server.output import OutputLog
-from supervisor.model_server.patience import DEFAULT, Limits, Restarts, SignsOfLife
+from supervisor.model_server.patience import DEFAULT, EngineProgress, Limits, Restarts, SignsOfLife
 from supervisor.model_server.process import ChildProcess
 from supervisor.states import ModelServerState
 from workernode.settings import Settings
@@ -117,6 +117,8 @@ class ModelServer:
         self._hang: Diagnosis | None = None  # why it is being killed
         self._restarts = Restarts(limits)
         self._signs = SignsOfLife(limits, 0.0)
+        self._engine = EngineProgress(limits, 0.0)
+        self._in_flight = 0
         self._ready_at = 0.0
 
     @property
@@ -177,6 +179,11 @@ class ModelServer:
     def tokens_came(self, now: float) -> None:
         """Tokens came from it: it lives, whatever /health answers."""
         self._signs.strong(now)
+        self._engine.tokens_came(now)
+
+    def note_in_flight(self, tasks: int) -> None:
+        """So many tasks are at workers; how many of them are at the model, only the model knows."""
+        self._in_flight = tasks
 
     def tick(self, now: float) -> list[Event]:
         """Take in what was reported, and do what is due. Returns what the owner has to know, in order."""
@@ -201,7 +208,8 @@ class ModelServer:
             self.kill()
         elif self._child:  # the next probe follows the answer to this one
             want_info = self.state is ModelServerState.STARTING
-            self._prober.ask(Question(self._run, self._child.pid, want_info))
+            want_work = not want_info and self._in_flight > 0
+            self._prober.ask(Question(self._run, self._child.pid, want_info, want_work))
         return []
 
     def _spawn(self, now: float) -> None:
@@ -210,6 +218,7 @@ class ModelServer:
         run = self._run
         self._output = self._new_output()
         self._signs = SignsOfLife(self._limits, now)
+        self._engine = EngineProgress(self._limits, now)
         fault = command.port_fault(self.port)
         if fault is None:
             try:
@@ -277,11 +286,20 @@ class ModelServer:
                 self._signs.strong(now)
         if report.cpu_s is not None:
             self._signs.cpu(now, report.cpu_s)
+            self._engine.busy(now, report.cpu_s, "")
+        if report.work is not None and report.work.is_busy is not False:
+            self._engine.busy(now, report.work.cpu_s, report.work.slots)
+        elif report.status == 200:
+            self._engine.idle(now)
 
     def _diagnose_hang(self, now: float, is_ready: bool) -> Diagnosis | None:
         quiet_s = self._signs.silence_too_long(now, is_ready)
-        if quiet_s is None:
+        stuck_s = self._engine.stuck_for(now) if is_ready else None
+        if quiet_s is None and stuck_s is None:
             return None
+        if quiet_s is None:
+            what = f"answers, but has got on with none of its requests for {stuck_s:.0f} s and was killed"
+            return compose(GENERAL, what, "see its last lines in the log (event model_output)")
         what = f"showed no sign of {'answering' if is_ready else 'loading'} for {quiet_s:.0f} s and was killed"
         return compose(GENERAL, what, "see its last lines in the log (event model_output)", "\n".join(self.tail()[-1:]))
 

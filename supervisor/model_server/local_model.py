@@ -83,6 +83,10 @@ class LocalModel:
         if not self.is_stopped:
             self.server.tokens_came(now)
 
+    def note_in_flight(self, tasks: int) -> None:
+        """So many tasks are at workers."""
+        self.server.note_in_flight(tasks)
+
     def why_not_ready(self) -> str:
         """Why it takes no requests, for a person."""
         fault = None if self.is_stopped else self.server.diagnosis()

@@ -25,6 +25,10 @@ class Limits:
     # Ready: /health waits only where all HTTP threads are taken by long requests. Then there are tokens or CPU time.
     silence_s: float = 45.0  # neither answer nor output nor tokens nor CPU time for so long: it hangs
     limit_s: float = 600.0  # no answer, output or token for so long, whatever its CPU does
+    # Ready, with requests at work: no token, no change in /slots and next to no CPU time for so long: it is stuck.
+    # A long prompt on a slow machine is not: it uses the CPU, or the processor that drives the GPU.
+    stuck_s: float = 120.0
+    engine_cpus: float = 0.005  # processors in use, at least, by an engine that works
     probe_starting_s: float = 0.25
     probe_ready_s: float = 5.0
     probe_timeout_s: float = 5.0  # /health is answered beside the model's work, but a busy machine can be slow
@@ -112,3 +116,39 @@ class SignsOfLife:
         if quiet_s <= limit_s and now - max(self._strong_at, self._weak_at) <= silence_s:
             return None
         return quiet_s
+
+
+class EngineProgress:
+    """Whether a server's engine gets on with its requests. /health does not show that: another thread answers it."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        """Start with a server that was spawned now."""
+        self._limits = limits
+        self._progress_at = self._cpu_at = now
+        self._cpu_s = 0.0
+        self._slots = ""
+
+    def tokens_came(self, now: float) -> None:
+        """Tokens came from it."""
+        self._progress_at = now
+
+    def idle(self, now: float) -> None:
+        """It has no request at work, so that nothing can be stuck."""
+        self._progress_at = now
+
+    def busy(self, now: float, cpu_s: float, slots: str) -> None:
+        """It has requests at work.
+
+        Args:
+            now: monotonic.
+            cpu_s: seconds of CPU time that it has used since its start.
+            slots: what /slots shows, in any form that changes with it; "": nothing.
+        """
+        if cpu_s - self._cpu_s > self._limits.engine_cpus * (now - self._cpu_at) or slots != self._slots:
+            self._progress_at = now
+        self._cpu_s, self._cpu_at, self._slots = cpu_s, now, slots
+
+    def stuck_for(self, now: float) -> float | None:
+        """Return for how many seconds there was no progress, if that means that the engine is stuck; else None."""
+        quiet_s = now - self._progress_at
+        return quiet_s if quiet_s > self._limits.stuck_s else None

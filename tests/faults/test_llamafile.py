@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +46,7 @@ QUICK = Limits(
     start_limit_s=60.0,
     silence_s=1.5,
     limit_s=60.0,
+    stuck_s=1.5,
     probe_starting_s=0.05,
     probe_ready_s=0.1,
     probe_timeout_s=0.5,
@@ -229,6 +231,55 @@ def test_a_long_prompt_is_not_a_hang(owners: Callable[..., Owner], tmp_path: Pat
     owner.wait(EventKind.DOWN)
     deaf.unlink()
     owner.wait(EventKind.READY)
+
+
+def ask_in_background(owner: Owner) -> Future[int]:
+    """Ask the model; gives the status of its answer, 0 if the connection broke."""
+    status: Future[int] = Future()
+
+    def ask() -> None:
+        try:
+            status.set_result(owner.ask().status_code)
+        except requests.RequestException:
+            status.set_result(0)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return status
+
+
+def test_a_server_that_answers_and_gets_on_with_no_request_is_replaced(
+    owners: Callable[..., Owner], tmp_path: Path
+) -> None:
+    stuck = tmp_path / "stuck"
+    stuck.touch()
+    owner = owners({"STANDIN_STUCK": str(stuck)}).started()
+    owner.llamafile.note_in_flight(1)
+    broken = ask_in_background(owner)
+    down = owner.wait(EventKind.DOWN)
+    assert down.diagnosis
+    assert "got on with none of its requests" in down.diagnosis.message
+    stuck.unlink()
+    owner.wait(EventKind.READY)
+    assert broken.result(LONG) == 0
+    assert owner.ask().status_code == 200
+
+
+def test_a_long_prompt_that_uses_the_cpu_is_not_taken_for_a_stuck_engine(owners: Callable[..., Owner]) -> None:
+    owner = owners({"STANDIN_PROMPT_S": str(4 * QUICK.stuck_s)}).started()
+    owner.llamafile.note_in_flight(1)
+    status = ask_in_background(owner)
+    owner.run_until(status.done, "answer")
+    assert status.result() == 200
+    assert owner.events == []
+
+
+def test_a_server_with_tasks_that_are_not_at_the_model_is_not_taken_for_stuck(owners: Callable[..., Owner]) -> None:
+    """The answers of those tasks wait for a gateway that is away."""
+    owner = owners().started()
+    owner.llamafile.note_in_flight(3)
+    ends = time.monotonic() + 4 * QUICK.stuck_s
+    owner.run_until(lambda: time.monotonic() > ends, "end of the time")
+    assert owner.events == []
 
 
 def test_a_flood_of_output_blocks_no_one_else(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:

@@ -318,6 +318,9 @@ class SimLocalModel:
             self._told = True
             self._node.concurrency.set_slots(2)
 
+    def note_in_flight(self, tasks: int) -> None:
+        """Nothing depends on it."""
+
     def tokens_came(self, now: float) -> None:
         """It lives."""
 

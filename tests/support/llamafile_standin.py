@@ -13,6 +13,8 @@ switches are variables, because they have to come through local.sh:
     STANDIN_IGNORE_TERM=1    SIGTERM does nothing
     STANDIN_GRANDCHILD=path  starts a process that ignores SIGTERM and SIGHUP, and writes its pid to the file
     STANDIN_DEAF=path        takes connections and answers none, as long as the file is there
+    STANDIN_STUCK=path       works on no request as long as the file is there, and answers /health
+    STANDIN_PROMPT_S=10      uses the CPU for so long before the first token
     STANDIN_TOKENS_PER_S=50  how fast it answers
     STANDIN_PIDFILE=path     each run appends its pid
 """
@@ -88,7 +90,8 @@ class Handler(BaseHTTPRequestHandler):
             settings = {"n_ctx": per_slot}
             self.answer(200, {"default_generation_settings": settings, "total_slots": flags.parallel})
         elif path == "/slots":
-            self.answer(200, [{"id": number, "n_ctx": per_slot} for number in range(flags.parallel)])
+            slots = range(flags.parallel)
+            self.answer(200, [{"id": id, "n_ctx": per_slot, "is_processing": id < Handler.busy} for id in slots])
         elif path == "/v1/models":
             self.answer(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
         elif path == "/metrics" and flags.metrics:
@@ -106,6 +109,11 @@ class Handler(BaseHTTPRequestHandler):
         head = {"id": "chatcmpl-standin", "created": int(time.time()), "model": self.flags.alias or "standin.gguf"}
         with self.slots:  # more than there are slots wait here, as in the real one
             Handler.busy += 1
+            while os.path.exists(ENV.get("STANDIN_STUCK", "")):
+                time.sleep(0.1)
+            first_token_at = time.monotonic() + float(ENV.get("STANDIN_PROMPT_S", "0"))
+            while time.monotonic() < first_token_at:
+                sum(range(10_000))
             if asked.get("stream"):
                 self.stream(words, usage, head)
             else:

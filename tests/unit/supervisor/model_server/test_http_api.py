@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.model_server.http_api import ServerInfo, info_from
+from supervisor.model_server.http_api import ServerInfo, info_from, is_busy
 
 PROPS = {"total_slots": 4, "default_generation_settings": {"n_ctx": 2048, "params": {}}, "model_path": "/m/x.gguf"}
 SLOTS = [{"id": number, "n_ctx": 2048, "is_processing": False} for number in range(4)]
@@ -63,3 +63,17 @@ def test_one_model_stands_for_any_name_and_several_only_for_their_own(
 def test_an_alias_is_a_name_too() -> None:
     info = ServerInfo(models=("qwen", "gemma"), aliases=("small",))
     assert info.stands_for("small")
+
+
+@pytest.mark.parametrize(
+    ("slots", "busy"),
+    [
+        ('[{"id": 0, "is_processing": false}, {"id": 1, "is_processing": true}]', True),
+        ('[{"id": 0, "is_processing": false}]', False),
+        ('[{"id": 0}]', False),
+        ('{"error": {"code": 501}}', False),
+        ("not JSON", False),
+    ],
+)
+def test_a_slot_that_processes_a_request_makes_the_server_busy(slots: str, busy: bool) -> None:
+    assert is_busy(slots) is busy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.model_server.patience import Limits, Restarts, SignsOfLife
+from supervisor.model_server.patience import EngineProgress, Limits, Restarts, SignsOfLife
 
 LIMITS = Limits()
 
@@ -84,3 +84,31 @@ def test_output_and_tokens_and_answers_end_a_silence() -> None:
     assert signs.silence_too_long(86.0, is_ready=True) == 46.0
     signs.strong(86.0)
     assert signs.silence_too_long(130.0, is_ready=True) is None
+
+
+def test_an_engine_that_shows_no_progress_for_two_minutes_is_stuck() -> None:
+    engine = EngineProgress(LIMITS, 0.0)
+    engine.busy(5.0, 1.0, "slots")
+    for second in range(10, 130, 5):
+        engine.busy(second, 1.0 + second * 0.001, "slots")
+    assert engine.stuck_for(125.0) is None
+    assert engine.stuck_for(125.1) == 125.1 - 5.0
+
+
+def test_an_engine_that_uses_the_cpu_or_whose_slots_change_or_that_sends_tokens_is_not_stuck() -> None:
+    engine = EngineProgress(LIMITS, 0.0)
+    for second in range(5, 605, 5):
+        engine.busy(second, second * 0.01, "slots")
+    for second in range(605, 1205, 5):
+        engine.busy(second, 6.0, f"{second} tokens of the prompt")
+    for second in range(1205, 1805, 5):
+        engine.busy(second, 6.0, "slots")
+        engine.tokens_came(second)
+    assert engine.stuck_for(1805.0) is None
+
+
+def test_an_idle_engine_is_not_stuck() -> None:
+    engine = EngineProgress(LIMITS, 0.0)
+    engine.busy(5.0, 1.0, "slots")
+    engine.idle(1000.0)
+    assert engine.stuck_for(1001.0) is None
