@@ -33,7 +33,9 @@ Fields = list[tuple[int, "int | bytes"]]
 class NoConnection(Exception):
     """The broker cannot be reached or does not let us in. The token is in none of these texts.
 
-    Attributes: reason (ends a sentence that begins "no connection to Pulsar:"); advice (what to do).
+    Attributes:
+        reason: ends a sentence that begins "no connection to Pulsar:".
+        advice: what to do.
     """
 
     def __init__(self, reason: str, advice: str) -> None:
@@ -47,7 +49,9 @@ class NoConnection(Exception):
 class Session:
     """A connection to a broker that has let us in. For one thread; a context manager.
 
-    Attributes: address (host:port); version (the broker's, as it tells it).
+    Attributes:
+        address: host:port.
+        version: the broker's version as it reports it; "" if it does not.
     """
 
     def __init__(self, access: Access, timeout: float) -> None:
@@ -55,10 +59,10 @@ class Session:
 
         Args:
             access: where to; if it names several brokers, they are tried in turn.
-            timeout: seconds for all that is asked of it together; a name service that hangs can add to it.
+            timeout: seconds for everything that is asked of the broker; a name service that hangs can take longer.
 
         Raises:
-            NoConnection: no broker lets us in; it tells of the last one.
+            NoConnection: no broker lets us in; it is about the last one.
         """
         scheme, _, brokers = access.url.partition("://")
         hosts = brokers.rstrip("/").split(",")
@@ -88,9 +92,9 @@ class Session:
         self._socket.close()
 
     def topics(self, namespace: str) -> list[str] | None:
-        """Return the persistent topics of `tenant/namespace` by their whole names, the parts of partitioned ones too.
+        """Return the whole names of the persistent topics of `tenant/namespace`, partitions included.
 
-        None: the broker does not tell us. That says nothing of the right to read one.
+        Returns None if the broker does not list them. It may allow us to read one all the same.
 
         Raises:
             NoConnection: it stopped answering.
@@ -103,26 +107,29 @@ class Session:
         return [value.decode("utf-8", "replace") for name, value in answer if name == 2 and isinstance(value, bytes)]
 
     def _enter(self, token: str, method: str) -> str:
-        """Authenticate by a method that Pulsar has a name for, "" for none. Returns the broker's version."""
+        """Authenticate by one of Pulsar's methods, "" for none, and return the broker's version."""
         hello = text(1, f"WorkerNode {__version__}") + number(4, PROTOCOL_VERSION)
         if method:
             hello += text(3, token) + text(5, method)
         try:
             kind, answer = self._ask(CONNECT, hello)
             if kind == CONNECTED:
-                return words(dict(answer).get(1))
+                return decoded(dict(answer).get(1))
             raise refusal(self.address, dict(answer), token)
         except NoConnection:
             self._socket.close()
             raise
 
     def _ask(self, kind: int, command: bytes) -> tuple[int, Fields]:
-        """Send a command. Returns the answer's kind and fields."""
+        """Send a command, and return the answer's kind and fields."""
         base = number(1, kind) + nested(kind, command)
         try:
-            self._wait_no_longer()
+            self._set_timeout()
             self._socket.sendall(struct.pack(">II", len(base) + 4, len(base)) + base)
             return self._answer()
+        except ssl.SSLError as error:  # with TLS 1.3 a broker refuses after the handshake
+            reason = f"{self.address} ends the TLS connection ({error.reason})"
+            raise NoConnection(reason, "if it asks for a certificate, set PULSAR_TLS_CERT and PULSAR_TLS_KEY") from None
         except TimeoutError:
             reason = f"{self.address} takes the connection and does not answer"
             raise NoConnection(reason, "check that it is a broker, and look at its log") from None
@@ -145,14 +152,14 @@ class Session:
     def _read(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            self._wait_no_longer()
+            self._set_timeout()
             piece = self._socket.recv(min(size - len(data), 1 << 20))
             if not piece:
                 raise ConnectionError("it closed the connection")
             data += piece
         return bytes(data)
 
-    def _wait_no_longer(self) -> None:
+    def _set_timeout(self) -> None:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -208,7 +215,7 @@ def connect(host: str, port: int, context: ssl.SSLContext | None, timeout: float
 
 
 def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoConnection:
-    """What a failed connection is, for a person."""
+    """Return the reason of a failed connection, and what to do about it."""
     match error:
         case socket.gaierror():
             return NoConnection(f"the host {host} has no address", f"{CHECK_URL} and the name service")
@@ -228,8 +235,8 @@ def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoCo
 
 
 def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoConnection:
-    """What a broker's CommandError is, for a person."""
-    why = " ".join(words(answer.get(3)).split())
+    """Return the reason that a broker gives in its CommandError, and what to do about it."""
+    why = " ".join(decoded(answer.get(3)).split())
     if token:
         why = why.replace(token, "***")
     reason = f"{address} refuses us ({why[:200] or 'it does not say why'})"
@@ -240,6 +247,6 @@ def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoConne
     return NoConnection(reason, "set PULSAR_TOKEN to a token that it takes and that has not expired")
 
 
-def words(value: int | bytes | None) -> str:
-    """The text of a field that holds one."""
+def decoded(value: int | bytes | None) -> str:
+    """Return the text that a field holds."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""

@@ -1,4 +1,4 @@
-"""Protocol buffers' encoding, as far as the handshake needs it: protobuf.dev/programming-guides/encoding. Pure."""
+"""The encoding of protocol buffers, as far as it is needed here: protobuf.dev/programming-guides/encoding. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
 def varint(number: int) -> bytes:
-    """A number that is not negative."""
+    """Encode a number that is not negative."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
@@ -18,25 +18,25 @@ def varint(number: int) -> bytes:
 
 
 def number(name: int, value: int) -> bytes:
-    """A field that holds a number."""
+    """Encode a field that holds a number."""
     return varint(name << 3 | VARINT) + varint(value)
 
 
 def nested(name: int, value: bytes) -> bytes:
-    """A field that holds bytes, or another message."""
+    """Encode a field that holds bytes or another message."""
     return varint(name << 3 | BYTES) + varint(len(value)) + value
 
 
 def text(name: int, value: str) -> bytes:
-    """A field that holds text."""
+    """Encode a field that holds text."""
     return nested(name, value.encode())
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield the fields of a message: each its number and its value. Fixed numbers, which nobody asks for, are left out.
+    """Yield number and value of each field of a message. Fields of a fixed width, which are not needed, are left out.
 
     Raises:
-        ValueError: it is no such message.
+        ValueError: the bytes are no such message.
     """
     place = 0
     while place < len(data):
@@ -58,7 +58,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def read_varint(data: bytes, place: int) -> tuple[int, int]:
-    """The number at this place, and the place after it.
+    """Return the number at this place, and the place after it.
 
     Raises:
         ValueError: there is none.

@@ -57,14 +57,14 @@ def read_records(access: Access, topic: str, since: float, *, follow: bool) -> I
 
 
 def check_exists(session: Session, name: str) -> None:
-    """Make sure that the topic exists: asked to read one that does not, a broker would make it.
+    """Make sure that the topic exists, because a broker that is asked to read one that does not creates it.
 
     Raises:
         NoRecords: it does not exist.
     """
     namespace, _, short = name.partition("://")[2].rpartition("/")
     listed = session.topics(namespace)
-    if listed is None:  # it does not tell us; the reader will find out
+    if listed is None:  # the broker does not list them; the reader will find out
         return
     known = {each.partition("-partition-")[0] for each in listed}
     if name in known or name in listed:
@@ -78,7 +78,7 @@ def check_exists(session: Session, name: str) -> None:
 
 
 def open_reader(client: pulsar.Client, name: str, since: float) -> Any:
-    """Return a reader that begins at this moment.
+    """Return a reader that begins with what was published at this moment.
 
     Raises:
         NoRecords: it may not be read.
@@ -95,7 +95,7 @@ def open_reader(client: pulsar.Client, name: str, since: float) -> Any:
 
 
 def to_the_end(reader: Any, since: float) -> Iterator[Published]:
-    """What there is at this moment, and nothing that comes later."""
+    """Yield what the topic has now, and nothing that is published later."""
     end = time.time()
     patience = time.monotonic() + SILENCE
     while has_more(reader):
@@ -111,7 +111,7 @@ def to_the_end(reader: Any, since: float) -> Iterator[Published]:
 
 
 def follow_on(reader: Any, since: float) -> Iterator[Published | None]:
-    """What there is and what comes. The library itself connects again where the connection is lost."""
+    """Yield what the topic has and what comes. If the connection is lost, the library connects again by itself."""
     while True:
         message = read(reader)
         if message is None or message.at >= since:
@@ -119,6 +119,7 @@ def follow_on(reader: Any, since: float) -> Iterator[Published | None]:
 
 
 def has_more(reader: Any) -> bool:
+    """Return True if the topic has a message that was not read yet."""
     try:
         return bool(reader.has_message_available())
     except pulsar.PulsarException as error:
@@ -126,7 +127,7 @@ def has_more(reader: Any) -> bool:
 
 
 def read(reader: Any) -> Published | None:
-    """The next message; None: none came within TICK."""
+    """Return the next message, or None if none came within TICK."""
     try:
         message = reader.read_next(TICK)
     except pulsar.Timeout:

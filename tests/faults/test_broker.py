@@ -278,8 +278,8 @@ def close_intake(testbed: Testbed, held: int = 0) -> Node:
     if held:
         testbed.platform.ask_many([{"gate": "held"}] * held)
         testbed.upstream.wait_for_waiting("held", held)
-    limit = {"status": 429, "err_code": "rate_limit_exceeded", "headers": {"retry-after": str(LONG)}}
-    testbed.platform.ask({**limit, "key": "limit", "fail_times": 1})
+    testbed.upstream.limit(60 / LONG, burst=0.01, headers="retry-after")
+    testbed.platform.ask("too many")
     until(lambda: node.metrics()['workernode_intake_state{state="held"}'] == 1, 20, "closed intake")
     return node
 
@@ -297,6 +297,22 @@ def test_a_closed_intake_keeps_no_message_that_an_idle_node_could_serve(
         ids = testbed.platform.ask_many(["hello"] * 10)
         testbed.gateway.wait_all(ids, LONG / 2)
         assert not any(testbed.asked(id) for id in ids), "the node that waits for its rate limit served one"
+    testbed.close_nodes()
+
+
+def test_a_closed_intake_keeps_no_message_after_its_topic_was_moved(build: Callable[..., Testbed]) -> None:
+    """The library asks for a message when it has connected anew, although the intake is closed."""
+    testbed = build()
+    close_intake(testbed, held=2)
+    testbed.platform.admin("PUT", f"persistent/public/default/{testbed.platform.topic}/unload")
+    with closing(FakeUpstream()) as other:
+        other.models = [testbed.platform.model]
+        testbed.start(API_URL=other.api_url)
+        ids = testbed.platform.ask_many(["hello"] * 10)
+        testbed.gateway.wait_all(ids, LONG / 2)
+        assert not any(testbed.asked(id) for id in ids), "the node that waits for its rate limit served one"
+        other.open_gate("held")  # the other node was given the two in flight, too
+        testbed.upstream.open_gate("held")
     testbed.close_nodes()
 
 
@@ -360,6 +376,15 @@ def test_a_broker_whose_authority_is_not_trusted_is_named_with_what_to_do(
     testbed = build(on=broker)
     tls = {"PULSAR_TLS_CERT": authority, "PULSAR_TLS_KEY": authority.parent / "key.pem"}
     testbed.start(ready=False, PULSAR_URL=url, **tls).wait_log("set PULSAR_TLS_CA", 40)
+    testbed.close_nodes()
+
+
+def test_a_broker_that_asks_for_a_certificate_is_named_with_what_to_do(
+    secured: tuple[Broker, Path, str], build: Callable[..., Testbed]
+) -> None:
+    broker, authority, url = secured
+    testbed = build(on=broker)
+    testbed.start(ready=False, PULSAR_URL=url, PULSAR_TLS_CA=authority).wait_log("set PULSAR_TLS_CERT", 40)
     testbed.close_nodes()
 
 
