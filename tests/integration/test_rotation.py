@@ -26,12 +26,6 @@ TIMEOUT = 30
 FIRST, SECOND = "sk-rotated-first-1", "sk-rotated-second-2"
 
 
-def takes_only(upstream: FakeUpstream, key: str) -> None:
-    """Let the upstream refuse every other key."""
-    refusal = {"status": 401, "err_type": "invalid_request_error", "err_code": "invalid_api_key", "err_msg": "no"}
-    upstream.script(lambda exchange: None if key in exchange.headers.get("authorization", "") else refusal)
-
-
 def swap(folder: Path, version: int, text: str) -> None:
     """Replace the file `key` as the kubelet does: by a symbolic link to a folder."""
     (folder / f"..{version}").mkdir()
@@ -48,10 +42,10 @@ def test_a_key_that_is_rotated_in_its_file_is_used_and_an_unfit_node_serves_agai
     folder = tmp_path / "mounted"
     folder.mkdir()
     swap(folder, 1, FIRST)
-    takes_only(upstream, FIRST)
+    upstream.only_key = FIRST
     one = node(API_KEY=None, API_KEY_FILE=folder / "key", MAX_PROCESS_NUM=4)
     assert platform.ask_and_wait("hi").error is None
-    takes_only(upstream, SECOND)
+    upstream.only_key = SECOND
     ids = platform.ask_many(["hi"] * 4)
     gateway.wait_all(ids, TIMEOUT)
     until(lambda: one.status("/readyz")[0] == 503, TIMEOUT, "the node to be unfit")
@@ -105,7 +99,7 @@ def test_sighup_reads_the_env_file_again_and_names_what_needs_a_restart(
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"API_KEY={FIRST}\n")
     one = node(API_KEY=None)
-    takes_only(upstream, SECOND)
+    upstream.only_key = SECOND
     dotenv.write_text(f"API_KEY={SECOND}\nUPSTREAM_HEADERS={{\"X-Team\": \"research\"}}\nTASK_TIMEOUT=77\n")
     one.process.send_signal(signal.SIGHUP)
     one.wait_log("settings_reloaded")

@@ -85,6 +85,7 @@ FAULTS = (
 )
 FIELDS = frozenset(one.name for one in dataclasses.fields(Directive))
 PLAIN = Directive()
+WRONG_KEY = Directive(status=401, err_type="invalid_request_error", err_code="invalid_api_key", err_msg="wrong key")
 REFUSAL = Directive(err_type="requests", err_code="rate_limit_exceeded", err_msg="Rate limit reached for requests")
 
 
@@ -235,6 +236,7 @@ class FakeUpstream(Server):
         self.requests: list[Exchange] = []  # chat requests, in order of arrival
         self.other_requests: list[Request] = []  # /models, /health and strange paths
         self.models = ["lab"]
+        self.only_key = ""  # what has another key is refused with 401, the list of models, too; "": any key will do
         self.inflight = self.peak = self.total = self.cancelled = 0
         self._counts: Counter[str] = Counter()
         self._gates: dict[str, Gate] = {}
@@ -327,7 +329,9 @@ class FakeUpstream(Server):
         self.other_requests.append(request)
         self.notify()
         if path.endswith("/models"):
-            if self._mode.status in (401, 403):
+            if not self._takes_key(request):
+                await _whole(connection, 401, error_of(WRONG_KEY), {})
+            elif self._mode.status in (401, 403):
                 await _whole(connection, self._mode.status, error_of(self._mode), {})
             else:
                 listed = [{"id": name, "object": "model"} for name in self.models]
@@ -369,7 +373,12 @@ class FakeUpstream(Server):
             directive = healed(directive)
         await _Answer(self, connection, exchange, directive, headers).send()
 
+    def _takes_key(self, request: Request) -> bool:
+        return not self.only_key or request.headers.get("authorization") == f"Bearer {self.only_key}"
+
     def _directive(self, exchange: Exchange) -> Directive:
+        if not self._takes_key(exchange.request):
+            return WRONG_KEY
         try:
             if self._script and (decided := self._script(exchange)) is not None:
                 return directive_of(decided)
