@@ -49,7 +49,7 @@ def ports(*wanted: str) -> str:
 
 def dotenv(path: str) -> str:
     """Return what a .env file adds to the environment, as name, NUL, value, NUL. Empty values are left out."""
-    found = dotenv_values(path)
+    found = dotenv_values(path, interpolate=False, encoding="utf-8-sig")  # as the node itself reads it
     return "".join(f"{name}\0{value}\0" for name, value in found.items() if value and not os.environ.get(name))
 
 

@@ -54,3 +54,9 @@ def test_a_value_that_is_no_port_is_an_error(port: str) -> None:
 def test_a_broker_that_cannot_be_reached_is_an_error(url: str) -> None:
     with pytest.raises(StackError, match="PULSAR_URL"):
         startup.reachable(url)
+
+
+def test_a_dollar_in_the_env_file_is_a_dollar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / ".env").write_text("\ufeffAPI_KEY_IN_TEST=a${HOME}$b\nHOME=/other\nEMPTY_IN_TEST=\n")
+    assert startup.dotenv(str(tmp_path / ".env")) == "API_KEY_IN_TEST\0a${HOME}$b\0"
