@@ -55,7 +55,7 @@ def test_the_schema_is_one() -> None:
     assert SCHEMA["properties"]["schema"]["const"] == record.SCHEMA
 
 
-def test_the_log_line_of_an_answered_task_is_complete() -> None:
+def test_the_record_of_an_answered_task_is_complete() -> None:
     data = {
         "model": "gpt-4o", "messages": [{"role": "user", "content": "a secret of mine"}], "user": "u-7",
         "max_tokens": 100, "temperature": 0.5, "frequency_penalty": -1, "reasoning_effort": "low", "tools": [{}, {}],

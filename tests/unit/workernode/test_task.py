@@ -52,7 +52,7 @@ def test_metadata_may_be_missing(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("said", [True, False, None, "yes"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_tasks_stream_rules_over_the_bodys(stream: bool, said: object) -> None:
+def test_stream_of_the_task_overrides_stream_of_the_body(stream: bool, said: object) -> None:
     assert parse(message(stream=stream, data={"stream": said})).stream is stream
 
 
@@ -97,7 +97,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize(("payload", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_a_client_whose_data_cannot_be_read_can_be_told(payload: bytes, reason: str) -> None:
+def test_a_message_whose_data_is_unreadable_still_names_its_client(payload: bytes, reason: str) -> None:
     """The gateway writes id, stream and endpoint before it. Untold, the client of a stream would wait for ever."""
     with pytest.raises(MalformedTask) as caught:
         parse(payload)
@@ -117,14 +117,14 @@ def test_a_client_whose_data_cannot_be_read_can_be_told(payload: bytes, reason: 
     ],
     ids=["behind_it", "in_the_clients_data", "in_a_list", "behind_rubbish", "without_a_comma", "comma_first"],
 )
-def test_what_stands_behind_the_unreadable_is_not_believed(payload: bytes) -> None:
+def test_members_after_the_unreadable_one_are_ignored(payload: bytes) -> None:
     """It could be the client's own words, and its answer would go where the client wants."""
     with pytest.raises(MalformedTask) as caught:
         parse(payload)
     assert (caught.value.request_id, caught.value.endpoint) == ("", None)
 
 
-def test_reply_hosts_hold_for_what_cannot_be_read_as_well() -> None:
+def test_reply_hosts_apply_to_an_unreadable_message() -> None:
     with pytest.raises(MalformedTask) as caught:
         parse(message()[:-1], ("elsewhere",))
     assert (caught.value.request_id, caught.value.endpoint) == ("id-1", None)
@@ -151,7 +151,7 @@ BAD_MEMBERS = {
 
 
 @pytest.mark.parametrize(("changes", "reason"), BAD_MEMBERS.values(), ids=BAD_MEMBERS.keys())
-def test_members_that_make_it_no_task(changes: dict[str, Any], reason: str) -> None:
+def test_a_message_with_a_wrong_member_is_no_task(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(MalformedTask) as caught:
         parse(json.dumps({k: v for k, v in {**TASK, **changes}.items() if v is not ...}).encode())
     assert caught.value.reason.startswith(reason)

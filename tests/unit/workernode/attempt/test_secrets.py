@@ -42,7 +42,7 @@ def test_the_clients_headers_are_not_passed_on(bench: Bench) -> None:
         assert SECRET not in one.request.head.decode() + one.body.decode()
 
 
-def test_an_outcome_tells_nothing_of_the_conversation(bench: Bench) -> None:
+def test_an_outcome_holds_no_text_of_the_conversation(bench: Bench) -> None:
     canary = "a-word-of-the-prompt"
     payload = {"messages": [{"role": "user", "content": canary}], "model": "m"}
     for stream in (False, True):

@@ -88,7 +88,7 @@ def test_a_fault_at_the_end_of_the_tasks_time_is_a_timeout_error(bench: Bench, s
 
 
 @pytest.mark.parametrize("retry_after", ["7", "3600"])
-def test_what_upstream_asks_to_wait_goes_with_a_task_that_goes_back(bench: Bench, retry_after: str) -> None:
+def test_a_nak_carries_upstreams_retry_after(bench: Bench, retry_after: str) -> None:
     outcome, _ = bench.run({"status": 429, "headers": {"Retry-After": retry_after}}, seconds=5)
     assert outcome.decision is Decision.NAK
     assert outcome.fault is not None

@@ -185,7 +185,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used(
     assert len(gateway.sockets) == 2
 
 
-def test_a_connection_for_nothing_is_kept(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_a_connection_over_which_nothing_was_sent_is_kept(gateways: Gateways, gateway: FakeGateway) -> None:
     """The task went back to the broker before anything was said."""
     stream = Stream(gateways, gateway)
     stream.reply.connect()
@@ -198,7 +198,7 @@ def test_a_connection_for_nothing_is_kept(gateways: Gateways, gateway: FakeGatew
     assert stream.shown == []
 
 
-def test_a_stream_without_a_client_is_given_up_with_its_connection(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_aborting_a_stream_closes_its_connection(gateways: Gateways, gateway: FakeGateway) -> None:
     stream = Stream(gateways, gateway)
     stream.reply.connect()
     stream.reply.abort()

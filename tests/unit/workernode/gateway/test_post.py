@@ -100,7 +100,7 @@ PASSING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("behaviour", PASSING.values(), ids=PASSING.keys())
-def test_a_gateway_in_trouble_is_offered_the_answer_again(
+def test_the_answer_is_sent_again_after_a_passing_fault_of_the_gateway(
     gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]
 ) -> None:
     gateway.register("a")

@@ -51,7 +51,7 @@ def test_an_error_is_the_last_chunk(gateways: Gateways, gateway: FakeGateway) ->
     assert answer.error == {"message": "no"}
 
 
-def test_a_stream_that_is_nothing_but_an_error(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_a_stream_can_be_only_an_error_and_the_end(gateways: Gateways, gateway: FakeGateway) -> None:
     gateway.register("a")
     stream = Stream(gateways, gateway)
     assert stream.reply.end(b'{"error":{"message":"no"}}') is AnswerResult.TAKEN
@@ -127,7 +127,9 @@ def test_a_gateway_that_stays_away_is_unreachable_to_a_stream(gateways: Gateways
     assert speak(gateways, gateway, seconds=0.5) is AnswerResult.UNREACHABLE
 
 
-def test_what_is_held_has_an_end(gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_held_frames_is_limited(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream_module, "MAX_HELD", 10_000)
     gateway.down()
     stream = Stream(gateways, gateway)
@@ -234,7 +236,9 @@ def test_a_gateway_that_stays_away_is_not_tried_for_long_after_a_broken_stream(
     assert AnswerState.ENDING not in stream.shown
 
 
-def test_a_new_connection_that_breaks_as_well_is_replaced(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_a_gateway_that_refuses_new_connections_for_a_moment_gets_the_end(
+    gateways: Gateways, gateway: FakeGateway
+) -> None:
     stream = broken_stream(gateways, gateway, {"cut_after": 1})
     gateway.behave(times=2, upgrade_status=503)
     assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN

@@ -154,7 +154,7 @@ def test_a_close_of_a_connection_whose_reader_is_blocked_ends(
 
 
 @pytest.mark.parametrize("status", [400, 404, 503])
-def test_a_gateway_that_refuses_says_so(gateway: FakeGateway, status: int) -> None:
+def test_the_status_of_a_refused_handshake_is_known(gateway: FakeGateway, status: int) -> None:
     gateway.behave(upgrade_status=status)
     with pytest.raises(HandshakeRefused) as caught:
         connect(gateway)
@@ -253,7 +253,7 @@ def test_the_gateways_pings_are_answered() -> None:
     link.close()
 
 
-def test_what_a_request_for_an_upgrade_says(gateway: FakeGateway) -> None:
+def test_the_upgrade_request_has_the_right_headers(gateway: FakeGateway) -> None:
     WebSocket.connect(Origin(False, "127.0.0.1", gateway.port), "/res/ws?a=1", None, LONG).close()
     (request,) = gateway.upgrades
     assert request.path == "/res/ws?a=1"
