@@ -135,9 +135,6 @@ class StreamReply:
         Returns:
             TAKEN, or UNREACHABLE after a few tries within RECONNECT_TIME. The gateway does not say whether the client
             still waited.
-
-        Raises:
-            ClientGone: the gateway does not read.
         """
         self._held, self._held_bytes, self._failures = [], 0, 0
         until = time.monotonic() + timing.RECONNECT_TIME
@@ -145,6 +142,8 @@ class StreamReply:
             try:
                 self._socket = self._connections.new_websocket(self._endpoint, until - now)
                 self._send_end(self._socket, [self._chunk_head + error + b"}"])
+            except ClientGone:  # the gateway does not read
+                return AnswerResult.UNREACHABLE
             except (OSError, GatewayConnectionLost):
                 self._retry_later()
                 time.sleep(max(0.0, min(self.due, until) - time.monotonic()))

@@ -236,6 +236,19 @@ def test_a_gateway_that_stays_away_is_not_tried_for_long_after_a_broken_stream(
     assert AnswerState.ENDING not in stream.shown
 
 
+def test_a_new_connection_that_the_gateway_does_not_read_is_given_up(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = broken_stream(gateways, gateway, {"cut_after": 1})
+
+    def time_out(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(WebSocket, "send", time_out)
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.UNREACHABLE
+    assert stream.shown[-1] is AnswerState.STARTED
+
+
 def test_a_gateway_that_refuses_new_connections_for_a_moment_gets_the_end(
     gateways: Gateways, gateway: FakeGateway
 ) -> None:
