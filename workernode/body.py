@@ -8,7 +8,7 @@ from workernode.strict_json import dumps
 
 
 class UnsendableBody(ValueError):
-    """The client's body can be read but not be written as JSON again (a number too large, say)."""
+    """The client's body can be read but not be written as JSON again (it holds 1e999, for example)."""
 
 
 def for_upstream(data: dict[str, Any], *, stream: bool, model: str | None, ask_usage: bool = True) -> bytes:

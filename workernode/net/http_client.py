@@ -160,7 +160,7 @@ class Pool:
         try:
             return self._send(wire, request, meanwhile)
         except ConnectionError as exc:
-            # A reset may come from a server that has just read the request: only an orderly close is told apart.
+            # A reset may come from a server that has just read the request, so that only an orderly close counts.
             is_close = isinstance(exc, RemoteDisconnected) or not wire.handed_over
             was_read = not is_close or wire.may_have_been_read()
             wire.close()

@@ -193,7 +193,7 @@ def _completion_of_stream(raw: bytes, is_own_model: bool) -> bytes:
 
 
 def _chunk_of(event: bytes) -> Chunk | None:
-    """Return what an event of the stream says; None if it says nothing."""
+    """Return the chunk that an event of the stream holds; None if it holds none."""
     name = event.name if isinstance(event, NamedEvent) else ""
     if not event or (name == "ping"):  # `data:` alone: how some keep a connection alive
         return None
@@ -207,8 +207,10 @@ def _chunk_of(event: bytes) -> Chunk | None:
         if name == "error":
             return _wrong(event.decode("utf-8", "replace")[:1000], "upstream_error")
         return _wrong(f"A chunk of the upstream's stream cannot be used: {exc}.", "bad_answer")
-    # A line of JSON outside of an event is not part of the stream, but it may tell why the stream ends.
-    return None if name == "line" and (chunk is None or chunk.error is None) else chunk
+    # A line of JSON outside of an event is not part of the stream. But it may tell why the stream ends, or be the whole
+    # answer of an upstream that does not stream, after comments that kept the connection alive.
+    is_answer = chunk is not None and (chunk.error is not None or chunk.is_completion)
+    return chunk if is_answer or name != "line" else None
 
 
 def _wrong(message: str, code: str) -> Chunk:

@@ -1,4 +1,4 @@
-"""One chunk of a stream: its bytes, and what they say. Pure."""
+"""One chunk of a stream: its bytes, and what they mean. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def has_figures(usage: object) -> bool:
 
 
 def read_chunk(raw: bytes, event: str = "") -> Chunk | None:
-    """Return what one event of a stream says; None if it is no chunk but keeps the connection alive.
+    """Return the chunk that an event of a stream holds; None if it is no chunk but keeps the connection alive.
 
     Args:
         raw: the event's data.

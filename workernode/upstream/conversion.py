@@ -10,7 +10,7 @@ from workernode.upstream.chunks import Chunk, dump, finish_reason_of, read_chunk
 
 
 def chunks_from_completion(answer: dict[str, Any], with_usage: bool) -> list[Chunk]:
-    """Return the chunks that say what a plain completion says, for an upstream that would not stream.
+    """Return the chunks that a plain completion amounts to, for an upstream that does not stream.
 
     Args:
         answer: a `chat.completion` object.

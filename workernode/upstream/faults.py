@@ -123,7 +123,7 @@ def _fault_of_proxy(status: int) -> UpstreamFault:
 
 
 def _kind_of(status: int, error: ErrorBody | None, is_own_model: bool) -> FaultKind:
-    """Return the kind of a refusal. The status decides where it leaves one kind only, else the error's names do."""
+    """Return the kind of a refusal: by the status where it leaves one kind only, else by the names in the error."""
     named = _named(error, is_own_model) if error is not None else None
     if status == 429:
         is_other = named in (FaultKind.QUOTA, FaultKind.RAMP, FaultKind.UNAVAILABLE)
@@ -141,7 +141,7 @@ def _kind_of(status: int, error: ErrorBody | None, is_own_model: bool) -> FaultK
     if named is not None:
         return named
     # A plain text or a page with status 400 comes from something that is no chat API: a web server that got HTTP on its
-    # HTTPS port, a firewall. 413, 414, 422 and the like are about the request whoever says them.
+    # HTTPS port, a firewall. 413, 414, 422 and the like are about the request, whoever answers so.
     return FaultKind.ADDRESS if status == 400 and error is None else FaultKind.CLIENT
 
 

@@ -26,4 +26,4 @@ class Client(Watch, Protocol):
     """The connection to the client's gateway, as the reader of upstream's answer sees it."""
 
     def pause(self, seconds: float) -> None:
-        """Wait, and look after the connection meanwhile."""
+        """Wait, and keep the connection to the gateway alive meanwhile."""

@@ -100,21 +100,21 @@ def _is_refusal(value: dict[str, Any]) -> bool:
 def _openai(whole: dict[str, Any], error: dict[str, Any]) -> ErrorBody:
     """An error object: passed on as it is, with the members that OpenAI's shape has and it lacks."""
     message = _text(error, "message", "msg", "detail", "reason")
-    told = {
+    shaped = {
         "message": message or NO_MESSAGE,
         "type": _text(error, "type", "status", "error_type") or "upstream_error",
         "param": None,
         "code": None,
         **error,
     }
-    if not isinstance(told["message"], str) or not told["message"]:
-        told["message"] = message or NO_MESSAGE
-    if not isinstance(told["type"], str):
-        told["type"] = "upstream_error"
+    if not isinstance(shaped["message"], str) or not shaped["message"]:
+        shaped["message"] = message or NO_MESSAGE
+    if not isinstance(shaped["type"], str):
+        shaped["type"] = "upstream_error"
     names = _names(error, whole)
-    body = {**whole, "error": told} if whole.get("error") is error else {"error": told}
+    body = {**whole, "error": shaped} if whole.get("error") is error else {"error": shaped}
     return ErrorBody(
-        body, told["message"], _shown(error), names, _kind_of_number(error), _status(error) or _status(whole), True
+        body, shaped["message"], _shown(error), names, _kind_of_number(error), _status(error) or _status(whole), True
     )
 
 
