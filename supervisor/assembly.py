@@ -6,17 +6,19 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from supervisor.broker import PulsarBroker
+from supervisor.broker import Broker, PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import Wake
+from supervisor.events import ModelListSeen, Wake
 from supervisor.fitness import Fitness, own_question
 from supervisor.health import Incidents
+from supervisor.lifecycle import EndStreams
 from supervisor.loop import Loop
 from supervisor.machine import BackgroundSampler, Clock
-from supervisor.node import Node, Parts
+from supervisor.node import Node
 from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.reload import Reloader
 from supervisor.report import Reporter
@@ -26,10 +28,30 @@ from supervisor.workers import stream_ender
 from supervisor.workers.pool import Pool
 from supervisor.workers.process import WorkerProcess, end_all_children
 from workernode import __version__, record
+from workernode.protocol import Target
 from workernode.settings import Settings
 
 if TYPE_CHECKING:
     from supervisor.model_server import LocalModel
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a node is made of. `build` makes the real ones, a test its own."""
+
+    clock: Clock
+    loop: Loop
+    broker: Broker
+    pool: Pool
+    concurrency: ConcurrencyController
+    fitness: Fitness
+    reporter: Reporter
+    overview: Callable[[Dispatcher], Overview]  # shows the node to people
+    local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
+    # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
+    # from a thread.
+    ask_model_list: Callable[[Target, bool, Callable[[ModelListSeen], None]], None]
+    end_streams: EndStreams  # ends streams whose workers were killed
 
 
 def build(settings: Settings, read_settings: Callable[[], Settings], environ: Mapping[str, str]) -> Node:

@@ -53,7 +53,7 @@ class Dispatcher:
     def __init__(
         self, settings: Settings, identity: record.Node, broker: Broker, pool: Pool, hooks: Hooks, clock: Clock
     ) -> None:
-        self._settings = settings
+        self._settings, self._limit = settings, settings.max_redeliveries
         self._identity = identity
         self._outcomes = OutcomeBuilder(settings, identity)
         self._broker = broker
@@ -130,16 +130,8 @@ class Dispatcher:
 
     def _enqueue(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.QUEUED)
-        alone = delivery.rejection is None and self._must_run_alone(delivery)
+        alone = delivery.rejection is None and self._ledger.must_run_alone(delivery.received, self._limit)
         (self._alone_queue if alone else self._queue).append(delivery)
-
-    def _must_run_alone(self, delivery: Delivery) -> bool:
-        """True if the next death of a worker would be the task's last: a death that a neighbour in the same worker has
-        caused must not count against it.
-        """
-        received, limit = delivery.received, self._settings.max_redeliveries
-        deaths = self._ledger.deaths(received.key)
-        return deaths >= max(1, limit) or (deaths > 1 and self._ledger.redeliveries(received) >= limit)
 
     def _admitted(self, delivery: Delivery) -> bool:
         """Ask whether the task may be run. If not, nak it, or, its redeliveries used up, have its client get the error.
@@ -218,7 +210,7 @@ class Dispatcher:
 
     def _is_used_up(self, delivery: Delivery) -> bool:
         """True if the message was delivered as often as it may be."""
-        return self._ledger.redeliveries(delivery.received) >= self._settings.max_redeliveries
+        return self._ledger.redeliveries(delivery.received) >= self._limit
 
     def _reject(self, delivery: Delivery, rejection: Rejection) -> None:
         """Have a worker send this error to the client."""
@@ -243,11 +235,10 @@ class Dispatcher:
 
     def stored(self, stored: Stored) -> None:
         """A record or a dead letter is stored, or could not be stored: then it is sent again."""
-        delivery = self._ledger.get(stored.number)
-        if delivery is None or delivery.outcome is None:
+        delivery, now = self._ledger.get(stored.number), self._clock.monotonic()
+        if delivery is None or delivery.outcome is None or not self._records.stored(now, stored, delivery.request_id):
             return
-        if self._records.stored(self._clock.monotonic(), stored, delivery.request_id):
-            self._carry_out(delivery, delivery.outcome)
+        self._carry_out(delivery, delivery.outcome)
 
     def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
         if outcome.decision is Decision.NAK:
@@ -283,13 +274,14 @@ class Dispatcher:
 
     def _decide_orphan(self, delivery: Delivery, state: AnswerState, why: str) -> None:
         """Decide one task whose worker died, by how much of its answer had left (spec 3)."""
-        deaths, limit = self._ledger.died_with(delivery), self._settings.max_redeliveries
+        deaths = self._ledger.died_with(delivery)
         if delivery.rejection is not None:
             delivery.failed_rejections += 1
         delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
         verdict = after_death(
-            state, delivery.rejection, why, deaths=deaths, failed_rejections=delivery.failed_rejections, limit=limit,
-            is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= limit,
+            state, delivery.rejection, why,
+            deaths=deaths, failed_rejections=delivery.failed_rejections, limit=self._limit,
+            is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._limit,
             is_alone=delivery.is_alone,
         )  # fmt: skip
         if isinstance(verdict, Rejection):

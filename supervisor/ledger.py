@@ -129,6 +129,17 @@ class Ledger:
         """How many workers died while they had this message."""
         return self._deaths.get(key, 0)
 
+    def must_run_alone(self, received: Received, limit: int) -> bool:
+        """True if the next death of a worker would be the task's last: a death that a neighbour in the same worker has
+        caused must not count against it.
+
+        Args:
+            received: the message.
+            limit: MAX_REDELIVERIES.
+        """
+        deaths = self.deaths(received.key)
+        return deaths >= max(1, limit) or (deaths > 1 and self.redeliveries(received) >= limit)
+
     def died_with(self, delivery: Delivery) -> int:
         """Count a worker that died while it had the delivery; return how many have now."""
         return _count(self._deaths, delivery.received.key)

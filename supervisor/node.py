@@ -1,38 +1,32 @@
 """The supervisor's main loop and its lifecycle: start, serve, drain, stop. The one thread that owns the state.
 
 It waits for workers, broker, local model, signals and the clock at once (loop.py), hands what comes to the part that
-decides (dispatcher.py, fitness, concurrency, workers.pool), and sets how many messages may be taken. No call here waits
-except at the end of a drain.
+decides (dispatcher.py, fitness, concurrency, workers.pool), and sets how many messages may be taken. Only `stop` waits.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from supervisor import events
-from supervisor.broker import Broker
-from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.fitness import OUTAGES, Admission, Fitness, Verdict
+from supervisor.fitness import OUTAGES, Admission, Verdict
 from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
 from supervisor.ledger import Delivery
-from supervisor.lifecycle import EndStreams, Lifecycle
-from supervisor.loop import Loop, Source
-from supervisor.machine import Clock
-from supervisor.observability import Overview
+from supervisor.lifecycle import Lifecycle
+from supervisor.loop import Source
 from supervisor.reload import log_reload
-from supervisor.report import Reporter
 from supervisor.states import Exit, FitnessState, Intake, NodeState
-from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Worker
+from supervisor.workers.pool import CRASHES_TO_REPORT, Worker
 from workernode import __version__, record
-from workernode.protocol import Decision, FromWorker, Outcome, RateLimitReport, Ready, Target
+from workernode.protocol import Decision, FromWorker, Outcome, RateLimitReport, Ready
 from workernode.settings import Settings
 from workernode.upstream import upstream_target
 
 if TYPE_CHECKING:
+    from supervisor.assembly import Parts
     from supervisor.model_server import LocalModel
 
 log = logging.getLogger(__name__)
@@ -46,38 +40,16 @@ REPORTER_STOP = 2.0  # seconds that the last reports get
 STEP_ASIDE = 2.0  # seconds
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a node is made of. supervisor/assembly.py makes the real ones, a test its own."""
-
-    clock: Clock
-    loop: Loop
-    broker: Broker
-    pool: Pool
-    concurrency: ConcurrencyController
-    fitness: Fitness
-    reporter: Reporter
-    overview: Callable[[Dispatcher], Overview]  # shows the node to people
-    local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
-    # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
-    # from a thread.
-    ask_model_list: Callable[[Target, bool, Callable[[events.ModelListSeen], None]], None]
-    end_streams: EndStreams  # ends streams whose workers were killed
-
-
 class Node:
     """The whole node. `run` is called once, from the main thread."""
 
     def __init__(self, settings: Settings, identity: record.Node, parts: Parts) -> None:
-        self._settings = settings
-        self._parts = parts
-        self._clock = parts.clock
-        self._loop = parts.loop
+        self._settings, self._identity, self._parts = settings, identity, parts
+        self._clock, self._loop = parts.clock, parts.loop
         self._broker = parts.broker
         self._pool = parts.pool
         self._concurrency = parts.concurrency
         self._fitness = parts.fitness
-        self._identity = identity
         self._dispatcher = Dispatcher(settings, identity, parts.broker, parts.pool, self, parts.clock)
         self._overview = parts.overview(self._dispatcher)
         self._metrics = self._overview.metrics

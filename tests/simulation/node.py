@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from supervisor.assembly import Parts
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
@@ -18,8 +19,8 @@ from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
 from supervisor.loop import Source
 from supervisor.machine import Clock, Resources
-from supervisor.node import Exit, Node, Parts
-from supervisor.states import NodeState
+from supervisor.node import Node
+from supervisor.states import Exit, NodeState
 from supervisor.workers.pool import Pool, Worker
 from tests.simulation.outside import KEY, Gateway, Upstream
 from tests.simulation.pulsar import Consumer, Delivery, Link, PulsarException, Server
