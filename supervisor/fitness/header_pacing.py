@@ -67,6 +67,8 @@ class Level:
             limit, remaining, reset: as in RateLimitReport.
         """
         size = float(limit) if limit else self._learn_size(asked, remaining, reset)
+        if not limit and reset is not None and size > remaining:  # in whole seconds: what is missing takes one more
+            self._least = max(self._least, (size - remaining) / (reset + 1))
         if limit and size != self.size:
             self._used = self._time = self._others = self._least = 0.0
         self.size = size

@@ -35,6 +35,18 @@ def test_a_limit_of_600_a_minute_is_used_and_seldom_hit(
     assert run.refused_share < MOST_REFUSED
 
 
+@pytest.mark.parametrize("burst", [10, 20, 60])
+@pytest.mark.parametrize("answer_s", [0.005, 0.2])
+@pytest.mark.parametrize("nodes", [1, 2], ids=["one node", "two nodes on one key"])
+@pytest.mark.parametrize("form", Form, ids=lambda form: form.value)
+def test_a_node_that_has_just_started_uses_the_limit_within_its_first_320_tasks(
+    form: Form, nodes: int, answer_s: float, burst: int
+) -> None:
+    run = simulate(World(form, nodes=nodes, tasks=320, burst=burst, answer_s=answer_s))
+    assert run.used >= LIMIT_USED
+    assert run.refused_share <= MOST_REFUSED
+
+
 @pytest.mark.parametrize("form", [Form.OPENAI, Form.AZURE], ids=lambda form: form.value)
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_a_minutes_budget_that_may_be_used_at_once_is_never_hit(form: Form, nodes: int) -> None:

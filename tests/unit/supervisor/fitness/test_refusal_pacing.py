@@ -49,7 +49,7 @@ def test_the_rate_creeps_and_then_leaps() -> None:
     for tick in range(100):
         learned.sent(tick / 10)
     learned.refused(10.0, first=True)
-    assert 0.94 < learned.rate(10.0) / 10 < learned.rate(25.0) / 10 < 1.02
+    assert 0.92 < learned.rate(10.0) / 10 < learned.rate(25.0) / 10 < 1.02
     assert learned.rate(310.0) > 1000
 
 
@@ -74,3 +74,21 @@ def test_a_rate_that_nobody_used_is_cut_to_what_was_used() -> None:
     assert learned.rate(3600.0) > 1000
     learned.refused(3600.0, first=True)
     assert learned.rate(3601.0) < 3
+
+
+def test_the_second_refusal_teaches_the_refill_although_the_budget_ran_full_between() -> None:
+    learned, left, at = Learned(), 10.0, 0.0  # a bucket of 10 that gets 10 a second
+    now, refusals, next_call = 0.0, 0, 0.0
+    while refusals < 2:
+        now = max(now, next_call)
+        left, at = min(10.0, left + 10 * (now - at)), now
+        learned.sent(now)
+        if left >= 1:
+            left -= 1
+        else:
+            refusals += 1
+            learned.refused(now, first=True)
+            learned.resume(now + 0.5)
+            now += 0.5
+        next_call = now + 1 / learned.rate(now)
+    assert 0.8 < learned.rate(now) / 10 < 1.1
