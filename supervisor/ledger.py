@@ -90,6 +90,10 @@ class Ledger:
         """True if the message is at this node already: the broker handed it out a second time."""
         return received.key in self._by_key
 
+    def is_known(self, key: MessageKey) -> bool:
+        """True if the message is at this node already, or was answered here."""
+        return key in self._by_key or key in self._answered
+
     def has_others_of_batch(self, key: MessageKey) -> bool:
         """True if a message of the same batch is at this node."""
         return self._by_entry[key[:3]] > 0

@@ -96,7 +96,10 @@ class PulsarBroker:
 
     def burst(self, now: float, batches: Batches, everything: bool = False) -> None:
         for received in self._intake.overdue(now):
-            self._naks.add(received, now)
+            if batches.is_known(received.key):  # redelivered after a lost connection: a nak would have it run twice
+                self._intake.hand_over(received)
+            else:
+                self._naks.add(received, now)
         done = self._naks.burst(now, _AllBatches(batches, self._intake), everything=everything)
         self._retrying = len(done.retry_here)
         for received in done.retry_here:
@@ -135,6 +138,10 @@ class _AllBatches:
     def __init__(self, ledger: Batches, intake: Intake) -> None:
         self._ledger = ledger
         self._intake = intake
+
+    def is_known(self, key: MessageKey) -> bool:
+        """See Batches."""
+        return self._ledger.is_known(key)
 
     def has_others_of_batch(self, key: MessageKey) -> bool:
         """See Batches."""

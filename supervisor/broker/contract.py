@@ -11,7 +11,10 @@ from supervisor.events import MessageKey, Received
 
 
 class Batches(Protocol):
-    """What is known of the batches that messages came in. The ledger fulfils it."""
+    """What is known of messages and of the batches that they came in. The ledger fulfils it."""
+
+    def is_known(self, key: MessageKey) -> bool:
+        """Return True if the message is at this node, or was answered here."""
 
     def has_others_of_batch(self, key: MessageKey) -> bool:
         """Return True if a message of the same batch is at this node."""

@@ -102,6 +102,11 @@ class Intake:
             due = [key for key, early in self._early.items() if self._give_back_at(early) <= now]
             return [self._early.pop(key).received for key in due]
 
+    def hand_over(self, received: Received) -> None:
+        """Let a message that `overdue` has returned be taken, although nothing may be taken now."""
+        with self._lock:
+            self._hand_over(received)
+
     def next_overdue(self) -> float:
         """Return the monotonic time at which `overdue` has something to return; infinity if nothing waits."""
         with self._lock:

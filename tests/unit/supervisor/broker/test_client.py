@@ -191,6 +191,38 @@ def test_of_a_batch_that_waits_in_part_nothing_goes_back(one: Setup) -> None:
     assert consumer.naked == [5, 5]
 
 
+class Known(Ledger):
+    """A ledger that knows every message."""
+
+    def is_known(self, key: MessageKey) -> bool:
+        return True
+
+
+def test_a_message_that_is_redelivered_to_a_full_node_which_works_on_it_is_not_given_to_another(one: Setup) -> None:
+    """The broker redelivers after a lost connection. The owner drops it; one ack covers both deliveries."""
+    one.connect()
+    one.broker.allow(2)
+    consumer = one.consumer()
+    for entry in (5, 6):
+        one.receive(entry)
+    one.broker.allow(0)
+    consumer.reconnect()
+    consumer.deliver(Message(5))
+    one.broker._intake.reconnected()
+    consumer.run()
+    one.now = 10 * GIVE_BACK
+    one.broker.allow(0)
+    one.broker.burst(one.now, Known())
+    again = one.event()
+    assert isinstance(again, Received)
+    one.broker.seen(again)
+    one.now += 10.0
+    one.broker.burst(one.now, Known())
+    assert consumer.naked == []
+    one.broker.allow(1)
+    one.receive(7)
+
+
 class Answered(Ledger):
     """A ledger of which every batch was answered in part."""
 
