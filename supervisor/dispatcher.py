@@ -154,11 +154,10 @@ class Dispatcher:
     def _job(self, delivery: Delivery) -> Job:
         received = delivery.received
         # A publisher whose clock is ahead gains no time by it.
-        age = max(0.0, received.received - received.published)
-        deadline = received.received_at + self._settings.task_timeout - age
+        deadline = received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
-            deadline, self._ledger.redeliveries(received), delivery.rejection,
+            deadline, self._ledger.redeliveries(received), delivery.rejection, delivery.attempts,
         )  # fmt: skip
 
     # --- decided ---
@@ -169,6 +168,7 @@ class Dispatcher:
         if delivery is None or delivery.worker is None or delivery.place is not Place.RUNNING:
             return
         self._pool.free(delivery.worker, delivery.slot)
+        delivery.attempts = outcome.attempts
         if outcome.decision is not Decision.NAK:
             self.settle(delivery, outcome)
         elif outcome.client_error is not None:

@@ -45,6 +45,7 @@ class Delivery:
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again
     failed_rejections: int = 0  # workers that died while they sent its client the rejection
     rejection: Rejection | None = None  # what its client gets instead of it being run
+    attempts: int = 0  # times upstream was asked
     outcome: Outcome | None = None
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from workernode.body import UnsendableBody, for_upstream, wants_usage
+from workernode.call_stats import CallStats
 from workernode.errors import (
     ClientGone,
     GatewayConnectionLost,
@@ -92,7 +93,7 @@ class _Attempt:
     """One delivery. Owned by one thread."""
 
     def __init__(self, job: Job, services: Services, progress: Progress) -> None:
-        self.facts = Facts(job)
+        self.facts = Facts(job, asked=CallStats(attempts=job.attempts))
         self._job = job
         self._services = services
         self._settings = services.settings
@@ -216,7 +217,8 @@ class _Attempt:
         return self._rejected(task, Rejection("expired", Decision.ACK, error, 0))
 
     def _rejected(self, task: Task, rejection: Rejection) -> End:
-        """The supervisor has decided: the client gets this error, upstream is not asked."""
+        """The supervisor has decided: the client gets this error, upstream is not asked (any more)."""
+        self.facts.asked.http_status = rejection.http_status
         self._tell_client(task.endpoint, task.request_id, task.stream, rejection.error)
         return End(
             rejection.status,

@@ -86,6 +86,7 @@ class Job:
     deadline: float  # monotonic: after it nobody waits for the answer
     redeliveries: int  # how often it was handed out before
     rejection: Rejection | None = None  # tell the client this instead of asking upstream
+    attempts: int = 0  # times upstream was asked in this delivery before: it was refused, and kept (spec 5)
 
 
 @dataclass(frozen=True)

@@ -439,6 +439,16 @@ def test_a_refused_task_is_kept_until_it_is_known_whose_fault_that_is(effects: E
     assert (rejection.status, rejection.decision, rejection.error) == ("refused", Decision.ACK, UPSTREAM_ERROR)
 
 
+def test_the_calls_of_a_refused_task_count_in_its_next_job(effects: Effects) -> None:
+    effects.given_verdict = Verdict.AGAIN
+    job = effects.run("a")
+    effects.slots += 1
+    more = {"fault": FIREWALL, "client_error": UPSTREAM_ERROR, "attempts": 2}
+    effects.decide(job, Decision.NAK, "access_refused", **more)
+    effects.dispatcher.hand_over()
+    assert [job.attempts for job in effects.jobs] == [0, 2]
+
+
 def test_a_refused_task_is_asked_once_more_when_the_node_is_found_well(effects: Effects) -> None:
     effects.given_verdict = Verdict.AGAIN
     refuse(effects, effects.run("a"))

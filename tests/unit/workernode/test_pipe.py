@@ -99,7 +99,7 @@ MESSAGES = {
     "report": RateLimitReport(1.0, FaultKind.RAMP, 0.5, 2.0, 60, 59, 1.0, None, None, None, 3),
     "outcome": Outcome(
         1, "id", Decision.NAK, "key_refused", b"{}", FAULT, False, "why", ERROR, 2, 1.0, True, 3, 4,
-        Durations(0.1, None, 0.3, 0.4, None, 0.6),
+        durations=Durations(0.1, None, 0.3, 0.4, None, 0.6),
     ),
     "big_integer": Outcome(1, "id", Decision.NAK, "s", b"{}", client_error={"code": 2**70}),
     "half_a_surrogate_pair": Outcome(1, "id", Decision.NAK, "s", b"{}", reason="\ud83d"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,17 @@ def test_a_rejection_is_sent_to_the_client_instead_of_running_the_task(bench: Be
     assert (outcome.decision, outcome.status) == (Decision.DEAD_LETTER, "poison")
     assert answer.wait().data == error
     assert (answer.ends, bench.up.requests) == (int(stream), [])
+
+
+def test_the_record_of_a_rejection_counts_the_calls_and_names_the_status_that_led_to_it(bench: Bench) -> None:
+    """A task that upstream refused, and that was kept until it was known whose fault that is."""
+    error = {"error": {"message": "x", "type": "t", "param": None, "code": "c"}}
+    payload = bench.payload("id-1", {}, False, {})
+    bench.gateway.register("id-1")
+    job = replace(bench.job(payload), rejection=Rejection("refused", Decision.ACK, error, 403), attempts=2)
+    outcome = attempt.run(job, bench.services, bench.progress)
+    made = record_of(outcome)
+    assert (outcome.attempts, made["attempts"], made["outcome"]["http_status"]) == (2, 2, 403)
 
 
 @both
