@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from supervisor.fitness import Begin, End, Fitness
+from supervisor.fitness import OUTAGES, Begin, End, Fitness
+from supervisor.ledger import Delivery
 from supervisor.machine import Clock
 from supervisor.report import Reporter
 from supervisor.states import NodeState
+from workernode.protocol import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -121,3 +123,56 @@ def why_not_ready(state: NodeState, broker: BrokerState, has_worker: bool, model
     if not has_worker:
         why.append("no worker process is ready")
     return why + [fault for fault in (model_fault, unfit) if fault]
+
+
+def note_upstream(fitness: Fitness, now: float, delivery: Delivery, outcome: Outcome, is_model_ready: bool) -> None:
+    """Pass on to fitness what the outcome of a task shows of upstream, if a worker ran the task.
+
+    Args:
+        now: monotonic.
+        is_model_ready: False: the local model server is down. That it does not answer is no news then: its lifecycle
+            closes the intake, and reports if it stays down.
+    """
+    if not delivery.handed_at or (delivery.rejection is not None and not delivery.is_probe):
+        return
+    fault = outcome.fault
+    fitness.ended(
+        now, outcome.asked_at or delivery.handed_at,
+        None if fault is not None and fault.kind in OUTAGES and not is_model_ready else fault,
+        tokens=outcome.prompt_tokens + outcome.completion_tokens, upstream_answered=outcome.upstream_answered,
+        was_probe=delivery.is_probe, request_id=outcome.request_id or delivery.request_id,
+    )  # fmt: skip
+
+
+def why_workers_die(why: str, host: str) -> str:
+    """Return the report about workers that die again and again at their start."""
+    return f"worker processes die as soon as they start ({why}); see the log of {host}"
+
+
+class NoLocalModel:
+    """What a remote node has instead of a supervisor.model_server.LocalModel: nothing to wait for."""
+
+    is_ready = is_stopped = True
+
+    def tick(self, now: float) -> None:
+        """Nothing happens to it."""
+
+    def next_tick(self) -> float:
+        """Never."""
+        return float("inf")
+
+    def note_in_flight(self, tasks: int) -> None:
+        """Nothing depends on it."""
+
+    def tokens_came(self, now: float) -> None:
+        """Nothing depends on it."""
+
+    def why_not_ready(self) -> str:
+        """Return no reason."""
+        return ""
+
+    def stop(self, now: float) -> None:
+        """There is nothing to stop."""
+
+    def kill(self) -> None:
+        """There is nothing to kill."""

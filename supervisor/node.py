@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 
 from supervisor import events
 from supervisor.dispatcher import Dispatcher
-from supervisor.fitness import OUTAGES, Admission, Verdict
-from supervisor.health import BrokerState, Incidents, report_fitness, why_not_ready
+from supervisor.fitness import Admission, Verdict
+from supervisor.health import (
+    BrokerState,
+    Incidents,
+    NoLocalModel,
+    note_upstream,
+    report_fitness,
+    why_not_ready,
+    why_workers_die,
+)
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
@@ -27,7 +35,6 @@ from workernode.upstream import upstream_target
 
 if TYPE_CHECKING:
     from supervisor.assembly import Parts
-    from supervisor.model_server import LocalModel
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +62,8 @@ class Node:
         self._metrics = self._overview.metrics
         self._incidents = Incidents(parts.reporter, self._overview.note_report, parts.clock)
         self._broker_state = BrokerState(self._incidents, parts.clock)
-        self._local_model: LocalModel | None = None
+        self._is_remote = parts.local_model is None
+        self._local_model = parts.local_model(self._incidents) if parts.local_model else NoLocalModel()
         self._hold = self._fitness.hold
         self._gate = self._fitness.gate(self._clock.monotonic())
         self._next_check = self._next_sample = 0.0
@@ -93,11 +101,10 @@ class Node:
         log.info("starting", extra={"event": "starting", "node": self._identity.id, **about})
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
-        if self._parts.local_model is None:
+        if isinstance(self._local_model, NoLocalModel):
             self._use_target(settings)
             self._parts.ask_model_list(self._target, True, self._loop.post)
         else:
-            self._local_model = self._parts.local_model(self._incidents)
             self._pool.set_target(self._local_model.target)
             self._local_model.start(self._clock.monotonic())
 
@@ -117,11 +124,10 @@ class Node:
             self._on_event(event)
         now = self._clock.monotonic()
         self._lifecycle.on_signals(now)
-        if self._local_model is not None:
-            was_ready = self._local_model.is_ready
-            self._local_model.tick(now)
-            if self._local_model.is_ready and not was_ready:
-                self._fitness.upstream_started(now)
+        was_ready = self._local_model.is_ready
+        self._local_model.tick(now)
+        if self._local_model.is_ready and not was_ready:
+            self._fitness.upstream_started(now)
         if now >= min(self._next_check, self._pool.next_check()):
             self._check(now)
         if now >= self._next_sample:
@@ -146,7 +152,7 @@ class Node:
         # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
         if self._gate.room == 0:
             due = min(due, self._gate.again_at)
-        return due if self._local_model is None else min(due, self._local_model.next_tick())
+        return min(due, self._local_model.next_tick())
 
     def _on_event(self, event: events.Event) -> None:
         match event:
@@ -186,7 +192,7 @@ class Node:
         settings = event.settings
         if "PULSAR_TOKEN" in event.changed:
             self._broker.use_token(settings.pulsar_token)
-        if self._local_model is None and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
+        if self._is_remote and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
             self._use_target(settings)
             self._fitness.probe_now(self._clock.monotonic())
 
@@ -214,8 +220,7 @@ class Node:
         self._metrics.worker_died()
         self._dispatcher.worker_died(death)
         if death.crashes >= CRASHES_TO_REPORT:
-            text = f"worker processes die as soon as they start ({death.why}); see the log of {self._identity.host}"
-            self._incidents.begin("workers", "GeneralError", text)
+            self._incidents.begin("workers", "GeneralError", why_workers_die(death.why, self._identity.host))
 
     # --- what the dispatcher asks and reports (dispatcher.Hooks) ---
 
@@ -239,16 +244,7 @@ class Node:
         self._note_upstream(delivery, outcome)
 
     def _note_upstream(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Pass on to fitness what the outcome of a task that a worker ran shows of upstream."""
-        if delivery.handed_at and (delivery.rejection is None or delivery.is_probe):
-            now, tokens = self._clock.monotonic(), outcome.prompt_tokens + outcome.completion_tokens
-            # A local model that is down is no news: its lifecycle closes the intake, and reports if it stays down.
-            is_known = not self._is_model_ready() and outcome.fault is not None and outcome.fault.kind in OUTAGES
-            self._fitness.ended(
-                now, outcome.asked_at or delivery.handed_at, None if is_known else outcome.fault, tokens=tokens,
-                upstream_answered=outcome.upstream_answered, was_probe=delivery.is_probe,
-                request_id=outcome.request_id or delivery.request_id,
-            )  # fmt: skip
+        note_upstream(self._fitness, self._clock.monotonic(), delivery, outcome, self._local_model.is_ready)
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
         """The message has left this node. One that an unfit node sent back is to go to another node."""
@@ -266,7 +262,7 @@ class Node:
         if self._is_ready():
             self._lifecycle.ready()
         gate = self._gate = self._fitness.gate(now)
-        if self.state is not NodeState.SERVING or not self._is_model_ready() or gate.intake is Intake.HOLD:
+        if self.state is not NodeState.SERVING or not self._local_model.is_ready or gate.intake is Intake.HOLD:
             self._broker.hold(is_empty=len(self._dispatcher) == 0)
             return
         cap = min(self._concurrency.cap, self._fitness.cap)
@@ -287,7 +283,7 @@ class Node:
         if self._fitness.hold != self._hold:
             self._hold = self._fitness.hold
             self._pool.broadcast(self._hold)
-        if self._local_model is None and self._fitness.takes_question(self._clock.monotonic()):
+        if self._is_remote and self._fitness.takes_question(self._clock.monotonic()):
             self._parts.ask_model_list(self._target, False, self._loop.post)
         report_fitness(self._fitness, self._incidents)
 
@@ -305,18 +301,14 @@ class Node:
         """Move the dynamic cap by the machine's readings."""
         self._next_sample = now + self._settings.sample_interval
         have_tokens_come = self._concurrency.sample(self._dispatcher.running, self._pool.tokens())
-        if self._local_model is not None:
-            self._local_model.note_in_flight(self._dispatcher.running)
-            if have_tokens_come:
-                self._local_model.tokens_came(now)
+        self._local_model.note_in_flight(self._dispatcher.running)
+        if have_tokens_come:
+            self._local_model.tokens_came(now)
 
     # --- lifecycle ---
 
-    def _is_model_ready(self) -> bool:
-        return self._parts.local_model is None or (self._local_model is not None and self._local_model.is_ready)
-
     def _is_ready(self) -> bool:
-        return self._broker_state.is_up and self._pool.ready() > 0 and self._is_model_ready()
+        return self._broker_state.is_up and self._pool.ready() > 0 and self._local_model.is_ready
 
     def drain_begins(self, limit_s: float) -> None:
         """See lifecycle.Hooks."""
@@ -324,18 +316,16 @@ class Node:
 
     def stop_model(self, now: float) -> None:
         """See lifecycle.Hooks."""
-        if self._local_model is not None:
-            self._local_model.stop(now)
+        self._local_model.stop(now)
 
     def is_model_stopped(self) -> bool:
         """See lifecycle.Hooks."""
-        return self._local_model is None or self._local_model.is_stopped
+        return self._local_model.is_stopped
 
     def stop(self) -> None:
         """Stop whatever still runs. Waits for a few seconds at most; not at all after a second signal."""
         self._pool.stop(0.0 if self._lifecycle.is_forced else WORKERS_STOP)
-        if self._local_model is not None:
-            self._local_model.kill()
+        self._local_model.kill()
         if not self._lifecycle.is_forced:  # the process ends at once, and the broker hands out again what was not acked
             self._broker.close()
             self._parts.reporter.close(REPORTER_STOP)
@@ -345,6 +335,6 @@ class Node:
         """Show people the node as it is."""
         is_closed = self._fitness.state in (FitnessState.UNFIT, FitnessState.AWAY)
         unfit = self._fitness.status(now).reason if is_closed else ""
-        model = "" if self._is_model_ready() or self._local_model is None else self._local_model.why_not_ready()
+        model = "" if self._local_model.is_ready else self._local_model.why_not_ready()
         why = why_not_ready(self.state, self._broker_state, self._pool.ready() > 0, model, unfit)
         self._overview.update(now, self.state, why, self._broker_state.is_up, self._gate.intake)
