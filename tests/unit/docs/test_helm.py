@@ -1,4 +1,4 @@
-"""deploy/helm: the chart renders for five kinds of installation, and what it renders fits the schemas and the node."""
+"""deploy/helm: the chart renders for six kinds of installation, and what it renders fits the schemas and the node."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ REMOTE = {"config": {"MODEL_NAME": "gpt-4o-mini", "API_URL": "https://api.openai
 INSTALLATIONS: dict[str, dict[str, Any]] = {
     "remote": REMOTE,
     "existing secret and AIModel": {**REMOTE, "secret": {}, "existingSecret": "keys", "aiModelName": "gpt"},
+    "secrets as files": {**REMOTE, "secret": {}, "existingSecret": "keys", "secretFiles": ["API_KEY", "PULSAR_TOKEN"]},
     "autoscaled": {**REMOTE, "autoscaling": {"enabled": True, "maxReplicas": 4, "triggerAuthentication": "token"}},
     "scale to zero, monitored": {
         **REMOTE,
@@ -95,6 +96,17 @@ def test_the_node_accepts_what_its_pod_is_given(helm: str, tmp_path: Path, value
 def test_no_secret_is_in_the_configmap_or_the_pod(helm: str, tmp_path: Path) -> None:
     objects = render(helm, tmp_path, {**REMOTE, "secret": {"API_KEY": "sk-canary"}})
     assert "sk-canary" not in json.dumps([each for each in objects if each["kind"] != "Secret"])
+
+
+def test_secrets_as_files_are_those_that_the_node_reads(helm: str, tmp_path: Path) -> None:
+    pod = one(render(helm, tmp_path, INSTALLATIONS["secrets as files"]), "Deployment")["spec"]["template"]["spec"]
+    environ = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    (volume,) = [each["secret"] for each in pod["volumes"] if each["name"] == "secrets"]
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "secrets"]
+    assert volume["secretName"] == "keys"
+    for name in ("API_KEY", "PULSAR_TOKEN"):
+        assert environ[name] == "", "the variable of the Secret itself would hide the file"
+        assert environ[f"{name}_FILE"] in {f"{mount['mountPath']}/{item['path']}" for item in volume["items"]}
 
 
 def test_a_new_secret_makes_new_pods(helm: str, tmp_path: Path) -> None:

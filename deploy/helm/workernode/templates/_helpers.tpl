@@ -53,6 +53,13 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.namespace
+{{- range .root.Values.secretFiles }}
+  # An empty variable counts as not set: the file's text is used.
+  - name: {{ . }}
+    value: ""
+  - name: {{ . }}_FILE
+    value: /run/secrets/workernode/{{ . }}
+{{- end }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
@@ -61,6 +68,11 @@ securityContext:
 volumeMounts:
   - name: tmp
     mountPath: /tmp
+  {{- if .root.Values.secretFiles }}
+  - name: secrets
+    mountPath: /run/secrets/workernode
+    readOnly: true
+  {{- end }}
 {{- end -}}
 
 {{- define "workernode.podSecurity" -}}
