@@ -13,7 +13,7 @@ from supervisor.broker import Broker, PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import ModelListSeen, Wake
-from supervisor.fitness import Fitness, own_question
+from supervisor.fitness import Fitness, ask_model_list
 from supervisor.health import Incidents
 from supervisor.lifecycle import EndStreams
 from supervisor.loop import Loop
@@ -94,7 +94,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
     return Node(settings, identity, Parts(
         clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
-        lambda target, repeat, seen: own_question.start(settings, target, repeat, seen),
+        lambda target, repeat, seen: ask_model_list(settings, target, repeat, seen),
         lambda jobs, done: stream_ender.start(jobs, settings, identity, done),
     ))  # fmt: skip
 

@@ -4,6 +4,7 @@ question that is asked in the background (own_question)."""
 from supervisor.fitness.blame import Verdict
 from supervisor.fitness.breaker import OUTAGES, Fitness
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
+from supervisor.fitness.own_question import ask_model_list
 from supervisor.fitness.refused_task import KEPT_FOR, RefusedTasks, after_refusal, nak_delay
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Status",
     "Verdict",
     "after_refusal",
+    "ask_model_list",
     "nak_delay",
 ]

@@ -159,7 +159,7 @@ class Fitness:
     @property
     def cap(self) -> int:
         """The most calls at once that refusals by a rate limit leave, 1 to MAX_PROCESS_NUM."""
-        return self._limit.ceiling.cap
+        return self._limit.call_cap.cap
 
     def gate(self, now: float) -> Gate:
         """Return what the intake may do now."""

@@ -36,7 +36,7 @@ BALANCE_OVER = 2.0  # seconds
 TOP_FOR = 600.0  # seconds that a figure stands for the most there can be: a limit may have been lowered
 
 
-class Level:
+class Budget:
     """One budget of upstream's, requests or tokens, as its headers told last and as it must be by now."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ REPEAT_AFTER = 1.0  # seconds: a refusal that passes is not believed
 NO_ANSWER = (OSError, HTTPException, ValueError)
 
 
-def start(settings: Settings, target: Target, repeat: bool, seen: Callable[[ModelListSeen], None]) -> None:
+def ask_model_list(settings: Settings, target: Target, repeat: bool, seen: Callable[[ModelListSeen], None]) -> None:
     """Ask in the background; `seen` is called, from the thread, with what the answer says.
 
     Args:
@@ -36,7 +36,7 @@ def start(settings: Settings, target: Target, repeat: bool, seen: Callable[[Mode
 
 
 def ask_list(settings: Settings, target: Target, *, repeat: bool) -> ModelListSeen:
-    """Ask, and return what the answer says. Arguments as those of `start`."""
+    """Ask, and return what the answer says. Arguments as those of `ask_model_list`."""
     models = ModelList(settings, target)
     try:
         first = _ask(models, settings.upstream_model or settings.model_name)

@@ -1,7 +1,7 @@
 """How fast upstream may be asked, so that its limits are seldom hit: figures and refusals in, calls a second out. Pure.
 
-`Pacer` puts two laws together, of which the slower counts, and counts what may be asked now: level.py follows what
-headers tell, learned.py what refusals teach. `Ceiling` is the cap on calls at once after refusals.
+`Pacer` combines two rates, of which the slower one counts: header_pacing.py follows what headers tell,
+refusal_pacing.py what refusals teach. `CallCap` is the cap on calls at once after refusals.
 Every `now` is monotonic seconds and never goes back.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from supervisor.fitness.header_pacing import Level
-from supervisor.fitness.refusal_pacing import Learned
+from supervisor.fitness.header_pacing import Budget
+from supervisor.fitness.refusal_pacing import LearnedRate
 from workernode.protocol import FaultKind, RateLimitReport
 
 # Calls that may be asked at once after a pause of the loop: this long of the rate.
@@ -36,7 +36,7 @@ class Pacer:
     """How many calls may be asked now. Owned by Fitness."""
 
     def __init__(self) -> None:
-        self._requests, self._tokens, self._learned = Level(), Level(), Learned()
+        self._requests, self._tokens, self._learned = Budget(), Budget(), LearnedRate()
         self._credit, self._credit_at = 1.0, -math.inf
         self._measured = 0  # calls whose tokens are known
         self._waiting = 0  # calls of this episode that were refused and will be asked again
@@ -72,7 +72,7 @@ class Pacer:
         Returns:
             The seconds after `resumes` over which those that were refused should ask again.
         """
-        explained = any(level.left(now) < LOW * level.size + level.cost for level in self._levels(now))
+        explained = any(budget.left(now) < LOW * budget.size + budget.cost for budget in self._budgets(now))
         if seen.kind is FaultKind.RAMP:
             self._learned.slow_down(now)
         elif not explained:
@@ -87,7 +87,7 @@ class Pacer:
 
     def rate(self, now: float) -> float:
         """Return the calls a second that may be asked now, infinite where nothing paces."""
-        known = [level.rate(now) for level in self._levels(now)]
+        known = [budget.rate(now) for budget in self._budgets(now)]
         if known and not self._learned.met:
             return min(known)
         return min([*known, self._learned.rate(now)])
@@ -95,7 +95,7 @@ class Pacer:
     def room(self, now: float) -> int:
         """Return how many calls may be asked at once, now."""
         rate = self.rate(now)
-        most = min((int(level.left(now) / level.cost) for level in self._levels(now)), default=UNPACED)
+        most = min((int(budget.left(now) / budget.cost) for budget in self._budgets(now)), default=UNPACED)
         if math.isinf(rate):
             self._credit, self._credit_at = max(self._credit, 1.0), now
             return most
@@ -109,19 +109,19 @@ class Pacer:
         """Return when `room` should be asked again, if it is 0 now."""
         rate = self.rate(now)
         paced = max(now, self._credit_at) + (max(0.0, 1 - self._credit) / rate if rate > 0 else LOOK_AGAIN)
-        return min(max([paced, *(level.when(now) for level in self._levels(now))]), now + LOOK_AGAIN)
+        return min(max([paced, *(budget.when(now) for budget in self._budgets(now))]), now + LOOK_AGAIN)
 
-    def _levels(self, now: float) -> list[Level]:
+    def _budgets(self, now: float) -> list[Budget]:
         """The budgets that are known."""
-        return [level for level in (self._requests, self._tokens) if level.fresh(now)]
+        return [budget for budget in (self._requests, self._tokens) if budget.fresh(now)]
 
     def _base_rate(self, now: float) -> float:
         """What upstream gives back, as far as it is known: the pace of those who ask again."""
-        known = [level.refill / level.cost for level in self._levels(now)]
+        known = [budget.refill / budget.cost for budget in self._budgets(now)]
         return max(min([*known, self._learned.rate(now)]), SLOWEST_SPREAD)
 
 
-class Ceiling:
+class CallCap:
     """The cap on calls at once, as refusals leave it: one cut an episode, up again by successes."""
 
     def __init__(self, most: int) -> None:

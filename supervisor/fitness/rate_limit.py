@@ -5,7 +5,7 @@ Every `now` is monotonic seconds.
 
 from __future__ import annotations
 
-from supervisor.fitness.pacing import Ceiling, Pacer
+from supervisor.fitness.pacing import CallCap, Pacer
 from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
 
 # A 429 that names no wait: this long, doubled with every episode that follows without an answer between.
@@ -21,7 +21,7 @@ class RateLimit:
     def __init__(self, max_process_num: int) -> None:
         self.hold = Hold(0.0)  # to be told to all workers whenever it changes
         self.pacer = Pacer()
-        self.ceiling = Ceiling(max_process_num)
+        self.call_cap = CallCap(max_process_num)
         self.refused_at = 0.0  # the newest refusal
         self._guesses = 0  # episodes without a wait named and without an answer between
 
@@ -34,7 +34,7 @@ class RateLimit:
         """
         first = asked >= self.hold.until
         if first:
-            self.ceiling.cut()
+            self.call_cap.cut()
             self._guesses += 1
         wait = seen.retry_after
         if wait is None:
@@ -48,7 +48,7 @@ class RateLimit:
     def answered(self) -> None:
         """A call that was asked after the newest refusal was answered."""
         self._guesses = 0
-        self.ceiling.grow()
+        self.call_cap.grow()
 
     def is_held(self, now: float) -> bool:
         """Return whether nothing may be asked now."""

@@ -55,7 +55,7 @@ class Law(Enum):
     STEADY = "steady"  # upstream said that it grew too fast
 
 
-class Learned:
+class LearnedRate:
     """The rate that refusals alone teach."""
 
     def __init__(self) -> None:

@@ -96,10 +96,10 @@ def test_without_the_right_it_says_what_to_give(api: ApiServer) -> None:
 def test_a_403_is_logged_once_and_the_log_has_the_reports(api: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "supervisor.report")
     api.status = 403
-    teller = Reporter(settings.load(ENVIRON), cluster(api))
-    teller.begin("key", "AuthenticationError", "one")
-    teller.begin("quota", "APIQuotaExceededError", "two")
-    teller.close(WAIT)
+    sender = Reporter(settings.load(ENVIRON), cluster(api))
+    sender.begin("key", "AuthenticationError", "one")
+    sender.begin("quota", "APIQuotaExceededError", "two")
+    sender.close(WAIT)
     messages = [(record.levelno, record.getMessage()) for record in caplog.records]
     assert (logging.ERROR, "AuthenticationError: one") in messages
     assert (logging.ERROR, "APIQuotaExceededError: two") in messages
@@ -109,24 +109,24 @@ def test_a_403_is_logged_once_and_the_log_has_the_reports(api: ApiServer, caplog
 
 def test_a_server_that_hangs_costs_the_caller_nothing(api: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
     api.hangs.set()
-    teller = Reporter(settings.load(ENVIRON), cluster(api))
-    teller.begin("key", REPORT.reason, REPORT.message)  # returns at once: else the test would hang here
+    sender = Reporter(settings.load(ENVIRON), cluster(api))
+    sender.begin("key", REPORT.reason, REPORT.message)  # returns at once: else the test would hang here
     until(lambda: "no Kubernetes Event can be made" in caplog.text, WAIT, "word that the server does not answer")
     api.hangs.clear()
-    teller.begin("other", "GeneralError", "the next one goes through")
+    sender.begin("other", "GeneralError", "the next one goes through")
     until(lambda: api.events, WAIT, "event")
-    teller.close(WAIT)
+    sender.close(WAIT)
 
 
 @pytest.mark.parametrize("status", [401, 500, 503, 504])
 def test_a_server_that_fails_is_tried_again(api: ApiServer, status: int) -> None:
     api.status = status
-    teller = Reporter(settings.load(ENVIRON), cluster(api))
-    teller.begin("key", REPORT.reason, REPORT.message)
+    sender = Reporter(settings.load(ENVIRON), cluster(api))
+    sender.begin("key", REPORT.reason, REPORT.message)
     until(lambda: api.requests, WAIT, "first try")
     api.status = None
     until(lambda: api.events or len(api.requests) >= 3, WAIT, "another try")
-    teller.close(WAIT)
+    sender.close(WAIT)
     assert len(api.requests) > 1
 
 
@@ -134,14 +134,14 @@ def test_an_outage_of_the_api_server_is_logged_and_the_next_report_is_sent(
     api: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.go_away()
-    teller = Reporter(settings.load(ENVIRON), cluster(api))
-    teller.begin("key", REPORT.reason, REPORT.message)
+    sender = Reporter(settings.load(ENVIRON), cluster(api))
+    sender.begin("key", REPORT.reason, REPORT.message)
     until(lambda: "no Kubernetes Event can be made" in caplog.text, WAIT, "word of the outage")
     assert "AuthenticationError: OpenAI refused" in caplog.text
     api.come_back()
-    teller.begin("other", "GeneralError", "two")
+    sender.begin("other", "GeneralError", "two")
     until(lambda: api.events, WAIT, "event")
-    teller.close(WAIT)
+    sender.close(WAIT)
 
 
 def test_a_configuration_error_is_reported_before_the_exit(api: ApiServer) -> None:

@@ -120,19 +120,19 @@ def test_two_failures_are_reported_each_in_its_time() -> None:
 
 def test_a_report_goes_out_once_and_the_log_has_it_too(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
-    teller = reporter(recorder)
-    teller.begin("key", REPORT.reason, REPORT.message)
-    teller.begin("key", REPORT.reason, REPORT.message)
-    teller.close(30)
+    sender = reporter(recorder)
+    sender.begin("key", REPORT.reason, REPORT.message)
+    sender.begin("key", REPORT.reason, REPORT.message)
+    sender.close(30)
     assert recorder.posted == [REPORT]
     assert texts(logged, logging.ERROR) == ["AuthenticationError: the key is refused"]
 
 
 def test_no_output_has_a_secret(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
-    teller = reporter(recorder)
-    teller.begin("key", "AuthenticationError", "upstream says: sk-very-secret is no key")
-    teller.close(30)
+    sender = reporter(recorder)
+    sender.begin("key", "AuthenticationError", "upstream says: sk-very-secret is no key")
+    sender.close(30)
     assert recorder.posted == [Report("AuthenticationError", "upstream says: *** is no key")]
     assert "sk-very-secret" not in logged.text
 
@@ -146,18 +146,18 @@ def test_a_passing_fault_of_the_api_server_is_tried_again() -> None:
             self.posted.append(report)
 
     recorder = Hiccup()
-    teller = reporter(recorder)
-    teller.begin("key", REPORT.reason, REPORT.message)
-    teller.close(30)
+    sender = reporter(recorder)
+    sender.begin("key", REPORT.reason, REPORT.message)
+    sender.close(30)
     assert recorder.posted == [REPORT]
 
 
 def test_without_events_the_log_says_so_once_and_has_every_report(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(Unreportable("AIMODEL_NAME is not set"))
-    teller = reporter(recorder)
-    teller.begin("key", "AuthenticationError", "one")
-    teller.begin("broker", "MessageQueueConnectionError", "two")
-    teller.close(30)
+    sender = reporter(recorder)
+    sender.begin("key", "AuthenticationError", "one")
+    sender.begin("broker", "MessageQueueConnectionError", "two")
+    sender.close(30)
     assert recorder.tries == 2  # trying at once again would be in vain
     assert texts(logged, logging.ERROR) == ["AuthenticationError: one", "MessageQueueConnectionError: two"]
     (why,) = texts(logged, logging.WARNING)
@@ -167,41 +167,41 @@ def test_without_events_the_log_says_so_once_and_has_every_report(logged: pytest
 def test_a_repeat_that_makes_no_event_is_logged_again(logged: pytest.LogCaptureFixture) -> None:
     clock = [0.0]
     recorder = Recorder(Unreportable("no cluster"))
-    teller = Reporter(settings.load(ENVIRON), recorder, clock=lambda: clock[0])
-    teller.begin("key", REPORT.reason, REPORT.message)
+    sender = Reporter(settings.load(ENVIRON), recorder, clock=lambda: clock[0])
+    sender.begin("key", REPORT.reason, REPORT.message)
     until(lambda: recorder.tries == 1, 30, "first report")
     clock[0] = 61.0
-    teller.begin("other", "GeneralError", "wakes the thread")
+    sender.begin("other", "GeneralError", "wakes the thread")
     until(lambda: recorder.tries == 3, 30, "repeat")
-    teller.close(30)
+    sender.close(30)
     assert texts(logged, logging.ERROR).count("AuthenticationError: the key is refused") == 2
 
 
 def test_a_hanging_api_server_delays_nothing_and_excess_reports_are_logged(logged: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     recorder.blocked.set()
-    teller = reporter(recorder)
+    sender = reporter(recorder)
     for number in range(MOST_WAITING + 10):
-        teller.begin(f"key {number}", "GeneralError", f"trouble {number}")
+        sender.begin(f"key {number}", "GeneralError", f"trouble {number}")
     assert f"GeneralError: trouble {MOST_WAITING + 9}" in texts(logged, logging.ERROR)
     recorder.blocked.clear()
-    teller.close(30)
+    sender.close(30)
 
 
 def test_closing_without_a_report_and_twice_is_legal() -> None:
-    teller = reporter(Recorder())
-    teller.end("never began")
-    teller.close(1)
-    teller.close(1)
+    sender = reporter(Recorder())
+    sender.end("never began")
+    sender.close(1)
+    sender.close(1)
 
 
 def test_closing_does_not_wait_longer_than_it_may() -> None:
     recorder = Recorder()
     recorder.blocked.set()
-    teller = reporter(recorder)
-    teller.begin("key", REPORT.reason, REPORT.message)
+    sender = reporter(recorder)
+    sender.begin("key", REPORT.reason, REPORT.message)
     until(lambda: recorder.tries == 1, 30, "first report")
-    teller.close(0.01)
+    sender.close(0.01)
     assert recorder.posted == []
     recorder.blocked.clear()
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from supervisor.fitness.header_pacing import Level
+from supervisor.fitness.header_pacing import Budget
 
 
-def level(limit: int | None = 60, remaining: int = 30, reset: float | None = 3.0, asked: float = 0.0) -> Level:
-    made = Level()
+def level(limit: int | None = 60, remaining: int = 30, reset: float | None = 3.0, asked: float = 0.0) -> Budget:
+    made = Budget()
     made.seen(asked, asked, limit, remaining, reset)
     return made
 
@@ -45,7 +45,7 @@ def test_what_was_asked_since_the_figures_is_taken_off() -> None:
 
 
 def test_calls_asked_before_the_first_figures_came_count() -> None:
-    budget = Level()
+    budget = Budget()
     for moment in range(40):
         budget.sent(moment / 1000)
     budget.seen(0.2, 0.0, 60, 59, 0.1)  # the first call's answer: 39 others are on their way
@@ -59,7 +59,7 @@ def test_figures_of_an_earlier_call_that_come_late_change_nothing() -> None:
 
 
 def test_what_others_use_is_learned_from_what_is_missing() -> None:
-    budget = Level()
+    budget = Budget()
     for tick in range(40):  # refilled by 10 a second, and yet it does not rise: others use it
         budget.seen(tick / 4, tick / 4, 60, 30, 3.001)
     alone = level(remaining=30, reset=3.001, asked=9.75)
@@ -67,7 +67,7 @@ def test_what_others_use_is_learned_from_what_is_missing() -> None:
 
 
 def test_what_others_used_does_not_keep_the_node_from_asking_for_ever() -> None:
-    budget = Level()
+    budget = Budget()
     budget.seen(0.0, 0.0, 60, 60, 0.0)
     budget.seen(0.1, 0.1, 60, 1, 5.9)  # somebody used it all in one go
     assert budget.left(6.0) > 40

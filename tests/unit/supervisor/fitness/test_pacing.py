@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.fitness.header_pacing import STALE_AFTER
-from supervisor.fitness.pacing import CUT, UNPACED, Ceiling, Pacer
+from supervisor.fitness.pacing import CUT, UNPACED, CallCap, Pacer
 from supervisor.fitness.refusal_pacing import RAMP_CALLS
 from tests.support.ratelimit import Form, World, simulate
 from workernode.protocol import FaultKind, RateLimitReport
@@ -144,11 +144,11 @@ def test_the_more_were_refused_the_longer_they_are_spread() -> None:
     assert 1 < spreads[-1] <= 10
 
 
-# Ceiling
+# CallCap
 
 
 def test_the_cap_is_cut_once_and_climbs_fast_then_slowly() -> None:
-    ceiling = Ceiling(64)
+    ceiling = CallCap(64)
     ceiling.cut()
     assert ceiling.cap == int(64 * CUT)
     steps = []
@@ -161,7 +161,7 @@ def test_the_cap_is_cut_once_and_climbs_fast_then_slowly() -> None:
 
 
 def test_the_cap_stays_between_one_and_the_most() -> None:
-    ceiling = Ceiling(3)
+    ceiling = CallCap(3)
     for _ in range(50):
         ceiling.cut()
     assert ceiling.cap == 1

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from supervisor.fitness.refusal_pacing import RAMP_CALLS, Learned
+from supervisor.fitness.refusal_pacing import RAMP_CALLS, LearnedRate
 
 
 def test_a_cold_start_asks_128_calls_within_little_more_than_half_a_second_and_then_as_many_as_it_likes() -> None:
-    learned, now, moments = Learned(), 0.0, []
+    learned, now, moments = LearnedRate(), 0.0, []
     while math.isfinite(rate := learned.rate(now)):
         learned.sent(now)
         moments.append(now)
@@ -21,7 +21,7 @@ def test_a_cold_start_asks_128_calls_within_little_more_than_half_a_second_and_t
 
 
 def test_two_refusals_measure_what_upstream_gives_back() -> None:
-    learned = Learned()
+    learned = LearnedRate()
     for tick in range(60):
         learned.sent(tick / 1000)
     learned.refused(0.1, first=True)
@@ -32,7 +32,7 @@ def test_two_refusals_measure_what_upstream_gives_back() -> None:
 
 
 def test_those_that_were_refused_with_it_are_taken_off_the_measure() -> None:
-    one, four = Learned(), Learned()
+    one, four = LearnedRate(), LearnedRate()
     for learned in (one, four):
         learned.refused(0.0, first=True)
         for tick in range(40):
@@ -44,7 +44,7 @@ def test_those_that_were_refused_with_it_are_taken_off_the_measure() -> None:
 
 
 def test_the_rate_creeps_and_then_leaps() -> None:
-    learned = Learned()
+    learned = LearnedRate()
     learned.refused(0.0, first=True)
     for tick in range(100):
         learned.sent(tick / 10)
@@ -54,7 +54,7 @@ def test_the_rate_creeps_and_then_leaps() -> None:
 
 
 def test_slow_down_cuts_the_rate_and_keeps_it_for_a_quarter_of_an_hour() -> None:
-    learned = Learned()
+    learned = LearnedRate()
     for tick in range(600):
         learned.sent(tick / 10)
     learned.slow_down(60.0)
@@ -65,7 +65,7 @@ def test_slow_down_cuts_the_rate_and_keeps_it_for_a_quarter_of_an_hour() -> None
 
 
 def test_a_rate_that_nobody_used_is_cut_to_what_was_used() -> None:
-    learned = Learned()
+    learned = LearnedRate()
     learned.refused(0.0, first=True)
     for second in range(1, 3600):  # one a second for an hour: what is allowed has grown beyond all use
         learned.sent(float(second))
@@ -77,7 +77,7 @@ def test_a_rate_that_nobody_used_is_cut_to_what_was_used() -> None:
 
 
 def test_the_second_refusal_teaches_the_refill_although_the_budget_ran_full_between() -> None:
-    learned, left, at = Learned(), 10.0, 0.0  # a bucket of 10 that gets 10 a second
+    learned, left, at = LearnedRate(), 10.0, 0.0  # a bucket of 10 that gets 10 a second
     now, refusals, next_call = 0.0, 0, 0.0
     while refusals < 2:
         now = max(now, next_call)
