@@ -1,8 +1,8 @@
-"""Tells the management node what will not pass by itself (spec 1.3): Kubernetes Events, or the log.
+"""Reports failures that need a person (spec 1.3): as Kubernetes Events, or in the log. Imports kubernetes.
 
-The only importer of kubernetes. An Event is always a new one: the operator acts on new objects only, and a report can
-be lost there without a sign, so that each is repeated after a minute and then every quarter of an hour while the
-trouble lasts. Nothing here waits in the caller's thread, and nothing that fails here fails anything else.
+Each report is a new Event, because the operator acts on new objects only. A report can be lost there without a sign, so
+it is repeated after a minute, and then every quarter of an hour while the failure lasts. No caller waits here, and no
+error here reaches a caller.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ FIRST_REPEAT, LATER_REPEATS = 60.0, 900.0  # seconds (spec 4)
 CONNECT_TIME, READ_TIME = 3.0, 5.0  # seconds for one POST
 TRIES = 3
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0  # seconds between tries
-# Told to people by the operator whole: more is no help.
+# The operator shows the whole message: more is no help.
 LONGEST_MESSAGE = 1024  # characters
-# What waits to be told; more than ever happens at once. What finds no room goes to the log.
+# Reports that wait to be sent; more than ever come at once. Further ones go to the log.
 MOST_WAITING = 64
-# A configuration error is told before the node exits: so long may it wait for that.
-LAST_WORDS_TIME = 5.0  # seconds
+# A configuration error is reported before the node exits: it waits no longer for that.
+LAST_REPORT_TIME = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a person must know."""
+    """A failure that a person must know of."""
 
     reason: str  # one of spec 1.3
     message: str  # what happened, where, what to do; no secret in it
 
 
 class Unreportable(Exception):
-    """No Event can be made here; the text says why, and what to do about it."""
+    """No Event can be made, and trying again does not help; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Cluster:
         """Create the Event. Takes at most CONNECT_TIME + READ_TIME, and the import once.
 
         Raises:
-            Unreportable: and it will stay so: not in a cluster, no library, no rights.
-            Exception: the API server did not answer, or not well; trying again may help.
+            Unreportable: not in a cluster, no library, no rights.
+            Exception: the API server did not answer, or answered with an error; trying again may help.
         """
         if not self.aimodel_name:
             raise Unreportable("AIMODEL_NAME is not set")
@@ -75,8 +75,8 @@ class Cluster:
         except ImportError:
             raise Unreportable("the kubernetes library is missing; install workernode[kubernetes]") from None
         settings = client.Configuration()
-        settings.retries = 0  # ours are enough
-        settings.proxy = None  # one that is there for upstream knows no cluster
+        settings.retries = 0  # Reporter tries again itself
+        settings.proxy = None  # a proxy for upstream does not lead to the cluster
         loader: Any = incluster_config.InClusterConfigLoader
         token, authority = f"{self.service_account}/token", f"{self.service_account}/ca.crt"
         try:
@@ -107,40 +107,40 @@ class Cluster:
 
 
 class Poster(Protocol):
-    """Where reports go: a Cluster, or what stands in for one."""
+    """Where reports go: a Cluster, or the fake of a test."""
 
     def post(self, report: Report) -> None:
-        """Tell it. Raises as Cluster.post does."""
+        """Send the report. Raises as Cluster.post does."""
 
 
 class Schedule:
-    """When each report is due: at once, after a minute, then every quarter of an hour while its trouble lasts. Pure."""
+    """When each report is due: at once, after a minute, then every quarter of an hour while its failure lasts. Pure."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[Report, float]] = {}  # by key, with the moment when it is due
-        self._told: dict[str, float] = {}  # when it was told last
-        self._times: dict[str, int] = {}  # told in this occurrence
+        self._sent: dict[str, float] = {}  # when it was sent last
+        self._times: dict[str, int] = {}  # how often it was sent since the failure began
 
     def begin(self, now: float, key: str, report: Report) -> None:
-        """A trouble began. One that comes and goes is told at most once a minute."""
-        due = self._open[key][1] if key in self._open else max(now, self._told.get(key, -FIRST_REPEAT) + FIRST_REPEAT)
+        """A failure began. One that comes and goes is reported at most once a minute."""
+        due = self._open[key][1] if key in self._open else max(now, self._sent.get(key, -FIRST_REPEAT) + FIRST_REPEAT)
         self._open[key] = (report, due)
 
     def end(self, key: str) -> None:
-        """It is over."""
+        """The failure is over."""
         self._open.pop(key, None)
         self._times.pop(key, None)
 
     def due(self, now: float) -> list[tuple[Report, bool]]:
-        """Return what is to be told now, each with whether it was told before in its occurrence."""
-        told = []
+        """Return the reports that are due, each with whether it was sent before since its failure began."""
+        reports = []
         for key, (report, at) in self._open.items():
             if at <= now:
                 times = self._times.get(key, 0)
                 self._open[key] = (report, now + (LATER_REPEATS if times else FIRST_REPEAT))
-                self._times[key], self._told[key] = times + 1, now
-                told.append((report, times > 0))
-        return told
+                self._times[key], self._sent[key] = times + 1, now
+                reports.append((report, times > 0))
+        return reports
 
     def next_due(self) -> float | None:
         """Return when `due` has something to return, or None."""
@@ -148,12 +148,12 @@ class Schedule:
 
 
 class Reporter:
-    """Tells people what lasts, on a thread of its own that starts with the first trouble. Called by the main thread."""
+    """Sends reports on a thread of its own, which starts with the first report. Called by the main thread."""
 
     def __init__(
         self, settings: Settings, poster: Poster | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Have nothing to tell yet.
+        """Start without a report.
 
         Args:
             poster: where reports go; the pod's own cluster without it.
@@ -162,54 +162,60 @@ class Reporter:
         self._poster = poster or Cluster(settings.aimodel_name, settings.aimodel_namespace)
         self._secrets = settings.secrets
         self._clock = clock
-        self._news: queue.Queue[tuple[str, Report | None] | None] = queue.Queue(MOST_WAITING)
+        self._queue: queue.Queue[tuple[str, Report | None] | None] = queue.Queue(MOST_WAITING)
         self._schedule = Schedule()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._said_cause = ""  # why no Event could be made: said once
+        self._logged_cause = ""  # why no Event could be made: logged once
 
     def begin(self, key: str, reason: str, message: str) -> None:
-        """A trouble began: tell it now, and again while it lasts. Beginning twice is beginning once."""
-        self._tell(key, Report(reason, hide_secrets(message, self._secrets)))
+        """A failure began: report it now, and again while it lasts. A second call replaces the message.
+
+        Args:
+            key: names the failure within this node.
+            reason: one of spec 1.3.
+            message: what happened, where, what to do; secrets in it are hidden.
+        """
+        self._put(key, Report(reason, hide_secrets(message, self._secrets)))
 
     def end(self, key: str) -> None:
-        """It is over."""
+        """The failure is over."""
         if self._thread is not None:
-            self._tell(key, None)
+            self._put(key, None)
 
     def close(self, timeout: float) -> None:
-        """Tell what is still to be told, and stop; wait for that at most so many seconds."""
+        """Send what still waits, and stop. Waits no longer than `timeout` seconds."""
         self._closing.set()
         if self._thread is None:
             return
         try:
-            self._news.put(None, timeout=timeout)
+            self._queue.put(None, timeout=timeout)
         except queue.Full:
             return
         self._thread.join(timeout)
 
-    def _tell(self, key: str, report: Report | None) -> None:
+    def _put(self, key: str, report: Report | None) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="report", daemon=True)
             self._thread.start()
         try:
-            self._news.put_nowait((key, report))
+            self._queue.put_nowait((key, report))
         except queue.Full:
             if report is not None:
                 _to_log(report)
 
     def _run(self) -> None:
-        """The thread: take the news, tell what is due."""
+        """The thread: take in what began and ended, send what is due."""
         while True:
             due = self._schedule.next_due()
             try:
-                news = self._news.get(timeout=None if due is None else max(0.0, due - self._clock()))
+                item = self._queue.get(timeout=None if due is None else max(0.0, due - self._clock()))
             except queue.Empty:
                 pass
             else:
-                if news is None:
+                if item is None:
                     return
-                key, report = news
+                key, report = item
                 if report is None:
                     self._schedule.end(key)
                 else:
@@ -218,22 +224,22 @@ class Reporter:
                 self._send(report, again)
 
     def _send(self, report: Report, again: bool) -> None:
-        """Make the Event; where that fails, the log has it."""
+        """Make the Event; where that fails, the log has the report."""
         if not again:
             _to_log(report)
         try:
             self._attempt(report)
         except Exception as exc:  # the edge of the thread
-            why = str(exc) if isinstance(exc, Unreportable) else f"the API server does not answer well ({_named(exc)})"
+            why = str(exc) if isinstance(exc, Unreportable) else f"the Kubernetes API cannot be asked ({_named(exc)})"
             cause = why if isinstance(exc, Unreportable) else type(exc).__name__
-            if cause != self._said_cause:
-                self._said_cause = cause
+            if cause != self._logged_cause:
+                self._logged_cause = cause
                 log.warning("no Kubernetes Event can be made: %s; the log has the reports", why,
                             extra={"event": "unreportable", "why": why})  # fmt: skip
             if again:
                 _to_log(report)
         else:
-            self._said_cause = ""
+            self._logged_cause = ""
             log.info("reported to Kubernetes: %s", report.reason, extra={"event": "reported", "reason": report.reason})
 
     def _attempt(self, report: Report) -> None:
@@ -249,10 +255,16 @@ class Reporter:
         )(self._poster.post, report)  # fmt: skip
 
 
-def report_once(poster: Poster, reason: str, message: str, time_limit: float = LAST_WORDS_TIME) -> bool:
-    """Tell it before the node exits, and return whether an Event was made. Waits no longer than the limit.
+def report_once(poster: Poster, reason: str, message: str, time_limit: float = LAST_REPORT_TIME) -> bool:
+    """Send a report before the node exits, and return whether an Event was made.
 
-    The caller has logged it already: this is for a configuration that no Reporter can be made of.
+    For a configuration of which no Reporter can be made. The caller has logged the failure already.
+
+    Args:
+        poster: where it goes.
+        reason: one of spec 1.3.
+        message: what happened, where, what to do; no secret in it.
+        time_limit: seconds; it waits no longer.
     """
     made = threading.Event()
 
@@ -264,7 +276,7 @@ def report_once(poster: Poster, reason: str, message: str, time_limit: float = L
             why = _named(exc)
             log.warning("no Kubernetes Event can be made: %s", why, extra={"event": "unreportable", "why": why})
 
-    thread = threading.Thread(target=post, name="last-words", daemon=True)
+    thread = threading.Thread(target=post, name="last-report", daemon=True)
     thread.start()
     thread.join(time_limit)
     return made.is_set()
