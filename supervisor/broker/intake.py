@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from supervisor.broker.protobuf import fields
 from supervisor.events import Entry, MessageKey, Received
 
-GIVE_BACK = 1.0  # seconds that a message waits at a closed intake before it goes back to the broker
+GIVE_BACK = 1.0  # seconds that a message waits here, for room or for an open intake, before it goes back to the broker
 
 BATCH_SIZE, FIRST_CHUNK = 6, 7  # fields of MessageIdData, in Pulsar's PulsarApi.proto
 
@@ -56,7 +56,6 @@ class Intake:
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
         self._last_delivery: tuple[Entry, int] | None = None  # what the message that was taken last came with
-        self._full_at: float | None = None  # since when nothing may be taken, although the intake is open
 
     # --- the owner ---
 
@@ -70,10 +69,6 @@ class Intake:
         with self._lock:
             self._allowed = self._seen + max(0, count)
             self._closed_at = None
-            if count > 0:
-                self._full_at = None
-            elif self._full_at is None:
-                self._full_at = self._clock()
             while self._early and self._taken < self._allowed:
                 self._hand_over(self._early.pop(next(iter(self._early))).received)
             if not ask:
@@ -95,8 +90,8 @@ class Intake:
             self._seen += 1
 
     def overdue(self, now: float) -> list[Received]:
-        """Return the messages that have waited too long at a closed intake, or at a node that stays full, and forget
-        them: they are to be nak'd, because another node may be able to serve them.
+        """Return the messages that have waited too long, and forget them: they are to be nak'd, because another node
+        may be able to serve them.
         """
         with self._lock:
             due = [key for key, early in self._early.items() if self._give_back_at(early) <= now]
@@ -128,12 +123,12 @@ class Intake:
             return any(key[:3] == entry for key in self._early)
 
     def _give_back_at(self, early: _Early) -> float:
-        since = self._closed_at
+        if self._closed_at is not None:
+            return max(early.came, self._closed_at) + GIVE_BACK
         is_batch = early.received.key[3] >= 0
-        # The rest of a batch cannot go back alone.
-        if since is None and not (is_batch and _delivery_of(early.received) == self._last_delivery):
-            since = self._full_at
-        return float("inf") if since is None else max(early.came, since) + GIVE_BACK
+        if is_batch and _delivery_of(early.received) == self._last_delivery:
+            return float("inf")  # the rest of a batch cannot go back alone
+        return early.came + GIVE_BACK
 
     # --- the consumer ---
 

@@ -130,8 +130,9 @@ def test_held_naks_close_the_intake_when_there_are_as_many_as_the_highest_cap(on
     assert one.events.empty()
     one.now = 601
     one.broker.burst(one.now, Ledger())
+    assert 99 in consumer.naked, "it has waited for too long"
     one.broker.allow(1)
-    consumer.run()
+    consumer.deliver(Message(100))
     assert isinstance(one.event(), Received)
 
 
