@@ -24,9 +24,7 @@ from supervisor.reload import Reloader
 from supervisor.report import Reporter
 from supervisor.states import Exit
 from supervisor.upstream import FaultMessages
-from supervisor.workers import stream_ender
-from supervisor.workers.pool import Pool
-from supervisor.workers.process import WorkerProcess, end_all_children
+from supervisor.workers import Pool, WorkerProcess, end_all_children, end_streams
 from workernode import __version__, record
 from workernode.protocol import Target
 from workernode.settings import Settings
@@ -95,7 +93,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
         clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
         lambda target, repeat, seen: ask_model_list(settings, target, repeat, seen),
-        lambda jobs, done: stream_ender.start(jobs, settings, identity, done),
+        lambda jobs, done: end_streams(jobs, settings, identity, done),
     ))  # fmt: skip
 
 

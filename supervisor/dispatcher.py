@@ -16,8 +16,7 @@ from supervisor.events import Received, Stored
 from supervisor.fitness import Admission, Admit, RefusedTasks, Verdict, after_refusal, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
-from supervisor.workers.death import after_death
-from supervisor.workers.pool import Pool, WorkerDeath
+from supervisor.workers import Pool, WorkerDeath, after_death
 from workernode import record
 from workernode.errors import broken_error, openai_error, unfit_error
 from workernode.outcome import End, Facts, OutcomeBuilder, log_fields

@@ -11,7 +11,7 @@ from supervisor.dispatcher import Dispatcher
 from supervisor.events import Event, StreamsEnded
 from supervisor.loop import Loop
 from supervisor.states import NODE_MOVES, NodeState
-from supervisor.workers.pool import Pool
+from supervisor.workers import Pool
 from workernode.protocol import FromWorker, Job, Outcome
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from enum import Enum
 from types import FrameType
 
 from supervisor.events import Event
-from supervisor.workers.pool import Worker
+from supervisor.workers import Worker
 
 # SIGHUP asks to read the settings again; the last two are taken only so that they do not end the node.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

@@ -51,7 +51,7 @@ def run_node() -> int:
     from supervisor.assembly import build
     from supervisor.machine import leave_unusable_directory
     from supervisor.states import Exit
-    from supervisor.workers.process import end_all_children, prepare_environment
+    from supervisor.workers import end_all_children, prepare_environment
     from workernode import logs
 
     environ = prepare_environment()

@@ -27,7 +27,7 @@ from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
 from supervisor.reload import log_reload
 from supervisor.states import Exit, FitnessState, Intake, NodeState
-from supervisor.workers.pool import CRASHES_TO_REPORT, Worker
+from supervisor.workers import CRASHES_TO_REPORT, Worker
 from workernode import __version__, record
 from workernode.protocol import Decision, FromWorker, Outcome, RateLimitReport, Ready
 from workernode.settings import Settings

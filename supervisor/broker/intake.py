@@ -3,8 +3,8 @@
 The library asks the broker for the next message as soon as the listener has returned, unless the listener was paused.
 So the intake pauses it with each message that leaves no room, and resumes it when there is room again: the broker has
 then been asked for what may be taken and no more, and nothing lies in the library's queue. A message that was asked for
-while there was room, and comes when there is none, is kept here: it is served next, or given back if the intake is
-closed.
+while there was room, and comes when there is none, is kept here: it is served next, or given back when it has waited
+for a second.
 """
 
 from __future__ import annotations
