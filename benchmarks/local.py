@@ -81,8 +81,8 @@ class Found:
         return moves_a_minute(self.dynamic.caps, THERE_S)
 
     def as_dict(self) -> dict[str, Any]:
-        told = {"share": self.share, "there_s": self.there_s, "moves_a_minute": self.moves_a_minute}
-        return {**asdict(self), **told}
+        figures = {"share": self.share, "there_s": self.there_s, "moves_a_minute": self.moves_a_minute}
+        return {**asdict(self), **figures}
 
 
 def moves_a_minute(caps: Sequence[tuple[float, int]], since: float) -> float:

@@ -79,7 +79,7 @@ class LocalModel:
         return float("inf") if wakeup is None else wakeup
 
     def tokens_came(self, now: float) -> None:
-        """The model has sent tokens: it lives, whatever /health says."""
+        """The model has sent tokens: it lives, whatever /health answers."""
         if not self.is_stopped:
             self.server.tokens_came(now)
 

@@ -54,19 +54,20 @@ QUICK = Limits(
 
 
 class Owner:
-    """The thread that owns the child: what node.py's loop does for it."""
+    """The thread that owns the model server, as the node's main loop does."""
 
-    def __init__(self, environ: dict[str, str], limits: Limits = QUICK, **variables: str) -> None:
-        told = {
+    def __init__(self, environ: dict[str, str], limits: Limits = QUICK, **more: str) -> None:
+        variables = {
             "NODE_TYPE": "local",
             "MODEL_NAME": "standin",
             "PULSAR_URL": "pulsar://localhost",
             "PULSAR_TOKEN": SECRETS["PULSAR_TOKEN"],
             "LOCAL_COMMAND": COMMAND,
-            **variables,
+            **more,
         }
         self.woken = threading.Event()
-        self.llamafile = ModelServer(settings.load(told), self.woken.set, {**os.environ, **SECRETS, **environ}, limits)
+        environ = {**os.environ, **SECRETS, **environ}
+        self.llamafile = ModelServer(settings.load(variables), self.woken.set, environ, limits)
         self.events: list[Event] = []
         self.pids: set[int] = set()
 
@@ -148,7 +149,7 @@ def pid_in(path: Path) -> int:
     return int(until(lambda: path.read_text() if path.exists() else "", LONG, f"{path.name}"))
 
 
-def test_it_becomes_ready_with_its_facts_and_only_with_the_key(owners: Callable[..., Owner]) -> None:
+def test_it_becomes_ready_tells_its_slots_and_refuses_other_keys(owners: Callable[..., Owner]) -> None:
     owner = owners(LOCAL_PARALLEL="8", LOCAL_CTX="8192").started()
     child = owner.llamafile
     assert child.state is ModelServerState.READY
@@ -157,7 +158,7 @@ def test_it_becomes_ready_with_its_facts_and_only_with_the_key(owners: Callable[
     assert requests.post(child.base_url, json={"messages": []}, timeout=LONG).status_code == 401
 
 
-def test_it_knows_no_secret_of_the_node_and_shows_none(owners: Callable[..., Owner]) -> None:
+def test_no_secret_of_the_node_reaches_it(owners: Callable[..., Owner]) -> None:
     owner = owners({"OTHER": f"holds {SECRETS['PULSAR_TOKEN']} too"}).started()
     assert owner.llamafile.pid
     for pid in group(owner.llamafile.pid):
@@ -168,7 +169,7 @@ def test_it_knows_no_secret_of_the_node_and_shows_none(owners: Callable[..., Own
     assert psutil.Process(owner.llamafile.pid).environ()["LLAMA_API_KEY"] == owner.llamafile.api_key
 
 
-def test_through_the_start_script_all_is_the_same(owners: Callable[..., Owner], tmp_path: Path) -> None:
+def test_it_starts_through_local_sh_as_well(owners: Callable[..., Owner], tmp_path: Path) -> None:
     grandchild = tmp_path / "grandchild"
     owner = owners(
         {"STANDIN_GRANDCHILD": str(grandchild)},
@@ -190,7 +191,7 @@ def test_through_the_start_script_all_is_the_same(owners: Callable[..., Owner], 
     assert not alive(pid_in(grandchild))
 
 
-def test_killed_it_is_back_at_the_same_place(owners: Callable[..., Owner], tmp_path: Path) -> None:
+def test_a_killed_server_is_restarted_with_the_same_port_and_key(owners: Callable[..., Owner], tmp_path: Path) -> None:
     owner = owners().started()
     before = (owner.llamafile.base_url, owner.llamafile.api_key)
     for _ in range(2):
@@ -206,7 +207,7 @@ def test_killed_it_is_back_at_the_same_place(owners: Callable[..., Owner], tmp_p
     assert len((tmp_path / "pids").read_text().split()) == 3
 
 
-def test_stopped_it_is_found_hanging_and_replaced(owners: Callable[..., Owner]) -> None:
+def test_a_stopped_server_is_found_hanging_and_replaced(owners: Callable[..., Owner]) -> None:
     owner = owners().started()
     assert owner.llamafile.pid
     os.kill(owner.llamafile.pid, signal.SIGSTOP)
@@ -315,7 +316,7 @@ def test_its_key_is_not_in_its_output(owners: Callable[..., Owner]) -> None:
 
 
 def test_loading_for_long_is_no_failure(owners: Callable[..., Owner], tmp_path: Path) -> None:
-    """Twice as long as a silence may last: 503 says that it lives."""
+    """Twice as long as a silence may last: 503 shows that it lives."""
     owner = owners({"STANDIN_LOAD_S": str(2 * QUICK.start_silence_s)}).started()
     assert owner.llamafile.diagnosis() is None
     assert len((tmp_path / "pids").read_text().split()) == 1
@@ -330,7 +331,9 @@ def test_a_start_without_a_sign_of_life_is_ended(owners: Callable[..., Owner]) -
     assert "no sign of loading" in diagnosis.message
 
 
-def test_five_ends_at_once_are_reported_and_a_mended_file_heals(owners: Callable[..., Owner], tmp_path: Path) -> None:
+def test_five_exits_at_once_are_reported_and_a_mended_file_is_tried_again(
+    owners: Callable[..., Owner], tmp_path: Path
+) -> None:
     script = tmp_path / "model.sh"
     script.write_text("#!/bin/sh\necho $$ >>\"$STANDIN_PIDFILE\"\necho 'error: invalid argument: --frob'\nexit 1\n")
     script.chmod(0o755)
@@ -343,7 +346,7 @@ def test_five_ends_at_once_are_reported_and_a_mended_file_heals(owners: Callable
     assert failed.diagnosis.reason == CONFIGURATION
     assert "LOCAL_EXTRA_ARGS" in failed.diagnosis.message
     assert "--frob" in failed.diagnosis.message
-    owner.wait(EventKind.FAILED)  # tried again after the long pause, and no five times before it is told
+    owner.wait(EventKind.FAILED)  # tried again after the long pause, and reported at once
     assert len((tmp_path / "pids").read_text().split()) == 6
     script.write_text(f"#!/bin/sh\nexec {COMMAND}\n")
     owner.wait(EventKind.READY)
@@ -362,7 +365,7 @@ def test_a_server_that_gets_sigterm_stops(owners: Callable[..., Owner]) -> None:
     assert owner.llamafile.next_wakeup() is None
 
 
-def test_one_that_ignores_the_request_is_killed_with_its_grandchild(
+def test_a_server_that_ignores_sigterm_is_killed_with_its_grandchild(
     owners: Callable[..., Owner], tmp_path: Path
 ) -> None:
     grandchild = tmp_path / "grandchild"
@@ -403,8 +406,8 @@ import json, os, sys, threading, time
 sys.path.insert(0, {root!r})
 from supervisor.model_server.lifecycle import EventKind, ModelServer
 from workernode import settings
-told = dict(NODE_TYPE="local", MODEL_NAME="m", PULSAR_URL="pulsar://localhost", LOCAL_COMMAND={command!r})
-child = ModelServer(settings.load(told), lambda: None)
+variables = dict(NODE_TYPE="local", MODEL_NAME="m", PULSAR_URL="pulsar://localhost", LOCAL_COMMAND={command!r})
+child = ModelServer(settings.load(variables), lambda: None)
 spawner = threading.Thread(target=child.start, args=(time.monotonic(),))
 spawner.start()
 spawner.join()  # the thread has ended: the child must not
@@ -446,7 +449,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed_and_the_child_is_stopped(
         until(lambda: not alive(child), 5, "end of the child")
 
 
-# --- What it says of each fault -------------------------------------------------------------------------------------
+# --- What it reports of each fault ---
 
 
 def foreign_program(path: Path) -> str:
@@ -465,7 +468,7 @@ def without_permission(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "environ", "reason", "words"),
+    ("command", "environ", "reason", "text"),
     [
         pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGILL"}, CONFIGURATION, "AVX", id="no AVX"),
         pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGKILL"}, GENERAL, "memory", id="killed"),
@@ -496,7 +499,7 @@ def test_each_fault_is_listed_with_what_to_do(
     command: Callable[[Path], str],
     environ: dict[str, str],
     reason: str,
-    words: str,
+    text: str,
 ) -> None:
     owner = owners(environ, LOCAL_COMMAND=command(tmp_path / "model"))
     owner.start()
@@ -504,7 +507,7 @@ def test_each_fault_is_listed_with_what_to_do(
     diagnosis = owner.llamafile.diagnosis()
     assert diagnosis
     assert diagnosis.reason == reason
-    assert words in diagnosis.message
+    assert text in diagnosis.message
 
 
 def test_a_taken_port_is_named_and_waited_for(owners: Callable[..., Owner]) -> None:
@@ -521,8 +524,8 @@ def test_a_taken_port_is_named_and_waited_for(owners: Callable[..., Owner]) -> N
     owner.wait(EventKind.READY)
 
 
-def test_a_server_that_cannot_bind_is_understood(owners: Callable[..., Owner]) -> None:
-    """It looks for another port than the one that was found free."""
+def test_a_server_that_cannot_listen_is_recognised(owners: Callable[..., Owner]) -> None:
+    """It listens on another port than the one that was found free."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
         owner = owners(LOCAL_COMMAND=f"{COMMAND} --port {holder.getsockname()[1]}")
         owner.start()

@@ -4,9 +4,9 @@
 It stands alone (standard library only), so that local.sh can run it as $LLAMAFILE, or be LOCAL_COMMAND itself. The
 switches are variables, because they have to come through local.sh:
 
-    STANDIN_LOAD_S=40        /health says 503 for so long
+    STANDIN_LOAD_S=40        /health answers 503 for so long
     STANDIN_SAY=text         written first
-    STANDIN_EXIT=3           leaves at once with this code
+    STANDIN_EXIT=3           exits at once with this code
     STANDIN_SIGNAL=SIGILL    dies of this signal at once
     STANDIN_FLOOD=1          writes without end, as fast as it can
     STANDIN_LONG_LINE=5000   writes one line of so many characters
@@ -164,8 +164,8 @@ def misbehave() -> None:
     if path := ENV.get("STANDIN_GRANDCHILD"):
         stubborn = "trap '' TERM HUP INT; echo $$ >\"$1.new\"; mv \"$1.new\" \"$1\"; while :; do sleep 1; done"
         subprocess.Popen(["/bin/sh", "-c", stubborn, "grandchild", path])
-    if said := ENV.get("STANDIN_SAY"):
-        print(said, flush=True)
+    if text := ENV.get("STANDIN_SAY"):
+        print(text, flush=True)
     if length := ENV.get("STANDIN_LONG_LINE"):
         print("x" * int(length), flush=True)
     if ENV.get("STANDIN_FLOOD"):
@@ -177,7 +177,7 @@ def misbehave() -> None:
 
 
 def flood() -> None:
-    block = b"".join(b"flood %06d: a line that nobody asked for\n" % number for number in range(2000))
+    block = b"".join(b"flood %06d: one more line of output\n" % number for number in range(2000))
     while True:
         os.write(1, block)
 

@@ -35,7 +35,7 @@ class Box:
     curve: Curve
     seed: int = 1
     demand: int = 1000  # requests that are there or wait
-    slow: float = 1.0  # the share of its speed that somebody else leaves to the server
+    slow: float = 1.0  # the share of its speed that another user of the machine leaves to the server
     answer_tokens: tuple[int, int] = (40, 160)
     noise: float = 0.03
     cpu: Callable[[int], float] = lambda in_flight: 100.0 if in_flight else 3.0

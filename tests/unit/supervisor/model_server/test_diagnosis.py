@@ -1,4 +1,4 @@
-"""Why a model server left: the words that it is known by, and what a person is told to do."""
+"""Why a model server exited: the lines by which that is recognised, and the advice for people."""
 
 from __future__ import annotations
 

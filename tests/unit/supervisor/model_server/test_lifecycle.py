@@ -13,17 +13,17 @@ from supervisor.model_server.lifecycle import MOVES, ModelServer
 from supervisor.states import ModelServerState
 from workernode import settings
 
-TOLD = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://localhost", "PULSAR_TOKEN": "secret"}
+VARIABLES = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://localhost", "PULSAR_TOKEN": "secret"}
 CAUSES = sorted({cause for _, cause in MOVES})
 
 
 def model_server(**more: str) -> ModelServer:
-    return ModelServer(settings.load({**TOLD, **more}), lambda: None, {})
+    return ModelServer(settings.load({**VARIABLES, **more}), lambda: None, {})
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 @pytest.mark.parametrize("state", list(ModelServerState))
-def test_it_moves_along_the_arrows_and_any_other_move_is_a_bug(state: ModelServerState, cause: str) -> None:
+def test_it_moves_as_the_table_says_and_any_other_move_is_a_bug(state: ModelServerState, cause: str) -> None:
     child = model_server()
     child.state = state
     if (state, cause) in MOVES:
@@ -68,7 +68,7 @@ def test_the_key_of_the_model_server_is_long_and_new_each_time() -> None:
     assert model_server().api_key != model_server().api_key
 
 
-def test_the_command_stands_in_the_working_directory_or_in_the_project(
+def test_the_command_is_looked_for_in_the_working_directory_then_in_the_project(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(str(tmp_path))
@@ -81,8 +81,8 @@ def test_the_command_stands_in_the_working_directory_or_in_the_project(
 
 
 def test_the_model_servers_command_and_environment_are_complete_and_have_no_secret() -> None:
-    told = {
-        **TOLD,
+    variables = {
+        **VARIABLES,
         "LOCAL_PARALLEL": "8",
         "LOCAL_CTX": "8192",
         "LOCAL_THREADS": "3",
@@ -92,7 +92,7 @@ def test_the_model_servers_command_and_environment_are_complete_and_have_no_secr
         "LLAMAFILE_SHA256": "0" * 64,
     }
     environ = {"PATH": "/bin", "PULSAR_TOKEN": "secret", "API_KEY": "left over", "ELSEWHERE": "the secret too"}
-    environment = command.environment(settings.load(told), environ, port=8123, key="key")
+    environment = command.environment(settings.load(variables), environ, port=8123, key="key")
     assert environment == {
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/bin"]),
         "LOCAL_PORT": "8123",
