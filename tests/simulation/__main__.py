@@ -21,9 +21,9 @@ SEEDS = Path(__file__).with_name("seeds.txt")  # of schedules that once violated
 ROOT = Path(__file__).parents[2]
 # The code that decides, whose branches the simulation is to reach.
 DECIDERS = [
-    "node", "dispatcher", "ledger", "health", "workers/pool", "workers/death", "broker/client", "broker/intake",
-    "broker/naks", "concurrency/*", "fitness/blame", "fitness/breaker", "fitness/*pacing", "fitness/half_open",
-    "fitness/fitness",
+    "node", "lifecycle", "dispatcher", "ledger", "health", "workers/pool", "workers/death", "broker/client",
+    "broker/intake", "broker/naks", "broker/record_sender", "concurrency/*", "fitness/blame", "fitness/breaker",
+    "fitness/half_open", "fitness/outage", "fitness/*pacing", "fitness/rate_limit", "fitness/refused_task",
 ]  # fmt: skip
 
 
