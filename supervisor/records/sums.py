@@ -119,7 +119,8 @@ class Sum:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,
-            "cost": " + ".join(f"{amount:f} {currency}" for currency, amount in sorted(self.costs.items())) or None,
+            "cost": " + ".join(f"{costs.normalize():f} {currency}" for currency, costs in sorted(self.costs.items()))
+            or None,
             "first_token_p50_ms": percentile(waits, 50),
             "first_token_p95_ms": percentile(waits, 95),
         }

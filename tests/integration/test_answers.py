@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from devstack.broker import Broker
+from supervisor.records.sums import Sums
 from tests.faults.testbed import Testbed, open_testbed
 from tests.support.gateway import Answer
 from tests.support.node import ROOT
@@ -181,3 +183,31 @@ def test_a_message_that_is_no_task_is_dead_lettered_with_the_reason_and_its_clie
     assert here.platform.dead_letter_subscriptions(), "without one the broker would not keep them"
     assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("malformed", "dead_letter")
     assert [one for one in here.upstream.requests if one.headers["x-client-request-id"] == id] == []
+
+
+# --- bills ---
+
+
+def test_costs_and_clients_add_up_to_what_upstream_counted(broker: Broker, tmp_path: Path) -> None:
+    """Two clients' plain tasks and streams: sums of the records are upstream's figures, to the last digit."""
+    prices = {"version": "7", "currency": "EUR", "models": {"priced": {"prompt": 0.15, "completion": 0.6}}}
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    salted = {"PRICES": str(tmp_path / "prices.json"), "RECORD_SALT": "salt-canary-1", "UPSTREAM_MODEL": "priced"}
+    tasks = 20
+    with open_testbed(broker, tmp_path, WORKER_PROCESSES=1, **salted) as one:
+        one.start()
+        for number in range(tasks):
+            headers = {"User-Agent": ["client"], "Authorization": [f"Bearer sk-client-{number % 2}"]}
+            one.platform.ask({"chunks": number}, number % 3 == 0, task={"metadata": {"headers": headers}})
+        records = [settled(one, id)[1] for id in one.platform.asked]
+        sums = Sums(("key",))
+        for record in records:
+            sums.add(json.dumps(record).encode())
+        assert "sk-client" not in json.dumps(records)
+        assert "salt-canary-1" not in json.dumps(records) + "".join(map(str, one.node.logs()))
+    completion = sum(range(tasks))
+    total = sums.total.figures()
+    assert (total["requests"], total["prompt_tokens"], total["completion_tokens"]) == (tasks, 7 * tasks, completion)
+    cost = (7 * tasks * Decimal("0.15") + completion * Decimal("0.6")) / 1_000_000
+    assert total["cost"] == f"{cost.normalize():f} EUR"
+    assert {group.requests for _, group in sums.groups()} == {tasks // 2}
