@@ -340,6 +340,7 @@ NEARLY = st.fixed_dictionaries(
 @example(message())
 @example(b'{"endpoint":"http://[x]/"}')
 @example(b'{"endpoint":"http://[::ffff:1.2.3.4.5]/"}')
+@example(b'{"request_id":"cut"')
 def test_any_bytes_are_a_task_or_malformed(payload: bytes) -> None:
     id = envelope_id(payload)
     try:
@@ -352,7 +353,8 @@ def test_any_bytes_are_a_task_or_malformed(payload: bytes) -> None:
     assert fault.reason
     assert fault.reason.isprintable()
     assert fault.endpoint is None or isinstance(fault.endpoint, Endpoint)
-    assert fault.request_id in ("", id)
+    # Of a message that is cut, the id can be read where it stands before the cut; the envelope of one is not read.
+    assert fault.request_id in ("", id) or not id
 
 
 @given(st.text(max_size=40) | st.text(alphabet="htps:/w[]@%.-0a?#&=", max_size=30).map(lambda rest: "http://" + rest))
