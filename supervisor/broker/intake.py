@@ -4,7 +4,7 @@ The library asks the broker for the next message as soon as the listener has ret
 So the intake pauses it with each message that leaves no room, and resumes it when there is room again: the broker has
 then been asked for what may be taken and no more, and nothing lies in the library's queue. A message that was asked for
 while there was room, and comes when there is none, is kept here: it is served next, or given back when it has waited
-for a second.
+for some seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 from supervisor.broker.protobuf import fields
 from supervisor.events import Entry, MessageKey, Received
 
-GIVE_BACK = 1.0  # seconds that a message waits here, for room or for an open intake, before it goes back to the broker
+GIVE_BACK = 1.0  # seconds that a message waits at a closed intake before it goes back to the broker
+# Seconds that a message waits for room: longer than a dead worker is missed, because each way back counts as a
+# redelivery, and shorter than most tasks run, because another node may have room.
+WAIT_FOR_ROOM = 5.0
 
 BATCH_SIZE, FIRST_CHUNK = 6, 7  # fields of MessageIdData, in Pulsar's PulsarApi.proto
 
@@ -128,7 +131,7 @@ class Intake:
         is_batch = early.received.key[3] >= 0
         if is_batch and _delivery_of(early.received) == self._last_delivery:
             return float("inf")  # the rest of a batch cannot go back alone
-        return early.came + GIVE_BACK
+        return early.came + WAIT_FOR_ROOM
 
     # --- the consumer ---
 

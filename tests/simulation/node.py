@@ -281,6 +281,11 @@ class SimBroker(PulsarBroker):
         """Messages that came when there was no room."""
         return self._intake._early
 
+    @property
+    def closed_since(self) -> float | None:
+        """Since when the intake is closed; None: it is open, and the node may be full."""
+        return self._intake.closed_since()
+
     def ack(self, received: Received) -> None:
         """Only after the record is stored."""
         self._node.check_ack(received)

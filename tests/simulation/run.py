@@ -15,6 +15,7 @@ from tests.simulation.schedule import Schedule, Step, TaskPlan
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 
+FULL_NODE_KEEPS = 6.0  # seconds that a message may wait for room at a node that had room when it asked
 CLOSED_INTAKE_KEEPS = 2.0  # seconds that a message may wait at a node whose intake is closed (spec 3)
 SETTLES_WITHIN = 60.0  # seconds beyond a task's time in which at least one message must be decided
 CHECK_EVERY = 0.5  # seconds between checks of the whole world
@@ -179,7 +180,9 @@ class Simulation:
                 self._held_since.pop(key, None)
                 continue
             since = self._held_since.setdefault(key, now)
-            if now - since <= CLOSED_INTAKE_KEEPS + CHECK_EVERY:
+            closed = node.broker.closed_since
+            is_kept = closed is not None and now - max(since, closed) > CLOSED_INTAKE_KEEPS + CHECK_EVERY
+            if not is_kept and now - since <= FULL_NODE_KEEPS + CHECK_EVERY:
                 continue
             idle = [one for one in self.nodes if one is not node and _is_idle(one)]
             if idle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.broker.intake import GIVE_BACK, Intake
+from supervisor.broker.intake import GIVE_BACK, WAIT_FOR_ROOM, Intake
 from supervisor.events import Received
 from tests.support.fake_pulsar import Consumer, Message
 
@@ -123,7 +123,7 @@ def test_what_waits_at_a_node_that_stays_full_is_given_back_unless_a_part_of_it_
         one.consumer.deliver(message)
     one.seen(taken)
     one.intake.allow(0)
-    one.now += GIVE_BACK - 0.1
+    one.now += WAIT_FOR_ROOM - 0.1
     assert one.given_back() == []
     one.now += 0.1
     assert one.given_back() == given_back
@@ -140,7 +140,7 @@ def test_what_was_taken_before_and_comes_again_is_given_back_like_any_other(mess
     one.intake.allow(0)
     for index, size in messages:
         one.consumer.deliver(Message(1, index, size, redeliveries=1))
-    one.now += GIVE_BACK
+    one.now += WAIT_FOR_ROOM
     assert one.given_back() == [1] * len(messages)
 
 
