@@ -29,7 +29,8 @@ class FaultMessages:
     def __call__(self, fault: FaultInfo) -> str:
         """Return the sentence about a fault. Upstream's own words are not in it."""
         upstream = "OpenAI" if self.origin.endswith("//api.openai.com") else "The upstream"
-        where = f"({_answer(fault)}) at {self.origin}"
+        # A local model server has no address that means anything to people.
+        where = f"({_answer(fault)})" + (f" at {self.origin}" if self.origin else "")
         of = f" of AIModel {self.aimodel}" if self.aimodel else ""
         match fault.kind:
             case FaultKind.KEY:
