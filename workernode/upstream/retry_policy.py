@@ -16,8 +16,9 @@ from workernode.retry import call_with_retries
 ATTEMPTS = 4
 # openai-python waits 0.5 s x 2^n, at most 8 s, with jitter (src/openai/_base_client.py); so do we.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds
-# A longer wait is not made within one delivery: another node may be well. An upstream that is away is not waited for; a
-# rate limit is the whole node's, and is waited for as long as a minute (spec 5: a longer wait is a hint, not an order).
+# A longer wait is not made within one delivery: another node may be well. An upstream that is away is asked again for
+# so long in all. A rate limit is the whole node's, and is waited for as long as a minute (spec 5: a longer wait is a
+# hint, not an order).
 LONGEST_WAIT = {FaultKind.UNAVAILABLE: 2.0, FaultKind.RATE_LIMIT: 60.0, FaultKind.RAMP: 60.0}  # seconds
 
 T = TypeVar("T")
@@ -68,4 +69,6 @@ def _is_enough(state: RetryCallState, deadline: float) -> bool:
     fault = state.outcome.exception() if state.outcome else None
     longest = LONGEST_WAIT.get(fault.kind, float("inf")) if isinstance(fault, UpstreamFault) else float("inf")
     pause = state.upcoming_sleep
+    if isinstance(fault, UpstreamFault) and fault.kind is FaultKind.UNAVAILABLE:
+        longest -= state.seconds_since_start or 0.0
     return state.attempt_number >= ATTEMPTS or pause > longest or time.monotonic() + pause >= deadline
