@@ -1,4 +1,4 @@
-"""supervisor/report.py and the official client against an API server: Events as the operator wants them (spec 1.3)."""
+"""supervisor/report/reporter.py against an API server: the Events are as the operator wants them (spec 1.3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.report import LONGEST_MESSAGE, Cluster, Report, Reporter, Unreportable, report_once
+from supervisor.report.reporter import LONGEST_MESSAGE, Cluster, Report, Reporter, Unreportable, report_once
 from tests.support.apiserver import ApiServer
 from tests.support.wait import until
 from workernode import settings
@@ -29,9 +29,9 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.report.READ_TIME", 0.5)
-    monkeypatch.setattr("supervisor.report.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("supervisor.report.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("supervisor.report.reporter.READ_TIME", 0.5)
+    monkeypatch.setattr("supervisor.report.reporter.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("supervisor.report.reporter.LONGEST_PAUSE", 0.0)
 
 
 def cluster(api: ApiServer, namespace: str = "prod") -> Cluster:
@@ -94,7 +94,7 @@ def test_without_the_right_it_says_what_to_give(api: ApiServer) -> None:
 
 
 def test_a_403_is_logged_once_and_the_log_has_the_reports(api: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "supervisor.report")
+    caplog.set_level(logging.INFO, "supervisor.report.reporter")
     api.status = 403
     sender = Reporter(settings.load(ENVIRON), cluster(api))
     sender.begin("key", "AuthenticationError", "one")

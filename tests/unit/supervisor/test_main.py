@@ -81,7 +81,7 @@ def test_whatever_hangs_there_is_an_answer(tmp_path: Path) -> None:
 # Settings that cannot be used.
 
 
-# Stands in for the cluster; tests/unit/test_report.py has the rest of the way.
+# Stands in for the cluster; tests/unit/supervisor/report has the rest of the way.
 FAKE_REPORT = """
 import sys
 from supervisor import report

@@ -1,4 +1,4 @@
-"""supervisor/report.py: when what is told, and what becomes of it where no Event can be made."""
+"""supervisor/report/reporter.py: when a failure is reported, and what happens where no Event can be made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.report import MOST_WAITING, Cluster, Poster, Report, Reporter, Schedule, Unreportable, report_once
+from supervisor.report.reporter import (
+    MOST_WAITING,
+    Cluster,
+    Poster,
+    Report,
+    Reporter,
+    Schedule,
+    Unreportable,
+    report_once,
+)
 from tests.support.wait import until
 from workernode import settings
 
@@ -45,13 +54,13 @@ def reporter(poster: Poster) -> Reporter:
 
 @pytest.fixture(autouse=True)
 def quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.report.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("supervisor.report.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("supervisor.report.reporter.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("supervisor.report.reporter.LONGEST_PAUSE", 0.0)
 
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "supervisor.report")
+    caplog.set_level(logging.INFO, "supervisor.report.reporter")
     return caplog
 
 
