@@ -38,7 +38,11 @@ def story(dice: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("seed", [1])
 def test_chunks_then_one_end(seed: int, build: Callable[..., Testbed]) -> None:
     dice = random.Random(seed)
-    testbed = build(WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=2, DRAIN_TIMEOUT=1, READ_TIMEOUT=3)
+    testbed = build(
+        WORKER_PROCESSES=WORKERS, MAX_PROCESS_NUM=48, MAX_REDELIVERIES=2, DRAIN_TIMEOUT=1, READ_TIMEOUT=3,
+        # The last streams all fail: the node finds its upstream away, and closes its intake for a quarter of this.
+        TASK_TIMEOUT=60,
+    )
     first = testbed.start()
     stories = {}
     for number in range(STREAMS):
