@@ -108,7 +108,10 @@ class Lifecycle:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""
         left = self._dispatcher.request_ids()
         about = {"event": "left_over", "requests": left[:100]}
-        log.warning("%d tasks were not finished in time and go back to the broker", len(left), extra=about)
+        log.warning(
+            "%d tasks were left at the end of the drain: begun streams are ended, the rest goes back to the broker",
+            len(left), extra=about,
+        )  # fmt: skip
         self._is_drain_over = True
         last, states = self._pool.kill()
         for message in last:

@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING = 1.0  # seconds between checks of the workers and of the broker's connection
 WORKERS_STOP = 2.0  # seconds that idle workers get to stop
 REPORTER_STOP = 2.0  # seconds that the last reports get
-# An unfit node that sends a task back leaves the subscription for so long, or every second task would come right back
-# to it and be given up with a healthy node idle beside it. A task that is older than this has waited for nobody: such
-# tasks are taken without a pause, so that their clients get the error soon (spec 5).
+# An unfit node that sends a task back leaves the subscription for this long. Otherwise the broker would give it the
+# same task again until its redeliveries are used up, with a healthy node idle beside it. A task that is older than this
+# was taken by no other node: it is taken without a pause, so that its client gets the error soon (spec 5).
 STEP_ASIDE = 2.0  # seconds
 
 
@@ -266,8 +266,9 @@ class Node:
             self._broker.hold(is_empty=len(self._dispatcher) == 0)
             return
         cap = min(self._concurrency.cap, self._fitness.cap)
-        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one: with the message
-        # that is on its way when the cap falls, that makes the two that may be unacknowledged beyond the cap.
+        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because
+        # at most two messages beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when
+        # the cap fell.
         room = cap - len(self._dispatcher) + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
             room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))

@@ -1,6 +1,7 @@
 """The life of one task: from the bytes of a message to a decided outcome.
 
-This package knows no broker, no other processes and no Kubernetes.
+This package knows no broker, no other processes and no Kubernetes. "spec N" in docstrings is section N of the project's
+specification, which is kept outside the repository; docs/ describes what follows from it.
 """
 
 try:  # setuptools-scm writes this file when the package is built or installed

@@ -98,7 +98,7 @@ def broken_error(message: str) -> dict[str, Any]:
 
 
 def unfit_error(fault: FaultInfo) -> dict[str, Any]:
-    """Return the error for a task that no node could serve, because a person has to act first (spec 5)."""
+    """Return the error for a task that was given up because the node cannot serve (spec 5)."""
     if fault.kind in (FaultKind.MODEL, FaultKind.ADDRESS):
         return openai_error(
             "The model does not exist or cannot be reached.", "invalid_request_error", "model_not_found", "model"

@@ -33,7 +33,7 @@ class AnswerState(IntEnum):
 
 
 class FaultKind(Enum):
-    """What an upstream fault says about the node and about asking again. workernode/errors.py decides the kind."""
+    """What an upstream fault says about the node and about asking again; workernode/upstream/faults.py decides it."""
 
     CLIENT = "client"  # the request itself is refused: its client is told, nobody else is concerned
     PASSING = "passing"  # no usable answer (reset, timeout, 500, half an answer): asking again may help
@@ -47,7 +47,7 @@ class FaultKind(Enum):
     MODEL = "model"  # upstream does not know the node's own model
     ADDRESS = "address"  # there is no chat API at API_URL: 404 or 405 without JSON, a redirect, a page of HTML
     CERTIFICATE = "certificate"  # the TLS certificate of API_URL is not trusted
-    REFUSED = "refused"  # 401, 402 or 403 that does not say which of them it is
+    REFUSED = "refused"  # 403 or 407 that does not say which of them it is
 
 
 # Kinds that may be the node's fault or the fault of one task. A worker does not tell the client of such a fault: it
@@ -66,7 +66,7 @@ NODE_KINDS = (
 class Rejection:
     """The supervisor's decision about a task that is not run: a worker sends this error to its client."""
 
-    status: str  # the outcome's status: "expired", "gave_up", "worker_died", ...
+    status: str  # the outcome's status: "expired", "gave_up", "refused", "broken", "poison"
     decision: Decision
     error: dict[str, object]  # an OpenAI error body: {"error": {"message", "type", "param", "code"}}
     http_status: int  # upstream's status that led to it; 0: none

@@ -1,8 +1,8 @@
 """Whose fault is a refusal: the task's own, or the node's? Decided by how upstream answers other tasks (spec 5). Pure.
 
 A status does not tell: a firewall answers 403 to one prompt, a refused key answers 403 to every prompt. So a refusal
-makes the node *suspect* until evidence comes. Evidence for the node is an answer to a call that was asked later than
-the refused one, or the list of models. Evidence against it is that other tasks, or the list, are refused alike.
+makes the node *suspect* until evidence comes. The node is cleared by an answer to a call that was asked later than the
+refused one, or by the list of models. It is blamed if other tasks, or the list, are refused alike.
 
 In: who was refused or answered, and when it was asked. Never any text. Every `now` is monotonic seconds.
 """

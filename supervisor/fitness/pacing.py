@@ -13,13 +13,13 @@ from supervisor.fitness.header_pacing import Budget
 from supervisor.fitness.refusal_pacing import LearnedRate
 from workernode.protocol import FaultKind, RateLimitReport
 
-# Calls that may be asked at once after a pause of the loop: this long of the rate.
+# After a pause of the main loop, at most the calls of so many seconds are made up for at once.
 BURST = 0.02  # seconds
 # What a time-out of the loop may be at most while pacing: the rate changes as figures age.
 LOOK_AGAIN = 0.25  # seconds
 UNPACED = 1 << 30  # room without end
-# Those that were refused ask again over a time in which upstream gives back so many times what they need (other nodes'
-# calls were refused as well), but not over a longer one.
+# Refused calls are spread over a time in which upstream gives back SPREAD times what they need, because other nodes'
+# calls were refused as well; but over LONGEST_SPREAD at most.
 SPREAD = 3.0
 SLOWEST_SPREAD = 1.0  # calls a second, where less is known
 LONGEST_SPREAD = 15.0  # seconds
@@ -29,7 +29,9 @@ TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: abou
 LOW = 0.1  # of the whole
 
 CUT = 0.8  # of the cap, once an episode
-FAST_UNTIL = 0.9  # of the cap at which the limit was met: up to there one step a success, then one step a round
+# Below this share of the cap at which the limit was met, the cap grows by 1 for each success; above it, by 1 for as
+# many successes as the cap is.
+FAST_UNTIL = 0.9
 
 
 class Pacer:

@@ -11,7 +11,8 @@ from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
 # A 429 that names no wait: this long, doubled with every episode that follows without an answer between.
 FIRST_WAIT = 0.5  # seconds
 LONGEST_GUESS = 8.0  # seconds
-# A longer wait is a hint, not an order: Azure names a day for a limit per minute (azure-sdk-for-net#44222).
+# A longer wait is not waited out, because Azure names a day for a limit per minute (azure-sdk-for-net#44222). Probes
+# find out when the limit lifts. What becomes of the refused task itself: workernode/upstream/retry_policy.py.
 LONGEST_HOLD = 60.0  # seconds
 
 
@@ -26,8 +27,8 @@ class RateLimit:
         self._guesses = 0  # episodes without a wait named and without an answer between
 
     def refused(self, now: float, seen: RateLimitReport, asked: float) -> FaultInfo:
-        """A call was refused: hold, and cut the cap once an episode. An episode is a hold, and the calls that were on
-        their way when it began.
+        """A call was refused: hold all calls, and cut the cap once for each episode. An episode is the first refusal
+        and all refusals of calls that were sent before its hold ended.
 
         Returns:
             The fault, with the seconds that upstream asks for (or the guess).

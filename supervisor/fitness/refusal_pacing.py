@@ -33,8 +33,9 @@ LONG_MEASURE = 5.0  # seconds
 SHORTEST_MEASURE = 2.0  # seconds
 FEWEST_MEASURED = 3
 UNMEASURED_CUT = 0.7
-# A creeping rate that was used and meets the limit after a measure's length was just above it. The measure says less
-# where the budget is so small that it was full in between.
+# If the creeping rate was really used, and the refusal came LONG_MEASURE or more after the last one, the rate was only
+# slightly too high: it is cut to this share at most. The measure says less where the budget is so small that it was
+# full in between.
 SMALLEST_CUT = 0.95
 SLACK = 1.15  # the pauses after refusals are in what was used
 MOST_MOMENTS = 4096  # calls remembered: more than are asked between two refusals that teach anything
@@ -46,7 +47,7 @@ RAMP_STEADY = 900.0  # seconds
 RAMP_LEAST = 1.0  # calls a second: what is slower is no ramp
 
 
-class Law(Enum):
+class Phase(Enum):
     """How the rate goes on."""
 
     RAMP = "ramp"  # no refusal yet: faster with every call, soon as fast as anybody likes
@@ -67,13 +68,13 @@ class LearnedRate:
         self._moments: deque[float] = deque(maxlen=MOST_MOMENTS)  # when calls were asked that were not refused
         self._burst = (0, 0.0)  # calls that were accepted before the first refusal, and the seconds that they took
         self._before = 0.0  # calls a second when the newest of them came
-        self._law = Law.RAMP
+        self._phase = Phase.RAMP
         self._base, self._since = 0.0, 0.0  # calls a second at that moment
 
     @property
     def met(self) -> bool:
         """Whether a refusal taught a rate."""
-        return self._law is not Law.RAMP
+        return self._phase is not Phase.RAMP
 
     def sent(self, now: float) -> None:
         """A call is asked."""
@@ -86,11 +87,11 @@ class LearnedRate:
     def rate(self, now: float) -> float:
         """Return calls a second."""
         time = max(0.0, now - self._since)
-        if self._law is Law.RAMP:
+        if self._phase is Phase.RAMP:
             return math.inf if self._calls >= RAMP_CALLS else RAMP_START + RAMP_GAIN * self._calls
-        if self._law is Law.DOUBLE:
+        if self._phase is Phase.DOUBLE:
             return self._base * 2 ** min(time / DOUBLING, 60)
-        if self._law is Law.STEADY:
+        if self._phase is Phase.STEADY:
             time = max(0.0, time - RAMP_STEADY)
         return self._base * (BELOW + time / CREEP + (time / LEAP) ** 3)
 
@@ -110,17 +111,17 @@ class LearnedRate:
             self._empty[-1] = (at, accepted - 1)
         self._since = now
         measured = self._measured()
-        if self._law is Law.RAMP or len(self._empty) == 1:
-            self._law, self._base = Law.DOUBLE, max(FIRST_RATE * math.sqrt(self._lately), SLOWEST)
+        if self._phase is Phase.RAMP or len(self._empty) == 1:
+            self._phase, self._base = Phase.DOUBLE, max(FIRST_RATE * math.sqrt(self._lately), SLOWEST)
             self._burst = (self._empty[0][1], now - (now if self._first_at is None else self._first_at))
         elif measured is not None:
-            steady = self._law is not Law.DOUBLE and self._empty[-1][0] - self._empty[-2][0] >= LONG_MEASURE
+            steady = self._phase is not Phase.DOUBLE and self._empty[-1][0] - self._empty[-2][0] >= LONG_MEASURE
             least = min(self._before, SLACK * self._used(now)) * SMALLEST_CUT if steady else SLOWEST
-            self._law, self._base = Law.CREEP, max(measured, least)
-        elif self._law is Law.DOUBLE:  # it starts anew, and lower
+            self._phase, self._base = Phase.CREEP, max(measured, least)
+        elif self._phase is Phase.DOUBLE:  # it starts anew, and lower
             self._base = max(self._base * UNMEASURED_CUT, SLOWEST)
         else:
-            self._law, self._base = Law.CREEP, max(self._before * UNMEASURED_CUT, SLOWEST)
+            self._phase, self._base = Phase.CREEP, max(self._before * UNMEASURED_CUT, SLOWEST)
 
     def resume(self, moment: float) -> None:
         """Let the rate grow from that moment on: the hold is over, and those that were refused have asked again."""
@@ -131,7 +132,7 @@ class LearnedRate:
         """Upstream says that the rate grew too fast: cut it, and keep it as long as upstream asks."""
         lately = 2 * self._lately / 60
         self._base = max(min(self.rate(now), lately) * RAMP_CUT, RAMP_LEAST)
-        self._law, self._since = Law.STEADY, now
+        self._phase, self._since = Phase.STEADY, now
 
     def _used(self, now: float) -> float:
         """The calls a second that were asked lately; for a node younger than a minute, since its first."""

@@ -502,7 +502,7 @@ class SimNode:
             raise Violation("an ack follows the stored record", plan.id)
 
     def _end_streams(self, jobs: Sequence[Job], done: Callable[[list[Outcome]], None]) -> None:
-        """Stands in for supervisor.workers.stream_ender."""
+        """Stands in for supervisor.workers.drain_ender."""
         outcomes: list[Outcome] = []
         enders: list[SimProcess] = []
         if self.gateway.is_away:

@@ -1,7 +1,7 @@
 """Why upstream gave no answer: status, body or exception → UpstreamFault with its kind. Pure.
 
 Sources: developers.openai.com/docs/guides/error-codes; openai-python `src/openai/_base_client.py` for what is worth
-asking again and for `x-should-retry`; workernode/upstream/dialects.py for what other providers call things.
+asking again and for `x-should-retry`; workernode/upstream/dialects/ for what other providers call things.
 """
 
 from __future__ import annotations
