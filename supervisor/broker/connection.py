@@ -11,7 +11,14 @@ from typing import Any
 from supervisor.broker.access import Access
 from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.intake import Intake
-from supervisor.broker.library import close_client, describe, open_client, run_bounded, subscribe_without_taking
+from supervisor.broker.library import (
+    close_client,
+    describe,
+    keep_thread_state,
+    open_client,
+    run_bounded,
+    subscribe_without_taking,
+)
 from supervisor.broker.partitions import Listener, PartitionedConsumer
 from supervisor.broker.publisher import open_records
 from supervisor.broker.topics import Topics, short_name
@@ -217,12 +224,16 @@ class Connection:
         return consumer
 
     def _subscribe_to(self, topic: str, listener: Listener) -> Any:
+        def arrived(consumer: Any, message: Any) -> None:
+            keep_thread_state()
+            listener(consumer, message)
+
         return self.client.subscribe(
             topic,
             self._topics.subscription,
             consumer_type=self._library.ConsumerType.Shared,
             initial_position=self._library.InitialPosition.Earliest,
-            message_listener=listener,
+            message_listener=arrived,
             receiver_queue_size=1,
             negative_ack_redelivery_delay_ms=LIBRARY_NAK_DELAY,
             batch_index_ack_enabled=True,  # a batch that comes again comes without what was acked, if the broker can

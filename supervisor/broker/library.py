@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from supervisor.broker.access import Access
 from supervisor.broker.trust import trust_file
 
 CONNECTION_TIMEOUT = 5000  # milliseconds for a TCP connection
+
+_thread = threading.local()  # its content is a part of a thread's Python state, and is lost with it
 
 
 def open_client(
@@ -72,6 +75,18 @@ def subscribe_without_taking(client: Any, topic: str, subscription: str, library
     except library.InvalidConfiguration:  # a partitioned topic allows no queue of 0; its first partition does
         consumer = client.subscribe(f"{topic}-partition-0", subscription, **how)
     consumer.close()
+
+
+def keep_thread_state() -> None:
+    """Let a thread of the library keep its Python state. To be called in every callback.
+
+    The interpreter makes such a state for each callback and frees it afterwards, because the thread is not Python's:
+    memory is mapped and unmapped for each message. A state that was asked for once more than it was given back stays
+    until the process ends (PyGILState_Ensure in Python's C API).
+    """
+    if not hasattr(_thread, "is_kept"):
+        ctypes.pythonapi.PyGILState_Ensure()
+        _thread.is_kept = True
 
 
 def describe(error: Exception) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from supervisor.broker.library import describe
+from supervisor.broker.library import describe, keep_thread_state
 from supervisor.events import Stored
 
 SEND_TIMEOUT = 30_000  # milliseconds after which the library gives up a message that the broker has not stored
@@ -41,6 +41,7 @@ def send_record(library: Any, producer: Any, post: Post, number: int, record: by
     """
 
     def done(result: Any, _id: object) -> None:
+        keep_thread_state()
         post(Stored(number, fault_of(library, result)))
 
     if producer is None:

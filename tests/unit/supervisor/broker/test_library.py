@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from supervisor.broker import Access, Topics
+from supervisor.broker import Access, Topics, library
 from supervisor.broker.library import authentication
 from tests.unit.supervisor.broker.test_client import VARIABLES
 from workernode.settings import load
@@ -72,3 +73,22 @@ def test_topics_are_in_the_namespace(variables: dict[str, str], tasks: str, reco
     assert (topics.tasks, topics.records) == (tasks, records)
     assert topics.subscription == "model-m-subscription"
     assert topics.dead_letters == f"{tasks}-model-m-subscription-DLQ"
+
+
+def test_the_python_state_of_a_thread_is_kept_once_however_many_callbacks_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[int] = []
+    interpreter = SimpleNamespace(PyGILState_Ensure=lambda: kept.append(threading.get_ident()))
+    monkeypatch.setattr(library, "ctypes", SimpleNamespace(pythonapi=interpreter))
+
+    def run_callbacks() -> None:
+        for _ in range(3):
+            library.keep_thread_state()
+
+    threads = [threading.Thread(target=run_callbacks) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept) == len(threads)
