@@ -7,8 +7,7 @@ import logging
 import time
 from typing import Any
 
-from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
-from pythonjsonlogger.json import JsonFormatter
+import msgspec
 
 from workernode.record import rfc3339
 from workernode.redaction import Redactor
@@ -18,35 +17,48 @@ MAX_MESSAGE = 1500  # characters
 MAX_TRACEBACK = 3000  # characters; the end of it, which says what happened
 MAX_FIELD = 500  # characters
 
-# What a record carries besides the caller's fields; taskName is new in Python 3.12.
-_RESERVED = (*RESERVED_ATTRS, "taskName")
+# What a record carries besides the caller's fields. Python 3.12 added taskName; a handler before ours may add message.
+_RESERVED = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"taskName", "message", "asctime"}
 JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
+_ENCODER = msgspec.json.Encoder(enc_hook=str)  # eight times faster; it refuses half a surrogate pair and large integers
 
 
-class JsonLines(JsonFormatter):
-    """A log record as one line of strict JSON."""
+class JsonLines(logging.Formatter):
+    """A log record as one line of strict JSON.
+
+    Args:
+        redactor: hides secrets.
+        static: members that every line has.
+    """
 
     def __init__(self, redactor: Redactor, static: dict[str, Any]) -> None:
-        super().__init__(
-            ["levelname", "event", "message"],
-            rename_fields={"levelname": "level", "exc_info": "traceback"},
-            static_fields=static,
-            reserved_attrs=_RESERVED,
-        )
+        super().__init__()
         self._redact = redactor
+        self._static = static
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return self._redact(super().format(record))
-
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Put the members of the line into `log_data`, in order."""
-        log_data["time"] = rfc3339(record.created)
-        super().add_fields(log_data, record, message_dict)
-        log_data["event"] = log_data["event"] or record.name  # another library's line
-        for name, value in log_data.items():
+        members = self._members(record)
+        for name, value in members.items():
             if isinstance(value, str) and len(value) > MAX_FIELD:
-                log_data[name] = self._cut(name, value)
+                members[name] = self._cut(name, value)
+        return self._redact(_json(members))
+
+    def _members(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return the members of the line in order. A record without an event is another library's."""
+        fields = fields_of(record)
+        members = {
+            "time": rfc3339(record.created),
+            "level": record.levelname,
+            "event": fields.get("event") or record.name,
+            "message": record.getMessage(),
+            **self._static,
+        }
+        if record.exc_info:
+            members["traceback"] = self.formatException(record.exc_info)
+        fields.pop("event", None)
+        members |= fields
+        return members
 
     def _cut(self, name: str, text: str) -> str:
         text = self._redact(text)  # before the cut, since half a key would not be recognized
@@ -55,12 +67,18 @@ class JsonLines(JsonFormatter):
         longest = MAX_MESSAGE if name == "message" else MAX_FIELD
         return text if len(text) <= longest else f"{text[:longest]}..."
 
-    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """Return the line as JSON. If JSON cannot express a value (a NaN, say), all values become texts."""
-        try:
-            return JSON.encode(log_data)
-        except (TypeError, ValueError):
-            return JSON.encode({str(name): str(value) for name, value in log_data.items()})
+
+def _json(members: dict[str, Any]) -> str:
+    """Return the members as JSON. If JSON cannot express a value (an object as a key, say), all values become texts."""
+    try:
+        return _ENCODER.encode(members).decode()
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+        return JSON.encode({str(name): str(value) for name, value in members.items()})
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields that the caller gave the record."""
+    return {name: value for name, value in record.__dict__.items() if name not in _RESERVED}
 
 
 class TextLines(logging.Formatter):
@@ -73,9 +91,8 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; a traceback follows in lines of its own."""
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields: dict[Any, Any] = {}
-        merge_record_extra(record, fields, reserved=(*_RESERVED, "event"))
-        pairs = "".join(f"  {name}={value}" for name, value in fields.items() if value is not None)
+        fields = fields_of(record)
+        pairs = "".join(f"  {name}={fields[name]}" for name in fields if name != "event" and fields[name] is not None)
         lines = [f"{moment}.{int(record.msecs):03} {record.levelname:<7} {record.getMessage()}{pairs}"]
         if record.exc_info:
             lines += self.formatException(record.exc_info).splitlines()
