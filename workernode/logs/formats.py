@@ -47,18 +47,17 @@ class JsonLines(logging.Formatter):
     def _members(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return the members of the line in order. A record without an event is another library's."""
         fields = fields_of(record)
+        event = fields.pop("event", None) or record.name
         members = {
             "time": rfc3339(record.created),
             "level": record.levelname,
-            "event": fields.get("event") or record.name,
+            "event": event,
             "message": record.getMessage(),
             **self._static,
         }
         if record.exc_info:
             members["traceback"] = self.formatException(record.exc_info)
-        fields.pop("event", None)
-        members |= fields
-        return members
+        return members | fields
 
     def _cut(self, name: str, text: str) -> str:
         text = self._redact(text)  # before the cut, since half a key would not be recognized
