@@ -9,41 +9,23 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
-from supervisor.broker import Broker, DeadLetter, RecordSender
+from supervisor.broker import Broker
 from supervisor.events import Received, Stored
-from supervisor.fitness import Admission, Admit, RefusedTasks, Verdict, after_refusal, nak_delay
+from supervisor.fitness import Admit, RefusedTasks, Verdict, after_refusal, nak_delay
+from supervisor.gateway_waits import GatewayWaits
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
+from supervisor.settlement import Hooks, Settlement
 from supervisor.workers import Pool, WorkerDeath, after_death
 from workernode import record
-from workernode.errors import broken_error, openai_error, unfit_error
-from workernode.outcome import End, Facts, OutcomeBuilder, log_fields
-from workernode.protocol import AnswerState, Decision, Job, Outcome, Rejection
-from workernode.redaction import redact_message
+from workernode.errors import broken_error, unfit_error
+from workernode.gateway import offered_until
+from workernode.protocol import AnswerState, Decision, Job, Kept, Outcome, Rejection
 from workernode.settings import Settings
 from workernode.task import envelope_id
 
 log = logging.getLogger(__name__)
-
-class Hooks(Protocol):
-    """What the dispatcher asks, and reports to, besides broker and pool (supervisor.node)."""
-
-    def admit(self, now: float, age: float, request_id: str) -> Admission:
-        """May a task that was published `age` seconds ago be run?"""
-
-    def refused(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Upstream refused a task, and the fault may be the node's. It is not decided yet."""
-
-    def verdict(self, request_id: str) -> Verdict:
-        """Whose fault is the refusal of a task?"""
-
-    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
-        """A delivery was decided; its record is on the way."""
-
-    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The decision was carried out: the message is not at this node any more."""
 
 
 class Dispatcher:
@@ -53,17 +35,16 @@ class Dispatcher:
         self, settings: Settings, identity: record.Node, broker: Broker, pool: Pool, hooks: Hooks, clock: Clock
     ) -> None:
         self._settings, self._limit = settings, settings.max_redeliveries
-        self._identity = identity
-        self._outcomes = OutcomeBuilder(settings, identity)
-        self._broker = broker
-        self._pool = pool
-        self._hooks = hooks
-        self._clock = clock
+        self._broker, self._pool = broker, pool
+        self._hooks, self._clock = hooks, clock
         self._ledger = Ledger()
         self._queue: deque[Delivery] = deque()  # deliveries that wait for a free slot
         self._alone_queue: deque[Delivery] = deque()  # deliveries that wait for a worker of their own
-        self._records = RecordSender(broker)
+        self._settlement = Settlement(settings, identity, broker, self._ledger, hooks, clock)
+        self._settle, self._settle_own = self._settlement.settle, self._settlement.settle_own
+        self._records = self._settlement.records
         self._refused = RefusedTasks()
+        self._gateways = GatewayWaits()
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""
@@ -83,6 +64,11 @@ class Dispatcher:
     def unrecorded(self) -> int:
         """Deliveries that are decided and whose record is not stored yet."""
         return self._ledger.count(Place.RECORDING)
+
+    @property
+    def beyond_cap(self) -> int:
+        """Messages that wait for a gateway that is away, and do not count against the cap."""
+        return self._gateways.beyond_cap
 
     # --- messages in, jobs out ---
 
@@ -108,6 +94,7 @@ class Dispatcher:
 
     def hand_over(self) -> None:
         """Give deliveries that wait to workers with free slots."""
+        self._offer_again(self._clock.monotonic())
         while self._alone_queue and self._pool.reserve():
             self._submit_first(self._alone_queue, alone=True)
         if not self._alone_queue:
@@ -118,14 +105,15 @@ class Dispatcher:
     def _submit_first(self, waiting: deque[Delivery], alone: bool) -> None:
         """Give the first of them to a worker; there is one that can take it."""
         delivery = waiting.popleft()
-        if delivery.rejection is None and not self._admitted(delivery):
+        if delivery.kept is None and (self._waits_for_gateway(delivery) or not self._admitted(delivery)):
             return
-        place = self._pool.submit(self._job(delivery), alone)
+        place = self._pool.submit(self._settlement.job(delivery), alone)
         assert place is not None
         delivery.worker, delivery.slot = place
         self._ledger.move(delivery, Place.RUNNING)
         delivery.is_alone = alone
-        delivery.handed_at = self._clock.monotonic()
+        if delivery.kept is None:
+            delivery.handed_at = self._clock.monotonic()
 
     def _enqueue(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.QUEUED)
@@ -138,6 +126,8 @@ class Dispatcher:
         Returns:
             True if it goes to a worker, to be run or to be rejected.
         """
+        if delivery.rejection is not None:
+            return True
         age = max(0.0, delivery.received.received - delivery.received.published)
         admission = self._hooks.admit(self._clock.monotonic(), age, delivery.request_id)
         if admission.admit is not Admit.SEND_BACK or admission.fault is None:
@@ -147,17 +137,8 @@ class Dispatcher:
             error = unfit_error(admission.fault)
             delivery.rejection = Rejection("gave_up", Decision.ACK, error, admission.fault.http_status)
             return True
-        self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "unfit", admission.fault.code))
+        self._settle_own(delivery, Decision.NAK, "unfit", admission.fault.code)
         return False
-
-    def _job(self, delivery: Delivery) -> Job:
-        received = delivery.received
-        # A publisher whose clock is ahead gains no time by it.
-        deadline = received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
-        return Job(
-            delivery.number, -1, received.payload, received.published, received.received, received.received_at,
-            deadline, self._ledger.redeliveries(received), delivery.rejection, delivery.attempts,
-        )  # fmt: skip
 
     # --- decided ---
 
@@ -168,19 +149,60 @@ class Dispatcher:
             return
         self._pool.free(delivery.worker, delivery.slot)
         delivery.attempts = outcome.attempts
+        if outcome.kept is not None:
+            self._keep_undelivered(delivery, outcome, outcome.kept)
+            return
+        self._gateways.reached(delivery)
         if outcome.decision is not Decision.NAK:
-            self.settle(delivery, outcome)
+            self._settle(delivery, outcome)
         elif outcome.client_error is not None:
             self._keep_refused(delivery, outcome)
         else:
             self._send_back_in_time(delivery, outcome)
 
+    # --- gateways that are away ---
+
+    def _waits_for_gateway(self, delivery: Delivery) -> bool:
+        """Return True if the gateway of a task is away: the task then waits until it is back."""
+        server = self._gateways.server_away(delivery.received.payload)
+        if not server:
+            return False
+        now = self._clock.monotonic()
+        self._await_gateway(delivery, Kept(server, False, offered_until(self._settlement.job(delivery).deadline, now)))
+        return True
+
+    def _keep_undelivered(self, delivery: Delivery, outcome: Outcome, kept: Kept) -> None:
+        """Keep an answer that its gateway has not got."""
+        if kept.parts:
+            if delivery.undelivered is None:
+                self._hooks.refused(delivery, outcome)
+            delivery.undelivered = outcome
+        elif kept.is_reached:  # the task was not run yet
+            delivery.kept = None
+            self._gateways.reached(delivery)
+            return self._enqueue(delivery)
+        return self._await_gateway(delivery, kept)
+
+    def _await_gateway(self, delivery: Delivery, kept: Kept) -> None:
+        delivery.kept = kept
+        self._ledger.move(delivery, Place.UNDELIVERED)
+        self._gateways.wait(self._clock.monotonic(), delivery, kept)
+
+    def _offer_again(self, now: float) -> None:
+        """Queue what is to be offered to gateways, and settle that whose time is over."""
+        for delivery in self._gateways.due(now):
+            if delivery.undelivered is None and not self._gateways.is_offered(delivery):
+                delivery.kept = None  # its gateway is back: it is run
+            self._enqueue(delivery)
+        for delivery in self._gateways.over(now):
+            self._settlement.settle_undelivered(delivery)
+
     def _send_back_in_time(self, delivery: Delivery, outcome: Outcome) -> None:
         """Nak the task, unless its time is over before the broker hands it out again: then its client is told now."""
         fault = outcome.fault
         back_at = self._clock.monotonic() + nak_delay(fault, self._settings.nak_delay)
-        if fault is None or back_at < self._job(delivery).deadline:
-            self.settle(delivery, outcome)
+        if fault is None or back_at < self._settlement.job(delivery).deadline:
+            self._settle(delivery, outcome)
             return
         self._hooks.refused(delivery, outcome)
         self._reject(delivery, Rejection("gave_up", Decision.ACK, unfit_error(fault), fault.http_status))
@@ -203,7 +225,7 @@ class Dispatcher:
                 continue
             rejection = after_refusal(verdict, outcome, self._is_used_up(delivery))
             if rejection is None:
-                self.settle(delivery, outcome)
+                self._settle(delivery, outcome)
             else:
                 self._reject(delivery, rejection)
 
@@ -216,39 +238,9 @@ class Dispatcher:
         delivery.rejection = rejection
         self._enqueue(delivery)
 
-    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""
-        delivery.outcome, delivery.decided_at = outcome, self._clock.monotonic()
-        self._ledger.move(delivery, Place.RECORDING)
-        level = logging.INFO if outcome.status == "answered" else logging.WARNING
-        about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
-        log.log(level, "task %s", outcome.status, extra=about)
-        self._hooks.ended(delivery, outcome)
-        self._records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
-
-    def _letter(self, delivery: Delivery, outcome: Outcome) -> DeadLetter | None:
-        if outcome.decision is not Decision.DEAD_LETTER:
-            return None
-        about = {"request_id": outcome.request_id, "node": self._identity.id}
-        return DeadLetter(redact_message(delivery.received.payload), {"reason": outcome.reason[:1000], **about})
-
     def stored(self, stored: Stored) -> None:
-        """A record or a dead letter is stored, or could not be stored: then it is sent again."""
-        delivery, now = self._ledger.get(stored.number), self._clock.monotonic()
-        if delivery is None or delivery.outcome is None or not self._records.stored(now, stored, delivery.request_id):
-            return
-        self._carry_out(delivery, delivery.outcome)
-
-    def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
-        if outcome.decision is Decision.NAK:
-            at_once = outcome.status in ("worker_died", "drained")
-            delay = 0.0 if at_once else nak_delay(outcome.fault, self._settings.nak_delay)
-            # It counts from the decision: a record that was slow to be stored must not outlast the task's time.
-            self._broker.nak(delivery.received, max(0.0, delivery.decided_at + delay - self._clock.monotonic()))
-        else:
-            self._broker.ack(delivery.received)
-        self._ledger.close(delivery)
-        self._hooks.settled(delivery, outcome)
+        """A record or a dead letter is stored, or could not be stored."""
+        self._settlement.stored(stored)
 
     def send_back(self, now: float, everything: bool = False) -> None:
         """Give the naks that are due to the broker; `everything`: all naks, because the node stops."""
@@ -259,8 +251,8 @@ class Dispatcher:
         self._records.retry(now)
 
     def next_retry(self) -> float:
-        """Monotonic time at which `retry_records` has something to do."""
-        return self._records.next_retry()
+        """Monotonic time at which `retry_records` or `hand_over` has something to do."""
+        return min(self._records.next_retry(), self._gateways.next_at())
 
     # --- a worker died ---
 
@@ -274,6 +266,15 @@ class Dispatcher:
     def _decide_orphan(self, delivery: Delivery, state: AnswerState, why: str) -> None:
         """Decide one task whose worker died, by how much of its answer had left (spec 3)."""
         deaths = self._ledger.died_with(delivery)
+        self._gateways.forget(delivery)
+        if delivery.undelivered is not None and state is not AnswerState.STARTED:
+            assert delivery.kept is not None
+            if state is AnswerState.NOT_STARTED and deaths <= self._limit:
+                self._await_gateway(delivery, delivery.kept)
+            else:  # the gateway has the answer, or offering it kills workers
+                self._settlement.settle_undelivered(delivery)
+            return
+        delivery.kept = delivery.undelivered = None
         if delivery.rejection is not None:
             delivery.failed_rejections += 1
         delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
@@ -286,16 +287,20 @@ class Dispatcher:
         if isinstance(verdict, Rejection):
             self._reject(delivery, verdict)
         else:
-            self.settle(delivery, self._own_outcome(delivery, verdict.decision, verdict.status, verdict.reason))
+            self._settle_own(delivery, verdict.decision, verdict.status, verdict.reason)
 
     # --- the node stops ---
 
     def nak_queued(self) -> None:
         """The node drains: tasks that no worker has begun go back to the broker."""
+        for delivery in self._gateways.take_unasked():
+            self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
         for waiting in (self._alone_queue, self._queue):
-            for delivery in [delivery for delivery in waiting if delivery.rejection is None]:
+            unasked = [each for each in waiting if each.rejection is None and each.undelivered is None]
+            for delivery in unasked:
                 waiting.remove(delivery)
-                self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", "the node stops"))
+                self._gateways.forget(delivery)
+                self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
 
     def request_ids(self) -> list[str]:
         """Request ids of the messages at this node."""
@@ -321,13 +326,13 @@ class Dispatcher:
             reason = "the node was stopped"
             if state in (AnswerState.ENDING, AnswerState.ENDED):
                 status = "broken" if delivery.has_begun else "answered"
-                self.settle(delivery, self._own_outcome(delivery, Decision.ACK, status, reason))
+                self._settle_own(delivery, Decision.ACK, status, reason)
             elif delivery.has_begun:
                 delivery.rejection = Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
                 self._ledger.move(delivery, Place.ENDING)
-                jobs.append(self._job(delivery))
+                jobs.append(self._settlement.job(delivery))
             else:
-                self.settle(delivery, self._own_outcome(delivery, Decision.NAK, "drained", reason))
+                self._settle_own(delivery, Decision.NAK, "drained", reason)
         return jobs
 
     def streams_ended(self, outcomes: Iterable[Outcome]) -> None:
@@ -340,10 +345,5 @@ class Dispatcher:
         known = {outcome.number: outcome for outcome in outcomes}
         for delivery in self._ledger:
             if delivery.place is Place.ENDING:
-                own = self._own_outcome(delivery, Decision.ACK, "broken", "the node was stopped")
-                self.settle(delivery, known.get(delivery.number, own))
-
-    def _own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
-        """The outcome of a task that no worker reports."""
-        end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
-        return self._outcomes.build(end, Facts(self._job(delivery), delivery.request_id), self._clock.monotonic())
+                own = self._settlement.own_outcome(delivery, Decision.ACK, "broken", "the node was stopped")
+                self._settle(delivery, known.get(delivery.number, own))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from supervisor.events import Entry, MessageKey, Received
-from workernode.protocol import Decision, Outcome, Rejection
+from workernode.protocol import Decision, Kept, Outcome, Rejection
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
 REMEMBERED = 20_000  # answered tasks; the same bound holds for naks and deaths
@@ -24,6 +24,7 @@ class Place(Enum):
     QUEUED = "queued"  # taken; waits for a free slot
     RUNNING = "running"  # at a worker
     REFUSED = "refused"  # upstream refused it; it is kept until it is known whose fault that is
+    UNDELIVERED = "undelivered"  # its gateway cannot be reached: it waits without a slot
     ENDING = "ending"  # its client has seen a part; the node stops, and the end is being sent without a worker
     RECORDING = "recording"  # decided; its record (or its dead letter) is on the way to the broker
 
@@ -46,6 +47,8 @@ class Delivery:
     failed_rejections: int = 0  # workers that died while they sent its client the rejection
     rejection: Rejection | None = None  # what its client gets instead of it being run
     attempts: int = 0  # times upstream was asked
+    kept: Kept | None = None  # what a worker is to offer to the gateway instead of running the task
+    undelivered: Outcome | None = None  # how it ends if its gateway never gets the answer that `kept` holds
     outcome: Outcome | None = None
 
 

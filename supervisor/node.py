@@ -269,9 +269,10 @@ class Node:
         # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because
         # at most two messages beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when
         # the cap fell.
-        room = cap - len(self._dispatcher) + min(1, self._dispatcher.unrecorded)
+        in_flight = len(self._dispatcher) - self._dispatcher.beyond_cap
+        room = cap - in_flight + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
-            room = min(room, 1 - (len(self._dispatcher) - self._dispatcher.running))
+            room = min(room, 1 - (in_flight - self._dispatcher.running))
         if room <= 0:
             self._concurrency.was_full()
         if gate.room <= 0:  # upstream's limit is used up for a while

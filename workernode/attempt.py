@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from workernode.body import UnsendableBody, for_upstream, wants_usage
@@ -23,10 +23,11 @@ from workernode.errors import (
 )
 from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder, token_count
-from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Outcome, Rejection
+from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
 from workernode.redaction import hide_secrets_in_body
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
+from workernode.undelivered import Undelivered, end_of
 from workernode.upstream import ChatRequest, StreamedAnswer, Upstream
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ ANSWER_STATUS = {
     AnswerResult.CLIENT_GONE: "client_gone",
     AnswerResult.UNCONFIRMED: "unconfirmed",
     AnswerResult.UNREACHABLE: "gateway_unreachable",
+    AnswerResult.FAILED: "gateway_unreachable",
     AnswerResult.REFUSED: "gateway_refused",
 }
 
@@ -84,16 +86,19 @@ def run(job: Job, services: Services, progress: Progress) -> Outcome:
         attempt.log_internal_error()
         bare = End(end.status, end.decision, reason=end.reason)
         outcome = services.outcomes.build(bare, Facts(job, attempt.facts.request_id), time.monotonic())
+    kept = attempt.undelivered.kept(end, attempt.facts, time.monotonic())
     if log.isEnabledFor(logging.DEBUG):
         _log_durations(outcome)
-    return outcome
+    return outcome if kept is None else replace(outcome, kept=kept)
 
 
 class _Attempt:
     """One delivery. Owned by one thread."""
 
     def __init__(self, job: Job, services: Services, progress: Progress) -> None:
-        self.facts = Facts(job, asked=CallStats(attempts=job.attempts))
+        asked = job.kept.asked if job.kept is not None else None
+        self.facts = Facts(job, asked=asked or CallStats(attempts=job.attempts))
+        self.undelivered = Undelivered()
         self._job = job
         self._services = services
         self._settings = services.settings
@@ -123,11 +128,14 @@ class _Attempt:
         except MalformedTask as fault:
             return self._malformed(fault)
         self.facts.request_id = task.request_id
-        if self._job.rejection is not None:
+        kept = self._job.kept
+        if kept is None and self._job.rejection is not None:
             return self._rejected(task, self._job.rejection)
-        if time.monotonic() >= self._job.deadline:
+        if kept is None and time.monotonic() >= self._job.deadline:
             return self._expired(task)
         try:
+            if kept is not None:
+                return self._offer_again(task, kept)
             return self._stream(task) if task.stream else self._plain(task)
         except UnsendableBody as exc:
             return self._malformed(MalformedTask(str(exc), task.request_id, task.endpoint, task.stream))
@@ -145,8 +153,7 @@ class _Attempt:
         raw = self._services.upstream.complete(self._chat_request(task), facts.asked)
         self._progress.count_tokens(token_count(facts.asked.usage, "completion_tokens"))
         facts.answering_since = time.monotonic()
-        result = self._services.gateways.post(task.endpoint, task.request_id, raw, self._job.deadline)
-        return self._answered(result)
+        return self._answered(self._post(task.endpoint, task.request_id, raw))
 
     def _stream(self, task: Task) -> End:
         """stream=true: ask upstream, and pass on each chunk as it comes."""
@@ -156,12 +163,30 @@ class _Attempt:
         try:
             self._pass_on(answer, reply, request.with_usage)
             self.facts.answering_since = self.facts.asked.done_at
-            result = reply.end()
+            result = self._end(task.endpoint, reply)
             answer.finish()
         except BaseException:
             answer.abort()
             raise
         return self._answered(result)
+
+    def _offer_again(self, task: Task, kept: Kept) -> End:
+        """The gateway has not got the answer yet: offer it again, without asking upstream."""
+        if not kept.parts:
+            self.undelivered.keep(task.endpoint, self._services.gateways.can_reach(task.endpoint))
+            return End("gateway_unreachable", Decision.ACK)
+        self.facts.answering_since = time.monotonic()
+        if task.stream:
+            reply = self._reply = self._open_reply(task.endpoint, task.request_id)
+            reply.hold(kept.parts)
+            result = self._end(task.endpoint, reply)
+        else:
+            result = self._post(task.endpoint, task.request_id, kept.parts[0])
+        if not kept.status:
+            return self._answered(result)
+        if result is AnswerResult.TAKEN:
+            self.facts.answered_at = time.monotonic()
+        return end_of(kept)
 
     def _pass_on(self, answer: StreamedAnswer, reply: StreamReply, with_usage: bool) -> None:
         for batch in answer.batches():
@@ -288,26 +313,28 @@ class _Attempt:
         if stream:
             reply = self._reply = self._reply or self._open_reply(endpoint, request_id)
             try:
-                result = _end_with_error(reply, raw)
+                result = self._end(endpoint, reply, raw)
+            except GatewayConnectionLost:
+                result = reply.end_over_new_connection(raw)
             except ClientGone:
                 self._abort_reply()
                 return
         else:
-            result = self._services.gateways.post(endpoint, request_id, raw, self._job.deadline)
+            result = self._post(endpoint, request_id, raw)
         if result is AnswerResult.TAKEN:
             facts.answered_at = time.monotonic()
+
+    def _post(self, endpoint: Endpoint, request_id: str, raw: bytes) -> AnswerResult:
+        result = self._services.gateways.post(endpoint, request_id, raw, self._job.deadline)
+        return self.undelivered.note(endpoint, result, [raw])
+
+    def _end(self, endpoint: Endpoint, reply: StreamReply, error: bytes | None = None) -> AnswerResult:
+        return self.undelivered.note(endpoint, reply.end(error), reply.held)
 
     def log_internal_error(self) -> None:
         """Log the exception that is handled at the moment."""
         about = {"event": "attempt_failed", "request_id": self.facts.request_id}
         log.exception("internal error while running the task", extra=about)
-
-
-def _end_with_error(reply: StreamReply, error: bytes) -> AnswerResult:
-    try:
-        return reply.end(error)
-    except GatewayConnectionLost:
-        return reply.end_over_new_connection(error)
 
 
 def _json(error: dict[str, Any]) -> bytes:

@@ -31,7 +31,7 @@ class End:
     status: str  # "answered", "refused", "expired", ...
     decision: Decision
     error: dict[str, Any] | None = None  # an OpenAI error body: what the client was told, or would have been
-    fault: UpstreamFault | None = None  # the upstream fault, if one decided it
+    fault: UpstreamFault | FaultInfo | None = None  # the upstream fault, if one decided it
     reason: str = ""  # for the dead letter, and for people
     end_reason: str = ""  # for the record; "": upstream's finish_reason, else the fault's code, else the status
     upstream_answered: bool = False  # upstream answered this task well
@@ -136,11 +136,11 @@ class OutcomeBuilder:
             log.warning("PRICES has no price for model %s: its records have no cost", sent, extra=about)
         return cost
 
-    def _fault_info(self, fault: UpstreamFault | None) -> FaultInfo | None:
+    def _fault_info(self, fault: UpstreamFault | FaultInfo | None) -> FaultInfo | None:
         """What the supervisor is told of a fault; upstream's words without secrets."""
         if fault is None:
             return None
-        info = fault.info()
+        info = fault if isinstance(fault, FaultInfo) else fault.info()
         return FaultInfo(
             info.kind, info.http_status, self._redact(info.code), self._redact(info.message), info.retry_after
         )

@@ -1,7 +1,7 @@
 """The messages between the supervisor and its worker processes. All of them are in this file.
 
 Each is a small frozen dataclass, so that it pickles without surprises. None has slots, because those are pickled field
-by field in Python. This leaf imports the standard library only.
+by field in Python. This leaf imports the standard library and the leaf call_stats only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
+
+from workernode.call_stats import CallStats
 
 
 class Decision(Enum):
@@ -74,6 +76,26 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """An answer, or an error, that its gateway has not got yet. It is offered again without asking upstream."""
+
+    gateway: str  # the gateway's server: Endpoint.server
+    is_reached: bool  # the gateway can be reached, and did not take this answer
+    until: float  # monotonic: it is offered until then
+    # Of a plain answer the one body, of a stream the frames that have not left. Empty: the task was not run yet, and
+    # the worker only finds out whether the gateway can be reached.
+    parts: tuple[bytes, ...] = ()
+    asked: CallStats | None = None  # what asking upstream has brought
+    # How the delivery ended. An upstream's answer has the status "": how it reaches the gateway decides.
+    status: str = ""
+    decision: Decision = Decision.ACK
+    error: dict[str, Any] | None = None
+    fault: FaultInfo | None = None
+    reason: str = ""
+    end_reason: str = ""
+
+
+@dataclass(frozen=True)
 class Job:
     """One delivery of a task, handed to a worker."""
 
@@ -87,6 +109,7 @@ class Job:
     redeliveries: int  # how often it was handed out before
     rejection: Rejection | None = None  # tell the client this instead of asking upstream
     attempts: int = 0  # times upstream was asked in this delivery before: it was refused, and kept (spec 5)
+    kept: Kept | None = None  # offer this to the gateway instead of asking upstream
 
 
 @dataclass(frozen=True)
@@ -186,6 +209,7 @@ class Outcome:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0  # by PRICES, in its currency; the record has the exact amount
+    kept: Kept | None = None  # not the end: the gateway has not got the answer, which is to be offered again
     durations: Durations = field(default_factory=Durations)
 
 

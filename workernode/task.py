@@ -32,7 +32,12 @@ class _Envelope(msgspec.Struct):
     request_id: Any = None
 
 
+class _ReplyTo(msgspec.Struct):
+    endpoint: Any = None
+
+
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
+_REPLY_TO = msgspec.json.Decoder(_ReplyTo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,11 @@ class Endpoint:
     def origin(self) -> Origin:
         """The server; endpoints of the same one can share connections."""
         return Origin(self.secure, self.host, self.port)
+
+    @property
+    def server(self) -> str:
+        """The server in words, without the path."""
+        return f"{'https' if self.secure else 'http'}://{self.origin.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,14 @@ def envelope_id(payload: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     return _usable_id(message.get("request_id")) if isinstance(message, dict) else ""
+
+
+def envelope_server(payload: bytes) -> str:
+    """Return the gateway's server (Endpoint.server) of a message; "" where the message names none that can be used."""
+    try:
+        return read_endpoint(_REPLY_TO.decode(payload).endpoint).server
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""
 
 
 def _read(message: dict[str, Any], reply_hosts: Sequence[str]) -> Task:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from tests.faults.testbed import Testbed
+from tests.support.gateway import FakeGateway
 from tests.support.wait import until
 
 OUTAGE = 2.0  # seconds
+FEW_SLOTS = 8
 BOTH = pytest.mark.parametrize("way", [False, True], ids=["plain", "stream"])
 
 
@@ -27,6 +31,14 @@ def testbed(build: Callable[..., Testbed]) -> Testbed:
 def hasty(build: Callable[..., Testbed]) -> Testbed:
     """A node whose tasks have little time."""
     one = build(TASK_TIMEOUT=6)
+    one.start()
+    return one
+
+
+@pytest.fixture(scope="module")
+def few(build: Callable[..., Testbed]) -> Testbed:
+    """A node with few slots, and tasks with little time."""
+    one = build(MAX_PROCESS_NUM=FEW_SLOTS, TASK_TIMEOUT=20)
     one.start()
     return one
 
@@ -117,6 +129,64 @@ def test_a_gateway_that_stays_down_costs_one_call_and_no_more_than_the_tasks_tim
         assert record["usage_source"] == "upstream"
         assert hasty.asked(id) == 1
     hasty.platform.wait_backlog(0)
+
+
+def test_tasks_of_a_gateway_that_is_away_keep_no_slot_from_others_and_are_answered_when_it_is_back(
+    few: Testbed,
+) -> None:
+    """Three times as many tasks as the node has slots wait for one gateway. Upstream is paid for few of them."""
+    with closing(FakeGateway()) as away:
+        away.down()
+        ids = []
+        for number in range(3 * FEW_SLOTS):
+            stream = number % 2 == 1
+            task = few.platform.task("hello", stream, task={"endpoint": away.ws_url if stream else away.post_url})
+            ids.append(task["request_id"])
+            few.platform.publish(json.dumps(task).encode())
+        others = [few.platform.ask("hello", stream=way) for way in (False, True) * FEW_SLOTS]
+        few.gateway.wait_all(others)
+        assert not [id for id in ids if few.gateway.answer(id).finished_at], "their gateway is another one"
+        assert sum(few.asked(id) for id in ids) <= FEW_SLOTS
+        few.node.wait_log("gateway_away")
+        away.register(*ids)
+        away.up()
+        away.wait_all(ids)
+        few.node.wait_log("gateway_back")
+        assert not away.faults(ids)
+    assert [few.asked(id) for id in ids] == [1] * len(ids)
+    assert {few.last_record(id)["outcome"]["status"] for id in ids} == {"answered"}
+    assert {few.last_record(id)["usage_source"] for id in ids} == {"upstream"}
+    few.platform.wait_backlog(0)
+
+
+def test_tasks_of_an_address_where_nothing_listens_end_with_their_time(few: Testbed) -> None:
+    ids = []
+    for number in range(2 * FEW_SLOTS):
+        stream = number % 2 == 1
+        task = few.platform.task("hello", stream, task={"endpoint": "http://127.0.0.1:1/res" + "/ws" * stream})
+        ids.append(task["request_id"])
+        few.platform.publish(json.dumps(task).encode())
+    records = [few.last_record(id) for id in ids]
+    assert {record["outcome"]["decision"] for record in records} == {"ack"}
+    assert {record["outcome"]["status"] for record in records} <= {"gateway_unreachable", "expired"}
+    assert sum(few.asked(id) for id in ids) <= FEW_SLOTS
+    assert few.platform.ask_and_wait("hello").error is None
+    few.platform.wait_backlog(0)
+
+
+def test_a_node_that_stops_gives_back_the_tasks_of_a_gateway_that_is_away(build: Callable[..., Testbed]) -> None:
+    one = build(MAX_PROCESS_NUM=4, DRAIN_TIMEOUT=2)
+    one.start()
+    one.gateway.down()
+    ids = [one.platform.ask("hello") for _ in range(12)]
+    one.node.wait_log("gateway_away")
+    until(lambda: one.node.metrics()["workernode_tasks_in_flight"] == len(ids), 20, "all tasks at the node")
+    one.node.sigterm()
+    assert one.node.wait_exit() == 0
+    one.gateway.up()
+    one.start()
+    one.gateway.wait_all(ids)
+    assert not one.gateway.faults(ids)
 
 
 @pytest.mark.parametrize("how", ["cut_after", "close_after"])

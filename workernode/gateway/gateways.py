@@ -9,6 +9,7 @@ from workernode.gateway.connections import Connections
 from workernode.gateway.post import post_answer
 from workernode.gateway.result import AnswerResult
 from workernode.gateway.stream import StreamReply
+from workernode.net.dial import connect
 from workernode.protocol import AnswerState
 from workernode.task import Endpoint
 
@@ -21,16 +22,25 @@ class Gateways:
     """
 
     def __init__(self, connect_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
         self.connections = Connections(connect_timeout)
 
     def post(self, endpoint: Endpoint, request_id: str, data: bytes, deadline: float) -> AnswerResult:
-        """Deliver a plain answer, however long the gateway needs until the deadline.
+        """Deliver a plain answer, with a few tries within OFFER_TIME.
 
         Args:
             data: JSON, passed on as it is.
             deadline: monotonic; one offer is made even when it is over.
         """
         return post_answer(self.connections, endpoint, request_id, data, deadline)
+
+    def can_reach(self, endpoint: Endpoint) -> bool:
+        """Return whether a connection to the gateway's server can be opened now."""
+        try:
+            connect(endpoint.host, endpoint.port, self._connect_timeout).close()
+        except OSError:
+            return False
+        return True
 
     def stream(
         self,

@@ -18,7 +18,15 @@ from workernode.task import Endpoint
 
 
 class _Failed(Exception):
-    """The gateway could not take the answer now."""
+    """The gateway could not take the answer now.
+
+    Attributes:
+        is_reached: it was reached.
+    """
+
+    def __init__(self, is_reached: bool) -> None:
+        super().__init__(is_reached)
+        self.is_reached = is_reached
 
 
 class _NotRegistered(Exception):
@@ -28,14 +36,15 @@ class _NotRegistered(Exception):
 def post_answer(
     connections: Connections, endpoint: Endpoint, request_id: str, data: bytes, deadline: float
 ) -> AnswerResult:
-    """Deliver a plain answer, however long the gateway needs until the deadline.
+    """Deliver a plain answer, with a few tries within OFFER_TIME.
 
     Args:
         data: JSON, passed on as it is.
         deadline: monotonic; one offer is made even when it is over.
     """
     body = b'{"request_id":' + json.dumps(request_id).encode() + b',"data":' + data + b"}"
-    deadline = max(deadline, time.monotonic() + timing.SHORTEST_OFFER)
+    deadline = timing.offered_until(deadline, time.monotonic())
+    give_up_at = min(deadline, time.monotonic() + timing.OFFER_TIME)
     first_404: list[float] = []
 
     def stop(state: RetryCallState) -> bool:
@@ -44,7 +53,7 @@ def post_answer(
         if isinstance(exc, _NotRegistered):
             first_404[:] = first_404 or [now]
             return now - first_404[0] >= timing.REGISTERING_TIME or now >= deadline
-        return now + state.upcoming_sleep >= deadline
+        return now + state.upcoming_sleep >= give_up_at
 
     try:
         return call_with_retries(
@@ -56,8 +65,8 @@ def post_answer(
         )
     except _NotRegistered:
         return AnswerResult.CLIENT_GONE
-    except _Failed:
-        return AnswerResult.UNREACHABLE
+    except _Failed as failed:
+        return AnswerResult.FAILED if failed.is_reached else AnswerResult.UNREACHABLE
 
 
 def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: float) -> AnswerResult:
@@ -77,20 +86,20 @@ def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: f
         exchange.finish()
     except ConnectTimeout:
         # A broken kept connection may have carried the POST before. It is repeated: a gateway that has it answers 404.
-        raise _Failed from None
+        raise _Failed(is_reached=False) from None
     except TimeoutError:
         if sent:
             return AnswerResult.UNCONFIRMED
-        raise _Failed from None
+        raise _Failed(is_reached=False) from None
     except (OSError, HTTPException, AnswerTooLarge):
-        raise _Failed from None
+        raise _Failed(is_reached=bool(sent)) from None
     if exchange.status == 404:
         raise _NotRegistered
     if exchange.status < 300:
         return AnswerResult.TAKEN
     if is_final(exchange.status):
         return AnswerResult.REFUSED
-    raise _Failed
+    raise _Failed(is_reached=True)
 
 
 _backoff = wait_random_exponential(multiplier=0.2, max=5.0, min=0.1)

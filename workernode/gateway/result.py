@@ -11,7 +11,8 @@ class AnswerResult(Enum):
     TAKEN = "taken"  # the gateway has it
     CLIENT_GONE = "client_gone"  # the gateway says that nobody waits for it
     UNCONFIRMED = "unconfirmed"  # it was sent, and the gateway answered nothing
-    UNREACHABLE = "unreachable"  # the gateway could not be reached in the task's time
+    UNREACHABLE = "unreachable"  # the gateway cannot be reached
+    FAILED = "failed"  # the gateway was reached, and did not take it: it may in a while
     REFUSED = "refused"  # the gateway answers that it does not take it
 
 

@@ -1,7 +1,7 @@
 """A streamed answer on its way to the gateway: WebSocket frames, and exactly one end (spec 1.2).
 
 No frame leaves before the gateway knows the request's id, none after the end. Frames that cannot leave now are held,
-and leave when the gateway can be reached.
+and leave when the gateway can be reached; what `end` could not send is in `held`, for another try later.
 
 A connection that breaks in the middle of a stream says nothing of the client: the gateway knows a stream by its id, and
 never closes a connection because a client left. What was on its way may be lost, so the text cannot go on; the client
@@ -34,6 +34,7 @@ class StreamReply:
     Attributes:
         due: monotonic; when `tick` wants to be called.
         has_begun: a frame has left, or is about to.
+        held: frames that have not left.
 
     Args:
         earliest: monotonic; no frame leaves before it.
@@ -55,11 +56,12 @@ class StreamReply:
         self._id = json.dumps(request_id).encode()
         self._chunk_head = b'{"request_id":' + self._id + b',"end":false,"data":'
         self._earliest = earliest
-        self._deadline = max(deadline, time.monotonic() + timing.SHORTEST_OFFER)
+        self._deadline = timing.offered_until(deadline, time.monotonic())
         self._show = show
         self._socket: WebSocket | None = None
-        self._held: list[bytes] = []
+        self.held: list[bytes] = []
         self._held_bytes = 0
+        self._is_reached = False  # the gateway answered when it was last connected to
         self._failures = 0
         self._refused_at: float | None = None
         self._pinged_at = NEVER  # monotonic: the ping that has no pong yet
@@ -77,14 +79,17 @@ class StreamReply:
         try:
             self._socket = self._connections.websocket(self._endpoint)
         except HandshakeRefused as exc:
+            self._is_reached = True
             now = time.monotonic()
-            self._refused_at = self._refused_at or now
-            if is_final(exc.status) and now - self._refused_at >= timing.REGISTERING_TIME:
+            self._refused_at = (self._refused_at or now) if is_final(exc.status) else None
+            if self._refused_at is not None and now - self._refused_at >= timing.REGISTERING_TIME:
                 raise ClientGone(f"the gateway refuses the stream with status {exc.status}") from None
             self._retry_later()
         except OSError:
+            self._is_reached = False
             self._retry_later()
         else:
+            self._is_reached = True
             self._pinged_at = NEVER
             self.due = time.monotonic() + timing.PING_EVERY
 
@@ -101,14 +106,20 @@ class StreamReply:
         if socket is not None:
             self._flush(socket)
 
+    def hold(self, frames: Iterable[bytes]) -> None:
+        """Hold frames that an earlier reply has not sent, as its `held` has them."""
+        self._hold(frames)
+
     def end(self, error: bytes | None = None) -> AnswerResult:
-        """Send what is held, the error if there is one, and the one end. Nothing can be sent after it.
+        """Send what is held, the error if there is one, and the one end, with a few tries within OFFER_TIME.
+
+        Nothing can be sent after it.
 
         Args:
             error: an OpenAI error body; it leaves as the last chunk.
 
         Returns:
-            TAKEN, or UNREACHABLE if the gateway could not be reached in the task's time.
+            TAKEN; or UNREACHABLE or FAILED, and what could not be sent is in `held`.
 
         Raises:
             ClientGone: nobody waits any more.
@@ -117,11 +128,12 @@ class StreamReply:
         if error is not None:
             self._hold([self._chunk_head + error + b"}"])
         self._wait_until_registered()
+        give_up_at = min(self._deadline, time.monotonic() + timing.OFFER_TIME)
         while (socket := self._connected(check=True)) is None:
-            if self.due >= self._deadline:
-                return AnswerResult.UNREACHABLE
+            if self.due >= (give_up_at if self._refused_at is None else self._deadline):
+                return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
             time.sleep(max(0.0, self.due - time.monotonic()))
-        if self._held:
+        if self.held:
             self._flush(socket)
         self._send_end(socket, [])
         return AnswerResult.TAKEN
@@ -136,7 +148,7 @@ class StreamReply:
             TAKEN, or UNREACHABLE after a few tries within RECONNECT_TIME. The gateway does not say whether the client
             still waited.
         """
-        self._held, self._held_bytes, self._failures = [], 0, 0
+        self.held, self._held_bytes, self._failures = [], 0, 0
         until = time.monotonic() + timing.RECONNECT_TIME
         while (now := time.monotonic()) < until:
             try:
@@ -224,7 +236,7 @@ class StreamReply:
 
     def _hold(self, frames: Iterable[bytes]) -> None:
         for frame in frames:
-            self._held.append(frame)
+            self.held.append(frame)
             self._held_bytes += len(frame)
         if self._held_bytes > MAX_HELD:
             raise ClientGone("the gateway could not be reached, and the answer is too large to be kept")
@@ -233,7 +245,7 @@ class StreamReply:
         if not self.has_begun:
             self._show(AnswerState.STARTED)
             self.has_begun = True
-        frames, self._held, self._held_bytes = self._held, [], 0
+        frames, self.held, self._held_bytes = self.held, [], 0
         try:
             socket.send(frames)
         except OSError as exc:

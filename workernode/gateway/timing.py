@@ -9,4 +9,15 @@ SHORTEST_OFFER = 3.0  # even an answer that is late is offered for this long
 PING_EVERY = 20.0  # during a stream
 GONE_AFTER = 60.0  # without a pong: the client is gone; it can leave the gateway's reader blocked for ever
 RECONNECT_TIME = 5.0  # for telling a client that the connection broke in the middle of its stream
+# A worker offers an answer for so long. Then the supervisor keeps it, and the slot is free for another task.
+OFFER_TIME = 1.0
 KEPT_IDLE = 50.0  # an idle WebSocket is kept for another stream
+
+
+def offered_until(deadline: float, now: float) -> float:
+    """Return until when an answer is offered that is there now; all are monotonic seconds.
+
+    Args:
+        deadline: when the task's time is over.
+    """
+    return max(deadline, now + SHORTEST_OFFER)

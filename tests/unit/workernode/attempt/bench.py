@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from msgspec.msgpack import decode, encode
 
 from tests.support.fixtures import API_KEY
 from tests.support.gateway import Answer, FakeGateway
@@ -18,7 +20,7 @@ from workernode import attempt, record
 from workernode.attempt import Services
 from workernode.gateway import Gateways
 from workernode.outcome import OutcomeBuilder
-from workernode.protocol import AnswerState, Job, Outcome, Rejection, Target
+from workernode.protocol import AnswerState, Job, Kept, Outcome, Rejection, Target
 from workernode.settings import Settings, load
 from workernode.upstream import Upstream
 
@@ -98,13 +100,21 @@ class Bench:
         changes: dict[str, Any] | None = None,
         **chat: Any,
     ) -> tuple[Outcome, Answer]:
-        """Run one task; gives its outcome and what the gateway has of it."""
+        """Run one task; gives its outcome and what the gateway has of it.
+
+        An answer that the gateway has not got is offered again and again, as the supervisor does it.
+        """
         id = id or uuid.uuid4().hex
         if known:
             self.gateway.register(id)
         payload = self.payload(id, directive or {}, stream, changes or {}, **chat)
         self.progress = Progress()
-        outcome = attempt.run(self.job(payload, seconds, redeliveries, rejection), self.services, self.progress)
+        job = self.job(payload, seconds, redeliveries, rejection)
+        outcome = attempt.run(job, self.services, self.progress)
+        while outcome.kept is not None:
+            time.sleep(0.02)
+            again = decode(encode(outcome.kept), type=Kept)
+            outcome = attempt.run(replace(job, kept=again), self.services, self.progress)
         return outcome, self.gateway.answer(id)
 
     def close(self) -> None:

@@ -102,8 +102,10 @@ def test_chunks_are_held_until_the_gateway_is_back(gateways: Gateways, gateway: 
     for number in range(3):
         stream.reply.send([chunk(number)])
     assert (stream.shown, stream.reply.has_begun) == ([], False)
-    threading.Timer(0.2, gateway.up).start()
-    assert stream.reply.end() is AnswerResult.TAKEN
+    assert stream.reply.end() is AnswerResult.UNREACHABLE
+    assert len(stream.reply.held) == 3
+    gateway.up()
+    until(lambda: stream.reply.end() is AnswerResult.TAKEN, LONG, "end")
     assert gateway.answer("a").wait().text == "012"
     assert gateway.faults() == []
 
@@ -151,15 +153,19 @@ def test_a_long_stream_is_not_counted_as_held(
 
 @pytest.mark.parametrize("behaviour", [{"upgrade_status": 503}, {"upgrade_status": 429}, {"upgrade_status": 404}])
 def test_a_gateway_that_refuses_for_a_moment_gets_the_stream(
-    gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any]
+    gateways: Gateways, gateway: FakeGateway, behaviour: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(timing, "OFFER_TIME", LONG)
     gateway.register("a")
     gateway.behave(times=2, **behaviour)
     assert speak(gateways, gateway) is AnswerResult.TAKEN
     assert gateway.answer("a").wait().text == "01"
 
 
-def test_a_gateway_that_hangs_at_the_upgrade_gets_the_stream_later(gateways: Gateways, gateway: FakeGateway) -> None:
+def test_a_gateway_that_hangs_at_the_upgrade_gets_the_stream_later(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "OFFER_TIME", LONG)
     gateways.connections._connect_timeout = 0.1
     gateway.register("a")
     gateway.behave(times=2, upgrade_hang=True)

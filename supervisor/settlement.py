@@ -1,0 +1,118 @@
+"""How a decided delivery leaves the node: its record is stored, and then it is acked, nak'd or dead-lettered.
+
+Called by the main thread only, by the dispatcher; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Protocol
+
+from supervisor.broker import Broker, DeadLetter, RecordSender
+from supervisor.events import Stored
+from supervisor.fitness import Admission, Verdict, nak_delay
+from supervisor.ledger import Delivery, Ledger, Place
+from supervisor.machine import Clock
+from workernode import record
+from workernode.errors import openai_error
+from workernode.outcome import End, Facts, OutcomeBuilder, log_fields
+from workernode.protocol import Decision, Job, Outcome
+from workernode.redaction import redact_message
+from workernode.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Hooks(Protocol):
+    """What the dispatcher asks, and reports to, besides broker and pool (supervisor.node)."""
+
+    def admit(self, now: float, age: float, request_id: str) -> Admission:
+        """May a task that was published `age` seconds ago be run?"""
+
+    def refused(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Upstream refused a task, and the fault may be the node's. It is not decided yet."""
+
+    def verdict(self, request_id: str) -> Verdict:
+        """Whose fault is the refusal of a task?"""
+
+    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A delivery was decided; its record is on the way."""
+
+    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
+        """The decision was carried out: the message is not at this node any more."""
+
+
+class Settlement:
+    """The deliveries that are decided and not carried out yet."""
+
+    def __init__(
+        self, settings: Settings, identity: record.Node, broker: Broker, ledger: Ledger, hooks: Hooks, clock: Clock
+    ) -> None:
+        self._settings, self._identity = settings, identity
+        self._outcomes = OutcomeBuilder(settings, identity)
+        self._broker, self._ledger, self._hooks, self._clock = broker, ledger, hooks, clock
+        self.records = RecordSender(broker)
+
+    def job(self, delivery: Delivery) -> Job:
+        """Return the job that a worker gets for a delivery."""
+        received = delivery.received
+        # A publisher whose clock is ahead gains no time by it.
+        deadline = received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
+        return Job(
+            delivery.number, -1, received.payload, received.published, received.received, received.received_at,
+            deadline, self._ledger.redeliveries(received), delivery.rejection, delivery.attempts, delivery.kept,
+        )  # fmt: skip
+
+    def own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
+        """Return the outcome of a task that no worker reports."""
+        end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
+        return self._outcomes.build(end, Facts(self.job(delivery), delivery.request_id), self._clock.monotonic())
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""
+        delivery.outcome, delivery.decided_at = outcome, self._clock.monotonic()
+        self._ledger.move(delivery, Place.RECORDING)
+        level = logging.INFO if outcome.status == "answered" else logging.WARNING
+        about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
+        log.log(level, "task %s", outcome.status, extra=about)
+        self._hooks.ended(delivery, outcome)
+        self.records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
+
+    def settle_own(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> None:
+        """Settle a delivery of which no worker reports how it ended."""
+        self.settle(delivery, self.own_outcome(delivery, decision, status, reason))
+
+    def settle_undelivered(self, delivery: Delivery) -> None:
+        """Settle a delivery whose gateway was away until its time was over."""
+        reason, own = "its gateway cannot be reached", delivery.rejection
+        if delivery.undelivered is not None:
+            self.settle(delivery, replace(delivery.undelivered, kept=None))
+        elif own is not None:
+            self.settle_own(delivery, own.decision, own.status, reason)
+        else:
+            self.settle_own(delivery, Decision.ACK, "expired", reason)
+
+    def _letter(self, delivery: Delivery, outcome: Outcome) -> DeadLetter | None:
+        if outcome.decision is not Decision.DEAD_LETTER:
+            return None
+        about = {"request_id": outcome.request_id, "node": self._identity.id}
+        return DeadLetter(redact_message(delivery.received.payload), {"reason": outcome.reason[:1000], **about})
+
+    def stored(self, stored: Stored) -> None:
+        """A record or a dead letter is stored, or could not be stored: then it is sent again."""
+        delivery, now = self._ledger.get(stored.number), self._clock.monotonic()
+        if delivery is None or delivery.outcome is None or not self.records.stored(now, stored, delivery.request_id):
+            return
+        self._carry_out(delivery, delivery.outcome)
+
+    def _carry_out(self, delivery: Delivery, outcome: Outcome) -> None:
+        if outcome.decision is Decision.NAK:
+            at_once = outcome.status in ("worker_died", "drained")
+            delay = 0.0 if at_once else nak_delay(outcome.fault, self._settings.nak_delay)
+            # It counts from the decision: a record that was slow to be stored must not outlast the task's time.
+            self._broker.nak(delivery.received, max(0.0, delivery.decided_at + delay - self._clock.monotonic()))
+        else:
+            self._broker.ack(delivery.received)
+        self._ledger.close(delivery)
+        self._hooks.settled(delivery, outcome)
