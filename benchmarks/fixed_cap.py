@@ -10,7 +10,7 @@ import sys
 
 from supervisor import main
 from supervisor.concurrency import controller
-from supervisor.concurrency.limit import Cap, Change
+from supervisor.concurrency.limit import Cap, CapChange
 from supervisor.concurrency.sample import Sample
 
 
@@ -21,7 +21,7 @@ class FixedCap(Cap):
         super().__init__(ceiling, cpu_high, memory_high)
         self.value = int(os.environ["FIXED_CAP"])
 
-    def observe(self, sample: Sample) -> Change | None:
+    def observe(self, sample: Sample) -> CapChange | None:
         return None
 
 

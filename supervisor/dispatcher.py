@@ -244,7 +244,7 @@ class Dispatcher:
 
     def send_back(self, now: float, everything: bool = False) -> None:
         """Give the naks that are due to the broker; `everything`: all naks, because the node stops."""
-        self._broker.burst(now, self._ledger, everything)
+        self._broker.send_due_naks(now, self._ledger, everything)
 
     def retry_records(self, now: float) -> None:
         """Send the records again whose time has come."""

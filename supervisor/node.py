@@ -145,7 +145,7 @@ class Node:
     def next_turn(self) -> float:
         """Monotonic time at which something is due, even if nothing comes."""
         due = min(
-            self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_burst(),
+            self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_due_nak(),
             self._pool.next_check(), self._dispatcher.next_retry(), self._lifecycle.next_due,
             self._fitness.next_tick(self._clock.monotonic()),
         )  # fmt: skip
@@ -263,7 +263,7 @@ class Node:
             self._lifecycle.ready()
         gate = self._gate = self._fitness.gate(now)
         if self.state is not NodeState.SERVING or not self._local_model.is_ready or gate.intake is Intake.HOLD:
-            self._broker.hold(is_empty=len(self._dispatcher) == 0)
+            self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
         cap = min(self._concurrency.cap, self._fitness.cap)
         # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because
@@ -276,7 +276,7 @@ class Node:
         if room <= 0:
             self._concurrency.was_full()
         if gate.room <= 0:  # upstream's limit is used up for a while
-            self._broker.hold(is_empty=len(self._dispatcher) == 0)
+            self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
         self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.queued))
 

@@ -3,9 +3,9 @@
 from supervisor.broker.access import Access
 from supervisor.broker.client import PulsarBroker
 from supervisor.broker.contract import Batches, Broker
+from supervisor.broker.dry_run import Answer, may_store, may_take
 from supervisor.broker.handshake import NoConnection, Session
-from supervisor.broker.naks import Burst, Naks
-from supervisor.broker.probe import Answer, may_store, may_take
+from supervisor.broker.naks import DueNaks, Naks
 from supervisor.broker.record_reader import NoRecords, Published, read_records
 from supervisor.broker.record_sender import STORE_RETRY, DeadLetter, RecordSender
 from supervisor.broker.topics import Topics, short_name, whole_name
@@ -16,8 +16,8 @@ __all__ = [
     "Answer",
     "Batches",
     "Broker",
-    "Burst",
     "DeadLetter",
+    "DueNaks",
     "Naks",
     "NoConnection",
     "NoRecords",

@@ -66,7 +66,7 @@ class PulsarBroker:
         if count > 0 and self._connection.consumer is None:
             self._connection.wake()
 
-    def hold(self, *, is_empty: bool) -> None:
+    def close_intake(self, *, is_empty: bool) -> None:
         self._intake.close()
         is_idle = is_empty and not self._naks and not self._retrying and self._connection.consumer is not None
         if is_idle and self._clock() >= self._intake.closed_since() + GIVE_BACK:
@@ -94,13 +94,13 @@ class PulsarBroker:
     def nak(self, received: Received, delay_s: float) -> None:
         self._naks.add(received, self._clock() + delay_s)
 
-    def burst(self, now: float, batches: Batches, everything: bool = False) -> None:
+    def send_due_naks(self, now: float, batches: Batches, everything: bool = False) -> None:
         for received in self._intake.overdue(now):
             if batches.is_known(received.key):  # redelivered after a lost connection: a nak would have it run twice
                 self._intake.hand_over(received)
             else:
                 self._naks.add(received, now)
-        done = self._naks.burst(now, _AllBatches(batches, self._intake), everything=everything)
+        done = self._naks.take_due(now, _AllBatches(batches, self._intake), everything=everything)
         self._retrying = len(done.retry_here)
         for received in done.retry_here:
             self._post(RetryHere(received))
@@ -108,7 +108,7 @@ class PulsarBroker:
         for received in done.redeliver if consumer is not None else ():
             consumer.negative_acknowledge(received.message)
 
-    def next_burst(self) -> float:
+    def next_due_nak(self) -> float:
         return min(self._naks.next_at(), self._intake.next_overdue())
 
     @property

@@ -46,7 +46,7 @@ class Broker(Protocol):
         when the number falls is kept until there is room for it.
         """
 
-    def hold(self, *, is_empty: bool) -> None:
+    def close_intake(self, *, is_empty: bool) -> None:
         """Close the intake until `allow` is called again.
 
         Called at every turn of the owner's loop while it lasts. What the client library has taken beforehand goes back
@@ -64,7 +64,7 @@ class Broker(Protocol):
         """Close the consumer for so long, so that what is nak'd now goes to other nodes.
 
         No message may be at this node. A message that was taken meanwhile makes the call void, and so does a nak that
-        is held for a message of a batch: it may be tried again here (see `burst`).
+        is held for a message of a batch: it may be tried again here (see `send_due_naks`).
         """
 
     # --- deciding what becomes of messages ---
@@ -75,7 +75,7 @@ class Broker(Protocol):
     def nak(self, received: Received, delay_s: float) -> None:
         """Have the broker hand the message out again, to any node, after so many seconds."""
 
-    def burst(self, now: float, batches: Batches, everything: bool = False) -> None:
+    def send_due_naks(self, now: float, batches: Batches, everything: bool = False) -> None:
         """Send the naks that are due.
 
         A batch is redelivered as a whole. So a nak of one of its messages waits while others of it are at this node;
@@ -87,8 +87,8 @@ class Broker(Protocol):
             everything: the node stops, and nothing is being worked on: send all naks.
         """
 
-    def next_burst(self) -> float:
-        """Return the monotonic time at which `burst` has something to do; infinity if there is nothing."""
+    def next_due_nak(self) -> float:
+        """Return the monotonic time at which `send_due_naks` has something to do; infinity if there is nothing."""
 
     @property
     def held_naks(self) -> int:

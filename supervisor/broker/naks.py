@@ -1,7 +1,7 @@
 """Holds naks until they are due, and decides which may be sent to the broker. Pure: the clock is passed in.
 
 Two facts decide how it works (docs/decisions/0003-broker.md). The delay of pulsar-client 3.13 starts again with every
-nak, so naks are sent in bursts. And the broker redelivers a batch as a whole, to any node, so a nak of one of its
+nak, so due naks are sent together. And the broker redelivers a batch as a whole, to any node, so a nak of one of its
 messages waits until no other message of that batch is at this node.
 """
 
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from supervisor.broker.contract import Batches
 from supervisor.events import Entry, MessageKey, Received
 
-BURST_INTERVAL = 0.25  # seconds between two bursts: longer than the library's shortest delay, which is 0.1 s
+SEND_INTERVAL = 0.25  # seconds between two sends: longer than the shortest delay of the library, which is 0.1 s
 # The library hands over the messages of a batch one right after another. If none came for so long, there is no more.
 BATCH_PAUSE = 0.25  # seconds
 
 
 @dataclass(slots=True)
-class Burst:
+class DueNaks:
     """What is to be done with the naks that were due."""
 
     redeliver: list[Received] = field(default_factory=list)  # nak them at the broker
@@ -47,7 +47,7 @@ class Naks:
         self._queue: list[tuple[float, int, MessageKey]] = []  # a heap; may hold naks that were discarded
         self._by_entry: defaultdict[Entry, set[MessageKey]] = defaultdict(set)  # of batches only
         self._newest: dict[int, tuple[Entry, float]] = {}  # by partition: the last entry that came, and when
-        self._last_burst = float("-inf")
+        self._last_sent = float("-inf")
 
     def __len__(self) -> int:
         return len(self._held)
@@ -90,11 +90,11 @@ class Naks:
         self._newest[received.key[2]] = (received.key[:3], now)
 
     def next_at(self) -> float:
-        """Return the monotonic time at which `burst` has something to do; infinity if nothing is held."""
+        """Return the monotonic time at which `take_due` has something to do; infinity if nothing is held."""
         self._drop_discarded()
-        return max(self._queue[0][0], self._last_burst + BURST_INTERVAL) if self._queue else float("inf")
+        return max(self._queue[0][0], self._last_sent + SEND_INTERVAL) if self._queue else float("inf")
 
-    def burst(self, now: float, batches: Batches, *, everything: bool = False) -> Burst:
+    def take_due(self, now: float, batches: Batches, *, everything: bool = False) -> DueNaks:
         """Take out the naks that are due and may be sent.
 
         Args:
@@ -102,24 +102,24 @@ class Naks:
             batches: which other messages of a batch are at this node, or were answered here.
             everything: send all of them, due or not, in part of a batch or not: the node stops.
         """
-        burst = Burst()
+        result = DueNaks()
         if not everything and now < self.next_at():
-            return burst
-        self._last_burst = now
+            return result
+        self._last_sent = now
         due = self._take_due(float("inf") if everything else now)
         waiting = []
         for held in due:
             if not everything and self._must_wait(held.received.key, now, batches):
                 waiting.append(held)
             elif not everything and _cannot_go_back(held.received, batches):
-                burst.retry_here.append(held.received)
+                result.retry_here.append(held.received)
             else:
-                burst.redeliver.append(held.received)
+                result.redeliver.append(held.received)
         for held in due:
             self.discard(held.received.key)
         for held in waiting:
             self.add(held.received, held.due)
-        return burst
+        return result
 
     def _take_due(self, now: float) -> list[_Held]:
         """Take from the queue what is due, oldest first; it stays in `_held`."""

@@ -1,19 +1,20 @@
 """The dynamic cap (spec 5): samples in, a number and its reason out. Pure; the clock is in the samples.
 
-Memory comes first (memory_brake.py). While memory is free, the cap is where most tokens per second came (probe.py).
+Memory comes first (memory_brake.py). While memory is free, the cap is where most tokens per second came
+(cap_search.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.concurrency.cap_search import CapSearch
 from supervisor.concurrency.memory_brake import MemoryBrake
-from supervisor.concurrency.probe import Probe
 from supervisor.concurrency.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CapChange:
     """The cap has moved."""
 
     old: int
@@ -35,18 +36,18 @@ class Cap:
         """
         self.ceiling = self.value = ceiling
         self.code = "start"
-        self._brake, self._probe = MemoryBrake(ceiling, memory_high), Probe(cpu_high)
+        self._brake, self._search = MemoryBrake(ceiling, memory_high), CapSearch(cpu_high)
 
-    def observe(self, sample: Sample) -> Change | None:
+    def observe(self, sample: Sample) -> CapChange | None:
         """Take in one sample; return the change if the cap moves."""
         move = self._brake.observe(sample, self.value)
         if move is None and not self._brake.is_active:
-            move = self._probe.observe(sample, self.value, self._brake.highest(sample, self.value))
+            move = self._search.observe(sample, self.value, self._brake.highest(sample, self.value))
         if move is None or move.level == self.value:
             return None
         if move.level > self.value:
             self._brake.raised(sample.at)
         if self._brake.is_active:
-            self._probe.reset()
+            self._search.reset()
         old, self.value, self.code = self.value, move.level, move.code
-        return Change(old, self.value, self.code, move.reason)
+        return CapChange(old, self.value, self.code, move.reason)

@@ -72,7 +72,7 @@ class Health:
     work: Work | None = None
 
 
-class Prober:
+class HealthPoll:
     """The thread that asks. `ask` returns at once; the answer comes through `post`, from the thread."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from supervisor.model_server.lifecycle import EventKind, ModelServer
+from supervisor.model_server.model_server import EventKind, ModelServer
 from workernode.protocol import Target
 from workernode.settings import Settings
 

@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
-from supervisor.model_server.lifecycle import Event, EventKind, ModelServer
+from supervisor.model_server.model_server import Event, EventKind, ModelServer
 from supervisor.model_server.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
 from supervisor.model_server.patience import Limits
 from supervisor.states import ModelServerState
@@ -284,7 +284,7 @@ def test_a_server_with_tasks_that_are_not_at_the_model_is_not_taken_for_stuck(ow
 
 
 def test_a_flood_of_output_blocks_no_one_else(owners: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="supervisor.model_server.lifecycle"):
+    with caplog.at_level(logging.INFO, logger="supervisor.model_server.model_server"):
         owner = owners({"STANDIN_FLOOD": "1"}).started()
         before = psutil.Process().cpu_times()
         ends = time.monotonic() + 3
@@ -404,7 +404,7 @@ def test_stopping_is_legal_at_any_time(owners: Callable[..., Owner]) -> None:
 PARENT = """
 import json, os, sys, threading, time
 sys.path.insert(0, {root!r})
-from supervisor.model_server.lifecycle import EventKind, ModelServer
+from supervisor.model_server.model_server import EventKind, ModelServer
 from workernode import settings
 variables = dict(NODE_TYPE="local", MODEL_NAME="m", PULSAR_URL="pulsar://localhost", LOCAL_COMMAND={command!r})
 child = ModelServer(settings.load(variables), lambda: None)

@@ -60,7 +60,7 @@ class Effects:
     def nak(self, received: Received, delay_s: float) -> None:
         self.calls.append(("nak", received.message, delay_s))
 
-    def burst(self, now: float, batches: Ledger, everything: bool = False) -> None:
+    def send_due_naks(self, now: float, batches: Ledger, everything: bool = False) -> None:
         self.calls.append(("burst", everything))
 
     def publish_record(self, number: int, record: bytes) -> None:

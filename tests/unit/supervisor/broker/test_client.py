@@ -129,7 +129,7 @@ def test_held_naks_close_the_intake_when_there_are_as_many_as_the_highest_cap(on
     consumer.deliver(Message(99))
     assert one.events.empty()
     one.now = 601
-    one.broker.burst(one.now, Ledger())
+    one.broker.send_due_naks(one.now, Ledger())
     assert 99 in consumer.naked, "it has waited for too long"
     one.broker.allow(1)
     consumer.deliver(Message(100))
@@ -152,10 +152,10 @@ def test_a_nak_reaches_the_broker_when_it_is_due(one: Setup) -> None:
     one.broker.allow(1)
     consumer = one.consumer()
     one.broker.nak(one.receive(5), 2.0)
-    assert (one.broker.held_naks, one.broker.next_burst()) == (1, 2.0)
-    one.broker.burst(1.9, Ledger())
+    assert (one.broker.held_naks, one.broker.next_due_nak()) == (1, 2.0)
+    one.broker.send_due_naks(1.9, Ledger())
     assert consumer.naked == []
-    one.broker.burst(2.0, Ledger())
+    one.broker.send_due_naks(2.0, Ledger())
     assert consumer.naked == [5]
 
 
@@ -163,11 +163,11 @@ def test_a_message_that_comes_to_a_closed_intake_goes_back(one: Setup) -> None:
     one.connect()
     one.broker.allow(1)
     consumer = one.consumer()
-    one.broker.hold(is_empty=False)
+    one.broker.close_intake(is_empty=False)
     consumer.deliver(Message(5))
     one.now = GIVE_BACK
-    assert one.broker.next_burst() == GIVE_BACK
-    one.broker.burst(one.now, Ledger())
+    assert one.broker.next_due_nak() == GIVE_BACK
+    one.broker.send_due_naks(one.now, Ledger())
     assert consumer.naked == [5]
     assert one.events.empty()
 
@@ -180,7 +180,7 @@ def test_of_a_batch_that_waits_in_part_nothing_goes_back(one: Setup) -> None:
     consumer.deliver(Message(5, 1, 2))  # no room
     one.broker.nak(first, 0.0)
     one.now = 10.0
-    one.broker.burst(one.now, Ledger())
+    one.broker.send_due_naks(one.now, Ledger())
     assert consumer.naked == [], "its other message waits for room at this node"
     one.broker.allow(1)
     second = one.event()
@@ -188,7 +188,7 @@ def test_of_a_batch_that_waits_in_part_nothing_goes_back(one: Setup) -> None:
     one.broker.seen(second)
     one.broker.nak(second, 0.0)
     one.now = 20.0
-    one.broker.burst(one.now, Ledger())
+    one.broker.send_due_naks(one.now, Ledger())
     assert consumer.naked == [5, 5]
 
 
@@ -213,12 +213,12 @@ def test_a_message_that_is_redelivered_to_a_full_node_which_works_on_it_is_not_g
     consumer.run()
     one.now = 10 * GIVE_BACK
     one.broker.allow(0)
-    one.broker.burst(one.now, Known())
+    one.broker.send_due_naks(one.now, Known())
     again = one.event()
     assert isinstance(again, Received)
     one.broker.seen(again)
     one.now += 10.0
-    one.broker.burst(one.now, Known())
+    one.broker.send_due_naks(one.now, Known())
     assert consumer.naked == []
     one.broker.allow(1)
     one.receive(7)
@@ -237,7 +237,7 @@ def test_of_a_batch_that_was_answered_in_part_the_rest_is_tried_again_here(one: 
     consumer = one.consumer()
     received = one.receive(5, 1, 2)
     one.broker.nak(received, 0.0)
-    one.broker.burst(50.0, Answered())
+    one.broker.send_due_naks(50.0, Answered())
     assert one.event() == RetryHere(received)
     assert consumer.naked == []
 
@@ -273,10 +273,10 @@ def test_a_consumer_is_not_closed_while_a_message_is_on_its_way_to_be_tried_agai
     one.broker.allow(1)
     consumer = one.consumer()
     one.broker.nak(one.receive(5, 1, 2), 0.0)
-    one.broker.hold(is_empty=True)
+    one.broker.close_intake(is_empty=True)
     one.now = 50.0
-    one.broker.burst(one.now, Answered())
-    one.broker.hold(is_empty=True)  # in the same turn: the owner has not taken RetryHere in yet
+    one.broker.send_due_naks(one.now, Answered())
+    one.broker.close_intake(is_empty=True)  # in the same turn: the owner has not taken RetryHere in yet
     one.broker._connection.wake()
     until(lambda: one.broker._connection._leave is None, TIMEOUT, "answer to the request")
     assert not consumer.is_closed
@@ -286,10 +286,10 @@ def test_a_closed_intake_with_nothing_here_closes_the_consumer_and_opens_another
     one.connect()
     one.broker.allow(1)
     first = one.consumer()
-    one.broker.hold(is_empty=True)
+    one.broker.close_intake(is_empty=True)
     assert not first.is_closed
     one.now = GIVE_BACK
-    one.broker.hold(is_empty=True)
+    one.broker.close_intake(is_empty=True)
     until(lambda: first.is_closed, TIMEOUT, "closed consumer")
     assert one.broker.connected(), "the node is connected all the same"
     one.broker.allow(1)
@@ -306,9 +306,9 @@ def test_a_consumer_that_something_hangs_on_is_not_closed(one: Setup, why: str) 
         one.broker.nak(received, 100)
     elif why == "a message is on its way":
         consumer.deliver(Message(2))
-    one.broker.hold(is_empty=why != "a task is here")
+    one.broker.close_intake(is_empty=why != "a task is here")
     one.now = GIVE_BACK
-    one.broker.hold(is_empty=why != "a task is here")
+    one.broker.close_intake(is_empty=why != "a task is here")
     one.broker._connection.wake()
     until(lambda: one.broker._connection._leave is None, TIMEOUT, "answer to the request")
     assert not consumer.is_closed

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from supervisor.broker.naks import BATCH_PAUSE, BURST_INTERVAL, Naks
+from supervisor.broker.naks import BATCH_PAUSE, SEND_INTERVAL, Naks
 from supervisor.events import Entry, MessageKey, Received
 
 LATER = 100.0  # monotonic: long after whatever came before
@@ -34,7 +34,7 @@ def message(entry: int, index: int = -1, partition: int = -1) -> Received:
 
 
 def sent(naks: Naks, now: float, ledger: Ledger = NOTHING) -> list[MessageKey]:
-    return [received.key for received in naks.burst(now, ledger).redeliver]
+    return [received.key for received in naks.take_due(now, ledger).redeliver]
 
 
 def test_a_nak_is_not_sent_before_it_is_due() -> None:
@@ -46,7 +46,7 @@ def test_a_nak_is_not_sent_before_it_is_due() -> None:
     assert len(naks) == 0
 
 
-def test_what_is_due_together_is_sent_in_one_burst_in_the_order_of_its_time() -> None:
+def test_what_is_due_together_is_sent_together_in_the_order_of_its_time() -> None:
     naks = Naks()
     for entry, due in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 9.0)):
         naks.add(message(entry), due)
@@ -54,15 +54,15 @@ def test_what_is_due_together_is_sent_in_one_burst_in_the_order_of_its_time() ->
     assert len(naks) == 1
 
 
-def test_bursts_keep_their_distance_however_fast_naks_come() -> None:
+def test_naks_are_sent_at_most_once_an_interval_however_fast_naks_come() -> None:
     """A nak more often than the library's delay would have it send none at all."""
     naks = Naks()
     naks.add(message(1), 1.0)
     assert sent(naks, 1.0)
     naks.add(message(2), 1.0)
-    assert naks.next_at() == 1.0 + BURST_INTERVAL
+    assert naks.next_at() == 1.0 + SEND_INTERVAL
     assert sent(naks, 1.1) == []
-    assert sent(naks, 1.0 + BURST_INTERVAL) == [message(2).key]
+    assert sent(naks, 1.0 + SEND_INTERVAL) == [message(2).key]
 
 
 def test_a_message_that_the_broker_redelivered_by_itself_is_not_naked() -> None:
@@ -87,11 +87,11 @@ def test_a_second_nak_of_a_message_replaces_the_first() -> None:
 def test_a_batch_with_a_message_here_is_not_naked_unless_the_node_stops(everything: bool) -> None:
     naks, ledger = Naks(), Ledger(here={(1, 1, -1)})
     naks.add(message(1, index=0), 1.0)
-    burst = naks.burst(LATER, ledger, everything=everything)
-    assert bool(burst.redeliver) is everything
+    due = naks.take_due(LATER, ledger, everything=everything)
+    assert bool(due.redeliver) is everything
     assert len(naks) == (not everything)
     ledger.here.clear()
-    assert bool(naks.burst(2 * LATER, ledger).redeliver) is not everything
+    assert bool(naks.take_due(2 * LATER, ledger).redeliver) is not everything
 
 
 def test_a_batch_of_which_one_nak_is_not_due_waits_for_it() -> None:
@@ -128,9 +128,9 @@ def test_entries_of_different_partitions_are_different_batches() -> None:
 def test_of_a_batch_that_was_answered_in_part_the_rest_is_tried_again_here() -> None:
     naks = Naks()
     naks.add(message(1, index=1), 1.0)
-    burst = naks.burst(LATER, Ledger(answered={(1, 1, -1)}))
-    assert burst.redeliver == []
-    assert [received.key for received in burst.retry_here] == [message(1, index=1).key]
+    due = naks.take_due(LATER, Ledger(answered={(1, 1, -1)}))
+    assert due.redeliver == []
+    assert [received.key for received in due.retry_here] == [message(1, index=1).key]
 
 
 def test_a_message_that_came_in_no_batch_is_naked_whatever_was_answered() -> None:
@@ -142,16 +142,16 @@ def test_a_message_that_came_in_no_batch_is_naked_whatever_was_answered() -> Non
 def test_a_message_that_came_in_chunks_is_tried_again_here() -> None:
     naks = Naks()
     naks.add(replace(message(1), is_chunked=True), 1.0)
-    burst = naks.burst(LATER, NOTHING)
-    assert (burst.redeliver, [received.key for received in burst.retry_here]) == ([], [message(1).key])
+    due = naks.take_due(LATER, NOTHING)
+    assert (due.redeliver, [received.key for received in due.retry_here]) == ([], [message(1).key])
 
 
 def test_everything_is_sent_when_the_node_stops() -> None:
     naks = Naks()
     naks.add(message(1), LATER)
     naks.add(message(2, index=3), LATER)
-    burst = naks.burst(0.0, Ledger(answered={(1, 2, -1)}), everything=True)
-    assert len(burst.redeliver) == 2
+    due = naks.take_due(0.0, Ledger(answered={(1, 2, -1)}), everything=True)
+    assert len(due.redeliver) == 2
     assert naks.next_at() == float("inf")
 
 

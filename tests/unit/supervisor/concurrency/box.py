@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from supervisor.concurrency.limit import Cap, Change
+from supervisor.concurrency.limit import Cap, CapChange
 from supervisor.concurrency.sample import Sample
 from supervisor.states import CAP_REASONS
 
@@ -44,7 +44,7 @@ class Box:
     whole_answers: bool = False  # tokens are counted when an answer is whole
     now: float = 1000.0
     running: list[list[float]] = field(default_factory=list)  # each: seconds of prefill left, tokens left, all tokens
-    changes: list[tuple[float, Change]] = field(default_factory=list)
+    changes: list[tuple[float, CapChange]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     caps: list[int] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.model_server import command
 from supervisor.model_server.http_api import ServerInfo
-from supervisor.model_server.lifecycle import MOVES, ModelServer
+from supervisor.model_server.model_server import MOVES, ModelServer
 from supervisor.states import ModelServerState
 from workernode import settings
 

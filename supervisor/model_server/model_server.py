@@ -17,7 +17,7 @@ from enum import Enum
 from supervisor.machine import cpu_seconds
 from supervisor.model_server import command
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL, Diagnosis, compose, diagnose
-from supervisor.model_server.http_api import Health, Prober, Question, ServerInfo
+from supervisor.model_server.http_api import Health, HealthPoll, Question, ServerInfo
 from supervisor.model_server.output import OutputLog
 from supervisor.model_server.patience import DEFAULT, EngineProgress, Limits, Restarts, SignsOfLife
 from supervisor.model_server.process import ChildProcess
@@ -108,7 +108,7 @@ class ModelServer:
         self._environ = command.environment(settings, environ, self.port, self.api_key)
         self._inbox: queue.SimpleQueue[Exited | Health] = queue.SimpleQueue()
         address = f"http://{command.HOST}:{self.port}"
-        self._prober = Prober(address, self.api_key, cpu_seconds, limits.probe_timeout_s, self._post)
+        self._health_poll = HealthPoll(address, self.api_key, cpu_seconds, limits.probe_timeout_s, self._post)
         self._child: ChildProcess | None = None
         self._output = self._new_output()
         self._run = 0  # which start this is: reports about an earlier one are dropped
@@ -209,7 +209,7 @@ class ModelServer:
         elif self._child:  # the next probe follows the answer to this one
             want_info = self.state is ModelServerState.STARTING
             want_work = not want_info and self._in_flight > 0
-            self._prober.ask(Question(self._run, self._child.pid, want_info, want_work))
+            self._health_poll.ask(Question(self._run, self._child.pid, want_info, want_work))
         return []
 
     def _spawn(self, now: float) -> None:

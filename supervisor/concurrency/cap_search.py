@@ -1,7 +1,7 @@
 """Tries now and then whether another number of tasks in flight gives more tokens per second. Pure.
 
 The cap starts at the ceiling (the local model's slots, or MAX_PROCESS_NUM). Fewer tasks are tried only where the CPU is
-full: the probe halves the cap while fewer give as much. Later it tries more again: load or machine may have changed.
+full: the search halves the cap while fewer give as much. Later it tries more again: load or machine may have changed.
 Tokens per second over tasks in flight may be flat, rise and fall again (a small model on two cores: 45, 45, 65, 104, 61
 at 1, 2, 4, 8, 16). So upward it tries twice as many and the ceiling by turns.
 """
@@ -20,8 +20,8 @@ FEWEST = 5  # samples in a window
 NOISE = 0.05  # rates that differ by a smaller share are the same
 SWING = 0.25  # a window whose halves differ by more from its mean proves nothing: somebody else comes and goes
 DEPARTED = 0.3  # a rate that is so far off the last one, in two windows: another load or another machine
-IDLE_S = 10.0  # so long too few tasks to measure with: a probe is given up
-PAUSE_S, LONGEST_PAUSE_S = 300.0, 1200.0  # between two probes; twice as long after each that found nothing better
+IDLE_S = 10.0  # so long too few tasks to measure with: the search is given up
+PAUSE_S, LONGEST_PAUSE_S = 300.0, 1200.0  # between two searches; twice as long after each that found nothing better
 CPU_SMOOTHING = 0.3  # weight of the newest reading
 
 
@@ -33,7 +33,7 @@ class Kept:
     rate: float  # tokens per second
 
 
-class Probe:
+class CapSearch:
     """Where the cap should be while memory is free."""
 
     def __init__(self, cpu_high: float) -> None:
