@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 from supervisor.broker import Broker, PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import ModelListSeen, Wake
-from supervisor.fitness import Fitness, ask_model_list
+from supervisor.events import SelfChecked, Wake
+from supervisor.fitness import Fitness, start_self_check
 from supervisor.health import Incidents
 from supervisor.lifecycle import EndStreams
 from supervisor.loop import Loop
@@ -48,7 +48,7 @@ class Parts:
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
     # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
     # from a thread.
-    ask_model_list: Callable[[Target, bool, Callable[[ModelListSeen], None]], None]
+    self_check: Callable[[Target, bool, Callable[[SelfChecked], None]], None]
     end_streams: EndStreams  # ends streams whose workers were killed
 
 
@@ -74,7 +74,10 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
     concurrency = ConcurrencyController(settings, BackgroundSampler(settings.sample_interval).latest)
-    fitness = Fitness(settings.max_process_num, FaultMessages.of(settings), settings.task_timeout)
+    fitness = Fitness(
+        settings.max_process_num, FaultMessages.of(settings), settings.task_timeout,
+        can_check=settings.node_type != "local",
+    )  # fmt: skip
     sources: list[Sources] = []
 
     def overview(dispatcher: Dispatcher) -> Overview:
@@ -92,7 +95,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
     return Node(settings, identity, Parts(
         clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
-        lambda target, repeat, seen: ask_model_list(settings, target, repeat, seen),
+        lambda target, at_start, done: start_self_check(settings, target, at_start, done),
         lambda jobs, done: end_streams(jobs, settings, identity, done),
     ))  # fmt: skip
 

@@ -59,14 +59,13 @@ class BrokerDown:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelListSeen:
-    """Upstream was asked for its list of models: what the answer says of key, model and address."""
+class SelfChecked:
+    """The result of a self-check, a chat request of the node's own: what it shows of key, quota, model and address."""
 
-    fault: FaultInfo | None = None  # the list, or the node's model in it, is refused
-    needs_key: bool = False  # the list is shown with the node's key and refused without: the key is accepted
-    is_list: bool = False  # a list of models came: there is an API at API_URL
-    has_model: bool = False  # upstream knows the node's model
-    is_repeated: bool = False  # it was asked twice, and refused alike
+    asked_at: float  # monotonic: when it was sent
+    # None: upstream answered it. One of NODE_KINDS: upstream refused it. Else it shows less, or nothing.
+    fault: FaultInfo | None = None
+    is_first_refusal: bool = False  # upstream refused it once; the result of the second request will follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,6 @@ class Wake:
 
 
 Event: TypeAlias = (
-    Received | RetryHere | Stored | BrokerUp | BrokerDown | ModelListSeen | SettingsReloaded | ReloadFailed
+    Received | RetryHere | Stored | BrokerUp | BrokerDown | SelfChecked | SettingsReloaded | ReloadFailed
     | StreamsEnded | Wake
 )

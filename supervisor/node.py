@@ -103,7 +103,7 @@ class Node:
         self._broker.start()
         if isinstance(self._local_model, NoLocalModel):
             self._use_target(settings)
-            self._parts.ask_model_list(self._target, True, self._loop.post)
+            self._parts.self_check(self._target, True, self._loop.post)
         else:
             self._pool.set_target(self._local_model.target)
             self._local_model.start(self._clock.monotonic())
@@ -169,8 +169,8 @@ class Node:
                 self._broker_state.connected()
             case events.BrokerDown():
                 self._broker_state.lost(event.why)
-            case events.ModelListSeen():
-                self._fitness.list_seen(self._clock.monotonic(), event)
+            case events.SelfChecked():
+                self._fitness.self_checked(self._clock.monotonic(), event)
             case events.SettingsReloaded() | events.ReloadFailed():
                 log_reload(event)
                 if isinstance(event, events.SettingsReloaded):
@@ -285,8 +285,8 @@ class Node:
         if self._fitness.hold != self._hold:
             self._hold = self._fitness.hold
             self._pool.broadcast(self._hold)
-        if self._is_remote and self._fitness.takes_question(self._clock.monotonic()):
-            self._parts.ask_model_list(self._target, False, self._loop.post)
+        if self._fitness.takes_self_check(self._clock.monotonic()):
+            self._parts.self_check(self._target, False, self._loop.post)
         report_fitness(self._fitness, self._incidents)
 
     # --- what is checked regularly ---

@@ -1,11 +1,11 @@
 """Whether upstream lets this node serve: rate limits, whose fault a refusal is, half-open probing. Pure, but for the
-question that is asked in the background (own_question)."""
+check that runs in the background (self_check)."""
 
 from supervisor.fitness.blame import Verdict
 from supervisor.fitness.breaker import OUTAGES, Fitness
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
-from supervisor.fitness.own_question import ask_model_list
 from supervisor.fitness.refused_task import KEPT_FOR, RefusedTasks, after_refusal, nak_delay
+from supervisor.fitness.self_check import start_self_check
 
 __all__ = [
     "KEPT_FOR",
@@ -21,6 +21,6 @@ __all__ = [
     "Status",
     "Verdict",
     "after_refusal",
-    "ask_model_list",
     "nak_delay",
+    "start_self_check",
 ]

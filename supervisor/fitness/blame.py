@@ -2,7 +2,9 @@
 
 A status does not tell: a firewall answers 403 to one prompt, a refused key answers 403 to every prompt. So a refusal
 makes the node *suspect* until evidence comes. The node is cleared by an answer to a call that was asked later than the
-refused one, or by the list of models. It is blamed if other tasks, or the list, are refused alike.
+refused one: a task's, or that of the self-check, a chat request of the node's own. It is blamed if upstream refuses the
+self-check. Refused tasks blame it only where the self-check shows nothing, because several clients can send requests
+that upstream refuses.
 
 In: who was refused or answered, and when it was asked. Never any text. Every `now` is monotonic seconds.
 """
@@ -10,17 +12,16 @@ In: who was refused or answered, and when it was asked. Never any text. Every `n
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
-from supervisor.events import ModelListSeen
-from workernode.protocol import FaultInfo, FaultKind
+from supervisor.events import SelfChecked
+from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind
 
 # Tasks that must be refused alike, without an answer to any later call, before the fault is the node's.
 ENOUGH = 3
 MORE_IF_WELL = 2  # so many more, if upstream answered lately
-MORE_IF_LISTED = 2  # so many more, if the list of models speaks for the node
 # Upstream answered lately: a call of so long ago was answered.
 LATELY = 60.0  # seconds
 # Calls that were asked since the first refusal may speak for the node: so long is waited for them.
@@ -34,14 +35,16 @@ MOST_REMEMBERED = 1000  # request ids
 # seldom takes that long to refuse.
 TRIALS = 3
 TRIAL = 1.0  # seconds
-# The list of models is asked so long after a refusal, if tasks have not decided by then, and again after the pause.
-ASK_AFTER = 0.2  # seconds
-ASK_PAUSE = 5.0  # seconds
-ASK_LOST = 3.0  # seconds: the question gets no answer
+# A self-check is made so long after a refusal, if tasks have not decided by then; at once if ENOUGH tasks are refused.
+CHECK_AFTER = 0.2  # seconds
+# The least time between the starts of two self-checks, which bounds what they cost.
+CHECK_PAUSE = 2.0  # seconds
+CHECK_LOST = 12.0  # seconds: a self-check of which nothing is heard is taken as one that shows nothing
 
 # Upstream has named the fault: if nothing else is known, it is believed.
 NAMED = (FaultKind.KEY, FaultKind.QUOTA, FaultKind.MODEL, FaultKind.CERTIFICATE)
-ABOUT_ACCESS = (FaultKind.KEY, FaultKind.REFUSED)
+# A self-check that is refused as a bad request has passed key, address and model. Money may be asked about later.
+PASSED_BY_BAD_REQUEST = (FaultKind.KEY, FaultKind.MODEL, FaultKind.ADDRESS, FaultKind.REFUSED)
 
 
 class Verdict(Enum):
@@ -65,17 +68,22 @@ class _Refusal:
 class Blame:
     """The evidence about one node."""
 
-    def __init__(self) -> None:
+    def __init__(self, can_check: bool = False) -> None:
+        """Know nothing yet.
+
+        Args:
+            can_check: a self-check is made when `takes_self_check` says so.
+        """
+        self._can_check = can_check
         self.node_fault: FaultInfo | None = None  # the decision: the node's fault
         self._answered_asked = -math.inf  # when the newest call that was answered had been asked
         self._refusals: OrderedDict[str, _Refusal] = OrderedDict()  # since that answer, by request id
         self._cleared: OrderedDict[str, float] = OrderedDict()  # refused once; the node was found well afterwards
         self._calls: dict[str, float] = {}  # calls under way that were asked while the node was suspect
         self._enough_at: float | None = None  # when enough tasks had been refused
-        self._list: ModelListSeen | None = None  # the newest answer to the list of models
-        self._list_at = -math.inf
-        self._list_was_well = False  # the list of models was shown before
-        self._question_at = -math.inf  # when it was asked last
+        self._check_began = -math.inf  # when the newest self-check began
+        self._check_ended = -math.inf  # when the newest self-check ended
+        self._is_check_silent = False  # the newest one that ended showed nothing
 
     # what happened
 
@@ -101,6 +109,8 @@ class Blame:
     def refused(self, now: float, request_id: str, asked_at: float, fault: FaultInfo) -> None:
         """A task was refused with one of NODE_KINDS."""
         known = self._refusals.get(request_id)
+        if not self.is_suspect(now):  # a new suspicion: an older self-check shows nothing of it
+            self._is_check_silent = False
         if request_id in self._cleared:
             self._refusals[request_id] = _Refusal(asked_at, now, 2, fault, Verdict.TASK)
         elif self._answered_asked >= asked_at:
@@ -112,16 +122,27 @@ class Blame:
             self._refusals.popitem(last=False)
         self.tick(now)
 
-    def list_seen(self, now: float, seen: ModelListSeen) -> None:
-        """The list of models was asked, in the background."""
-        self._list, self._list_at = seen, now
+    def self_checked(self, now: float, seen: SelfChecked) -> None:
+        """A self-check has brought a result."""
+        fault = seen.fault
+        if seen.is_first_refusal:
+            if fault is not None and self._most_alike() >= ENOUGH and self._answered_asked < seen.asked_at:
+                self._blame_node(fault)
+            return
+        self._check_ended, self._is_check_silent = now, False
+        suspected = {refusal.fault.kind for refusal in self._undecided(now).values()}
+        if fault is None or (fault.kind is FaultKind.CLIENT and suspected <= set(PASSED_BY_BAD_REQUEST)):
+            self.answered(seen.asked_at)
+        elif fault.kind in NODE_KINDS:
+            if self._answered_asked < seen.asked_at:
+                self._blame_node(fault)
+        else:
+            self._is_check_silent = True
         self.tick(now)
-        self._list_was_well = self._list_was_well or seen.fault is None
 
     def reset(self) -> None:
         """The decision was taken, or the node is well again: what was refused before counts no more."""
         self.node_fault = self._enough_at = None
-        self._list = None
         self._refusals.clear()
         self._calls.clear()
 
@@ -149,13 +170,15 @@ class Blame:
         """Return how many tasks a suspect node may try now."""
         return max(0, TRIALS - sum(now - since < TRIAL for since in self._calls.values()))
 
-    def takes_question(self, now: float) -> bool:
-        """Return whether the list of models should be asked now; if so, take it as asked."""
-        undecided = self._undecided(now)
-        first = min((refusal.at for refusal in undecided.values()), default=math.inf)
-        is_due = now >= max(first + ASK_AFTER, self._question_at + ASK_PAUSE)
+    def takes_self_check(self, now: float) -> bool:
+        """Return whether a self-check should be made now; if so, take it as begun."""
+        if not self._can_check or self._is_check_awaited(now):
+            return False
+        first = min((refusal.at for refusal in self._undecided(now).values()), default=math.inf)
+        wait = 0.0 if self._most_alike() >= ENOUGH else CHECK_AFTER
+        is_due = now >= max(first + wait, self._check_began + CHECK_PAUSE)
         if is_due:
-            self._question_at = now
+            self._check_began = now
         return is_due
 
     def tick(self, now: float) -> None:
@@ -164,16 +187,10 @@ class Blame:
             if now - refusal.at > MEMORY:
                 del self._refusals[request_id]
         undecided = self._undecided(now)
-        for kind in {refusal.fault.kind for refusal in undecided.values()}:
-            if self._is_the_nodes(now, kind):
-                self._blame_node(kind)
-                return
-        for refusal in undecided.values():
-            if refusal.times > 1 and not self._is_list_awaited(now):
-                refusal.verdict = self._second_refusal(now, refusal.fault.kind)
-                if refusal.verdict is Verdict.NODE:
-                    self._blame_node(refusal.fault.kind)
-                    return
+        if any(refusal.fault.kind is FaultKind.CERTIFICATE for refusal in undecided.values()):
+            self._blame_node_for(FaultKind.CERTIFICATE)
+        if self._do_tasks_decide(now):
+            self._decide_by_tasks(now, undecided)
 
     # how it is decided
 
@@ -183,12 +200,28 @@ class Blame:
             if refusal.verdict is Verdict.OPEN and now - refusal.at < LONGEST_SUSPICION
         }  # fmt: skip
 
+    def _do_tasks_decide(self, now: float) -> bool:
+        """No self-check can say more than the refused tasks do."""
+        if not self._can_check or self.was_well_lately(now):
+            return not self._is_check_awaited(now)
+        return self._is_check_silent and not self._is_check_awaited(now)
+
+    def _decide_by_tasks(self, now: float, undecided: dict[str, _Refusal]) -> None:
+        if not self._can_check or self._is_check_silent:
+            for kind in {refusal.fault.kind for refusal in undecided.values()}:
+                if self._is_the_nodes(now, kind):
+                    self._blame_node_for(kind)
+                    return
+        for refusal in undecided.values():
+            if refusal.times > 1:
+                refusal.verdict = self._second_refusal(now, refusal.fault.kind)
+                if refusal.verdict is Verdict.NODE:
+                    self._blame_node_for(refusal.fault.kind)
+                    return
+
     def _is_the_nodes(self, now: float, kind: FaultKind) -> bool:
         """Enough tasks were refused alike, and no call that is under way can still speak for the node."""
-        if kind is FaultKind.CERTIFICATE or (self._list_was_well and self._is_list_alike(now, kind)):
-            return True
-        needed = ENOUGH + MORE_IF_WELL * self.was_well_lately(now) + MORE_IF_LISTED * self._is_list_contrary(now, kind)
-        if self._refused_alike(kind) + self._list_weight(now, kind) < needed:
+        if self._refused_alike(kind) < ENOUGH + MORE_IF_WELL * self.was_well_lately(now):
             return False
         if self._enough_at is None:
             self._enough_at = now
@@ -196,15 +229,15 @@ class Blame:
 
     def _second_refusal(self, now: float, kind: FaultKind) -> Verdict:
         """Decide about a task that was refused twice, while too few others were."""
-        if self.was_well_lately(now) or self._is_list_contrary(now, kind):
+        if self.was_well_lately(now):
             return Verdict.TASK
-        if kind in NAMED or self._is_list_alike(now, kind) or self._refused_alike(kind) > 1:
-            return Verdict.NODE
-        return Verdict.TASK
+        return Verdict.NODE if kind in NAMED or self._refused_alike(kind) > 1 else Verdict.TASK
 
-    def _blame_node(self, kind: FaultKind) -> None:
-        alike = [refusal for refusal in self._refusals.values() if refusal.fault.kind is kind]
-        self.node_fault = alike[-1].fault
+    def _blame_node_for(self, kind: FaultKind) -> None:
+        self._blame_node([refusal.fault for refusal in self._refusals.values() if refusal.fault.kind is kind][-1])
+
+    def _blame_node(self, fault: FaultInfo) -> None:
+        self.node_fault = fault
         for refusal in self._refusals.values():
             if refusal.verdict is Verdict.OPEN:
                 refusal.verdict = Verdict.NODE
@@ -212,35 +245,12 @@ class Blame:
     def _refused_alike(self, kind: FaultKind) -> int:
         return sum(refusal.fault.kind is kind for refusal in self._refusals.values())
 
-    def _list_weight(self, now: float, kind: FaultKind) -> int:
-        """For how many refused tasks the list counts. One that was always refused says nothing beside answers."""
-        if not self._is_list_alike(now, kind) or self.was_well_lately(now):
-            return 0
-        return 2 if self._list is not None and self._list.fault is not None and self._list.fault.kind in NAMED else 1
+    def _most_alike(self) -> int:
+        """Return how many tasks were refused with the most frequent kind of fault."""
+        return max(Counter(refusal.fault.kind for refusal in self._refusals.values()).values(), default=0)
 
-    def _is_list_fresh(self, now: float) -> bool:
-        return now - self._list_at <= LATELY
-
-    def _is_list_alike(self, now: float, kind: FaultKind) -> bool:
-        fault = self._list.fault if self._list is not None and self._is_list_fresh(now) else None
-        return fault is not None and (fault.kind is kind or {fault.kind, kind} == set(ABOUT_ACCESS))
-
-    def _is_list_contrary(self, now: float, kind: FaultKind) -> bool:
-        seen = self._list
-        if seen is None or seen.fault is not None or not self._is_list_fresh(now):
-            return False
-        match kind:
-            case FaultKind.KEY | FaultKind.REFUSED:
-                return seen.needs_key
-            case FaultKind.ADDRESS:
-                return seen.is_list
-            case FaultKind.MODEL:
-                return seen.has_model
-            case _:
-                return False
-
-    def _is_list_awaited(self, now: float) -> bool:
-        return self._list_at < self._question_at and now - self._question_at < ASK_LOST
+    def _is_check_awaited(self, now: float) -> bool:
+        return self._check_ended < self._check_began and now - self._check_began < CHECK_LOST
 
     def _remember_cleared(self, request_id: str, at: float) -> None:
         self._cleared[request_id] = at

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supervisor.events import ModelListSeen
-from supervisor.fitness.blame import NAMED, Blame, Verdict
+from supervisor.events import SelfChecked
+from supervisor.fitness.blame import Blame, Verdict
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
 from supervisor.fitness.half_open import Probing
 from supervisor.fitness.outage import Outage
@@ -67,7 +67,8 @@ class Fitness:
     """The node's fitness. Owned by the main thread."""
 
     def __init__(
-        self, max_process_num: int, explain: Callable[[FaultInfo], str], task_timeout: float = 300.0
+        self, max_process_num: int, explain: Callable[[FaultInfo], str], task_timeout: float = 300.0,
+        can_check: bool = False,
     ) -> None:
         """Start fit.
 
@@ -75,13 +76,14 @@ class Fitness:
             max_process_num: the most calls at once.
             explain: the sentence for people about a fault (supervisor.upstream.FaultMessages).
             task_timeout: seconds that a client waits (TASK_TIMEOUT).
+            can_check: a self-check is made when `takes_self_check` says so.
         """
         self.state = FitnessState.FIT
         self.fault: FaultInfo | None = None  # why it is not FIT
         self._explain = explain
         self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_OUTAGE)
         self._limit = RateLimit(max_process_num)
-        self._blame = Blame()
+        self._blame = Blame(can_check)
         self._outage = Outage()
         self._probing = Probing()
         self._since = 0.0
@@ -120,14 +122,9 @@ class Fitness:
             self._failed(now, asked_at, fault, request_id)
         self._follow_blame(now)
 
-    def list_seen(self, now: float, seen: ModelListSeen) -> None:
-        """The list of models was asked: at the start, or because `takes_question` said so."""
-        fault = seen.fault
-        if fault is not None and seen.is_repeated and fault.kind in NAMED and self.state is not FitnessState.UNFIT:
-            if not self._blame.was_well_lately(now):
-                self._fail(now, "refused", fault)
-            return
-        self._blame.list_seen(now, seen)
+    def self_checked(self, now: float, seen: SelfChecked) -> None:
+        """A self-check has ended: at the start, or because `takes_self_check` said so."""
+        self._blame.self_checked(now, seen)
         self._follow_blame(now)
 
     def probe_now(self, now: float) -> None:
@@ -199,9 +196,9 @@ class Fitness:
         """Return whose fault the refusal of a task is."""
         return Verdict.NODE if self.state is FitnessState.UNFIT else self._blame.verdict(request_id)
 
-    def takes_question(self, now: float) -> bool:
-        """Return whether the list of models should be asked now; if so, take it as asked."""
-        return self.state is FitnessState.SUSPECT and self._blame.takes_question(now)
+    def takes_self_check(self, now: float) -> bool:
+        """Return whether a self-check should be made now; if so, take it as begun."""
+        return self.state is FitnessState.SUSPECT and self._blame.takes_self_check(now)
 
     def next_tick(self, now: float) -> float:
         """Return when `tick` has something to do without any event."""

@@ -106,6 +106,29 @@ def test_what_all_tasks_are_refused_with_is_reported_once_with_the_right_reason(
     assert len(reports(only)) == 1
 
 
+@pytest.mark.parametrize("is_slow", [False, True], ids=["at once", "one after the other"])
+@dialects
+def test_several_poisoned_tasks_without_an_answer_between_leave_the_node_fit(
+    name: str, is_slow: bool,
+    node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream,
+) -> None:  # fmt: skip
+    refusal = DIALECTS[name][0]
+    upstream.script(lambda exchange: refusal if POISON in exchange.body.decode() else None)
+    only = node(MAX_PROCESS_NUM=8)
+    with readiness(only) as seen:
+        poisoned = []
+        for _ in range(8):
+            poisoned += platform.ask_many([POISON])
+            if is_slow:  # each has its error before the next one comes
+                gateway.wait_all(poisoned, TIMEOUT)
+        good = platform.ask_many(["good"] * 12)
+        gateway.wait_all(poisoned + good, TIMEOUT)
+    assert [id for id in good if gateway.answer(id).error] == []
+    assert [id for id in poisoned if not gateway.answer(id).error] == []
+    assert gateway.faults(poisoned + good) == []
+    assert (seen, reports(only)) == ({200}, [])
+
+
 def test_a_refusal_that_passes_is_told_to_nobody(
     node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:

@@ -40,7 +40,7 @@ def test_a_node_that_cannot_serve_reports_once_probes_and_heals_without_a_restar
 ) -> None:
     status, kind, code, reason, client_code = REFUSALS[name]
     upstream.mode = refuse(status, kind, code)
-    only = node(ready=False, MAX_PROCESS_NUM=4)  # the look at /models may find it before the first task does
+    only = node(ready=False, MAX_PROCESS_NUM=4)
     ids = platform.ask_many(["hi"] * 6)
     gateway.wait_all(ids, TIMEOUT)
     assert gateway.faults(ids) == []
@@ -91,11 +91,11 @@ def test_bad_requests_of_clients_never_make_the_node_unfit(
 def test_a_refused_key_is_known_before_the_first_task(
     node: Callable[..., Node], platform: Platform, upstream: FakeUpstream
 ) -> None:
-    upstream.mode = refuse(401, "invalid_request_error", "invalid_api_key")
+    upstream.only_key = "another"
     only = node(ready=False, API_KEY="sk-refused-0123456789")
-    said = only.wait_log("AuthenticationError")
-    assert "set API_KEY" in str(said)
-    assert upstream.total == 0
+    report = only.wait_log("AuthenticationError")
+    assert "set API_KEY" in str(report)
+    assert upstream.total <= 2  # the self-check
     assert "sk-refused" not in only.output
 
 

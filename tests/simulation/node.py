@@ -13,7 +13,7 @@ from supervisor.assembly import Parts
 from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, ModelListSeen, Received, Stored
+from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, SelfChecked, Stored
 from supervisor.fitness import Fitness
 from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
@@ -22,13 +22,13 @@ from supervisor.machine import Clock, Resources
 from supervisor.node import Node
 from supervisor.states import Exit, NodeState
 from supervisor.workers.pool import Pool, Worker
-from tests.simulation.outside import KEY, Gateway, Upstream
+from tests.simulation.outside import AWAY, Gateway, Upstream
 from tests.simulation.pulsar import Consumer, Delivery, Link, PulsarException, Server
 from tests.simulation.schedule import Schedule, TaskPlan
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 from workernode import record
-from workernode.protocol import Job, Outcome, Target
+from workernode.protocol import NODE_KINDS, Job, Outcome, Target
 from workernode.settings import Settings, load
 
 TURN_TAKES = 0.0002  # seconds from something becoming readable to the turn that takes it in, and a turn's own time
@@ -421,23 +421,39 @@ class SimNode:
 
     def _parts(self) -> Any:
         concurrency = self.concurrency = ConcurrencyController(self.settings, self.sample)
-        fitness = Fitness(self.settings.max_process_num, lambda fault: "a sentence")
+        fitness = Fitness(
+            self.settings.max_process_num, lambda fault: "a sentence", self.settings.task_timeout,
+            can_check=self.model is None,
+        )
         model: Any = self.model
         overview: Any = self.overview
         return Parts(
             clock=self.clock, loop=self.loop, broker=self.broker, pool=self.pool, concurrency=concurrency,
             fitness=fitness, reporter=SimReporter(), overview=lambda dispatcher: overview,
             local_model=(lambda incidents: model) if model else None,
-            ask_model_list=self._ask_model_list, end_streams=self._end_streams,
+            self_check=self._self_check, end_streams=self._end_streams,
         )  # fmt: skip
 
-    def _ask_model_list(self, target: Target, repeat: bool, seen: Callable[[ModelListSeen], None]) -> None:
-        def ask() -> None:
-            if self.is_alive:
-                is_refused = self.world.now < self.upstream.key_refused_until
-                seen(ModelListSeen(KEY, is_repeated=repeat) if is_refused else ModelListSeen(None, True, True, True))
+    def _self_check(self, target: Target, at_start: bool, done: Callable[[SelfChecked], None]) -> None:
+        """A refusal is believed after a second one, as in supervisor/fitness/self_check.py."""
+        asked_at = self.world.now
+        first = self.upstream.self_check()
+        is_refused = first is not None and first.kind in NODE_KINDS
 
-        self.world.after(0.3, ask)
+        def end(result: SelfChecked) -> None:
+            if self.is_alive:
+                done(result)
+
+        def repeat() -> None:
+            again = self.upstream.self_check()
+            is_known = again is None or (first is not None and again.kind is first.kind)
+            end(SelfChecked(self.world.now, again if is_known else AWAY))
+
+        if is_refused:
+            self.world.after(0.3, lambda: end(SelfChecked(asked_at, first, is_first_refusal=True)))
+            self.world.after(0.9, repeat)
+        elif not at_start:
+            self.world.after(0.3, lambda: end(SelfChecked(asked_at, first)))
 
     # --- what the simulated parts call ---
 

@@ -137,6 +137,13 @@ class Upstream:
         fault = self._limit() if what == "429" else FAULTS.get(what)
         return (what, None) if fault is None else ("fault", fault)
 
+    def self_check(self) -> FaultInfo | None:
+        """Answer a chat request of a node's own."""
+        now = self._world.now
+        if now < self.down_until:
+            return AWAY
+        return KEY if now < self.key_refused_until else QUOTA if now < self.no_quota_until else None
+
     def report(self, asked: float) -> RateLimitReport | None:
         """What the headers of an answer tell of the limit, if upstream has such headers."""
         if not self.headers:

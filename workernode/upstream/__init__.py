@@ -1,6 +1,7 @@
 """Asks the OpenAI-compatible upstream (an API, or the local model) and returns its answer, plain or streamed."""
 
 from workernode.upstream.addresses import models_address
+from workernode.upstream.answer import read_completion
 from workernode.upstream.client import Upstream
 from workernode.upstream.faults import fault_of_exception, fault_of_response
 from workernode.upstream.headers import request_headers
@@ -16,6 +17,7 @@ __all__ = [
     "fault_of_exception",
     "fault_of_response",
     "models_address",
+    "read_completion",
     "request_headers",
     "upstream_target",
 ]

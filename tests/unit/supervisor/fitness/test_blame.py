@@ -1,15 +1,16 @@
-"""supervisor/fitness/blame.py: whose fault a refusal is, by what other tasks and the list of models show."""
+"""supervisor/fitness/blame.py: whose fault a refusal is, by what other tasks and the self-check show."""
 
 from __future__ import annotations
 
 import pytest
 
-from supervisor.events import ModelListSeen
+from supervisor.events import SelfChecked
 from supervisor.fitness.blame import (
-    ASK_AFTER,
+    CHECK_AFTER,
+    CHECK_LOST,
+    CHECK_PAUSE,
     ENOUGH,
     LONGEST_SUSPICION,
-    MORE_IF_LISTED,
     MORE_IF_WELL,
     TRIALS,
     WAIT_FOR_CALLS,
@@ -27,7 +28,8 @@ CERTIFICATE = FaultInfo(FaultKind.CERTIFICATE, 0, "", "")
 ALL = [KEY, QUOTA, MODEL, ADDRESS, REFUSED]
 NAMED = [KEY, QUOTA, MODEL]
 NOW = 1000.0
-GOOD_LIST = ModelListSeen(None, needs_key=True, is_list=True, has_model=True)
+PASSING = FaultInfo(FaultKind.PASSING, 500, "", "")
+BAD_REQUEST = FaultInfo(FaultKind.CLIENT, 400, "unsupported_parameter", "")
 every = pytest.mark.parametrize("fault", ALL, ids=lambda fault: fault.kind.value)
 
 
@@ -147,72 +149,137 @@ def test_a_certificate_is_never_a_tasks_fault() -> None:
     assert blame.node_fault == CERTIFICATE
 
 
-# the list of models
+# the self-check
 
 
-def test_the_list_is_asked_soon_after_a_refusal_and_not_again_at_once() -> None:
-    blame = Blame()
-    assert not blame.takes_question(NOW)
+def checked(fault: FaultInfo | None, *refused_ids: str, suspected: FaultInfo = REFUSED) -> Blame:
+    """Tasks were refused, a self-check was made, and ended so."""
+    blame = Blame(can_check=True)
+    refused(blame, NOW, *refused_ids, fault=suspected)
+    assert blame.takes_self_check(NOW + CHECK_AFTER)
+    blame.self_checked(NOW + CHECK_AFTER + 0.1, SelfChecked(NOW + CHECK_AFTER, fault))
+    return blame
+
+
+def test_a_self_check_is_made_soon_after_a_refusal_and_not_again_at_once() -> None:
+    blame = Blame(can_check=True)
+    assert not blame.takes_self_check(NOW)
     refused(blame, NOW, "a")
-    assert not blame.takes_question(NOW + ASK_AFTER / 2)
-    assert blame.takes_question(NOW + ASK_AFTER)
-    assert not blame.takes_question(NOW + 2 * ASK_AFTER)
+    assert not blame.takes_self_check(NOW + CHECK_AFTER / 2)
+    assert blame.takes_self_check(NOW + CHECK_AFTER)
+    assert not blame.takes_self_check(NOW + 2 * CHECK_AFTER)
 
 
-@pytest.mark.parametrize("fault", [KEY, ADDRESS, MODEL], ids=lambda fault: fault.kind.value)
-def test_a_list_that_is_refused_alike_counts_as_tasks(fault: FaultInfo) -> None:
+def test_a_self_check_is_not_made_again_while_the_last_one_is_under_way() -> None:
+    blame = Blame(can_check=True)
+    refused(blame, NOW, "a")
+    assert blame.takes_self_check(NOW + CHECK_AFTER)
+    refused(blame, NOW + CHECK_PAUSE + 1, "a")
+    assert not blame.takes_self_check(NOW + CHECK_PAUSE + 2)
+    refused(blame, NOW + CHECK_LOST + 1, "a")
+    assert blame.takes_self_check(NOW + CHECK_LOST + 2)
+
+
+def test_a_node_that_cannot_check_never_does() -> None:
     blame = Blame()
-    refused(blame, NOW, "a", fault=fault)
-    blame.list_seen(NOW + 1, ModelListSeen(fault))
-    refused(blame, NOW + 1, "a", fault=fault)
-    assert blame.node_fault == fault
+    refused(blame, NOW, "a")
+    assert not blame.takes_self_check(NOW + 100)
 
 
-def test_a_list_that_was_shown_and_now_refuses_decides_at_once() -> None:
-    blame = Blame()
-    blame.list_seen(NOW - 100, GOOD_LIST)
-    blame.answered(NOW - 1)
-    refused(blame, NOW, "a", fault=KEY)
-    blame.list_seen(NOW + 0.3, ModelListSeen(KEY))
-    assert blame.node_fault == KEY
-
-
-def test_a_list_that_is_always_refused_says_nothing_beside_answers() -> None:
-    blame = Blame()
-    blame.answered(NOW - 1)
-    refused(blame, NOW, "a", fault=KEY)
-    blame.list_seen(NOW + 0.3, ModelListSeen(KEY))
-    refused(blame, NOW + 1, "a", fault=KEY)
-    assert (blame.verdict("a"), blame.node_fault) == (Verdict.TASK, None)
-
-
-@pytest.mark.parametrize("fault", [KEY, REFUSED, ADDRESS, MODEL], ids=lambda fault: fault.kind.value)
-def test_a_list_that_speaks_for_the_node_raises_the_bar_and_does_not_hide_a_real_fault(fault: FaultInfo) -> None:
-    blame = Blame()
-    refused(blame, NOW, "a", fault=fault)
-    blame.list_seen(NOW + 0.3, GOOD_LIST)
-    refused(blame, NOW + 0.4, *"bcd", fault=fault)
+@every
+@pytest.mark.parametrize("well_before", [True, False], ids=["well before", "never answered before"])
+def test_many_refused_tasks_blame_no_node_whose_self_check_is_answered(fault: FaultInfo, well_before: bool) -> None:
+    blame = Blame(can_check=True)
+    if well_before:
+        blame.answered(NOW - 1)
+    ids = [str(number) for number in range(8)]
+    refused(blame, NOW, *ids, fault=fault)
     assert blame.node_fault is None
-    refused(blame, NOW + 0.5, "e", fault=fault)
-    assert ENOUGH + MORE_IF_LISTED == 5
+    assert blame.takes_self_check(NOW + CHECK_AFTER)
+    blame.self_checked(NOW + 0.5, SelfChecked(NOW + CHECK_AFTER))
+    assert {blame.verdict(each) for each in ids} == {Verdict.AGAIN}
+    refused(blame, NOW + 0.6, *ids, fault=fault)
+    assert {blame.verdict(each) for each in ids} == {Verdict.TASK}
+    assert blame.node_fault is None
+
+
+@every
+def test_poisoned_tasks_that_come_one_after_the_other_never_blame_a_node_that_is_well(fault: FaultInfo) -> None:
+    blame = Blame(can_check=True)
+    moments = [NOW + step / 10 for step in range(300)]
+    for step, now in enumerate(moments):
+        if step % 5 == 0:
+            refused(blame, now, f"poisoned {step}", fault=fault)
+        if blame.takes_self_check(now):
+            blame.self_checked(now, SelfChecked(now))
+        blame.tick(now)
+        assert blame.node_fault is None
+
+
+@every
+@pytest.mark.parametrize("well_before", [True, False], ids=["well before", "never answered before"])
+def test_one_refused_task_and_a_refused_self_check_blame_the_node(fault: FaultInfo, well_before: bool) -> None:
+    blame = Blame(can_check=True)
+    if well_before:
+        blame.answered(NOW - 1)
+    refused(blame, NOW, "a", fault=fault)
+    assert blame.takes_self_check(NOW + CHECK_AFTER)
+    blame.self_checked(NOW + 1.3, SelfChecked(NOW + 1.2, fault))
     assert blame.node_fault == fault
+    assert blame.verdict("a") is Verdict.NODE
 
 
-def test_a_list_that_everybody_sees_says_nothing_of_the_key() -> None:
-    blame = Blame()
-    refused(blame, NOW, "a", fault=KEY)
-    blame.list_seen(NOW + 0.3, ModelListSeen(None, needs_key=False, is_list=True, has_model=True))
-    refused(blame, NOW + 1, "a", fault=KEY)
+@every
+def test_the_first_refusal_of_a_self_check_is_enough_where_several_tasks_were_refused(fault: FaultInfo) -> None:
+    for ids, blamed in (("ab", None), ("abc", fault)):
+        blame = Blame(can_check=True)
+        refused(blame, NOW, *ids, fault=fault)
+        assert blame.takes_self_check(NOW) is (blamed is not None)  # it is not waited for where several were refused
+        assert blame.takes_self_check(NOW + CHECK_AFTER) is (blamed is None)
+        blame.self_checked(NOW + 0.3, SelfChecked(NOW + CHECK_AFTER, fault, is_first_refusal=True))
+        assert blame.node_fault == blamed
+
+
+def test_a_self_check_that_is_refused_blames_a_node_without_tasks() -> None:
+    blame = Blame(can_check=True)
+    blame.self_checked(NOW, SelfChecked(NOW - 0.1, KEY))
     assert blame.node_fault == KEY
 
 
-def test_a_second_refusal_waits_for_the_list_that_was_asked() -> None:
-    blame = Blame()
+def test_a_refused_self_check_says_nothing_if_a_later_call_was_answered() -> None:
+    blame = Blame(can_check=True)
+    refused(blame, NOW, "a")
+    blame.answered(NOW + 0.4)
+    blame.self_checked(NOW + 0.5, SelfChecked(NOW + 0.3, KEY))
+    assert blame.node_fault is None
+
+
+@every
+def test_tasks_decide_where_the_self_check_shows_nothing(fault: FaultInfo) -> None:
+    blame = checked(PASSING, *"abc", suspected=fault)
+    assert blame.node_fault == fault
+
+
+def test_an_older_self_check_that_showed_nothing_does_not_let_tasks_decide() -> None:
+    blame = checked(PASSING, "a")
+    blame.answered(NOW + 1)
+    refused(blame, NOW + 100, *"bcdefgh")
+    assert blame.node_fault is None
+
+
+def test_a_self_check_that_is_refused_as_a_bad_request_clears_all_but_the_quota() -> None:
+    assert checked(BAD_REQUEST, "a", suspected=KEY).verdict("a") is Verdict.AGAIN
+    assert checked(BAD_REQUEST, "a", suspected=QUOTA).verdict("a") is Verdict.OPEN
+
+
+def test_a_second_refusal_waits_for_the_self_check() -> None:
+    blame = Blame(can_check=True)
     refused(blame, NOW, "a", fault=KEY)
-    assert blame.takes_question(NOW + 1)
+    assert blame.takes_self_check(NOW + 1)
     refused(blame, NOW + 1.1, "a", fault=KEY)
     assert blame.verdict("a") is Verdict.OPEN
-    blame.list_seen(NOW + 1.2, GOOD_LIST)
+    blame.self_checked(NOW + 1.2, SelfChecked(NOW + 1))
+    refused(blame, NOW + 1.3, "a", fault=KEY)
     assert blame.verdict("a") is Verdict.TASK
 
 

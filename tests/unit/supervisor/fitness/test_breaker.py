@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.events import ModelListSeen
+from supervisor.events import SelfChecked
 from supervisor.fitness import Admission, Admit, Begin, End, Fitness, Verdict
 from supervisor.fitness.breaker import LONGEST_OUTAGE, MOVES, REASONS
 from supervisor.fitness.half_open import FIRST_PROBE, FRESH, LAST_PROBE
@@ -91,14 +91,13 @@ START: dict[FitnessState, Callable[[], Fitness]] = {
     FitnessState.AWAY: away,
     FitnessState.UNFIT: unfit,
 }
-KEY_REFUSED_BY_LIST = ModelListSeen(KEY, is_repeated=True)
 EVENTS: dict[str, Callable[[Fitness], None]] = {
     "limited": lambda fitness: refuse(fitness, 110.0),
     "lifted": lambda fitness: answer(fitness, 110.0),
     "suspected": lambda fitness: fail(fitness, 105.0, KEY),
     "cleared": lambda fitness: answer(fitness, 105.0),
     "failed": lambda fitness: fail_all(fitness, 105.0, LOADING),
-    "refused": lambda fitness: fitness.list_seen(105.0, KEY_REFUSED_BY_LIST),
+    "refused": lambda fitness: fitness.self_checked(105.0, SelfChecked(104.0, KEY)),
     "answered": lambda fitness: probe(fitness, 110.0, None, well=True),
 }
 LASTED: dict[FitnessState, Callable[[Fitness], None]] = {
@@ -276,19 +275,29 @@ def test_what_all_tasks_are_refused_with_makes_the_node_unfit_and_is_reported_on
     assert fitness.reports() == []
 
 
-def test_a_list_of_models_that_refuses_the_key_twice_at_the_start_makes_the_node_unfit() -> None:
+def test_a_self_check_that_is_refused_at_the_start_makes_the_node_unfit() -> None:
     fitness = made()
-    fitness.list_seen(0.5, ModelListSeen(KEY))
-    assert fitness.reports() == []
-    fitness.list_seen(1.5, KEY_REFUSED_BY_LIST)
-    assert fitness.state is FitnessState.UNFIT
+    fitness.self_checked(1.5, SelfChecked(1.4, KEY))
+    assert (fitness.state, fitness.fault) == (FitnessState.UNFIT, KEY)
+    assert len(fitness.reports()) == 1
 
 
-def test_a_list_of_models_that_is_refused_while_tasks_are_answered_says_nothing() -> None:
+def test_a_self_check_that_is_refused_before_a_task_is_answered_says_nothing() -> None:
     fitness = made()
-    answer(fitness, 1.0)
-    fitness.list_seen(1.5, KEY_REFUSED_BY_LIST)
+    answer(fitness, 1.45)
+    fitness.self_checked(1.5, SelfChecked(1.4, KEY))
     assert fitness.state is FitnessState.FIT
+
+
+def test_several_poisoned_tasks_at_once_leave_a_node_fit_whose_self_check_is_answered() -> None:
+    fitness = Fitness(64, EXPLAIN, can_check=True)
+    fail_all(fitness, 100.0, FIREWALL, tasks=8)
+    assert fitness.state is FitnessState.SUSPECT
+    assert fitness.takes_self_check(100.3)
+    fitness.self_checked(100.4, SelfChecked(100.3))
+    fail_all(fitness, 100.5, FIREWALL, tasks=8)
+    assert {fitness.verdict(f"task {number}") for number in range(8)} == {Verdict.TASK}
+    assert (fitness.state, fitness.reports()) == (FitnessState.FIT, [])
 
 
 def test_half_open_one_task_is_tried_and_the_others_go_back_with_the_reason() -> None:
@@ -441,12 +450,13 @@ def test_a_suspicion_without_any_other_evidence_ends() -> None:
     assert (fitness.state, fitness.reports()) == (FitnessState.FIT, [])
 
 
-def test_the_list_of_models_is_asked_by_a_suspect_node_only() -> None:
-    assert not made().takes_question(100.0)
-    fitness = suspect(100.0)
-    assert not fitness.takes_question(100.1)
-    assert fitness.takes_question(100.3)
-    assert not fitness.takes_question(100.4)
+def test_only_a_suspect_node_checks_itself() -> None:
+    fitness = Fitness(64, EXPLAIN, can_check=True)
+    assert not fitness.takes_self_check(100.0)
+    fail(fitness, 100.0, FIREWALL)
+    assert not fitness.takes_self_check(100.1)
+    assert fitness.takes_self_check(100.3)
+    assert not fitness.takes_self_check(100.4)
 
 
 # AWAY
@@ -509,7 +519,7 @@ def test_a_local_model_that_is_ready_again_ends_an_outage(lasted: float) -> None
 
 def test_a_local_model_that_is_ready_again_makes_no_refused_key_good() -> None:
     fitness = Fitness(64, EXPLAIN)
-    fitness.list_seen(100.0, ModelListSeen(KEY, is_repeated=True))
+    fitness.self_checked(100.0, SelfChecked(99.9, KEY))
     assert fitness.state is FitnessState.UNFIT
     fitness.upstream_started(101.0)
     assert fitness.state is FitnessState.UNFIT
