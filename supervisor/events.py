@@ -28,6 +28,12 @@ class Received:
     received_at: float  # monotonic
     redeliveries: int  # as the broker counts
     is_chunked: bool = False  # it came in chunks: the client library cannot nak it
+    publisher: str = ""  # the name of the producer that has published it
+    asked_for: float = 0.0  # seconds that the node had asked for a message and got none before this one
+
+    def age(self, now: float) -> float:
+        """Return the seconds since it was published; `now` is monotonic."""
+        return self.received - self.published + now - self.received_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from supervisor.health import (
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
+from supervisor.publisher_clocks import PublisherClocks
 from supervisor.reload import log_reload
 from supervisor.states import Exit, FitnessState, Intake, NodeState
 from supervisor.workers import CRASHES_TO_REPORT, Worker
@@ -53,6 +54,7 @@ class Node:
     def __init__(self, settings: Settings, identity: record.Node, parts: Parts) -> None:
         self._settings, self._identity, self._parts = settings, identity, parts
         self._clock, self._loop = parts.clock, parts.loop
+        self._clocks = PublisherClocks(self._clock.monotonic(), self._clock.wall())
         self._broker = parts.broker
         self._pool = parts.pool
         self._concurrency = parts.concurrency
@@ -182,6 +184,8 @@ class Node:
 
     def _receive(self, received: events.Received) -> None:
         self._broker.seen(received)
+        received = self._clocks.corrected(received)
+        self._overview.clock_difference = self._clocks.largest
         if self._dispatcher.receive(received):
             self._metrics.taken(received.redeliveries)
         else:
@@ -249,7 +253,7 @@ class Node:
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
         """The message has left this node. One that an unfit node sent back is to go to another node."""
         self._metrics.settled(outcome.decision)
-        is_young = self._clock.wall() - delivery.received.published < STEP_ASIDE
+        is_young = delivery.received.age(self._clock.monotonic()) < STEP_ASIDE
         is_empty = len(self._dispatcher) == 0
         is_unfit = self._fitness.state is FitnessState.UNFIT
         if outcome.decision is Decision.NAK and is_young and is_empty and is_unfit:

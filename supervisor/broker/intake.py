@@ -58,6 +58,7 @@ class Intake:
         self._paused = False
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
+        self._asking_since: float | None = None  # monotonic: a message is asked for and none has come; None: not asked
         self._last_delivery: tuple[Entry, int] | None = None  # what the message that was taken last came with
 
     # --- the owner ---
@@ -76,6 +77,10 @@ class Intake:
                 self._hand_over(self._early.pop(next(iter(self._early))).received)
             if not ask:
                 self._allowed = self._taken
+            if self._taken >= self._allowed or self._consumer is None:
+                self._asking_since = None
+            elif self._asking_since is None:
+                self._asking_since = self._clock()
             if self._paused and self._taken < self._allowed and self._consumer is not None:
                 self._paused = False
                 self._consumer.resume_message_listener()
@@ -146,6 +151,7 @@ class Intake:
         token = object()
         with self._lock:
             self._token, self._consumer, self._paused = token, None, False
+            self._asking_since = None
         consumer = subscribe(lambda consumer, message: self._arrived(token, consumer, message))
         with self._lock:
             if self._token is token:
@@ -164,6 +170,7 @@ class Intake:
     def reconnected(self) -> None:
         """The library has connected anew by itself. It has then asked for a message, even if its listener is paused."""
         with self._lock:
+            self._asking_since = None
             if self._paused and self._consumer is not None:
                 self._paused = False
                 while self._consumer.resume_message_listener():
@@ -175,6 +182,7 @@ class Intake:
         """
         with self._lock:
             self._token, self._consumer, self._paused = None, None, False
+            self._asking_since = None
             self._early.clear()
 
     def detach_if_unused(self, seen: int | None = None) -> bool:
@@ -189,6 +197,7 @@ class Intake:
             if self._taken != (self._seen if seen is None else seen):
                 return False
             self._token, self._consumer, self._paused = None, None, False
+            self._asking_since = None
             self._early.clear()
             return True
 
@@ -199,10 +208,12 @@ class Intake:
 
     def _arrived(self, token: object, consumer: Any, message: Any) -> None:
         """The library's thread brings a message. That of a closed consumer is dropped: the broker redelivers it."""
-        received = received_of(message, self._clock(), self._wall())
+        now, wall, since = self._clock(), self._wall(), self._asking_since
+        received = received_of(message, now, wall, 0.0 if since is None else now - since)
         with self._lock:
             if self._token is not token:
                 return
+            self._asking_since = None
             if self._taken < self._allowed:
                 self._hand_over(received)
             else:
@@ -223,7 +234,7 @@ def _delivery_of(received: Received) -> tuple[Entry, int]:
     return received.key[:3], received.redeliveries
 
 
-def received_of(message: Any, now: float, wall: float) -> Received:
+def received_of(message: Any, now: float, wall: float, asked_for: float = 0.0) -> Received:
     """Return the event that reports this message of the library's."""
     place = message.message_id()
     return Received(
@@ -235,6 +246,8 @@ def received_of(message: Any, now: float, wall: float) -> Received:
         received_at=now,
         redeliveries=message.redelivery_count(),
         is_chunked=place.batch_index() < 0 and FIRST_CHUNK in dict(fields(place.serialize())),
+        publisher=message.producer_name(),
+        asked_for=asked_for,
     )
 
 

@@ -171,6 +171,11 @@ SERIES = (
         "Nak'd messages that stay at this node until their delay is over.",
         lambda reading: reading.now.held_back,
     ),
+    _gauge(
+        "clock_difference_seconds",
+        "Seconds that are taken off the age of a publisher's tasks, because its clock is behind; the largest.",
+        lambda reading: reading.now.clock_difference,
+    ),
     # Records.
     _counter("records_sent", "Billing records that the broker has stored."),
     _gauge(

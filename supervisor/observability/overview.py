@@ -38,6 +38,7 @@ class Overview:
         """
         self._settings, self._sources = settings, sources
         self.metrics = Metrics(info)
+        self.clock_difference = 0.0  # seconds; set by the node (PublisherClocks.largest)
         self._reports = RecentNotices()
         self._faults = RecentFaults(Redactor(settings.secrets, as_json=False))
         logging.getLogger().addHandler(self._faults)
@@ -115,6 +116,7 @@ class Overview:
             tokens=sources.workers.tokens(),
             records_held=sources.tasks.unrecorded,
             held_back=sources.broker.held_naks,
+            clock_difference=self.clock_difference,
             workers=self._settings.worker_processes,
             workers_ready=sources.workers.ready(),
             child=model.state.value if model else "",

@@ -84,6 +84,7 @@ class Snapshot:
     tokens: float = 0.0  # that came from upstream since the start, counted as they come
     records_held: int = 0  # decided tasks whose record is not stored yet
     held_back: int = 0  # nak'd messages that stay at this node until their delay is over
+    clock_difference: float = 0.0  # seconds taken off the age of a publisher's tasks: the largest
     # Processes and machine.
     workers: int = 0
     workers_ready: int = 0

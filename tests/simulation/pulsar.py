@@ -88,6 +88,10 @@ class Delivery:
         """The payload."""
         return self.message.payload
 
+    def producer_name(self) -> str:
+        """The one publisher."""
+        return "gateway"
+
     def publish_timestamp(self) -> int:
         """Milliseconds since the epoch."""
         return int(self.message.entry.published * 1000)

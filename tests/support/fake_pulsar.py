@@ -66,6 +66,9 @@ class Message:
     def data(self) -> bytes:
         return f"{self.entry}/{self.index}".encode()
 
+    def producer_name(self) -> str:
+        return "gateway"
+
     def publish_timestamp(self) -> int:
         return 0
 
