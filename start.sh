@@ -350,11 +350,17 @@ start_gateway() {
 
 # --- node ---
 
-node_is_ready() { # if not, $why is the reason that it gives
+node_is_ready() { # if not, $why is the reason that it gives; fails if a person has to act first
     local address="$STATUS_ADDR" answer
     case "$address" in 0.0.0.0:*) address="127.0.0.1:${address##*:}" ;; esac
     answer="$(curl --silent --noproxy '*' --max-time 10 --write-out '\n%{http_code}' "http://$address/readyz" || true)"
     why="$(printf '%s' "${answer%$'\n'*}" | tr -s ' \n' ' ' | sed 's/.*"why": \[ *\([^]]*[^] ]\) *\].*/\1/; s/"//g')"
+    case "$answer" in *'"fitness": "unfit"'*)
+        fail "the node is up, and its upstream does not serve it: $why." \
+            "Correct what that names (API_URL, API_KEY, MODEL_NAME, in the environment or in .env), then start again." \
+            "The node's log is $RUN/node.log"
+        ;;
+    esac
     [ "${answer##*$'\n'}" = 200 ]
 }
 

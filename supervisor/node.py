@@ -27,7 +27,7 @@ from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
 from supervisor.publisher_clocks import PublisherClocks
 from supervisor.reload import log_reload
-from supervisor.states import Exit, FitnessState, Intake, NodeState
+from supervisor.states import Exit, FitnessState, Intake, NodeState, cap_in_force
 from supervisor.workers import CRASHES_TO_REPORT, Worker
 from workernode import __version__, record
 from workernode.protocol import Decision, FromWorker, Outcome, RateLimitReport, Ready
@@ -269,7 +269,7 @@ class Node:
         if self.state is not NodeState.SERVING or not self._local_model.is_ready or gate.intake is Intake.HOLD:
             self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
-        cap = min(self._concurrency.cap, self._fitness.cap)
+        cap = cap_in_force(self._concurrency.cap, self._fitness.cap)
         # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because
         # at most two messages beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when
         # the cap fell.

@@ -66,6 +66,11 @@ class ModelServerState(Enum):
     FAILED = "failed"  # exited too often: reported; spawned again after a long pause, because the fault may be mended
 
 
+def cap_in_force(machine: int, upstream: int) -> int:
+    """Return how many tasks may be in flight: the lower of the machine's cap and the cap of upstream's rate limit."""
+    return min(machine, upstream)
+
+
 # Why the cap is where it is: the code (a label of a metric, a field of the log) and its meaning.
 CAP_REASONS = {
     "start": "where it began",

@@ -17,6 +17,7 @@ from supervisor.broker.access import Access
 from supervisor.broker.protobuf import fields, nested, number, text
 from supervisor.broker.trust import tls_context
 from workernode import __version__
+from workernode.redaction import hide_secrets
 
 CONNECT, CONNECTED, ERROR, TOPICS, TOPICS_RESPONSE = 2, 3, 14, 32, 33  # BaseCommand.Type, and the field of each
 ANSWERS = (CONNECTED, ERROR, TOPICS_RESPONSE)
@@ -51,7 +52,7 @@ class Session:
 
     Attributes:
         address: host:port.
-        version: the broker's version as it reports it; "" if it does not.
+        version: the broker's version as it reports it, such as "Pulsar Server4.0.8"; "" if it does not.
     """
 
     def __init__(self, access: Access, timeout: float) -> None:
@@ -236,9 +237,7 @@ def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoCo
 
 def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoConnection:
     """Return the reason that a broker gives in its CommandError, and what to do about it."""
-    why = " ".join(decoded(answer.get(3)).split())
-    if token:
-        why = why.replace(token, "***")
+    why = hide_secrets(" ".join(decoded(answer.get(3)).split()), (token,))
     reason = f"{address} refuses us ({why[:200] or 'it does not say why'})"
     if answer.get(2) != AUTHENTICATION_ERROR:
         return NoConnection(reason, "look at the broker's log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from supervisor.broker import Access, Answer, NoConnection, Session, Topics, may_store, may_take, short_name
@@ -22,10 +23,15 @@ def entry(context: Context) -> Iterator[Finding]:
     try:
         with Session(access, min(ENTRY_TIME, context.left())) as session:
             context.broker_accepts.set_result(True)
-            yield Finding(NAME, Mark.OK, f"{session.version or 'a broker'} at {session.address} {welcome(access)}")
+            yield Finding(NAME, Mark.OK, f"{named(session.version)} at {session.address} {welcome(access)}")
     except NoConnection as error:
         context.broker_accepts.set_result(False)
         yield Finding(NAME, Mark.FAULT, f"no connection to Pulsar: {error.reason}", error.advice)
+
+
+def named(version: str) -> str:
+    """Return the broker's name and version for people. A broker reports "Pulsar Server4.0.8"."""
+    return re.sub(r"^Pulsar Server *", "Pulsar ", version) or "a broker"
 
 
 def welcome(access: Access) -> str:

@@ -17,7 +17,8 @@ def unwritable_folder() -> tuple[str, str] | None:
         if folder and not Path(folder).is_dir():
             continue  # multiprocessing takes it only where there is one
         try:
-            tempfile.TemporaryFile(dir=folder).close()
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"0")  # a disk that is full, or RLIMIT_FSIZE, shows only here
         except OSError as error:
             what = folder or "the folder for temporary files"
             return f"{what} cannot be written to ({error.strerror})", advice

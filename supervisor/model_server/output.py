@@ -11,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from workernode.redaction import hide_secrets
+
 LINE_LIMIT = 2_000  # characters; a longer line is cut: progress bars, dumped prompts
 TAIL_LINES = 60  # kept for the report; a crash of llama.cpp prints about 40
 LINES_BURST = 1_000  # lines logged at once; llama.cpp prints about 300 while it loads
 LINES_PER_S = 100.0  # lines logged for long; llama.cpp prints about 8 a request
-HIDDEN = "*****"
 
 
 class LineSplitter:
@@ -48,11 +49,11 @@ class OutputLog:
 
         Args:
             write: logs one line.
-            secrets: replaced by asterisks; the child knows them and might print them.
+            secrets: hidden (workernode/redaction.py); the child knows them and might print them.
             clock: seconds, monotonic.
         """
         self.bytes_seen = 0  # any byte is a sign of life, also the dots of a progress bar that ends no line
-        self._write, self._secrets, self._clock = write, [secret for secret in secrets if secret], clock
+        self._write, self._secrets, self._clock = write, tuple(secrets), clock
         self._splitter = LineSplitter()
         self._allowed, self._allowed_at = float(LINES_BURST), clock()
         self._left_out = 0
@@ -97,6 +98,5 @@ class OutputLog:
 
     def _text(self, line: bytes) -> str:
         decoded = line[: LINE_LIMIT * 4].decode("utf-8", "replace").rstrip()
-        for secret in self._secrets:
-            decoded = decoded.replace(secret, HIDDEN)
+        decoded = hide_secrets(decoded, self._secrets)
         return decoded if len(decoded) <= LINE_LIMIT else decoded[:LINE_LIMIT] + " …"

@@ -14,7 +14,7 @@ from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import NodeInfo, Snapshot, Upcoming
 from supervisor.observability.sources import Fitness, ModelServer, Sources
 from supervisor.observability.status_server import StatusServer
-from supervisor.states import CAP_REASONS, FitnessState, Intake, ModelServerState, NodeState
+from supervisor.states import CAP_REASONS, FitnessState, Intake, ModelServerState, NodeState, cap_in_force
 from workernode.redaction import Redactor
 from workernode.settings import Settings
 
@@ -95,8 +95,8 @@ class Overview:
     def _snapshot(self, now: float, state: NodeState, why: Sequence[str], broker_up: bool, intake: Intake) -> Snapshot:
         sources = self._sources
         limit, fitness, model = sources.limit, sources.fitness, sources.model_server
-        cap = min(fitness.cap, limit.cap)
-        cap_code = "rate_limit" if fitness.cap < limit.cap else limit.code
+        cap = cap_in_force(limit.cap, fitness.cap)
+        cap_code = "rate_limit" if cap < limit.cap else limit.code
         in_flight = len(sources.tasks)
         return Snapshot(
             at=now,

@@ -24,12 +24,13 @@ import requests
 
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
 from supervisor.model_server.model_server import Event, EventKind, ModelServer
-from supervisor.model_server.output import HIDDEN, LINE_LIMIT, LINES_BURST, TAIL_LINES
+from supervisor.model_server.output import LINE_LIMIT, LINES_BURST, TAIL_LINES
 from supervisor.model_server.patience import Limits
 from supervisor.states import ModelServerState
 from tests.support.paths import ROOT
 from tests.support.wait import until
 from workernode import settings
+from workernode.redaction import MASK
 
 STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
 COMMAND = f"{shlex.quote(sys.executable)} {shlex.quote(str(STANDIN))}"
@@ -312,7 +313,7 @@ def test_its_key_is_not_in_its_output(owners: Callable[..., Owner]) -> None:
     owner = owners(LOCAL_COMMAND="sh -c 'echo the key is $LLAMA_API_KEY; exec sleep 60'", limits=Limits())
     owner.start()
     owner.run_until(owner.llamafile.tail, "output")
-    assert owner.llamafile.tail() == [f"the key is {HIDDEN}"]
+    assert owner.llamafile.tail() == [f"the key is {MASK}"]
 
 
 def test_loading_for_long_is_no_failure(owners: Callable[..., Owner], tmp_path: Path) -> None:

@@ -228,6 +228,30 @@ def test_check_fails_without_real_answers(
     checkout.all_gone()
 
 
+UNFIT_NODE = """
+import json, os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Status(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(json.dumps({"why": ["the key is refused"], "fitness": "unfit"}, indent=1).encode())
+
+host, _, port = os.environ["STATUS_ADDR"].partition(":")
+HTTPServer((host, int(port)), Status).serve_forever()
+"""
+
+
+def test_it_ends_with_what_to_do_when_the_node_is_unfit_at_its_start(checkout: Checkout) -> None:
+    (checkout.folder / "WorkerNode.py").write_text(UNFIT_NODE)
+    code, output = checkout.start("--check").end()
+    assert code == 1, output
+    assert "its upstream does not serve it: the key is refused." in output
+    assert "API_KEY" in output
+    checkout.all_gone()
+
+
 @pytest.mark.parametrize(("part", "words"), [("gateway", "devstack.gateway"), ("node", "WorkerNode.py")])
 def test_when_a_part_dies_all_parts_stop_and_its_log_is_named(checkout: Checkout, part: str, words: str) -> None:
     run = checkout.start().until_up()

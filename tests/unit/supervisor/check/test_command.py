@@ -134,6 +134,14 @@ def test_without_a_connection_rights_are_not_tried() -> None:
     assert one_line(found[0]).startswith("FAULT: no connection to Pulsar: nothing listens at 127.0.0.1:1 → ")
 
 
+@pytest.mark.parametrize(
+    ("reported", "shown"),
+    [("Pulsar Server4.0.8", "Pulsar 4.0.8"), ("Pulsar Server 4.1", "Pulsar 4.1"), ("x-1", "x-1"), ("", "a broker")],
+)
+def test_the_brokers_version_is_shown_as_a_person_writes_it(reported: str, shown: str) -> None:
+    assert check_broker.named(reported) == shown
+
+
 # Kubernetes.
 
 

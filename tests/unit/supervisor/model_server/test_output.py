@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.model_server.output import HIDDEN, LINE_LIMIT, LINES_BURST, LINES_PER_S, TAIL_LINES, OutputLog
+from supervisor.model_server.output import LINE_LIMIT, LINES_BURST, LINES_PER_S, TAIL_LINES, OutputLog
+from workernode.redaction import MASK
 
 
 class Log:
@@ -66,7 +67,7 @@ def test_the_tail_holds_the_last_lines_of_a_flood_as_well() -> None:
 def test_secrets_are_hidden_in_log_and_tail() -> None:
     log = Log("sesame", "")
     log.output.feed(b"open sesame now\n")
-    assert log.lines == [f"open {HIDDEN} now"] == log.output.tail()
+    assert log.lines == [f"open {MASK} now"] == log.output.tail()
 
 
 @given(st.lists(st.binary(max_size=50), max_size=30))
