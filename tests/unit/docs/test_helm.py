@@ -1,4 +1,4 @@
-"""deploy/helm: the chart renders for six kinds of installation, and what it renders fits the schemas and the node."""
+"""deploy/helm: the chart renders for seven kinds of installation, and what it renders fits the schemas and the node."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ INSTALLATIONS: dict[str, dict[str, Any]] = {
         "autoscaling": {"enabled": True, "minReplicas": 0},
         "monitoring": {"podMonitor": True, "rules": True},
         "image": {"repository": "registry.example.com/workernode", "tag": "1.2.3", "pullSecrets": ["registry"]},
+    },
+    "cluster, authority, proxy": {
+        "config": {
+            **REMOTE["config"],
+            "PULSAR_URL": "pulsar+ssl://pulsar-a.example.com:6651,pulsar-b.example.com:6651",
+            "PULSAR_NAMESPACE": "tenant/namespace",
+            "PULSAR_TLS_CA": "/run/authorities/ca.pem",
+            "UPSTREAM_CA": "/run/authorities/ca.pem",
+            "HTTPS_PROXY": "http://proxy.example.com:3128",
+            "NO_PROXY": ".example.com,10.0.0.0/8",
+        },
+        "secret": {"API_KEY": "sk-1", "PULSAR_TOKEN": "token"},
+        "authorities": "company-authorities",
+        "subscription": {"create": True},
     },
     "local model": {
         "config": {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "LOCAL_PARALLEL": 4, "MAX_PROCESS_NUM": 4},
@@ -107,6 +121,38 @@ def test_secrets_as_files_are_those_that_the_node_reads(helm: str, tmp_path: Pat
     for name in ("API_KEY", "PULSAR_TOKEN"):
         assert environ[name] == "", "the variable of the Secret itself would hide the file"
         assert environ[f"{name}_FILE"] in {f"{mount['mountPath']}/{item['path']}" for item in volume["items"]}
+
+
+FROM_SECRET = {"secret": {"API_KEY": "sk-1", "RECORD_SALT": "salt-of-16-letters"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "mounted"),
+    [
+        pytest.param(FROM_SECRET, ["API_KEY"], id="values"),
+        pytest.param({"existingSecret": "keys", "secret": {}}, ["API_KEY"], id="existing secret"),
+        pytest.param({"secretFiles": []}, [], id="none wanted"),
+        pytest.param({"config": {"NODE_TYPE": "local", "MODEL_NAME": "m"}, "secret": {}}, [], id="local"),
+    ],
+)
+def test_secrets_are_files_if_nothing_else_is_said(
+    helm: str, tmp_path: Path, values: dict[str, Any], mounted: list[str]
+) -> None:
+    pod = one(render(helm, tmp_path, {**REMOTE, **values}), "Deployment")["spec"]["template"]["spec"]
+    found = [item["key"] for each in pod["volumes"] if each["name"] == "secrets" for item in each["secret"]["items"]]
+    assert found == mounted
+
+
+def test_the_pods_have_the_files_of_authorities_that_their_settings_name(helm: str, tmp_path: Path) -> None:
+    objects = render(helm, tmp_path, INSTALLATIONS["cluster, authority, proxy"])
+    folder = Path(one(objects, "ConfigMap")["data"]["PULSAR_TLS_CA"]).parent
+    for each in objects:
+        if each["kind"] in ("Deployment", "Job"):
+            pod = each["spec"]["template"]["spec"]
+            (volume,) = [
+                one["name"] for one in pod["volumes"] if one.get("configMap", {}).get("name") == "company-authorities"
+            ]
+            assert {"name": volume, "mountPath": str(folder), "readOnly": True} in pod["containers"][0]["volumeMounts"]
 
 
 def test_a_new_secret_makes_new_pods(helm: str, tmp_path: Path) -> None:

@@ -24,6 +24,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.existingSecret -}}{{ .Values.existingSecret }}{{- else if .Values.secret -}}{{ include "workernode.name" . }}{{- end -}}
 {{- end -}}
 
+{{/* The keys of the Secret that are mounted as files, as a JSON array: those of secretFiles, else all that the node can read from files. */}}
+{{- define "workernode.secretFiles" -}}
+{{- $files := .Values.secretFiles -}}
+{{- if kindIs "invalid" $files -}}
+  {{- $files = list -}}
+  {{- if and .Values.existingSecret (ne (.Values.config.NODE_TYPE | default "remote") "local") -}}
+    {{- $files = list "API_KEY" -}}
+  {{- end -}}
+  {{- range $name := list "API_KEY" "PULSAR_TOKEN" "UPSTREAM_HEADERS" -}}
+    {{- if hasKey $.Values.secret $name -}}{{- $files = append $files $name -}}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $files -}}
+{{- end -}}
+
 {{- define "workernode.data" -}}
 {{- range $name, $value := .Values.config }}
 {{ $name }}: {{ $value | toString | quote }}
@@ -53,7 +68,7 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.namespace
-{{- range .root.Values.secretFiles }}
+{{- range include "workernode.secretFiles" .root | fromJsonArray }}
   # An empty variable counts as not set: the file's text is used.
   - name: {{ . }}
     value: ""
@@ -65,10 +80,8 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities:
     drop: [ALL]
-volumeMounts:
-  - name: tmp
-    mountPath: /tmp
-  {{- if .root.Values.secretFiles }}
+volumeMounts: {{- include "workernode.tmpMounts" .root | nindent 2 }}
+  {{- if include "workernode.secretFiles" .root | fromJsonArray }}
   - name: secrets
     mountPath: /run/secrets/workernode
     readOnly: true
@@ -89,4 +102,20 @@ seccompProfile:
   emptyDir:
     medium: Memory
     sizeLimit: 64Mi
+{{- with .Values.authorities }}
+- name: authorities
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Where the volumes of "workernode.tmp" are. */}}
+{{- define "workernode.tmpMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- if .Values.authorities }}
+- name: authorities
+  mountPath: /run/authorities
+  readOnly: true
+{{- end }}
 {{- end -}}
