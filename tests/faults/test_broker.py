@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -385,6 +387,32 @@ def test_a_broker_that_asks_for_a_certificate_is_named_with_what_to_do(
     broker, authority, url = secured
     testbed = build(on=broker)
     testbed.start(ready=False, PULSAR_URL=url, PULSAR_TLS_CA=authority).wait_log("set PULSAR_TLS_CERT", 40)
+    testbed.close_nodes()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the second certificate")
+def test_a_client_certificate_that_is_rotated_is_read_at_the_next_connection(
+    secured: tuple[Broker, Path, str], build: Callable[..., Testbed], tmp_path: Path
+) -> None:
+    """The node starts with one, is refused with one that the broker does not trust, and is let in with the first."""
+    broker, authority, url = secured
+    testbed = build(on=broker)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.write_text(authority.read_text())
+    key.write_text(KEY)
+    tls = {"PULSAR_TLS_CERT": certificate, "PULSAR_TLS_KEY": key, "PULSAR_TLS_CA": authority}
+    node = testbed.start(PULSAR_URL=url, **tls)
+    assert testbed.platform.ask_and_wait("hello").text
+    stranger = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=stranger", "-days", "30"]
+    subprocess.run(["openssl", *stranger, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    broker.stop()
+    broker.start()
+    broker.wait_ready()
+    node.wait_log(lambda line: "broker_down" in line and "ends the TLS connection" in line, 60)
+    certificate.write_text(authority.read_text())
+    key.write_text(KEY)
+    node.wait_ready(60)
+    assert testbed.platform.ask_and_wait("hello", timeout=60).text
     testbed.close_nodes()
 
 

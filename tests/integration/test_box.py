@@ -77,6 +77,16 @@ def test_a_node_whose_working_directory_is_gone_serves_and_says_so(
     assert [line for line in one.logs() if line.get("event") == "worker_died"] == []
 
 
+def test_a_node_whose_log_reader_dies_serves_and_drains(
+    shell: Callable[..., Node], platform: Platform, gateway: FakeGateway, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "log"
+    one = shell(f"mkfifo {pipe}; head -c 300 <{pipe} >/dev/null & exec 2>{pipe}").wait_ready()
+    ask(platform, gateway, 200)
+    one.sigterm()
+    assert one.wait_exit() == 0
+
+
 def test_with_256_descriptors_a_node_serves_and_says_that_they_are_few(
     shell: Callable[..., Node], platform: Platform, gateway: FakeGateway
 ) -> None:
