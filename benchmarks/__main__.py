@@ -7,12 +7,13 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import local, machine, plot, report, runner
+from benchmarks import lab, litellm, local, machine, plot, report, runner
 from benchmarks.figures import BenchmarkError
-from benchmarks.scenarios import SCENARIOS
-from benchmarks.testbed import RESULTS
+from benchmarks.scenarios import SCENARIOS, Scenario
+from benchmarks.testbed import GO, LITELLM, RESULTS, Parties
 from devstack.terminal import StackError
 
 LOCAL = "local"
@@ -29,6 +30,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a small run that shows that it works; not exact")
     parser.add_argument("--repeats", type=int, help=f"turns of each scenario (default: {REPEATS}, with --quick 1)")
+    parser.add_argument("--lab", type=Path, help="the folder of the lab's programs in Go: upstream, labgw, refnode")
     options = parser.parse_args()
     repeats = options.repeats or (1 if options.quick else REPEATS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does: every process that was started is stopped
@@ -36,7 +38,8 @@ def main() -> int:
         if options.scenario == [LOCAL]:
             keep_local(options.quick)
         else:
-            keep([one for one in names if one in options.scenario or not options.scenario], repeats, options.quick)
+            chosen = [one for one in SCENARIOS if one.name in options.scenario or not options.scenario]
+            keep(chosen, repeats, options.quick, options.lab)
     except (BenchmarkError, StackError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -45,14 +48,33 @@ def main() -> int:
     return 0
 
 
-def keep(names: list[str], repeats: int, quick: bool) -> None:
-    """Run the scenarios of these names, and write their results."""
+def keep(scenarios: Sequence[Scenario], repeats: int, quick: bool, folder: Path | None) -> None:
+    """Run the scenarios, and write their results.
+
+    Args:
+        folder: that of the lab's programs.
+    """
+    parties = find_parties([one for one in scenarios if one.quick or not quick], folder)
     began = time.time()
-    measured = runner.run([one for one in SCENARIOS if one.name in names], repeats, quick)
+    measured = runner.run(scenarios, repeats, quick, parties)
     path = RESULTS / time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     path.with_suffix(".json").write_text(json.dumps(runner.result(measured, began, quick), indent=1))
     plot.draw(measured, path.with_suffix(".png"))
     print_result(report.table(measured), path)
+
+
+def find_parties(scenarios: Sequence[Scenario], folder: Path | None) -> Parties:
+    """Return the parties of these scenarios that can be had, and print why another one is left out."""
+    wanted = {target for one in scenarios for target in one.targets}
+    if GO in wanted and folder is None:
+        print("the lab is left out: --lab names no folder of its programs")
+    elif GO in wanted and folder is not None and lab.missing(folder):
+        print(f"the lab is left out: {folder} has no {', '.join(lab.missing(folder))}")
+        folder = None
+    command, why = litellm.find() if LITELLM in wanted else (None, "")
+    if why:
+        print(f"LiteLLM is left out: {why}")
+    return Parties(folder.resolve() if folder else None, command)
 
 
 def keep_local(quick: bool) -> None:

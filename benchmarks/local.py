@@ -17,7 +17,7 @@ from benchmarks import machine
 from benchmarks.figures import BenchmarkError, Sample, chunks_in, first_ms
 from benchmarks.progress import MeasurementProgress
 from benchmarks.report import markdown
-from benchmarks.testbed import NODE, ROOT, Testbed
+from benchmarks.testbed import NODE, ROOT, Parties, Testbed
 from devstack.embedded import MODEL
 from tests.support.node import Node
 
@@ -98,7 +98,7 @@ def measure(quick: bool) -> Found:
     """Each fixed cap, then the dynamic one."""
     progress = MeasurementProgress(len(CAPS) + 1)
     began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    with Testbed(progress.tick) as testbed:
+    with Testbed(progress.tick, Parties()) as testbed:
         fixed = [_trace(testbed, progress, cap, QUICK_FIXED_S if quick else FIXED_S, WARM_S) for cap in CAPS]
         dynamic = _trace(testbed, progress, None, QUICK_DYNAMIC_S if quick else DYNAMIC_S, THERE_S)
     return Found(began, fixed, dynamic)

@@ -11,23 +11,31 @@ import matplotlib
 from benchmarks.report import TARGETS, turns
 from benchmarks.runner import Measurement
 from benchmarks.scenarios import IN_FLIGHT, NODES
-from benchmarks.testbed import BASELINE, DIRECT, NODE
+from benchmarks.testbed import BASELINE, DIRECT, GO, LITELLM, NODE
 
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-COLOURS = {DIRECT: "#9aa5b1", BASELINE: "#d9822b", NODE: "#1f6feb"}
-BARS = (("plain", "plain tasks a second"), ("streams", "stream chunks a second"), ("memory", "memory, MB"))
+COLOURS = {DIRECT: "#9aa5b1", BASELINE: "#d9822b", NODE: "#1f6feb", GO: "#2da44e", LITELLM: "#8250df"}
+BARS = (
+    ("plain", "plain tasks a second"), ("streams", "stream chunks a second"), ("memory", "memory, MB"),
+    ("lab-plain", "lab: plain tasks a second"), ("lab-streams", "lab: stream chunks a second"),
+    ("litellm", "plain answers a second"),
+)  # fmt: skip
 
 
 def draw(measured: Sequence[Measurement], path: Path) -> None:
     """Draw rates, memory, growth and nodes into one picture."""
-    figure, axes = pyplot.subplots(1, 5, figsize=(16, 3.6), layout="constrained")
+    figure, grid = pyplot.subplots(2, 4, figsize=(16, 7.2), layout="constrained")
+    axes = grid.flat
     for (scenario, title), axis in zip(BARS, axes, strict=False):
         _bars(axis, measured, scenario, title)
-    _growth(axes[3], measured)
-    _nodes(axes[4], measured)
+    _growth(axes[6], measured)
+    _nodes(axes[7], measured)
+    for axis in grid.flat:
+        if not axis.has_data():  # it was not measured
+            axis.remove()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 

@@ -7,10 +7,10 @@ from statistics import median
 
 from benchmarks.runner import Measurement
 from benchmarks.scenarios import SCENARIOS, Against, Figure, Scenario
-from benchmarks.testbed import BASELINE, DIRECT, NODE
+from benchmarks.testbed import BASELINE, DIRECT, GO, LITELLM, NODE
 
 Turns = Mapping[int, float]  # the value of each turn
-TARGETS = (DIRECT, BASELINE, NODE)
+TARGETS = (DIRECT, BASELINE, GO, LITELLM, NODE)
 
 
 def turns(measured: Iterable[Measurement], scenario: str, target: str, figure: int) -> dict[int, float]:
@@ -27,9 +27,12 @@ def compared(ours: Turns, theirs: Turns, against: Against) -> list[float]:
 
 
 def table(measured: Sequence[Measurement]) -> str:
-    """Return all figures as a Markdown table: medians, and for the comparisons the range of the turns."""
-    head = ["figure", *TARGETS, "node against direct", "node against baseline node"]
-    rows = [_row(measured, one, number) for one in SCENARIOS for number in range(len(one.figures))]
+    """Return all figures as a Markdown table: medians, and for the comparisons the range of the turns. A target that
+    was not measured has no column.
+    """
+    targets = [one for one in TARGETS if one == NODE or any(each.target == one for each in measured)]
+    head = ["figure", *targets, *(f"node against {one}" for one in targets if one != NODE)]
+    rows = [_row(measured, one, number, targets) for one in SCENARIOS for number in range(len(one.figures))]
     return markdown(head, [row for row in rows if row])
 
 
@@ -39,14 +42,14 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _row(measured: Sequence[Measurement], scenario: Scenario, number: int) -> list[str]:
+def _row(measured: Sequence[Measurement], scenario: Scenario, number: int, targets: Sequence[str]) -> list[str]:
     """Return one row; empty if the scenario was not run."""
     figure = scenario.figures[number]
-    values = {target: turns(measured, scenario.name, target, number) for target in TARGETS}
+    values = {target: turns(measured, scenario.name, target, number) for target in targets}
     if not values[NODE]:
         return []
     cells = [_number(median(one.values())) if one else "" for one in values.values()]
-    others = [values[DIRECT], values[BASELINE]]
+    others = [values[target] for target in targets if target != NODE]
     against = [_comparison(compared(values[NODE], other, figure.against), figure) for other in others]
     return [f"{figure.name}, {figure.unit}" if figure.unit != "×" else figure.name, *cells, *against]
 

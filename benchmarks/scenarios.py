@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmarks import figures
-from benchmarks.testbed import BASELINE, DIRECT, NODE, Peak, Testbed
+from benchmarks import figures, lab, litellm
+from benchmarks.large_tasks import LargeTasks
+from benchmarks.testbed import BASELINE, DIRECT, GO, LITELLM, NODE, Peak, Testbed
 from benchmarks.upstream import Answering
 
 SETTLED_S = 2.0  # after the last task, before idleness is measured
@@ -20,6 +21,7 @@ IN_FLIGHT = (8, 64, 512)
 NODES = (1, 2, 4)
 NODE_SLOTS = 16
 RPM = 600.0
+SMALL_CLIENTS = 8
 
 
 class Against(Enum):
@@ -169,6 +171,26 @@ def limit(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
     return 100 * (asked.calls - asked.refused) / could, 100 * asked.refused / asked.calls
 
 
+def large(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
+    """Measure small tasks without and with neighbours of 4 MB.
+
+    Raises:
+        BenchmarkError: no large task was answered.
+    """
+    testbed.upstream.answer(Answering(latency_s=0.02))
+    with testbed.run(target, slots=NODE_SLOTS) as run:
+        run.load(size // 4, SMALL_CLIENTS)
+        alone = figures.answer_ms(run.load(size, SMALL_CLIENTS), 0.99)
+        neighbours = LargeTasks(testbed.broker_url, run.model)
+        try:
+            beside = figures.answer_ms(run.load(size, SMALL_CLIENTS), 0.99)
+        finally:
+            answered = neighbours.stop()
+    if not answered:
+        raise figures.BenchmarkError("no large task was answered")
+    return alone, beside, beside / alone
+
+
 SCENARIOS = (
     Scenario(
         "plain", "64 clients, upstream answers at once",
@@ -217,5 +239,48 @@ SCENARIOS = (
         "limit", "64 clients, upstream admits 600 calls a minute; once",
         (Figure("share of the limit used", "%", more_is_better=True), Figure("calls refused", "%")),
         (NODE,), limit, 800, 0, most_repeats=1,
+    ),
+    Scenario(
+        "large",
+        f"{SMALL_CLIENTS} clients, upstream takes 20 ms; without and with four tasks of 4 MB a second; 99 of 100",
+        (Figure("small tasks", "ms"), Figure("small tasks beside tasks of 4 MB", "ms"), Figure("with / without", "×")),
+        (NODE,), large, 400, 80,
+    ),
+    Scenario(
+        "lab-plain", "lab: 64 clients, upstream answers at once",
+        (Figure("lab: plain tasks", "1/s", more_is_better=True),), (GO, NODE), lab.plain, 4000, 400,
+    ),
+    Scenario(
+        "lab-streams", "lab: 64 clients, 200 chunks a stream, all at once",
+        (Figure("lab: stream chunks", "1/s", more_is_better=True),), (GO, NODE), lab.streams, 800, 96,
+    ),
+    Scenario(
+        "lab-single", "lab: 1 client, upstream takes 20 ms, for the first of 10 chunks 150 ms; medians",
+        (Figure("lab: plain answer", "ms", against=Against.DIFFERENCE),
+         Figure("lab: first chunk", "ms", against=Against.DIFFERENCE)),
+        (GO, NODE), lab.single, 150, 20,
+    ),
+    Scenario(
+        "lab-memory", "lab: after 12,000 tasks and 400 streams, 128 in flight; proportional set size of all processes",
+        (Figure("lab: memory after load", "MB"),), (GO, NODE), lab.memory, 12_000, 600,
+    ),
+    Scenario(
+        "lab-growth", "lab: CPU of all processes for a plain task, with 8, 64 and 512 clients",
+        (*(Figure(f"lab: CPU a task, {count} in flight", "ms") for count in lab.IN_FLIGHT),
+         Figure("lab: most / least", "×")),
+        (GO, NODE), lab.growth, 3000, 400,
+    ),
+    Scenario(
+        "lab-nodes", "lab: nodes of 16 slots, tasks of 200 ms",
+        (Figure("lab: tasks of 200 ms, nodes: 1", "1/s", more_is_better=True),
+         Figure("lab: tasks of 200 ms, nodes: 4", "1/s", more_is_better=True),
+         Figure("lab: speed-up", "×", more_is_better=True)),
+        (GO, NODE), lab.nodes, 480, 0,
+    ),
+    Scenario(
+        "litellm", "64 clients, upstream answers at once; 1 client, upstream takes 20 ms",
+        (Figure("plain answers", "1/s", more_is_better=True), Figure("time added to an answer", "ms"),
+         Figure("memory", "MB"), Figure("start to the first answer", "s")),
+        (LITELLM, NODE), litellm.measure, 2000, 0, most_repeats=1,
     ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,8 @@ from tests.support.node import Node
 NODE = "node"  # WorkerNode
 BASELINE = "baseline node"  # baseline_node.py
 DIRECT = "direct"  # the clients ask upstream themselves
+GO = "minimal Go node"  # of the lab (lab.py)
+LITELLM = "LiteLLM"  # LiteLLM's proxy (litellm.py)
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {
     NODE: [sys.executable, str(ROOT / "WorkerNode.py")],
@@ -40,13 +43,26 @@ SAMPLE_S = 0.2  # between two readings of the memory
 VARIABLES = {"NODE_TYPE": "remote", "API_KEY": "sk-benchmark", "UPSTREAM_MODEL": MODEL, "LOG_FORMAT": "json"}
 
 
+@dataclass(frozen=True)
+class Parties:
+    """The parties that are not everywhere: None where one is to be left out."""
+
+    lab: Path | None = None  # the folder of the lab's programs: upstream, labgw, refnode
+    litellm: Path | None = None  # LiteLLM's command
+
+    def has(self, target: str) -> bool:
+        """Return whether the target can be measured."""
+        return {GO: self.lab, LITELLM: self.litellm}.get(target, target) is not None
+
+
 class Testbed:
     """Broker, upstream and gateway for all targets. One target at a time runs between them."""
 
-    def __init__(self, tick: Tick) -> None:
+    def __init__(self, tick: Tick, parties: Parties) -> None:
         self.tick = tick
+        self.parties = parties
         self._parts = contextlib.ExitStack()
-        self._folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
+        self.folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
         self._numbers = itertools.count()
 
     def __enter__(self) -> Testbed:
@@ -54,7 +70,7 @@ class Testbed:
         Path(TO_LOG[-1]).write_text("")
         with contextlib.ExitStack() as made:
             made.push(self._parts)
-            broker = Broker(find_or_get(), self._folder / "broker", port=free_port(), admin_port=free_port())
+            broker = Broker(find_or_get(), self.folder / "broker", port=free_port(), admin_port=free_port())
             self.broker_url = self._parts.enter_context(broker).url
             self.upstream, self.gateway = Upstream(), Gateway()
             self._parts.callback(self.upstream.close)
@@ -74,10 +90,10 @@ class Testbed:
     def run(self, target: str, slots: int = 64, nodes: int = 1) -> Iterator[Run]:
         """Run a target that is ready, and stop it at the end. Each has its own model, and so its own topic."""
         with self.model() as (model, clients):
-            run = Run(self, target, clients)
+            run = Run(self, target, model, clients)
             try:
                 for _ in range(nodes if target != DIRECT else 0):
-                    run.start(model, slots)
+                    run.start(slots)
                 run.wait_ready()
                 yield run
             finally:
@@ -105,21 +121,44 @@ class Testbed:
             "RES_TOPIC_NAME": f"res-{model}",
             **variables,
         }
-        return Node(environment, self._folder, command=[*TO_LOG, *(command or COMMANDS[target])])
+        return Node(environment, self.folder, command=[*TO_LOG, *(command or COMMANDS[target])])
 
 
-class Run:
-    """A running target."""
+class Nodes:
+    """The running nodes of a target, and what they cost."""
 
-    def __init__(self, testbed: Testbed, target: str, clients: Clients) -> None:
-        self._testbed, self._target = testbed, target
-        self.clients = clients
-        self._load = Direct(testbed.upstream.port) if target == DIRECT else clients
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
 
-    def start(self, model: str, slots: int) -> None:
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the processes have used so far."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._processes())
+
+    def pss_mb(self) -> float:
+        """Return the memory of the processes (proportional set size) in MB."""
+        return sum(one.memory_full_info().pss for one in self._processes()) / 1e6
+
+    def close(self) -> None:
+        """Stop the nodes."""
+        for node in self.nodes:
+            node.close()
+
+    def _processes(self) -> list[psutil.Process]:
+        return [one for node in self.nodes for one in [psutil.Process(node.pid), *node.tree()]]
+
+
+class Run(Nodes):
+    """A running target, and its load."""
+
+    def __init__(self, testbed: Testbed, target: str, model: str, clients: Clients) -> None:
+        super().__init__()
+        self._testbed, self._target, self.model = testbed, target, model
+        self.clients = clients
+        self._load = Direct(testbed.upstream.port) if target == DIRECT else clients
+
+    def start(self, slots: int) -> None:
         """Start another node of it."""
-        self.nodes.append(self._testbed.node(self._target, model, {"MAX_PROCESS_NUM": slots}))
+        self.nodes.append(self._testbed.node(self._target, self.model, {"MAX_PROCESS_NUM": slots}))
 
     def wait_ready(self) -> None:
         """Wait until all nodes take tasks."""
@@ -133,27 +172,11 @@ class Run:
         """Put it under load, and return the samples when all are answered."""
         return self._load.run(count, clients, stream, self._testbed.tick)
 
-    def cpu_s(self) -> float:
-        """Return the CPU seconds that its processes have used so far."""
-        return sum(sum(one.cpu_times()[:2]) for one in self._processes())
-
-    def pss_mb(self) -> float:
-        """Return the memory of its processes (proportional set size) in MB."""
-        return sum(one.memory_full_info().pss for one in self._processes()) / 1e6
-
-    def close(self) -> None:
-        """Stop its nodes."""
-        for node in self.nodes:
-            node.close()
-
-    def _processes(self) -> list[psutil.Process]:
-        return [one for node in self.nodes for one in [psutil.Process(node.pid), *node.tree()]]
-
 
 class Peak(threading.Thread):
-    """Reads a run's memory until the end of its `with`, and keeps the highest value in `mb`."""
+    """Reads the memory of nodes until the end of its `with`, and keeps the highest value in `mb`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Nodes) -> None:
         super().__init__(daemon=True)
         self._run = run
         self._over = threading.Event()

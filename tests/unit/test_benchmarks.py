@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import struct
 from array import array
+from pathlib import Path
 
 import pytest
 from websockets.frames import Frame, Opcode
 
-from benchmarks import figures, local, report
+from benchmarks import figures, litellm, local, report
+from benchmarks.__main__ import find_parties
 from benchmarks.figures import BenchmarkError, Sample
 from benchmarks.gateway import Frames, QuickGateway
 from benchmarks.runner import Measurement, plan
 from benchmarks.scenarios import SCENARIOS, Against
-from benchmarks.testbed import BASELINE, DIRECT, NODE
+from benchmarks.testbed import BASELINE, DIRECT, GO, LITELLM, NODE, Parties
 from benchmarks.upstream import completion, events
 
 SAMPLES = [Sample(10.0, [10.5, 11.0, 11.1]), Sample(10.2, [10.4, 12.0]), Sample(11.0, [11.6])]
@@ -85,13 +87,39 @@ def test_upstream_sends_role_tokens_end_and_usage_where_it_was_asked_for() -> No
 
 def test_parties_take_turns() -> None:
     plain, once = (next(one for one in SCENARIOS if one.name == name) for name in ("plain", "limit"))
-    order = [(one.name, turn, target) for one, turn, target in plan([plain, once], 2, quick=False)]
+    order = [(one.name, turn, target) for one, turn, target in plan([plain, once], 2, False, Parties())]
     assert order == [
         ("plain", 0, DIRECT), ("plain", 0, BASELINE), ("plain", 0, NODE),
         ("plain", 1, DIRECT), ("plain", 1, BASELINE), ("plain", 1, NODE),
         ("limit", 0, NODE),
     ]  # fmt: skip
-    assert not plan([once], 2, quick=True)
+    assert not plan([once], 2, True, Parties())
+
+
+def test_a_scenario_is_left_out_if_the_party_to_compare_with_is_missing() -> None:
+    beside_go = [one for one in SCENARIOS if GO in one.targets]
+    beside_litellm = [one for one in SCENARIOS if LITELLM in one.targets]
+    assert not plan([*beside_go, *beside_litellm], 1, False, Parties())
+    both = plan([*beside_go, *beside_litellm], 1, False, Parties(lab=Path("lab"), litellm=Path("litellm")))
+    assert len(both) == 2 * len([*beside_go, *beside_litellm])
+
+
+def test_the_lab_is_left_out_if_one_of_its_programs_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside_go = [one for one in SCENARIOS if GO in one.targets]
+    assert find_parties(beside_go, None) == Parties()
+    for name in ("upstream", "labgw"):
+        (tmp_path / name).touch()
+    assert find_parties(beside_go, tmp_path) == Parties()
+    assert "has no refnode" in capsys.readouterr().out
+    (tmp_path / "refnode").touch()
+    assert find_parties(beside_go, tmp_path) == Parties(lab=tmp_path.resolve())
+
+
+def test_the_time_added_is_what_the_median_answer_takes_longer_than_upstream() -> None:
+    samples = [Sample(0.0, [moment]) for moment in (0.5, 0.024, 0.023)]
+    assert litellm.added_ms(samples) == pytest.approx(4.0)
 
 
 def test_names_of_scenarios_are_unique() -> None:
@@ -112,8 +140,8 @@ def test_table_has_medians_ranges_and_what_was_run_only() -> None:
         Measurement("added", NODE, 0, (22.0,), 0.5),
     ]  # fmt: skip
     assert report.table(measured).splitlines()[2:] == [
-        "| plain tasks, 1/s | 2,000 |  | 500 | 0.25 (0.12 … 0.50) |  |",
-        "| plain answer, ms | 20.5 |  | 22 | +1.50 ms (+1.50 … +1.50) |  |",
+        "| plain tasks, 1/s | 2,000 | 500 | 0.25 (0.12 … 0.50) |",
+        "| plain answer, ms | 20.5 | 22 | +1.50 ms (+1.50 … +1.50) |",
     ]
 
 
