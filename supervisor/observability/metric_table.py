@@ -1,6 +1,7 @@
 """The table of all metrics: name, type, meaning, labels, and what is read at the moment of a scrape. Pure.
 
-All values of all labels are known, so that every series is there from the start. docs/metrics.md shows the same table.
+All values of all labels are known, so that every series is there from the start; only the labels of
+`workernode_build_info` are free text. docs/metrics.md shows the same table.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Series:
     read: Callable[[Reading], Value] | None = None  # its value; None: metrics.py counts it
     label: str = ""
     values: tuple[str, ...] = ()  # of the label
+    info: Callable[[NodeInfo], Mapping[str, str]] | None = None  # for a series that is always 1: its labels
 
 
 def _counter(
@@ -223,10 +225,10 @@ SERIES = (
         "Memory that this node may use: the container's limit or the machine's memory.",
         lambda reading: reading.now.memory_limit_bytes,
     ),
-    _gauge(
-        "build_info",
-        "Always 1; the label is the version that runs.",
-        lambda reading: {reading.info.version: 1},
-        "version",
+    Series(
+        "workernode_build_info",
+        Type.GAUGE,
+        "Always 1; the labels say what runs: join other series with it to group them by model.",
+        info=lambda node: {"model": node.model, "node_type": node.node_type, "version": node.version},
     ),
 )

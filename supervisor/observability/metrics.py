@@ -33,7 +33,7 @@ class Metrics:
             if series.type is Type.HISTOGRAM:
                 stage = series.name.removeprefix("workernode_task_").removesuffix("_seconds")
                 self._stages[stage] = Histogram(series.name, series.meaning, buckets=BUCKETS, registry=self._registry)
-            elif series.read is None:
+            elif series.read is None and series.info is None:
                 self._add_counter(series)
         self._totals = MessageTotals()  # replaced as a whole, so that its figures agree in every scrape
 
@@ -125,6 +125,11 @@ class _Readings:
         for series in SERIES:
             if series.read is not None:
                 yield _family(series, series.read(self._reading))
+            elif series.info is not None:
+                labels = series.info(self._reading.info)
+                family = GaugeMetricFamily(series.name, series.meaning, labels=list(labels))
+                family.add_metric(list(labels.values()), 1)
+                yield family
 
 
 def _family(series: Series, value: float | Mapping[str, float] | str) -> Metric:

@@ -12,6 +12,7 @@ import pytest
 
 from supervisor.observability.metric_table import SERIES, Series, Type
 from tests.support.paths import ROOT
+from tests.support.status import INFO
 
 DASHBOARD = json.loads(ROOT.joinpath("deploy/grafana/dashboard.json").read_text(encoding="utf-8"))
 FROM_PROMETHEUS = {"instance"}  # what a scrape adds
@@ -98,6 +99,7 @@ def labels_of(selectors: list[Selector]) -> set[str]:
     for selector in selectors:
         series = METRICS[selector.name]
         known |= {series.label} - {""}
+        known |= set(series.info(INFO)) if series.info else set()
         known |= {"le"} if selector.name.endswith("_bucket") else set()
     return known
 
@@ -144,9 +146,8 @@ def test_variables_ask_for_what_exists() -> None:
     asked = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
     for variable in asked:
         for text in (variable["definition"], variable["query"]["query"]):
-            name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", text).groups()  # type: ignore[union-attr]
-            assert name in METRICS
-            assert label in FROM_PROMETHEUS
+            name, label = re.fullmatch(r"label_values\((\w+)(?:{.*})?, (\w+)\)", text).groups()  # type: ignore[union-attr]
+            assert label in labels_of([Selector(name, {})])
 
 
 def rectangles() -> Iterator[tuple[int, int, int, int]]:

@@ -40,7 +40,7 @@ def test_every_series_is_there_from_the_start() -> None:
         ("workernode_intake_state", "closed"),
         ("workernode_cap_reason", "start"),
         ("workernode_fitness_state", "fit"),
-        ("workernode_build_info", INFO.version),
+        ("workernode_build_info", INFO.model, INFO.node_type, INFO.version),
     }
 
 
@@ -51,7 +51,8 @@ def test_names_follow_prometheus_conventions() -> None:
         assert each.name.endswith("_total") == (each.type is Type.COUNTER), each.name
         assert each.name.endswith("_seconds") or each.type is not Type.HISTOGRAM, each.name
         assert not re.search(r"_(ms|percent|mb|kb)\b", each.name)
-        assert bool(each.label) == (bool(each.values) or each.name.endswith("_info")), each.name
+        assert bool(each.label) == bool(each.values), each.name
+        assert (each.info is not None) == each.name.endswith("_info"), each.name
 
 
 def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
@@ -59,7 +60,9 @@ def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
     rows = re.findall(r"^\| `(workernode_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
     wanted = []
     for each in SERIES:
-        label = f"`{each.label}`: {', '.join(each.values) or 'free text'}" if each.label else ""
+        label = f"`{each.label}`: {', '.join(each.values)}" if each.label else ""
+        if each.info:
+            label = ", ".join(f"`{name}`" for name in each.info(INFO)) + ": free text"
         wanted.append((each.name, each.type.value, label, each.meaning))
     assert rows == wanted
     for words in (series.STATUSES, series.CAP_REASONS, INTAKES):
