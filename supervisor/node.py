@@ -54,7 +54,7 @@ class Node:
     def __init__(self, settings: Settings, identity: record.Node, parts: Parts) -> None:
         self._settings, self._identity, self._parts = settings, identity, parts
         self._clock, self._loop = parts.clock, parts.loop
-        self._clocks = PublisherClocks(self._clock.monotonic(), self._clock.wall())
+        self._clocks = PublisherClocks(self._clock.monotonic(), self._clock.wall(), self._clock.asleep())
         self._broker = parts.broker
         self._pool = parts.pool
         self._concurrency = parts.concurrency
@@ -184,7 +184,7 @@ class Node:
 
     def _receive(self, received: events.Received) -> None:
         self._broker.seen(received)
-        received = self._clocks.corrected(received)
+        received = self._clocks.corrected(received, self._clock.asleep())
         self._overview.clock_difference = self._clocks.largest
         if self._dispatcher.receive(received):
             self._metrics.taken(received.redeliveries)

@@ -1,8 +1,10 @@
 """How old a message is, although publisher and node measure time by two clocks that may differ. Pure: no clock is read.
 
 A message that comes after the node has asked for one in vain for a while was published at this moment. So its age, as
-the two clocks show it, is the difference between them, and is taken off. This node's own clock may jump; that is seen
-against the monotonic clock, by which ages are measured.
+the two clocks show it, is the difference between them, and is taken off. But a network that stands still looks alike:
+the message may then be as old as the node has asked. An age that this can explain counts only when a second one agrees.
+
+This node's own clock may jump; that is seen against the monotonic clock, by which ages are measured.
 """
 
 from __future__ import annotations
@@ -28,18 +30,24 @@ class PublisherClocks:
     Args:
         now: monotonic.
         wall: seconds since the epoch, at the same moment.
+        asleep: seconds that the machine was asleep until then, in which the monotonic clock stands still.
     """
 
-    def __init__(self, now: float, wall: float) -> None:
-        self._base = wall - now
+    def __init__(self, now: float, wall: float, asleep: float = 0.0) -> None:
+        self._base = wall - now - asleep
         self._jump = 0.0  # seconds by which this node's clock has jumped since the start
-        self._ages: OrderedDict[str, deque[float]] = OrderedDict()  # of messages that were published just then
+        # By publisher: the ages of messages that were published just then, and whether each is beyond doubt.
+        self._ages: OrderedDict[str, deque[tuple[float, bool]]] = OrderedDict()
         self._logged: dict[str, float] = {}  # the difference of each publisher that has one
         self.largest = 0.0  # seconds: the difference in use that is the largest; positive: the publisher is behind
 
-    def corrected(self, received: Received) -> Received:
-        """Return the message with `published` by this node's clock: `received - published` is its age."""
-        steady = received.received_at + self._base
+    def corrected(self, received: Received, asleep: float = 0.0) -> Received:
+        """Return the message with `published` by this node's clock: `received - published` is its age.
+
+        Args:
+            asleep: seconds that the machine was asleep until now.
+        """
+        steady = received.received_at + self._base + asleep
         self._note_jump(received.received - steady)
         age = steady - received.published
         difference = self._difference(received, age)
@@ -56,11 +64,12 @@ class PublisherClocks:
                 ages = self._ages[received.publisher] = deque(maxlen=LAST)
                 if len(self._ages) > MOST_PUBLISHERS:
                     self._forget(next(iter(self._ages)))
-            ages.append(age)
+            ages.append((age, age < NOTICED or age > received.asked_for + NOTICED))
         if not ages:
             return 0.0
-        smallest = min(ages)
-        difference = smallest if abs(smallest) >= NOTICED else 0.0
+        smallest, is_sure = min(ages)
+        agreeing = sum(abs(each - smallest) < NOTICED for each, _ in ages)
+        difference = smallest if abs(smallest) >= NOTICED and (is_sure or agreeing > 1) else 0.0
         self._note(received.publisher, difference)
         return difference
 

@@ -14,7 +14,7 @@ class Box:
     """A node's clocks and the publishers' messages."""
 
     def __init__(self) -> None:
-        self.now, self.jump = 100.0, 0.0
+        self.now, self.jump, self.asleep = 100.0, 0.0, 0.0
         self.clocks = PublisherClocks(self.now, WALL + self.now)
 
     def age(
@@ -28,11 +28,11 @@ class Box:
     ) -> float:
         """Take a message of a publisher whose clock is so far behind; return its age as the node finds it."""
         self.now += 1.0
-        published = WALL + self.now - true_age - behind
+        published = WALL + self.now + self.asleep - true_age - behind
         message = Received(
             1, (1, 1, 0, -1), b"", published, WALL + self.now + self.jump, self.now, redeliveries, False, by, asked_for
         )
-        found = self.clocks.corrected(message)
+        found = self.clocks.corrected(message, self.asleep)
         return found.received - found.published
 
 
@@ -65,6 +65,28 @@ def test_a_clock_that_is_set_right_is_noticed_at_once_and_one_that_is_set_wrong_
     assert box.clocks.largest == 0.0
     ages = [box.age(behind=360.0, asked_for=IN_VAIN) for _ in range(4)]
     assert ages == pytest.approx([360.0, 360.0, 0.0, 0.0])
+
+
+def test_a_network_that_stood_still_is_no_sign_of_a_clock() -> None:
+    """The node has asked for 26 seconds in vain; then a message comes that was published three seconds after that."""
+    box = Box()
+    assert box.age(23.0, asked_for=26.0) == pytest.approx(23.0)
+    assert box.age(20.0) == pytest.approx(20.0)
+    assert box.clocks.largest == 0.0
+
+
+def test_an_age_that_a_network_could_explain_counts_when_a_second_one_agrees() -> None:
+    box = Box()
+    ages = [box.age(behind=360.0, asked_for=1000.0) for _ in range(2)]
+    assert ages == pytest.approx([360.0, 0.0])
+
+
+def test_the_time_that_the_machine_slept_is_a_part_of_a_messages_age(caplog: pytest.LogCaptureFixture) -> None:
+    box = Box()
+    box.age()
+    box.jump = box.asleep = 3600.0
+    assert box.age(3700.0) == pytest.approx(3700.0)
+    assert caplog.records == []
 
 
 def test_each_publisher_has_a_clock_of_its_own() -> None:
