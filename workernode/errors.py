@@ -108,9 +108,10 @@ def unfit_error(fault: FaultInfo) -> dict[str, Any]:
         FaultKind.QUOTA: "its provider's quota is used up",
         FaultKind.CERTIFICATE: "its provider cannot be reached over a trusted connection",
         FaultKind.REFUSED: "its provider refuses the node's requests",
-        FaultKind.UNAVAILABLE: "its provider is not available",
+        FaultKind.RATE_LIMIT: "its provider's rate limit does not lift",
+        FaultKind.RAMP: "its provider's rate limit does not lift",
     }
-    text = why.get(fault.kind, "its provider's rate limit does not lift")
+    text = why.get(fault.kind, "its provider is not available")
     return openai_error(f"The model cannot be served at the moment: {text}.", "server_error", "model_unavailable")
 
 
