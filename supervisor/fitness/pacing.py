@@ -25,7 +25,7 @@ SLOWEST_SPREAD = 1.0  # calls a second, where less is known
 LONGEST_SPREAD = 15.0  # seconds
 TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
 
-# A refusal is explained by a budget of which less is left. Else there is a limit of which the headers do not tell.
+# A budget of which less is left explains a refusal. Else there is a limit of which the headers do not tell.
 LOW = 0.1  # of the whole
 
 CUT = 0.8  # of the cap, once an episode
@@ -74,23 +74,23 @@ class Pacer:
         Returns:
             The seconds after `resumes` over which those that were refused should ask again.
         """
-        explained = any(budget.left(now) < LOW * budget.size + budget.cost for budget in self._budgets(now))
+        is_known_budget_empty = any(budget.left(now) < LOW * budget.size + budget.cost for budget in self._budgets(now))
         if seen.kind is FaultKind.RAMP:
             self._learned.slow_down(now)
-        elif not explained:
+        elif not is_known_budget_empty:
             self._learned.refused(now, first)
         self._waiting = 1 if first else self._waiting + 1
         spread = min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
-        if seen.kind is FaultKind.RAMP or not explained:
+        if seen.kind is FaultKind.RAMP or not is_known_budget_empty:
             self._learned.resume(resumes + spread)
         # Where figures tell of the budget, those that ask again are paid for here; else the rate waits for them.
-        self._credit, self._credit_at = min(self._credit, 0.0) - explained, resumes
+        self._credit, self._credit_at = min(self._credit, 0.0) - is_known_budget_empty, resumes
         return spread
 
     def rate(self, now: float) -> float:
         """Return the calls a second that may be asked now, infinite where nothing paces."""
         known = [budget.rate(now) for budget in self._budgets(now)]
-        if known and not self._learned.met:
+        if known and not self._learned.has_met_limit:
             return min(known)
         return min([*known, self._learned.rate(now)])
 

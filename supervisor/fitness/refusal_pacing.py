@@ -66,13 +66,14 @@ class LearnedRate:
         # Moments at which the budget was used up, each with the calls that had been accepted until then.
         self._empty: deque[tuple[float, int]] = deque(maxlen=MOMENTS)
         self._moments: deque[float] = deque(maxlen=MOST_MOMENTS)  # when calls were asked that were not refused
-        self._burst = (0, 0.0)  # calls that were accepted before the first refusal, and the seconds that they took
+        # Calls that were accepted before the first refusal, and the seconds that they took.
+        self._before_first_refusal = (0, 0.0)
         self._before = 0.0  # calls a second when the newest of them came
         self._phase = Phase.RAMP
         self._base, self._since = 0.0, 0.0  # calls a second at that moment
 
     @property
-    def met(self) -> bool:
+    def has_met_limit(self) -> bool:
         """Whether a refusal taught a rate."""
         return self._phase is not Phase.RAMP
 
@@ -113,7 +114,7 @@ class LearnedRate:
         measured = self._measured()
         if self._phase is Phase.RAMP or len(self._empty) == 1:
             self._phase, self._base = Phase.DOUBLE, max(FIRST_RATE * math.sqrt(self._lately), SLOWEST)
-            self._burst = (self._empty[0][1], now - (now if self._first_at is None else self._first_at))
+            self._before_first_refusal = (self._empty[0][1], now - (now if self._first_at is None else self._first_at))
         elif measured is not None:
             steady = self._phase is not Phase.DOUBLE and self._empty[-1][0] - self._empty[-2][0] >= LONG_MEASURE
             least = min(self._before, SLACK * self._used(now)) * SMALLEST_CUT if steady else SLOWEST
@@ -157,7 +158,7 @@ class LearnedRate:
         first refusal, less what came back meanwhile.
         """
         calls = sorted(moment for moment in self._moments if began < moment <= end)
-        count, seconds = self._burst
+        count, seconds = self._before_first_refusal
 
         def left(refill: float) -> float:
             size = max(count - refill * seconds, 1.0)

@@ -66,8 +66,10 @@ class FaultMessages:
                     f"or lower MAX_PROCESS_NUM{of}"
                 )
             case FaultKind.UNAVAILABLE | FaultKind.PASSING:
+                is_answer = 200 <= fault.http_status < 300
+                fails = "answers with what cannot be used" if is_answer else "does not serve requests"
                 return (
-                    f"{upstream} does not serve requests {where}; start it, look at the provider's status page, "
+                    f"{upstream} {fails} {where}; start it, look at the provider's status page, "
                     f"or correct API_URL{of}"
                 )
             case _:

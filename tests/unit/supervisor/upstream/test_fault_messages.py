@@ -52,3 +52,8 @@ def test_a_code_that_repeats_the_status_or_the_kind_is_left_out(
     kind: FaultKind, status: int, code: str, shown: str
 ) -> None:
     assert f" {shown} at " in FaultMessages("https://api.example.com", "m")(FaultInfo(kind, status, code, ""))
+
+
+def test_an_answer_with_200_that_cannot_be_used_is_not_called_no_service() -> None:
+    sentence = FaultMessages("https://api.openai.com", "gpt-4")(FaultInfo(FaultKind.PASSING, 200, "bad_answer", ""))
+    assert "answers with what cannot be used (200)" in sentence
