@@ -162,7 +162,7 @@ class Node:
                 self._receive(event)
             case events.RetryHere():
                 if self._dispatcher.receive(event.received):
-                    self._metrics.taken(event.received.redeliveries)
+                    self._count_taken(event.received)
             case events.Stored():
                 if not event.fault and not event.dead_letter:
                     self._metrics.record_stored()
@@ -187,9 +187,13 @@ class Node:
         received = self._clocks.corrected(received, self._clock.asleep())
         self._overview.clock_difference = self._clocks.largest
         if self._dispatcher.receive(received):
-            self._metrics.taken(received.redeliveries)
+            self._count_taken(received)
         else:
             self._metrics.duplicate()
+
+    def _count_taken(self, received: events.Received) -> None:
+        age = received.age(self._clock.monotonic())
+        self._metrics.taken(received.redeliveries, self._settings.task_timeout - age)
 
     def _use_secrets(self, event: events.SettingsReloaded) -> None:
         """Use new secrets from now on, and let an unfit node try a new key at once."""

@@ -137,6 +137,7 @@ SERIES = (
     _counter("task_redeliveries", "Messages taken that the broker had handed out before."),
     _counter("task_duplicates", "Messages that this node had or had answered already; not counted as taken."),
     _seconds("queue", "From publishing a task to taking it, by the clocks of two machines."),
+    _seconds("time_left", "What a task has left of TASK_TIMEOUT when it is taken; 0: nobody waits for it any more."),
     _seconds("waiting", "From taking a task to asking upstream."),
     _seconds("first_token", "From asking upstream to its first chunk."),
     _seconds("upstream", "From asking upstream to its last byte."),

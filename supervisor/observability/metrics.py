@@ -28,11 +28,12 @@ class Metrics:
         self._info = info
         self._registry = CollectorRegistry(auto_describe=False)
         self._counters: dict[str, Counter] = {}
-        self._stages: dict[str, Histogram] = {}
+        self._histograms: dict[str, Histogram] = {}
         for series in SERIES:
             if series.type is Type.HISTOGRAM:
-                stage = series.name.removeprefix("workernode_task_").removesuffix("_seconds")
-                self._stages[stage] = Histogram(series.name, series.meaning, buckets=BUCKETS, registry=self._registry)
+                name = series.name.removeprefix("workernode_task_").removesuffix("_seconds")
+                histogram = Histogram(series.name, series.meaning, buckets=BUCKETS, registry=self._registry)
+                self._histograms[name] = histogram
             elif series.read is None and series.info is None:
                 self._add_counter(series)
         self._totals = MessageTotals()  # replaced as a whole, so that its figures agree in every scrape
@@ -51,13 +52,15 @@ class Metrics:
         """How many messages were taken, and what became of them."""
         return self._totals
 
-    def taken(self, redeliveries: int) -> None:
+    def taken(self, redeliveries: int, time_left: float) -> None:
         """A message was taken; it is in flight until `settled`.
 
         Args:
             redeliveries: how often the broker had handed it out before.
+            time_left: seconds until nobody waits for its answer; below 0 they are over.
         """
         self._totals = self._totals._replace(taken=self._totals.taken + 1)
+        self._histograms["time_left"].observe(max(0.0, time_left))  # a negative one would make the sum fall
         if redeliveries > 0:
             self._counters["task_redeliveries"].inc()
 
@@ -76,7 +79,7 @@ class Metrics:
         for stage in STAGES:
             seconds = getattr(outcome.durations, stage)
             if seconds is not None:
-                self._stages[stage].observe(seconds)
+                self._histograms[stage].observe(seconds)
 
     def settled(self, decision: Decision) -> None:
         """The decision was carried out: the message is not in flight any more."""

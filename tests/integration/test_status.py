@@ -131,7 +131,7 @@ def test_since_is_the_moment_of_the_last_change_of_readiness_or_state(server: Sh
 
 
 def test_metrics_has_the_counted_figures(server: Shown) -> None:
-    server.metrics.taken(0)
+    server.metrics.taken(0, 300.0)
     server.metrics.decided(outcome())
     server.metrics.settled(Decision.ACK)
     server.server.update(serving(time.monotonic()))

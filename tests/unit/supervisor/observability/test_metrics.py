@@ -44,6 +44,16 @@ def test_every_series_is_there_from_the_start() -> None:
     }
 
 
+def test_a_task_that_comes_too_late_has_no_time_left() -> None:
+    metrics = Metrics(INFO)
+    for time_left in (299.5, 7.0, -40.0):
+        metrics.taken(0, time_left)
+    found = scrape(metrics)
+    name = "workernode_task_time_left_seconds"
+    buckets = [found[f"{name}_bucket", le] for le in ("0.001", "10.0", "300.0", "+Inf")]
+    assert (buckets, found[f"{name}_sum",]) == ([1, 2, 3, 3], 306.5)
+
+
 def test_names_follow_prometheus_conventions() -> None:
     assert len({each.name for each in SERIES}) == len(SERIES)
     for each in SERIES:
@@ -72,7 +82,7 @@ def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
 
 def test_an_answered_task_is_counted_in_every_series_concerned() -> None:
     metrics = Metrics(INFO)
-    metrics.taken(2)
+    metrics.taken(2, 300.0)
     metrics.decided(outcome(attempts=3))
     metrics.record_stored()
     metrics.settled(Decision.ACK)
@@ -144,8 +154,8 @@ def test_taken_is_decided_plus_in_flight_in_every_scrape() -> None:
         decisions = list(Decision)
         while not done.is_set():
             for number in range(7):
-                metrics.taken(0)
-                metrics.taken(0)
+                metrics.taken(0, 300.0)
+                metrics.taken(0, 300.0)
                 metrics.settled(decisions[number % 3])
             for number in range(7):
                 metrics.settled(decisions[number % 3])
