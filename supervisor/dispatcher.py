@@ -190,7 +190,7 @@ class Dispatcher:
 
     def _offer_again(self, now: float) -> None:
         """Queue what is to be offered to gateways, and settle that whose time is over."""
-        for delivery in self._gateways.due(now):
+        for delivery in self._gateways.due(now, max(1, self._settings.max_process_num // 4)):
             if delivery.undelivered is None and not self._gateways.is_offered(delivery):
                 delivery.kept = None  # its gateway is back: it is run
             self._enqueue(delivery)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.25, 5.0  # seconds between two offers to one gateway; doubled from one to the next
 # What waits here is beyond the cap, up to these bounds; what is more counts against the cap.
-MOST_BEYOND_CAP = 1000  # messages
+MOST_BEYOND_CAP = 10_000  # messages
 MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -46,6 +46,8 @@ class GatewayWaits:
         self._gateways: dict[str | int, _Gateway] = {}
         self._places: dict[int, str | int] = {}  # where a delivery waits, or is offered from
         self._back: list[Delivery] = []  # their gateway is back: to be offered, or run, as soon as possible
+        self._next_over = float("inf")  # monotonic: no delivery's time is over before it
+        self._is_full = False
         self._bytes = 0
         self.beyond_cap = 0  # messages that wait here and do not count against the cap
 
@@ -84,23 +86,36 @@ class GatewayWaits:
         is_beyond = self.beyond_cap < MOST_BEYOND_CAP and self._bytes + size <= MOST_BYTES
         gateway.waiting[number] = _Waiting(delivery, kept.until, size, is_beyond)
         self._places[number] = place
+        self._next_over = min(self._next_over, kept.until)
         self._count(gateway.waiting[number], 1)
 
-    def due(self, now: float) -> list[Delivery]:
-        """Return the deliveries that are to be offered, or run, now. `reached`, `wait` or `forget` follows for each."""
+    def due(self, now: float, most: int) -> list[Delivery]:
+        """Return the deliveries that are to be offered, or run, now. `reached`, `wait` or `forget` follows for each.
+
+        Args:
+            now: monotonic.
+            most: how many may be offered at a time to gateways that are away: others have the rest of the slots.
+        """
         due, self._back = self._back, []
-        for gateway in self._gateways.values():
+        most -= sum(gateway.offered is not None for gateway in self._gateways.values())
+        for gateway in sorted(self._gateways.values(), key=lambda each: each.again_at):
+            if most <= 0:
+                break
             if gateway.offered is None and gateway.waiting and now >= gateway.again_at:
                 waiting = gateway.waiting.values()
                 one = next((each for each in waiting if each.delivery.undelivered is not None), None)
                 one = one or next(iter(waiting))
                 self._take(gateway, one)
                 gateway.offered = one.delivery.number
+                most -= 1
                 due.append(one.delivery)
+        self._is_full = most <= 0  # the next offer is due when one of these has ended
         return due
 
     def over(self, now: float) -> list[Delivery]:
         """Return the deliveries whose time is over, and forget them."""
+        if now < self._next_over:
+            return []
         over = [
             (gateway, one)
             for gateway in self._gateways.values()
@@ -110,6 +125,8 @@ class GatewayWaits:
         for gateway, one in over:
             self._take(gateway, one)
             self.forget(one.delivery)
+        left = [one.until for gateway in self._gateways.values() for one in gateway.waiting.values()]
+        self._next_over = min(left, default=float("inf"))
         return [one.delivery for _, one in over]
 
     def take_unasked(self) -> list[Delivery]:
@@ -158,8 +175,7 @@ class GatewayWaits:
         if self._back:
             return 0.0
         offers = [each.again_at for each in self._gateways.values() if each.offered is None and each.waiting]
-        ends = [one.until for each in self._gateways.values() for one in each.waiting.values()]
-        return min([*offers, *ends], default=float("inf"))
+        return min([*([] if self._is_full else offers), self._next_over if self._gateways else float("inf")])
 
     def _take(self, gateway: _Gateway, one: _Waiting) -> None:
         del gateway.waiting[one.delivery.number]
