@@ -62,6 +62,13 @@ class UpstreamFault(Exception):
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
 
+    def copy(self) -> UpstreamFault:
+        """Return the same fault without what it came with: traceback, cause and context."""
+        return UpstreamFault(
+            self.kind, self.message, http_status=self.http_status, body=self.body, code=self.code,
+            retry_after=self.retry_after,
+        )  # fmt: skip
+
     def info(self) -> FaultInfo:
         """Return what the supervisor is told of it."""
         return FaultInfo(self.kind, self.http_status, self.code[:100], self.message[:MAX_MESSAGE], self.retry_after)

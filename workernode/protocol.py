@@ -121,6 +121,8 @@ class Hold:
 
     until: float  # monotonic
     spread: float = 0.0  # seconds
+    # Upstream is away: a call that fails is not repeated here, its task goes back at once, to a node that may be well.
+    no_retries: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,15 @@ class FaultInfo:
 
 
 @dataclass(frozen=True)
+class CallFailed:
+    """From a worker, as soon as a call to upstream has failed in a way that may pass. The task may be asked again."""
+
+    request_id: str
+    asked: float  # monotonic: when the call was sent
+    fault: FaultInfo  # PASSING or UNAVAILABLE
+
+
+@dataclass(frozen=True)
 class Durations:
     """How long the stages of one delivery took, in seconds; None: the delivery never got to that stage."""
 
@@ -214,4 +225,4 @@ class Outcome:
 
 
 ToWorker = Job | Hold | Target | Stop
-FromWorker = Ready | RateLimitReport | Outcome
+FromWorker = Ready | RateLimitReport | CallFailed | Outcome

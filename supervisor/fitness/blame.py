@@ -172,14 +172,16 @@ class Blame:
 
     def takes_self_check(self, now: float) -> bool:
         """Return whether a self-check should be made now; if so, take it as begun."""
-        if not self._can_check or self._is_check_awaited(now):
-            return False
         first = min((refusal.at for refusal in self._undecided(now).values()), default=math.inf)
         wait = 0.0 if self._most_alike() >= ENOUGH else CHECK_AFTER
-        is_due = now >= max(first + wait, self._check_began + CHECK_PAUSE)
-        if is_due:
-            self._check_began = now
-        return is_due
+        return now >= first + wait and self.begins_check(now)
+
+    def begins_check(self, now: float) -> bool:
+        """Return whether a self-check may be made now; if so, take it as begun."""
+        if not self._can_check or self._is_check_awaited(now) or now < self._check_began + CHECK_PAUSE:
+            return False
+        self._check_began = now
+        return True
 
     def tick(self, now: float) -> None:
         """Decide what can be decided by now."""

@@ -9,6 +9,7 @@ reported (`changes`, `reports`). docs/fitness.md draws the states.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from supervisor.events import SelfChecked
 from supervisor.fitness.blame import Blame, Verdict
@@ -16,8 +17,9 @@ from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, G
 from supervisor.fitness.half_open import Probing
 from supervisor.fitness.outage import Outage
 from supervisor.fitness.rate_limit import LONGEST_HOLD, RateLimit
+from supervisor.fitness.transitions import LIMITS, MOVES, OUTAGES, REASONS, describe_suspicion
 from supervisor.states import FitnessState, Intake
-from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import NODE_KINDS, CallFailed, FaultInfo, FaultKind, Hold, RateLimitReport
 
 # A limit, or an upstream that is away, for longer makes the node unfit, and is reported (spec 5).
 LONGEST_OUTAGE = 60.0  # seconds
@@ -26,42 +28,6 @@ LONGEST_OUTAGE = 60.0  # seconds
 CLOSED_SHARE = 0.25
 LAST_PROBE_AWAY = 10.0  # seconds: the longest interval of probes before the node is unfit
 CHECK_INTERVAL = 0.25  # seconds between two `tick` while the node is suspect
-
-MOVES = {
-    (FitnessState.FIT, "limited"): FitnessState.LIMITED,
-    (FitnessState.LIMITED, "lifted"): FitnessState.FIT,
-    (FitnessState.LIMITED, "lasted"): FitnessState.UNFIT,
-    (FitnessState.FIT, "suspected"): FitnessState.SUSPECT,
-    (FitnessState.LIMITED, "suspected"): FitnessState.SUSPECT,
-    (FitnessState.SUSPECT, "cleared"): FitnessState.FIT,
-    (FitnessState.SUSPECT, "refused"): FitnessState.UNFIT,
-    (FitnessState.FIT, "refused"): FitnessState.UNFIT,
-    (FitnessState.LIMITED, "refused"): FitnessState.UNFIT,
-    (FitnessState.AWAY, "refused"): FitnessState.UNFIT,
-    (FitnessState.FIT, "failed"): FitnessState.AWAY,
-    (FitnessState.LIMITED, "failed"): FitnessState.AWAY,
-    (FitnessState.SUSPECT, "failed"): FitnessState.AWAY,
-    (FitnessState.AWAY, "answered"): FitnessState.FIT,
-    (FitnessState.AWAY, "lasted"): FitnessState.UNFIT,
-    (FitnessState.UNFIT, "answered"): FitnessState.FIT,
-}  # a pair that is not here is a bug, and raises KeyError
-
-LIMITS = (FaultKind.RATE_LIMIT, FaultKind.RAMP)
-OUTAGES = (FaultKind.UNAVAILABLE, FaultKind.PASSING)
-# The reason of the report (spec 1.3).
-REASONS = {
-    FaultKind.KEY: "AuthenticationError",
-    FaultKind.REFUSED: "AuthenticationError",
-    FaultKind.QUOTA: "APIQuotaExceededError",
-    FaultKind.MODEL: "ConfigurationError",
-    FaultKind.ADDRESS: "ConfigurationError",
-    FaultKind.CERTIFICATE: "ConfigurationError",
-    FaultKind.RATE_LIMIT: "APIQuotaExceededError",
-    FaultKind.RAMP: "APIQuotaExceededError",
-    FaultKind.UNAVAILABLE: "GeneralError",
-    FaultKind.PASSING: "GeneralError",
-}
-
 
 class Fitness:
     """The node's fitness. Owned by the main thread."""
@@ -85,6 +51,7 @@ class Fitness:
         self._limit = RateLimit(max_process_num)
         self._blame = Blame(can_check)
         self._outage = Outage()
+        self._suspected_outage: FaultInfo | None = None  # most calls fail; a self-check shows whether all do
         self._probing = Probing()
         self._since = 0.0
         self._restored_at = 0.0
@@ -122,10 +89,26 @@ class Fitness:
             self._failed(now, asked_at, fault, request_id)
         self._follow_blame(now)
 
+    def call_failed(self, now: float, seen: CallFailed, running: int) -> None:
+        """A call failed; its worker may ask again. Most tasks must fail: some providers fail one call in three.
+
+        Args:
+            running: tasks at workers.
+        """
+        is_open = self.state not in (FitnessState.UNFIT, FitnessState.AWAY) and seen.asked >= self._restored_at
+        if is_open and self._outage.call_failed(seen.request_id, seen.asked, seen.fault, running):
+            self._suspected_outage = seen.fault
+
     def self_checked(self, now: float, seen: SelfChecked) -> None:
         """A self-check has ended: at the start, or because `takes_self_check` said so."""
         self._blame.self_checked(now, seen)
         self._follow_blame(now)
+        suspected, self._suspected_outage = self._suspected_outage, None
+        is_open = self.state not in (FitnessState.UNFIT, FitnessState.AWAY)
+        if seen.fault is None:
+            self._outage.answered(seen.asked_at)
+        elif suspected is not None and is_open and seen.fault.kind in OUTAGES:
+            self._close(now, suspected)
 
     def probe_now(self, now: float) -> None:
         """The key or the headers have changed: an unfit node tries the next task at once."""
@@ -150,7 +133,9 @@ class Fitness:
 
     @property
     def hold(self) -> Hold:
-        """What all workers must wait for; to be told to them whenever it changes."""
+        """What all workers must wait for; they are sent it whenever it changes."""
+        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
+            return replace(self._limit.hold, no_retries=True)
         return self._limit.hold
 
     @property
@@ -198,6 +183,8 @@ class Fitness:
 
     def takes_self_check(self, now: float) -> bool:
         """Return whether a self-check should be made now; if so, take it as begun."""
+        if self._suspected_outage is not None and self._blame.begins_check(now):
+            return True
         return self.state is FitnessState.SUSPECT and self._blame.takes_self_check(now)
 
     def next_tick(self, now: float) -> float:
@@ -246,6 +233,7 @@ class Fitness:
         """A task was answered well; one that was asked before the limit was met says nothing of the limit."""
         self._blame.answered(asked_at)
         self._outage.answered(asked_at)
+        self._suspected_outage = None
         if was_probe or (self.state is FitnessState.AWAY and asked_at > self._since):
             self._recover(now)
         elif asked_at >= self._limit.refused_at:
@@ -287,7 +275,7 @@ class Fitness:
                 self._fail(now, "refused", fault)
             self._blame.reset()
         elif suspicion is not None and self.state in (FitnessState.FIT, FitnessState.LIMITED):
-            self._move(now, "suspected", suspicion, _suspicion(suspicion))
+            self._move(now, "suspected", suspicion, describe_suspicion(suspicion))
         elif suspicion is None and self.state is FitnessState.SUSPECT:
             self._move(now, "cleared", None, f"the node is well: the refusal was the task's own, or it passed "
                        f"(after {now - self._since:.1f} s)")  # fmt: skip
@@ -335,9 +323,4 @@ class Fitness:
     def _reason(self) -> str:
         if self.fault is None:
             return ""
-        return _suspicion(self.fault) if self.state is FitnessState.SUSPECT else self._explain(self.fault)
-
-
-def _suspicion(fault: FaultInfo) -> str:
-    answer = " ".join(str(part) for part in (fault.http_status or "no answer", fault.code) if part)
-    return f"upstream refused a task ({answer}); the next answers show whether the fault is the task's or the node's"
+        return describe_suspicion(self.fault) if self.state is FitnessState.SUSPECT else self._explain(self.fault)

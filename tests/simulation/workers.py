@@ -16,6 +16,7 @@ from tests.simulation.world import Violation, World
 from workernode.pipe import pack
 from workernode.protocol import (
     AnswerState,
+    CallFailed,
     Decision,
     Durations,
     FaultInfo,
@@ -274,6 +275,10 @@ class SimProcess:
             if fault.kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP):
                 self._write(RateLimitReport(self._world.now, fault.kind, asked, fault.retry_after))
             elif fault.kind is not FaultKind.PASSING:
+                break
+            else:
+                self._write(CallFailed(plan.id, asked, fault))
+            if self._hold.no_retries:
                 break
             pause = RETRY_FIRST * 2**count * dice.uniform(0.5, 1.5)
             if count == TRIES - 1 or self._world.now + pause >= job.deadline:

@@ -20,10 +20,10 @@ from workernode.net.connection import Watch
 from workernode.net.http_client import Exchange, Pool, tls_context
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
-from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
+from workernode.protocol import CallFailed, FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream.answer import read_completion
 from workernode.upstream.dialects import is_about_content
-from workernode.upstream.faults import fault_of_response
+from workernode.upstream.faults import RETRYABLE, fault_of_response
 from workernode.upstream.headers import request_headers
 from workernode.upstream.ratelimit_headers import limits_of, retry_after
 from workernode.upstream.request import ChatRequest, Client
@@ -41,11 +41,11 @@ class Upstream:
     Args:
         connect_timeout: seconds for a connection.
         read_timeout: seconds; the longest silence between two chunks of a stream.
-        report: called with what the headers of an answer say of rate limits.
+        report: called with what the headers of an answer say of rate limits, and with each failed call.
     """
 
     def __init__(
-        self, connect_timeout: float, read_timeout: float, report: Callable[[RateLimitReport], None]
+        self, connect_timeout: float, read_timeout: float, report: Callable[[RateLimitReport | CallFailed], None]
     ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -74,7 +74,7 @@ class Upstream:
             old.close()
 
     def set_hold(self, hold: Hold) -> None:
-        """Ask nothing before the hold is over."""
+        """Ask nothing before the hold is over, and repeat no failed call while it forbids that."""
         self._hold = hold
 
     def complete(self, request: ChatRequest, stats: CallStats) -> bytes:
@@ -83,7 +83,7 @@ class Upstream:
         Raises:
             UpstreamFault: after the attempts that made sense.
         """
-        return ask_with_retries(lambda: self._complete(request, stats), request.deadline, None)
+        return self._ask_with_retries(lambda: self._complete(request, stats), request, stats, None)
 
     def stream(
         self, request: ChatRequest, stats: CallStats, client: Client, meanwhile: Callable[[], None]
@@ -103,9 +103,24 @@ class Upstream:
             if once:
                 once.pop()()
 
-        return ask_with_retries(
-            lambda: self._stream(request, stats, client, first_time), request.deadline, client.pause
+        return self._ask_with_retries(
+            lambda: self._stream(request, stats, client, first_time), request, stats, client.pause
         )
+
+    def _ask_with_retries(
+        self, ask: Callable[[], T], request: ChatRequest, stats: CallStats, sleep: Callable[[float], None] | None
+    ) -> T:
+        """Call `ask`, again where that may help, and report each failed call at once."""
+
+        def ask_and_report() -> T:
+            try:
+                return ask()
+            except UpstreamFault as fault:
+                if fault.kind in RETRYABLE and stats.sent_at is not None:
+                    self._report(CallFailed(request.request_id, stats.sent_at, fault.info()))
+                raise
+
+        return ask_with_retries(ask_and_report, request.deadline, sleep, lambda: not self._hold.no_retries)
 
     def _complete(self, request: ChatRequest, stats: CallStats) -> bytes:
         exchange = self._ask(request.body, request, stats, None, None)

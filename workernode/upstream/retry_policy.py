@@ -26,23 +26,40 @@ T = TypeVar("T")
 _backoff = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE, min=FIRST_PAUSE / 2)
 
 
-def ask_with_retries(ask: Callable[[], T], deadline: float, sleep: Callable[[float], None] | None) -> T:
+def ask_with_retries(
+    ask: Callable[[], T],
+    deadline: float,
+    sleep: Callable[[float], None] | None,
+    may_retry: Callable[[], bool] = lambda: True,
+) -> T:
     """Return what `ask` returns; where it raises a fault that may pass, ask again.
 
     Args:
         deadline: monotonic; no pause outlasts it.
         sleep: waits so many seconds; None for time.sleep.
+        may_retry: asked after each failed call, and again after the pause.
 
     Raises:
         UpstreamFault: of the last attempt. Its traceback is gone: it holds tenacity's state, which holds the fault, and
             such a reference cycle would keep all that was read of an answer in memory.
     """
+    failed: list[UpstreamFault] = []  # a copy of the last one: it keeps nothing in memory of what was read
+
+    def ask_if_allowed() -> T:
+        if failed and not may_retry():
+            raise failed[0]
+        try:
+            return ask()
+        except UpstreamFault as exc:
+            failed[:] = [exc.copy()]
+            raise
+
     try:
         return call_with_retries(
-            ask,
+            ask_if_allowed,
             retry=retry_if_exception(_may_pass),
             wait=_pause,
-            stop=lambda state: _is_enough(state, deadline),
+            stop=lambda state: not may_retry() or _is_enough(state, deadline),
             sleep=sleep or time.sleep,
         )
     except UpstreamFault as exc:

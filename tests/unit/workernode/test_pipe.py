@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from workernode.pipe import Outbox, Unpacker, pack
 from workernode.protocol import (
+    CallFailed,
     Decision,
     Durations,
     FaultInfo,
@@ -97,6 +98,8 @@ MESSAGES = {
     "stop": Stop(),
     "ready": Ready(77),
     "report": RateLimitReport(1.0, FaultKind.RAMP, 0.5, 2.0, 60, 59, 1.0, None, None, None, 3),
+    "call_failed": CallFailed("id", 1.0, FAULT),
+    "hold_without_retries": Hold(5.0, 2.0, no_retries=True),
     "outcome": Outcome(
         1, "id", Decision.NAK, "key_refused", b"{}", FAULT, False, "why", ERROR, 2, 1.0, True, 3, 4,
         durations=Durations(0.1, None, 0.3, 0.4, None, 0.6),

@@ -9,14 +9,15 @@ import pytest
 
 from supervisor.events import SelfChecked
 from supervisor.fitness import Admission, Admit, Begin, End, Fitness, Verdict
-from supervisor.fitness.breaker import LONGEST_OUTAGE, MOVES, REASONS
+from supervisor.fitness.breaker import LONGEST_OUTAGE
 from supervisor.fitness.half_open import FIRST_PROBE, FRESH, LAST_PROBE
 from supervisor.fitness.pacing import UNPACED
+from supervisor.fitness.transitions import MOVES, REASONS
 from supervisor.states import FitnessState, Intake
 from supervisor.upstream import FaultMessages
 from tests.support.paths import ROOT
 from tests.support.ratelimit import Form, World, simulate
-from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import NODE_KINDS, CallFailed, FaultInfo, FaultKind, Hold, RateLimitReport
 
 EXPLAIN = FaultMessages("https://api.openai.com", "gpt-4", "prod/gpt-4")
 KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
@@ -469,6 +470,31 @@ def test_a_node_whose_upstream_is_away_closes_its_intake_and_tries_one_task_at_g
     assert (fitness.gate(101.0).intake, fitness.gate(101.0).room) == (Intake.ONE_AT_A_TIME, 1)
     probe(fitness, 101.0, LOADING)
     assert (fitness.gate(101.5).intake, fitness.gate(101.5).again_at) == (Intake.HOLD, 103.0)
+
+
+def test_failed_calls_close_the_intake_before_their_tasks_have_ended_and_forbid_retries() -> None:
+    fitness = Fitness(64, EXPLAIN, can_check=True)
+    for number in range(3):
+        assert not fitness.takes_self_check(100.0)
+        fitness.call_failed(100.0, CallFailed(f"task {number}", 99.9, LOADING), running=3)
+    assert fitness.takes_self_check(100.0)
+    assert (fitness.state, fitness.hold.no_retries) == (FitnessState.FIT, False)
+    fitness.self_checked(100.0, SelfChecked(100.0, LOADING))
+    assert (fitness.state, fitness.hold.no_retries, fitness.reports()) == (FitnessState.AWAY, True, [])
+    probe(fitness, 101.0, None, well=True)
+    assert (fitness.state, fitness.hold.no_retries) == (FitnessState.FIT, False)
+    for number in range(3):  # asked before it was well again
+        fitness.call_failed(101.1, CallFailed(f"task {number}", 100.9, LOADING), running=3)
+    assert fitness.state is FitnessState.FIT
+
+
+def test_several_tasks_of_which_each_makes_upstream_fail_do_not_close_the_intake() -> None:
+    fitness = Fitness(64, EXPLAIN, can_check=True)
+    for number in range(8):
+        fitness.call_failed(100.0, CallFailed(f"task {number}", 99.9, LOADING), running=8)
+    assert fitness.takes_self_check(100.0)
+    fitness.self_checked(100.1, SelfChecked(100.0))
+    assert (fitness.state, fitness.hold.no_retries) == (FitnessState.FIT, False)
 
 
 def test_clients_get_their_error_within_their_time_while_upstream_is_away() -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from supervisor.fitness import Begin, Fitness, self_check
-from supervisor.fitness.breaker import REASONS
+from supervisor.fitness.transitions import REASONS
 from supervisor.states import FitnessState
 from supervisor.upstream import FaultMessages
 from tests.support.check import context

@@ -42,3 +42,24 @@ def test_a_failure_of_a_call_that_was_asked_before_the_newest_answered_one_says_
 def test_other_faults_are_no_outage(kind: FaultKind) -> None:
     outage = Outage()
     assert not any(outage.failed(str(number), number, FaultInfo(kind, 0, "", "")) for number in range(100))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_failed_calls_of_most_tasks_that_run_show_that_upstream_is_away(kind: FaultKind) -> None:
+    outage, fault = Outage(), FaultInfo(kind, 503, "", "")
+    results = [outage.call_failed(str(number), number, fault, number + 1) for number in range(ENOUGH[kind])]
+    assert results == [False] * (ENOUGH[kind] - 1) + [True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_upstream_that_fails_with_one_call_in_three_is_not_away(kind: FaultKind) -> None:
+    outage, fault = Outage(), FaultInfo(kind, 503, "", "")
+    assert not any(outage.call_failed(str(number), number, fault, 3 * (number + 1)) for number in range(20))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_clears_single_failed_calls(kind: FaultKind) -> None:
+    outage, fault = Outage(), FaultInfo(kind, 503, "", "")
+    for number in range(100):
+        assert not outage.call_failed(str(number), number, fault, 1)
+        outage.answered(number + 0.5)

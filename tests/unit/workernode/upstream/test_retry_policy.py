@@ -54,3 +54,23 @@ def test_a_wait_that_outlasts_the_tasks_time_is_not_begun() -> None:
     with pytest.raises(UpstreamFault):
         ask_with_retries(failing(FaultKind.PASSING, calls, 30.0), time.monotonic() + 20, lambda seconds: 1 / 0)
     assert len(calls) == 1
+
+
+def test_a_failed_call_is_not_repeated_where_retries_are_not_allowed() -> None:
+    calls: list[int] = []
+    with pytest.raises(UpstreamFault):
+        ask_with_retries(
+            failing(FaultKind.PASSING, calls), time.monotonic() + 1000, lambda seconds: 1 / 0, lambda: False
+        )
+    assert len(calls) == 1
+
+
+def test_a_call_is_not_repeated_after_a_pause_in_which_that_was_forbidden() -> None:
+    calls: list[int] = []
+    pauses: list[float] = []
+    with pytest.raises(UpstreamFault) as caught:
+        ask_with_retries(
+            failing(FaultKind.PASSING, calls), time.monotonic() + 1000, pauses.append, lambda: not pauses
+        )
+    assert (len(calls), len(pauses)) == (1, 1)
+    assert (caught.value.kind, caught.value.message) == (FaultKind.PASSING, "no")
