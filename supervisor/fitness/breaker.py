@@ -29,6 +29,7 @@ CLOSED_SHARE = 0.25
 LAST_PROBE_AWAY = 10.0  # seconds: the longest interval of probes before the node is unfit
 CHECK_INTERVAL = 0.25  # seconds between two `tick` while the node is suspect
 
+
 class Fitness:
     """The node's fitness. Owned by the main thread."""
 

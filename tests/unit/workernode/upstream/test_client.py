@@ -20,7 +20,7 @@ from workernode.body import for_upstream
 from workernode.call_stats import CallStats
 from workernode.errors import ClientGone, UpstreamFault
 from workernode.net import http_client as exchange
-from workernode.protocol import FaultKind, Hold, RateLimitReport, Target
+from workernode.protocol import CallFailed, FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream import client as client_module
 from workernode.upstream import retry_policy, stream_options
 from workernode.upstream.chunks import Chunk
@@ -58,16 +58,23 @@ class Client:
 
 
 class Asker:
-    """Upstream as a worker has it, and all that it says."""
+    """Upstream as a worker has it, and all that it reports."""
 
     def __init__(self, fake: FakeUpstream, key: str | None = API_KEY) -> None:
         self.fake = fake
         self.seen: list[RateLimitReport] = []
-        self.upstream = Upstream(5.0, LONG, self.seen.append)
+        self.failed: list[CallFailed] = []
+        self.upstream = Upstream(5.0, LONG, self.report)
         self.upstream.set_target(Target(f"{fake.api_url}/chat/completions", key))
         self.client = Client()
         self.asked = CallStats()
         self.relays: list[StreamedAnswer] = []
+
+    def report(self, seen: RateLimitReport | CallFailed) -> None:
+        if isinstance(seen, CallFailed):
+            self.failed.append(seen)
+        else:
+            self.seen.append(seen)
 
     def question(self, directive: dict[str, Any], stream: bool, time_s: float, **more: Any) -> ChatRequest:
         data = {"model": "m", "messages": [{"role": "user", "content": "lab:" + json.dumps(directive)}]}
@@ -630,6 +637,31 @@ def test_a_client_that_leaves_ends_the_stream(ask: Asker, upstream: FakeUpstream
         next(batches)
     relay.abort()
     upstream.wait_for_cancelled()
+
+
+# --- what the whole node must know ---
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_each_failed_call_is_reported_with_its_task_and_its_time(ask: Asker, stream: bool) -> None:
+    before = time.monotonic()
+    ask.fault({"status": 503}, stream=stream)
+    assert len(ask.failed) == ATTEMPTS
+    assert {(seen.request_id, seen.fault.http_status) for seen in ask.failed} == {("id-1", 503)}
+    assert before < ask.failed[0].asked < ask.failed[-1].asked
+
+
+def test_a_refusal_is_not_reported_as_a_failed_call(ask: Asker) -> None:
+    ask.fault({"status": 401, "err_type": "invalid_request_error"})
+    ask.fault({"status": 400})
+    assert ask.failed == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failed_call_is_not_repeated_while_upstream_is_away(ask: Asker, stream: bool) -> None:
+    ask.upstream.set_hold(Hold(0.0, no_retries=True))
+    ask.fault({"status": 503}, stream=stream)
+    assert len(ask.failed) == 1
 
 
 # --- limits of the whole node ---
