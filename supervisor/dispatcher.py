@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Iterable
 
 from supervisor.broker import Broker
+from supervisor.deliveries import GatewayWaits, Hooks, Settlement
 from supervisor.events import Received, Stored
 from supervisor.fitness import Admit, RefusedTasks, Verdict, after_refusal, nak_delay
-from supervisor.gateway_waits import GatewayWaits
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
-from supervisor.settlement import Hooks, Settlement
 from supervisor.workers import Pool, WorkerDeath, after_death
 from workernode import record
 from workernode.errors import broken_error, unfit_error

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from supervisor import events
+from supervisor.deliveries import PublisherClocks
 from supervisor.dispatcher import Dispatcher
 from supervisor.fitness import Admission, Verdict
 from supervisor.health import (
@@ -25,7 +26,6 @@ from supervisor.health import (
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
-from supervisor.publisher_clocks import PublisherClocks
 from supervisor.reload import log_reload
 from supervisor.states import Exit, FitnessState, Intake, NodeState, cap_in_force
 from supervisor.workers import CRASHES_TO_REPORT, Worker

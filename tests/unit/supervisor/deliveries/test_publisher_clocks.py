@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.deliveries.publisher_clocks import IN_VAIN, PublisherClocks
 from supervisor.events import Received
-from supervisor.publisher_clocks import IN_VAIN, PublisherClocks
 
 WALL = 1e9
 
@@ -112,7 +112,7 @@ def test_a_small_difference_is_left_as_it_is() -> None:
 
 
 def test_what_is_kept_of_publishers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.publisher_clocks.MOST_PUBLISHERS", 3)
+    monkeypatch.setattr("supervisor.deliveries.publisher_clocks.MOST_PUBLISHERS", 3)
     box = Box()
     for number in range(10):
         box.age(behind=360.0, asked_for=IN_VAIN, by=str(number))

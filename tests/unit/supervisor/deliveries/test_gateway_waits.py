@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from supervisor import gateway_waits
+from supervisor.deliveries import gateway_waits
+from supervisor.deliveries.gateway_waits import PAUSE_FIRST, PAUSE_LONGEST, GatewayWaits
 from supervisor.events import Received
-from supervisor.gateway_waits import PAUSE_FIRST, PAUSE_LONGEST, GatewayWaits
 from supervisor.ledger import Delivery
 from workernode.protocol import Decision, Kept, Outcome
 
