@@ -35,6 +35,12 @@ _SECRET_MEMBER = re.compile(
     re.DOTALL,
 )
 
+# A user and password in the address of a task's gateway: http://user:password@host. JSON may write `/` as `\/`.
+_ENDPOINT_LOGIN = re.compile(
+    rb"""(?i)(["']endpoint\\{0,8}["']\s{0,8}:\s{0,8}\\{0,8}["'][^"'@]{0,100}?:(?:\\{0,8}/){2})"""
+    rb"""[^"'/?#]{1,1000}@"""
+)
+
 # What keys look like, and where they stand, such as in "Incorrect API key provided: sk-abc***xyz". A digit or a star
 # must be in a key, so that `sk-learn` stays. The pattern never takes away a quote or a backslash: JSON stays JSON.
 _VALUE = r"""[^\s"'\\,;&\]}]"""
@@ -108,9 +114,9 @@ def _hidden(value: object, secrets: tuple[str, ...], depth: int) -> object:
 def redact_message(payload: bytes) -> bytes:
     """Return a Pulsar message as it may be stored: `***` for the keys, cookies and the like in the client's headers.
 
-    All else stays byte for byte, so that what was wrong with the message can still be seen. Where the headers are not
-    where a task has them, whatever looks like a key, or has the name of one, is masked wherever it stands. A message
-    that cannot be parsed loses its headers as a whole.
+    A user and password in the endpoint are masked as well. All else stays byte for byte, so that what was wrong with
+    the message can still be seen. Where the headers are not where a task has them, whatever looks like a key, or has
+    the name of one, is masked wherever it stands. A message that cannot be parsed loses its headers as a whole.
     """
     encoding = json.detect_encoding(payload)
     if not encoding.startswith("utf-8"):  # UTF-16 and UTF-32: JSON, but never a task
@@ -129,7 +135,7 @@ def redact_message(payload: bytes) -> bytes:
         payload, headers = _mask_keys(payload), message
     for value in islice(_secrets_in(headers), MOST_HEADERS * MOST_HEADERS):
         payload = _without_json_text(payload, value)
-    return payload
+    return _without_login(payload)
 
 
 def _without_headers(payload: bytes) -> bytes:
@@ -141,7 +147,11 @@ def _without_headers(payload: bytes) -> bytes:
             kept += [text[at : found.end(1)], f'"{MASK}"']
             at = _end_of_value(text, found.end(1))
     text = "".join([*kept, text[at:]])
-    return mask_keys(_SECRET_MEMBER.sub(rf'\1"{MASK}"', text)).encode("latin-1")
+    return _without_login(mask_keys(_SECRET_MEMBER.sub(rf'\1"{MASK}"', text)).encode("latin-1"))
+
+
+def _without_login(payload: bytes) -> bytes:
+    return _ENDPOINT_LOGIN.sub(rb"\1%b@" % MASK.encode(), payload)
 
 
 def _end_of_value(text: str, start: int) -> int:

@@ -169,6 +169,33 @@ def test_a_json_log_line_stays_json_when_the_secret_looks_like_a_number() -> Non
     assert json.loads(Redactor(["123456"], as_json=True)('{"a": 123456}')) == {"a": 1}
 
 
+LOGIN = "user:canary-8f3a2b"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        json.dumps({**TASK, "endpoint": f"http://{LOGIN}@host/res"}).encode(),
+        json.dumps({**TASK, "endpoint": f"ws://{LOGIN}@x@host:81/res/ws"}, indent=1).encode(),
+        json.dumps({**TASK, "endpoint": f"http://{LOGIN}@host/res"}).replace("/", "\\/").encode(),
+        json.dumps({**TASK, "endpoint": f"http://{LOGIN}@host/res"}).encode()[:-1],
+        json.dumps(json.dumps({**TASK, "endpoint": f"http://{LOGIN}@host/res"})).encode(),
+        json.dumps({**TASK, "endpoint": f"http://{LOGIN}@host/res"}).encode("utf-16"),
+    ],
+    ids=["plain", "an @ in the password", "escaped slashes", "cut", "JSON inside JSON", "UTF-16"],
+)
+def test_a_password_in_the_endpoint_is_masked_and_the_host_is_kept(payload: bytes) -> None:
+    kept = redact_message(payload).replace(b"\0", b"")
+    assert b"canary" not in kept
+    assert b"***@" in kept
+    assert b"host" in kept
+
+
+def test_an_endpoint_without_a_password_is_kept_as_it_is() -> None:
+    payload = json.dumps({**TASK, "endpoint": "http://host/res/a@b?c=@"}).encode()
+    assert redact_message(payload) == payload
+
+
 MISPLACED = {"headers": {"Authorization": ["Bearer canary-8f3a2b"], "Cookie": "canary-8f3a2b", "User-Agent": ["x/1"]}}
 
 
