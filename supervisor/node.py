@@ -197,11 +197,10 @@ class Node:
 
     def _use_secrets(self, event: events.SettingsReloaded) -> None:
         """Use new secrets from now on, and let an unfit node try a new key at once."""
-        settings = event.settings
         if "PULSAR_TOKEN" in event.changed:
-            self._broker.use_token(settings.pulsar_token)
+            self._broker.use_token(event.settings.pulsar_token)
         if self._is_remote and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
-            self._use_target(settings)
+            self._use_target(event.settings)
             self._fitness.probe_now(self._clock.monotonic())
 
     def _use_target(self, settings: Settings) -> None:
@@ -216,9 +215,8 @@ class Node:
             case RateLimitReport():
                 self._metrics.limit_seen(message)
                 self._fitness.limit_seen(self._clock.monotonic(), message)
-            case CallFailed():
-                if self._local_model.is_ready:
-                    self._fitness.call_failed(self._clock.monotonic(), message, self._dispatcher.running)
+            case CallFailed() if self._local_model.is_ready:
+                self._fitness.call_failed(self._clock.monotonic(), message, self._dispatcher.running)
             case Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
 
@@ -277,9 +275,8 @@ class Node:
             self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
         cap = cap_in_force(self._concurrency.cap, self._fitness.cap)
-        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because
-        # at most two messages beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when
-        # the cap fell.
+        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because at most two
+        # beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when the cap fell.
         in_flight = len(self._dispatcher) - self._dispatcher.beyond_cap
         room = cap - in_flight + min(1, self._dispatcher.unrecorded)
         if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
