@@ -42,8 +42,7 @@ class Dispatcher:
         self._settlement = Settlement(settings, identity, broker, self._ledger, hooks, clock)
         self._settle, self._settle_own = self._settlement.settle, self._settlement.settle_own
         self._records = self._settlement.records
-        self._refused = RefusedTasks()
-        self._gateways = GatewayWaits()
+        self._refused, self._gateways = RefusedTasks(), GatewayWaits()
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""
@@ -92,18 +91,24 @@ class Dispatcher:
         return True
 
     def hand_over(self) -> None:
-        """Give deliveries that wait to workers with free slots."""
-        self._offer_again(self._clock.monotonic())
+        """Give deliveries that wait to workers with free slots; of tasks no more than may ask upstream now."""
+        now = self._clock.monotonic()
+        self._offer_again(now)
         while self._alone_queue and self._pool.reserve():
-            self._submit_first(self._alone_queue, alone=True)
+            self._submit(self._alone_queue.popleft(), alone=True)
         if not self._alone_queue:
             self._pool.release()
+        paced: list[Delivery] = []  # of a batch, which comes as a whole, more tasks can be here than may ask
         while self._queue and self._pool.free_slots():
-            self._submit_first(self._queue, alone=False)
+            delivery = self._queue.popleft()
+            if delivery.rejection is None and delivery.kept is None and (paced or not self._hooks.may_ask(now)):
+                paced.append(delivery)
+            else:
+                self._submit(delivery, alone=False)
+        self._queue.extendleft(reversed(paced))
 
-    def _submit_first(self, waiting: deque[Delivery], alone: bool) -> None:
-        """Give the first of them to a worker; there is one that can take it."""
-        delivery = waiting.popleft()
+    def _submit(self, delivery: Delivery, alone: bool) -> None:
+        """Give it to a worker; there is one that can take it."""
         if delivery.kept is None and (self._waits_for_gateway(delivery) or not self._admitted(delivery)):
             return
         place = self._pool.submit(self._settlement.job(delivery), alone)
@@ -279,9 +284,8 @@ class Dispatcher:
         delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
         verdict = after_death(
             state, delivery.rejection, why,
-            deaths=deaths, failed_rejections=delivery.failed_rejections, limit=self._limit,
+            deaths=deaths, failed_rejections=delivery.failed_rejections, limit=self._limit, is_alone=delivery.is_alone,
             is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._limit,
-            is_alone=delivery.is_alone,
         )  # fmt: skip
         if isinstance(verdict, Rejection):
             self._reject(delivery, verdict)
@@ -295,8 +299,7 @@ class Dispatcher:
         for delivery in self._gateways.take_unasked():
             self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
         for waiting in (self._alone_queue, self._queue):
-            unasked = [each for each in waiting if each.rejection is None and each.undelivered is None]
-            for delivery in unasked:
+            for delivery in [each for each in waiting if each.rejection is None and each.undelivered is None]:
                 waiting.remove(delivery)
                 self._gateways.forget(delivery)
                 self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
@@ -322,16 +325,15 @@ class Dispatcher:
                 continue
             state = states.get(delivery.number)
             delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
-            reason = "the node was stopped"
             if state in (AnswerState.ENDING, AnswerState.ENDED):
                 status = "broken" if delivery.has_begun else "answered"
-                self._settle_own(delivery, Decision.ACK, status, reason)
+                self._settle_own(delivery, Decision.ACK, status, "the node was stopped")
             elif delivery.has_begun:
-                delivery.rejection = Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
+                delivery.rejection = Rejection("broken", Decision.ACK, broken_error("the node was stopped."), 0)
                 self._ledger.move(delivery, Place.ENDING)
                 jobs.append(self._settlement.job(delivery))
             else:
-                self._settle_own(delivery, Decision.NAK, "drained", reason)
+                self._settle_own(delivery, Decision.NAK, "drained", "the node was stopped")
         return jobs
 
     def streams_ended(self, outcomes: Iterable[Outcome]) -> None:

@@ -55,10 +55,8 @@ class Node:
         self._settings, self._identity, self._parts = settings, identity, parts
         self._clock, self._loop = parts.clock, parts.loop
         self._clocks = PublisherClocks(self._clock.monotonic(), self._clock.wall(), self._clock.asleep())
-        self._broker = parts.broker
-        self._pool = parts.pool
-        self._concurrency = parts.concurrency
-        self._fitness = parts.fitness
+        self._broker, self._pool = parts.broker, parts.pool
+        self._concurrency, self._fitness = parts.concurrency, parts.fitness
         self._dispatcher = Dispatcher(settings, identity, parts.broker, parts.pool, self, parts.clock)
         self._overview = parts.overview(self._dispatcher)
         self._metrics = self._overview.metrics
@@ -192,8 +190,7 @@ class Node:
             self._metrics.duplicate()
 
     def _count_taken(self, received: events.Received) -> None:
-        age = received.age(self._clock.monotonic())
-        self._metrics.taken(received.redeliveries, self._settings.task_timeout - age)
+        self._metrics.taken(received.redeliveries, self._settings.task_timeout - received.age(self._clock.monotonic()))
 
     def _use_secrets(self, event: events.SettingsReloaded) -> None:
         """Use new secrets from now on, and let an unfit node try a new key at once."""
@@ -237,6 +234,10 @@ class Node:
         """May a task be run? Fitness decides."""
         return self._fitness.admit(now, age, request_id)
 
+    def may_ask(self, now: float) -> bool:
+        """May a task ask upstream now? Fitness decides."""
+        return self._fitness.may_ask(now)
+
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
         """Upstream refused a task that is not decided yet: pass on what that shows of upstream."""
         self._note_upstream(delivery, outcome)
@@ -260,8 +261,7 @@ class Node:
         self._metrics.settled(outcome.decision)
         is_young = delivery.received.age(self._clock.monotonic()) < STEP_ASIDE
         is_empty = len(self._dispatcher) == 0
-        is_unfit = self._fitness.state is FitnessState.UNFIT
-        if outcome.decision is Decision.NAK and is_young and is_empty and is_unfit:
+        if outcome.decision is Decision.NAK and is_young and is_empty and self._fitness.state is FitnessState.UNFIT:
             self._broker.step_aside(STEP_ASIDE)
 
     # --- how much to take ---

@@ -30,6 +30,9 @@ class Hooks(Protocol):
     def admit(self, now: float, age: float, request_id: str) -> Admission:
         """May a task that was published `age` seconds ago be run?"""
 
+    def may_ask(self, now: float) -> bool:
+        """May a task ask upstream now, or must it wait, because a rate limit is near?"""
+
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
         """Upstream refused a task, and the fault may be the node's. It is not decided yet."""
 

@@ -161,6 +161,10 @@ class Fitness:
             room, again_at = trials, now + CHECK_INTERVAL
         return Gate(Intake.OPEN, room, again_at)
 
+    def may_ask(self, now: float) -> bool:
+        """Return False if a task that was taken must wait for the pace; `admit` decides what becomes of the others."""
+        return self.state in (FitnessState.UNFIT, FitnessState.AWAY) or self._limit.pacer.room(now) > 0
+
     def admit(self, now: float, age: float = 0.0, request_id: str = "") -> Admission:
         """Return what to do with a task that was just taken, and count it as asked if it is let through.
 

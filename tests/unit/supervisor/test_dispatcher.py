@@ -46,6 +46,7 @@ class Effects:
         self.slots = slots
         self.reserved = False
         self.admission = RUN
+        self.room = 1000  # tasks that may ask upstream
         self.given_verdict = Verdict.OPEN
         self.settled_ids: list[str] = []
         clock = Clock(lambda: self.now, lambda: 1e9 + self.now)
@@ -94,6 +95,10 @@ class Effects:
 
     def admit(self, now: float, age: float, request_id: str) -> Admission:
         return self.admission
+
+    def may_ask(self, now: float) -> bool:
+        self.room -= 1
+        return self.room >= 0
 
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
         self.calls.append(("refused", outcome.status))
@@ -242,6 +247,27 @@ def test_jobs_wait_for_a_free_slot_in_their_order() -> None:
         effects.decide(effects.jobs[-1], Decision.ACK)
         effects.dispatcher.hand_over()
     assert [json.loads(job.payload)["request_id"] for job in effects.jobs] == ["a", "b", "c"]
+
+
+def test_of_a_batch_no_more_tasks_ask_upstream_than_the_pace_allows(effects: Effects) -> None:
+    for id in ("a", "b", "c"):
+        effects.receive(id)
+    effects.room = 1
+    effects.dispatcher.hand_over()
+    assert (len(effects.jobs), effects.dispatcher.queued) == (1, 2)
+    effects.room = 2
+    effects.dispatcher.hand_over()
+    assert [json.loads(job.payload)["request_id"] for job in effects.jobs] == ["a", "b", "c"]
+
+
+def test_an_error_for_a_client_does_not_wait_for_the_pace(effects: Effects) -> None:
+    job = effects.run("a")
+    effects.receive("b")
+    effects.room = 0
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    assert [job.rejection is not None for job in effects.jobs] == [False, True]
+    assert effects.dispatcher.queued == 1
 
 
 def test_the_deadline_counts_from_publishing_and_a_clock_ahead_gains_nothing(effects: Effects) -> None:

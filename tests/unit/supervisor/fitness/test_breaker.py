@@ -155,6 +155,26 @@ def test_after_a_thousand_calls_without_a_refusal_nothing_paces() -> None:
     assert fitness.gate(1.0).room == UNPACED
 
 
+def test_tasks_that_are_here_already_may_ask_no_faster_than_the_pace() -> None:
+    fitness = made()
+    asked = 0
+    while fitness.may_ask(1.0):
+        fitness.admit(1.0)
+        asked += 1
+    assert 1 <= asked <= 20
+    assert fitness.gate(1.0).room == 0
+    assert fitness.may_ask(fitness.gate(1.0).again_at)
+
+
+def test_an_unfit_node_decides_tasks_at_once_whatever_the_pace() -> None:
+    fitness = made()
+    while fitness.may_ask(1.0):
+        fitness.admit(1.0)
+    fail(fitness, 1.0, FaultInfo(FaultKind.CERTIFICATE, 0, "certificate_not_trusted", ""))
+    assert fitness.state is FitnessState.UNFIT
+    assert fitness.may_ask(1.0)
+
+
 # LIMITED
 
 
