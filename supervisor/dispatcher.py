@@ -325,23 +325,23 @@ class Dispatcher:
                 continue
             state = states.get(delivery.number)
             delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
+            reason = "the node was stopped"
             if state in (AnswerState.ENDING, AnswerState.ENDED):
                 status = "broken" if delivery.has_begun else "answered"
-                self._settle_own(delivery, Decision.ACK, status, "the node was stopped")
+                self._settle_own(delivery, Decision.ACK, status, reason)
             elif delivery.has_begun:
-                delivery.rejection = Rejection("broken", Decision.ACK, broken_error("the node was stopped."), 0)
+                delivery.rejection = Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
                 self._ledger.move(delivery, Place.ENDING)
                 jobs.append(self._settlement.job(delivery))
             else:
-                self._settle_own(delivery, Decision.NAK, "drained", "the node was stopped")
+                self._settle_own(delivery, Decision.NAK, "drained", reason)
         return jobs
 
     def streams_ended(self, outcomes: Iterable[Outcome]) -> None:
         """Decide the streams that `decide_rest` gave.
 
         Args:
-            outcomes: of the streams that could be ended. The others are acked all the same: another node would send
-                their text from the start again.
+            outcomes: of the streams that could be ended. Others are acked, too: another node would repeat their text.
         """
         known = {outcome.number: outcome for outcome in outcomes}
         for delivery in self._ledger:
