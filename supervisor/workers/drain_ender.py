@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from workernode import attempt
 from workernode.gateway import Gateways
@@ -17,6 +18,7 @@ from workernode.upstream import Upstream
 
 THREADS = 16  # streams ended at once
 TIME = 5.0  # seconds for all of them; a stream that is not ended by then has no outcome
+PAUSE = 0.25  # seconds between two offers to a gateway that cannot be reached; no supervisor offers it later
 
 
 def start(jobs: Sequence[Job], settings: Settings, node: Node, done: Callable[[list[Outcome]], None]) -> None:
@@ -41,20 +43,26 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
     gateways = Gateways(settings.connect_timeout)
     services = attempt.Services(settings, upstream, gateways, OutcomeBuilder(settings, node))
 
+    end = time.monotonic() + TIME
+
     def work() -> None:
         while True:
             try:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
-            outcomes.append(attempt.run(job, services, _Unseen()))
+            outcome = attempt.run(job, services, _Unseen())
+            while outcome.kept is not None and time.monotonic() + PAUSE < end:
+                time.sleep(PAUSE)
+                outcome = attempt.run(replace(job, kept=outcome.kept), services, _Unseen())
+            outcomes.append(outcome)
 
     threads = [threading.Thread(target=work, name="stream-ender", daemon=True) for _ in range(min(THREADS, len(jobs)))]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + TIME
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
+    gateways.connections.close()
     return list(outcomes)
 
 
