@@ -157,10 +157,11 @@ class Node:
     def _on_event(self, event: events.Event) -> None:
         match event:
             case events.Received():
-                self._receive(event)
+                self._broker.seen(event)
+                if not self._take(event):
+                    self._metrics.duplicate()
             case events.RetryHere():
-                if self._dispatcher.receive(event.received):
-                    self._count_taken(event.received)
+                self._take(event.received)
             case events.Stored():
                 if not event.fault and not event.dead_letter:
                     self._metrics.record_stored()
@@ -180,17 +181,14 @@ class Node:
             case events.Wake():
                 pass  # the turn itself is what was asked for
 
-    def _receive(self, received: events.Received) -> None:
-        self._broker.seen(received)
+    def _take(self, received: events.Received) -> bool:
+        """Have the dispatcher take a message in; return False if it is here already, or was answered."""
         received = self._clocks.corrected(received, self._clock.asleep())
         self._overview.clock_difference = self._clocks.largest
-        if self._dispatcher.receive(received):
-            self._count_taken(received)
-        else:
-            self._metrics.duplicate()
-
-    def _count_taken(self, received: events.Received) -> None:
+        if not self._dispatcher.receive(received):
+            return False
         self._metrics.taken(received.redeliveries, self._settings.task_timeout - received.age(self._clock.monotonic()))
+        return True
 
     def _use_secrets(self, event: events.SettingsReloaded) -> None:
         """Use new secrets from now on, and let an unfit node try a new key at once."""

@@ -44,16 +44,20 @@ class PublisherClocks:
     def corrected(self, received: Received, asleep: float = 0.0) -> Received:
         """Return the message with `published` by this node's clock: `received - published` is its age.
 
+        One that was corrected before, and is tried again here, stays as it is.
+
         Args:
             asleep: seconds that the machine was asleep until now.
         """
+        if received.is_corrected:
+            return received
         steady = received.received_at + self._base + asleep
         self._note_jump(received.received - steady)
         age = steady - received.published
         difference = self._difference(received, age)
         if not difference and not self._jump:
             return received
-        return replace(received, published=received.received - max(0.0, age - difference))
+        return replace(received, published=received.received - max(0.0, age - difference), is_corrected=True)
 
     def _difference(self, received: Received, age: float) -> float:
         """Return how far the publisher's clock is behind; 0 if that is not noticed or not known."""

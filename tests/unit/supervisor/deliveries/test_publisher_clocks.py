@@ -44,6 +44,15 @@ def test_the_difference_of_two_clocks_is_taken_off(behind: float) -> None:
     assert box.clocks.largest == pytest.approx(behind)
 
 
+def test_a_message_that_is_tried_again_here_is_corrected_once() -> None:
+    box = Box()
+    box.age(behind=360.0, asked_for=IN_VAIN)
+    message = Received(1, (1, 1, 0, -1), b"", WALL + box.now - 460.0, WALL + box.now, box.now, 0, False, "a")
+    once = box.clocks.corrected(message)
+    again = box.clocks.corrected(once)
+    assert [each.received - each.published for each in (once, again)] == pytest.approx([100.0, 100.0])
+
+
 def test_messages_that_have_waited_at_the_broker_are_no_sign_of_a_clock() -> None:
     box = Box()
     assert [box.age(400.0), box.age(400.0, asked_for=IN_VAIN / 2)] == pytest.approx([400.0, 400.0])
