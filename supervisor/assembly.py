@@ -46,8 +46,8 @@ class Parts:
     reporter: Reporter
     overview: Callable[[Dispatcher], Overview]  # shows the node to people
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
-    # Asks a remote upstream for its list of models, with this key, and a second time if the list is refused; calls back
-    # from a thread.
+    # Checks in the background whether a remote upstream serves this node: takes the target and whether the node is just
+    # starting, and calls back from a thread with each result (supervisor.fitness.start_self_check).
     self_check: Callable[[Target, bool, Callable[[SelfChecked], None]], None]
     end_streams: EndStreams  # ends streams whose workers were killed
 
