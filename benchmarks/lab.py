@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.figures import BenchmarkError
-from benchmarks.testbed import GO, NODE, Nodes, Testbed
+from benchmarks.testbed import GO, IN_FLIGHT, NODE, NODE_SLOTS, Nodes, Testbed, cpu_a_task
 from devstack.ports import HOST, free_port, is_taken
 from tests.support.wait import until
 
 PROGRAMS = ("upstream", "labgw", "refnode")
 LOAD_LIMIT_S = 180.0
-IN_FLIGHT = (8, 64, 512)
-NODE_SLOTS, MOST_NODES = 16, 4
+MOST_NODES = 4
 Result = dict[str, float]  # labgw's figures
 
 _numbers = itertools.count()
@@ -137,14 +136,8 @@ def memory(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
 
 def growth(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
     """Measure the CPU of a plain task with few and with many tasks in flight."""
-    costs = []
     with lab_run(testbed, target, slots=max(IN_FLIGHT)) as run:
-        run.load(size, max(IN_FLIGHT))
-        for clients in IN_FLIGHT:
-            before = run.cpu_s()
-            run.load(size, clients)
-            costs.append(1000 * (run.cpu_s() - before) / size)
-    return *costs, max(costs) / min(costs)
+        return cpu_a_task(run, run.load, size)
 
 
 def nodes(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:

@@ -10,8 +10,8 @@ import matplotlib
 
 from benchmarks.report import TARGETS, turns
 from benchmarks.runner import Measurement
-from benchmarks.scenarios import IN_FLIGHT, NODES
-from benchmarks.testbed import BASELINE, DIRECT, GO, LITELLM, NODE
+from benchmarks.scenarios import NODES
+from benchmarks.testbed import BASELINE, DIRECT, GO, IN_FLIGHT, LITELLM, NODE
 
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot

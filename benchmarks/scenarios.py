@@ -9,7 +9,7 @@ from enum import Enum
 
 from benchmarks import figures, lab, litellm
 from benchmarks.large_tasks import LargeTasks
-from benchmarks.testbed import BASELINE, DIRECT, GO, LITELLM, NODE, Peak, Testbed
+from benchmarks.testbed import BASELINE, DIRECT, GO, IN_FLIGHT, LITELLM, NODE, NODE_SLOTS, Peak, Testbed, cpu_a_task
 from benchmarks.upstream import Answering
 
 SETTLED_S = 2.0  # after the last task, before idleness is measured
@@ -17,9 +17,7 @@ IDLE_S = 10.0
 CHUNKS = 200
 PACED = Answering(latency_s=0.15, chunks=10, chunk_s=0.005)
 LONG = Answering(latency_s=0.15, chunks=50, chunk_s=0.02)
-IN_FLIGHT = (8, 64, 512)
 NODES = (1, 2, 4)
-NODE_SLOTS = 16
 RPM = 600.0
 SMALL_CLIENTS = 8
 
@@ -133,14 +131,8 @@ def start(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
 def growth(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
     """Measure the CPU of a plain task with few and with many tasks in flight."""
     testbed.upstream.answer(Answering())
-    costs = []
     with testbed.run(target, slots=max(IN_FLIGHT)) as run:
-        run.load(size, max(IN_FLIGHT))
-        for clients in IN_FLIGHT:
-            before = run.cpu_s()
-            run.load(size, clients)
-            costs.append(1000 * (run.cpu_s() - before) / size)
-    return *costs, max(costs) / min(costs)
+        return cpu_a_task(run, run.load, size)
 
 
 def nodes(testbed: Testbed, target: str, size: int) -> tuple[float, ...]:
@@ -266,7 +258,7 @@ SCENARIOS = (
     ),
     Scenario(
         "lab-growth", "lab: CPU of all processes for a plain task, with 8, 64 and 512 clients",
-        (*(Figure(f"lab: CPU a task, {count} in flight", "ms") for count in lab.IN_FLIGHT),
+        (*(Figure(f"lab: CPU a task, {count} in flight", "ms") for count in IN_FLIGHT),
          Figure("lab: most / least", "×")),
         (GO, NODE), lab.growth, 3000, 400,
     ),

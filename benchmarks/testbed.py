@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,8 @@ COMMANDS = {
 RESULTS = ROOT / "benchmarks" / "results"
 # A node logs a line a task. The lines go to a file, because the load generator has no time to read them.
 TO_LOG = ["sh", "-c", 'exec "$@" 2>>"$0"', str(RESULTS / "nodes.log")]
+IN_FLIGHT = (8, 64, 512)  # tasks, at which the CPU of one is measured
+NODE_SLOTS = 16  # of each of several nodes
 SAMPLE_S = 0.2  # between two readings of the memory
 VARIABLES = {"NODE_TYPE": "remote", "API_KEY": "sk-benchmark", "UPSTREAM_MODEL": MODEL, "LOG_FORMAT": "json"}
 
@@ -171,6 +173,21 @@ class Run(Nodes):
     def load(self, count: int, clients: int, stream: bool = False) -> list[Sample]:
         """Put it under load, and return the samples when all are answered."""
         return self._load.run(count, clients, stream, self._testbed.tick)
+
+
+def cpu_a_task(run: Nodes, load: Callable[[int, int], object], size: int) -> tuple[float, ...]:
+    """Return the milliseconds of CPU that a plain task costs at each of IN_FLIGHT, and the most by the least of them.
+
+    Args:
+        load: takes the number of tasks and of those in flight.
+    """
+    costs = []
+    load(size, max(IN_FLIGHT))
+    for clients in IN_FLIGHT:
+        before = run.cpu_s()
+        load(size, clients)
+        costs.append(1000 * (run.cpu_s() - before) / size)
+    return *costs, max(costs) / min(costs)
 
 
 class Peak(threading.Thread):
