@@ -1,0 +1,146 @@
+"""What the dispatcher does with the tasks of a dead worker, and with all of them when the node stops."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.supervisor.dispatcher.effects import LIMIT, Effects
+from workernode.protocol import AnswerState, Decision, Outcome
+
+# A worker died.
+
+
+def test_a_dead_workers_task_of_which_nothing_was_seen_is_nakd_at_once(effects: Effects) -> None:
+    job = effects.run("a")
+    effects.die(job, AnswerState.NOT_STARTED)
+    effects.stored(job)
+    assert effects.made("nak") == [("nak", "a", 0.0)]
+
+
+def test_a_dead_workers_begun_stream_is_ended_by_another_worker_and_acked(effects: Effects) -> None:
+    job = effects.run("a")
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    again = effects.jobs[-1]
+    assert again is not job
+    assert again.rejection is not None
+    assert again.rejection.status == "broken"
+    effects.decide(again, Decision.ACK, "broken")
+    effects.stored(again)
+    assert effects.made("ack") == [("ack", "a")]
+
+
+def test_a_task_that_kills_workers_runs_alone_before_it_is_poison(effects: Effects) -> None:
+    for redeliveries in range(LIMIT):
+        job = effects.run("a", redeliveries)
+        effects.die(job, AnswerState.NOT_STARTED)
+        effects.stored(job)
+    effects.receive("neighbour")
+    effects.dispatcher.hand_over()
+    effects.receive("a", LIMIT)
+    effects.dispatcher.hand_over()
+    assert effects.reserved  # a worker is emptied for it
+    assert effects.made("submit")[-1][0::2] == ("submit", False)
+    effects.decide(effects.jobs[-1], Decision.ACK)
+    effects.dispatcher.hand_over()
+    assert effects.made("submit")[-1][0::2] == ("submit", True)
+    effects.die(effects.jobs[-1], AnswerState.NOT_STARTED)
+    effects.dispatcher.hand_over()
+    rejection = effects.jobs[-1].rejection
+    assert rejection is not None
+    assert (rejection.status, rejection.decision) == ("poison", Decision.DEAD_LETTER)
+
+
+# The node stops.
+
+
+def test_a_draining_node_naks_what_no_worker_has_begun() -> None:
+    effects = Effects(slots=1)
+    effects.run("running")
+    effects.receive("waiting")
+    effects.dispatcher.nak_queued()
+    assert effects.made("ended") == [("ended", "drained")]
+    assert (effects.dispatcher.queued, effects.dispatcher.running) == (0, 1)
+
+
+def test_a_draining_node_keeps_the_stream_that_still_has_to_be_ended() -> None:
+    effects = Effects(slots=1)
+    job = effects.run("begun")
+    effects.slots = -1
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.nak_queued()
+    assert not effects.made("ended")
+    assert effects.dispatcher.queued == 1
+
+
+def test_when_the_time_to_drain_is_over_each_message_is_decided(effects: Effects) -> None:
+    jobs = {id: effects.run(id) for id in ("begun", "unseen", "ending", "recording")}
+    effects.decide(jobs["recording"], Decision.ACK)
+    states = {
+        jobs["begun"].number: AnswerState.STARTED,
+        jobs["unseen"].number: AnswerState.NOT_STARTED,
+        jobs["ending"].number: AnswerState.ENDING,
+    }
+    assert sorted(effects.dispatcher.request_ids()) == sorted(jobs)
+    (end,) = effects.dispatcher.decide_rest(states)
+    assert end.number == jobs["begun"].number
+    assert end.rejection is not None
+    outcome = Outcome(end.number, "begun", Decision.ACK, "broken", b"{}")
+    effects.dispatcher.streams_ended([outcome])
+    for job in jobs.values():
+        effects.stored(job)
+    assert sorted(call[1] for call in effects.made("ack")) == ["begun", "ending", "recording"]
+    assert effects.made("nak") == [("nak", "unseen", 0.0)]
+    assert len(effects.dispatcher) == 0
+
+
+def test_a_begun_stream_that_could_not_be_ended_in_time_is_acked(effects: Effects) -> None:
+    """Another node would send its text from the start again."""
+    job = effects.run("begun")
+    states = {job.number: AnswerState.STARTED}
+    effects.dispatcher.decide_rest(states)
+    effects.dispatcher.streams_ended([])
+    effects.stored(job)
+    assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]
+
+
+def test_a_begun_stream_that_waits_for_a_worker_to_end_it_is_ended_when_the_time_to_drain_is_over() -> None:
+    effects = Effects(slots=1)
+    job = effects.run("begun")
+    effects.slots = -1
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    (end,) = effects.dispatcher.decide_rest({})
+    assert end.rejection is not None
+    assert end.rejection.status == "broken"
+    effects.dispatcher.streams_ended([Outcome(end.number, "begun", Decision.ACK, "broken", b"{}")])
+    effects.stored(job)
+    assert effects.made("ack", "nak") == [("ack", "begun")]
+
+
+@pytest.mark.parametrize(
+    ("state", "ends"),
+    [(AnswerState.NOT_STARTED, 1), (AnswerState.STARTED, 1), (AnswerState.ENDING, 0), (AnswerState.ENDED, 0)],
+)
+def test_a_begun_stream_whose_second_worker_was_killed_too_is_ended_once(state: AnswerState, ends: int) -> None:
+    """The second worker was to end it. How far it came decides whether the end is still to be sent."""
+    effects = Effects()
+    job = effects.run("begun")
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    states = {job.number: state}
+    assert len(effects.dispatcher.decide_rest(states)) == ends
+    effects.dispatcher.streams_ended([])
+    effects.stored(job)
+    assert effects.made("ended", "ack", "nak") == [("ended", "broken"), ("ack", "begun")]
+
+
+def test_nothing_waits_for_a_worker_when_the_time_to_drain_is_over() -> None:
+    effects = Effects(slots=1)
+    job = effects.run("begun")
+    effects.slots = -1
+    effects.die(job, AnswerState.STARTED)
+    effects.dispatcher.decide_rest({})
+    effects.slots = 4
+    effects.dispatcher.hand_over()
+    assert effects.jobs == [job]  # its stream has been ended: no worker may end it again
