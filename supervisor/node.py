@@ -23,6 +23,7 @@ from supervisor.health import (
     why_not_ready,
     why_workers_die,
 )
+from supervisor.intake_room import room_below_cap
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
@@ -273,12 +274,7 @@ class Node:
             self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
         cap = cap_in_force(self._concurrency.cap, self._fitness.cap)
-        # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because at most two
-        # beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when the cap fell.
-        in_flight = len(self._dispatcher) - self._dispatcher.beyond_cap
-        room = cap - in_flight + min(1, self._dispatcher.unrecorded)
-        if gate.intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
-            room = min(room, 1 - (in_flight - self._dispatcher.running))
+        room = room_below_cap(self._dispatcher, cap, gate.intake)
         if room <= 0:
             self._concurrency.was_full()
         if gate.room <= 0:  # upstream's limit is used up for a while
