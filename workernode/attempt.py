@@ -11,8 +11,10 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from workernode.body import UnsendableBody, for_upstream, wants_usage
+from workernode.body import UnsendableBody
 from workernode.call_stats import CallStats
+from workernode.chat_request import chat_request
+from workernode.ends import ANSWER_STATUS, end_of_fault
 from workernode.errors import (
     ClientGone,
     GatewayConnectionLost,
@@ -23,37 +25,13 @@ from workernode.errors import (
 )
 from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder, token_count
-from workernode.protocol import NODE_KINDS, AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
-from workernode.redaction import hide_secrets_in_body
+from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
 from workernode.undelivered import Undelivered, end_of
 from workernode.upstream import ChatRequest, StreamedAnswer, Upstream
 
 log = logging.getLogger(__name__)
-
-# The outcome's status of a task that goes back to the broker, by the kind of upstream's fault.
-NAK_STATUS = {
-    FaultKind.PASSING: "upstream_trouble",
-    FaultKind.UNAVAILABLE: "upstream_trouble",
-    FaultKind.RATE_LIMIT: "rate_limited",
-    FaultKind.RAMP: "rate_limited",
-    FaultKind.QUOTA: "quota_used_up",
-    FaultKind.KEY: "key_refused",
-    FaultKind.MODEL: "model_unknown",
-    FaultKind.ADDRESS: "address_unknown",
-    FaultKind.CERTIFICATE: "certificate_refused",
-    FaultKind.REFUSED: "access_refused",
-}
-# The outcome's status of a task that upstream answered, by how the answer reached the gateway.
-ANSWER_STATUS = {
-    AnswerResult.TAKEN: "answered",
-    AnswerResult.CLIENT_GONE: "client_gone",
-    AnswerResult.UNCONFIRMED: "unconfirmed",
-    AnswerResult.UNREACHABLE: "gateway_unreachable",
-    AnswerResult.FAILED: "gateway_unreachable",
-    AnswerResult.REFUSED: "gateway_refused",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +191,7 @@ class _Attempt:
 
     def _failed(self, task: Task, fault: UpstreamFault) -> End:
         """Upstream gave no answer that can be passed on, or only a part of one."""
-        end = self._end_of(fault)
+        end = end_of_fault(fault, self._job, self._settings, time.monotonic())
         if end.decision is Decision.NAK:
             if self._reply is not None:
                 self._reply.release()
@@ -221,20 +199,6 @@ class _Attempt:
             assert end.error is not None
             self._tell_client(task.endpoint, task.request_id, task.stream, end.error)
         return end
-
-    def _end_of(self, fault: UpstreamFault) -> End:
-        """Decide a task whose fault outlived the worker's own retries."""
-        error = hide_secrets_in_body(fault.body, self._settings.secrets)
-        if fault.kind is FaultKind.BROKEN:  # asking again would repeat text
-            return End("broken", Decision.ACK, error, fault)
-        if fault.kind is FaultKind.CLIENT:  # asking again cannot help
-            return End("refused", Decision.ACK, error, fault)
-        # Of a fault that may be the node's the supervisor decides what the client is told (spec 5).
-        if self._job.redeliveries >= self._settings.max_redeliveries and fault.kind not in NODE_KINDS:
-            return End("gave_up", Decision.ACK, error, fault)
-        if time.monotonic() + self._settings.nak_delay >= self._job.deadline:  # no time for another delivery
-            return End("expired", Decision.ACK, timeout_error(self._settings.task_timeout), fault)
-        return End(NAK_STATUS[fault.kind], Decision.NAK, error, fault)
 
     def _expired(self, task: Task) -> End:
         """The task is older than TASK_TIMEOUT: upstream is not asked, the client gets an error."""
@@ -274,23 +238,7 @@ class _Attempt:
     # --- the parts ---
 
     def _chat_request(self, task: Task) -> ChatRequest:
-        settings = self._settings
-        model = settings.upstream_model or None
-        body = for_upstream(task.data, stream=task.stream, model=model)
-        asked_for, choices = task.data.get("model"), task.data.get("n")
-
-        def without_options() -> bytes:
-            return for_upstream(task.data, stream=True, model=model, ask_usage=False)
-
-        return ChatRequest(
-            body,
-            without_options if task.stream else None,
-            task.request_id,
-            self._job.deadline,
-            is_own_model=model is not None or asked_for is None or asked_for == settings.model_name,
-            with_usage=wants_usage(task.data),
-            choices=choices if isinstance(choices, int) and choices > 0 else 1,
-        )
+        return chat_request(task, task.data, self._settings, self._job.deadline)
 
     def _open_reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
         job, gateways = self._job, self._services.gateways

@@ -16,7 +16,7 @@ from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import INTAKES, MessageTotals, Snapshot
 from tests.support.paths import ROOT
 from tests.support.status import INFO, outcome, serving
-from workernode import attempt
+from workernode import ends
 from workernode.protocol import Decision, Durations, FaultKind, RateLimitReport
 
 NEW = Snapshot(0.0)
@@ -184,8 +184,9 @@ def test_in_flight_is_taken_minus_decided() -> None:
 
 def test_every_status_in_the_code_is_in_the_table() -> None:
     """A status is a text beside a Decision in the source."""
-    ways = {*attempt.NAK_STATUS.values(), *attempt.ANSWER_STATUS.values()}
-    for file in ("workernode/attempt.py", "supervisor/dispatcher.py", "supervisor/workers/death.py"):
+    ways = {*ends.NAK_STATUS.values(), *ends.ANSWER_STATUS.values()}
+    files = ("workernode/attempt.py", "workernode/ends.py", "supervisor/dispatcher.py", "supervisor/workers/death.py")
+    for file in files:
         for call in ast.walk(ast.parse((ROOT / file).read_text())):
             if not isinstance(call, ast.Call):
                 continue
