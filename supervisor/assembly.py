@@ -13,7 +13,7 @@ from supervisor.broker import Broker, PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import SelfChecked, Wake
-from supervisor.fitness import Fitness, start_self_check
+from supervisor.fitness import FitnessStateMachine, start_self_check
 from supervisor.health import Incidents
 from supervisor.lifecycle import EndStreams
 from supervisor.loop import Loop
@@ -42,7 +42,7 @@ class Parts:
     broker: Broker
     pool: Pool
     concurrency: ConcurrencyController
-    fitness: Fitness
+    fitness: FitnessStateMachine
     reporter: Reporter
     overview: Callable[[Dispatcher], Overview]  # shows the node to people
     local_model: Callable[[Incidents], LocalModel] | None  # None for a remote node
@@ -74,7 +74,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
     concurrency = ConcurrencyController(settings, BackgroundSampler(settings.sample_interval).latest)
-    fitness = Fitness(
+    fitness = FitnessStateMachine(
         settings.max_process_num, FaultMessages.of(settings), settings.task_timeout,
         can_check=settings.node_type != "local",
     )  # fmt: skip

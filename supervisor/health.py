@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from supervisor.fitness import OUTAGES, Begin, End, Fitness
+from supervisor.fitness import OUTAGES, Begin, End, FitnessStateMachine
 from supervisor.ledger import Delivery
 from supervisor.machine import Clock
 from supervisor.report import Reporter
@@ -93,7 +93,7 @@ class BrokerState:
             )  # fmt: skip
 
 
-def report_fitness(fitness: Fitness, incidents: Incidents) -> None:
+def report_fitness(fitness: FitnessStateMachine, incidents: Incidents) -> None:
     """Write to the log how the node's fitness has changed, and report what a person must know of it."""
     for change in fitness.changes():
         log.warning("%s: %s", change.state.value, change.text, extra={"event": f"node_{change.state.value}"})
@@ -125,7 +125,9 @@ def why_not_ready(state: NodeState, broker: BrokerState, has_worker: bool, model
     return why + [fault for fault in (model_fault, unfit) if fault]
 
 
-def note_upstream(fitness: Fitness, now: float, delivery: Delivery, outcome: Outcome, is_model_ready: bool) -> None:
+def note_upstream(
+    fitness: FitnessStateMachine, now: float, delivery: Delivery, outcome: Outcome, is_model_ready: bool
+) -> None:
     """Pass on to fitness what the outcome of a task shows of upstream, if a worker ran the task.
 
     Args:

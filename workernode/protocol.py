@@ -12,6 +12,10 @@ from typing import Any
 
 from workernode.call_stats import CallStats
 
+# A rate limit or an outage of upstream that lasts longer than this (or a rate limit that names a longer wait) does not
+# pass by itself. Nobody waits for its end: the task goes to another node, and the node is unfit and reports (spec 5).
+LONGEST_WAIT_FOR_UPSTREAM = 60.0  # seconds
+
 
 class Decision(Enum):
     """What becomes of the message (spec 4)."""

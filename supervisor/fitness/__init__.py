@@ -2,10 +2,10 @@
 check that runs in the background (self_check)."""
 
 from supervisor.fitness.blame import Verdict
-from supervisor.fitness.breaker import Fitness
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
 from supervisor.fitness.refused_task import KEPT_FOR, RefusedTasks, after_refusal, nak_delay
 from supervisor.fitness.self_check import start_self_check
+from supervisor.fitness.state_machine import FitnessStateMachine
 from supervisor.fitness.transitions import OUTAGES
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Begin",
     "Change",
     "End",
-    "Fitness",
+    "FitnessStateMachine",
     "Gate",
     "RefusedTasks",
     "Status",

@@ -5,8 +5,8 @@ Every `now` is monotonic seconds.
 
 from __future__ import annotations
 
-FIRST_PROBE = 1.0  # seconds (spec 5)
-LAST_PROBE = 60.0  # seconds (spec 5)
+FIRST_INTERVAL = 1.0  # seconds (spec 5)
+LONGEST_INTERVAL = 60.0  # seconds (spec 5)
 GROWTH = 2.0
 # A probe of which nothing is heard for so long is taken as lost; no task takes as long.
 PROBE_LOST = 600.0  # seconds
@@ -22,18 +22,18 @@ class Probing:
     def __init__(self) -> None:
         self.tried = 0  # probes since it began
         self.pause_until = 0.0  # no fresh task is taken before
-        self._interval = FIRST_PROBE
+        self._interval = FIRST_INTERVAL
         self._due_at = 0.0
         self._lost_at = 0.0  # a probe is on its way; it is taken as lost then
 
     def begin(self, now: float) -> None:
-        """Start anew: the first probe is due after FIRST_PROBE."""
-        self.tried, self._interval, self._lost_at = 0, FIRST_PROBE, 0.0
-        self._due_at, self.pause_until = now + FIRST_PROBE, now
+        """Start anew: the first probe is due after FIRST_INTERVAL."""
+        self.tried, self._interval, self._lost_at = 0, FIRST_INTERVAL, 0.0
+        self._due_at, self.pause_until = now + FIRST_INTERVAL, now
 
     def make_due(self, now: float) -> None:
         """The next task is the probe, and the intervals start anew."""
-        self._interval, self._lost_at = FIRST_PROBE, 0.0
+        self._interval, self._lost_at = FIRST_INTERVAL, 0.0
         self._due_at = self.pause_until = now
 
     def is_due(self, now: float) -> bool:
@@ -53,13 +53,13 @@ class Probing:
         self._lost_at = now + PROBE_LOST
         self.tried += 1
 
-    def failed(self, now: float, longest: float = LAST_PROBE) -> None:
+    def failed(self, now: float, longest: float = LONGEST_INTERVAL) -> None:
         """The probe failed: the next one is due after twice the interval, at most `longest` seconds."""
         self._lost_at = 0.0
         self._interval = min(self._interval * GROWTH, longest)
         self._due_at = now + self._interval
 
-    def said_nothing(self) -> None:
+    def inconclusive(self) -> None:
         """The probe ended and says nothing about the node (its request was bad): the next task is the probe."""
         self._lost_at = 0.0
 

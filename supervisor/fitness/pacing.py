@@ -1,7 +1,7 @@
 """How fast upstream may be asked, so that its limits are seldom hit: figures and refusals in, calls a second out. Pure.
 
-`Pacer` combines two rates, of which the slower one counts: header_pacing.py follows what headers tell,
-refusal_pacing.py what refusals teach. `CallCap` is the cap on calls at once after refusals.
+`Pacer` combines two rates, of which the slower one counts: header_pacing.py follows the
+rate-limit headers, refusal_pacing.py learns from refusals. `CallCap` is the cap on calls at once after refusals.
 Every `now` is monotonic seconds and never goes back.
 """
 
@@ -13,10 +13,10 @@ from supervisor.fitness.header_pacing import Budget
 from supervisor.fitness.refusal_pacing import LearnedRate
 from workernode.protocol import FaultKind, RateLimitReport
 
-# After a pause of the main loop, at most the calls of so many seconds are made up for at once.
-BURST = 0.02  # seconds
-# What a time-out of the loop may be at most while pacing: the rate changes as figures age.
-LOOK_AGAIN = 0.25  # seconds
+# After a pause of the main loop, at most the calls of this time are made up for at once.
+LONGEST_CATCH_UP = 0.02  # seconds
+# While pacing, the rate is worked out anew at least this often, because figures age.
+RECHECK_INTERVAL = 0.25  # seconds
 UNPACED = 1 << 30  # room without end
 # Refused calls are spread over a time in which upstream gives back SPREAD times what they need, because other nodes'
 # calls were refused as well; but over LONGEST_SPREAD at most.
@@ -25,7 +25,7 @@ SLOWEST_SPREAD = 1.0  # calls a second, where less is known
 LONGEST_SPREAD = 15.0  # seconds
 TOKENS_WEIGHT = 0.05  # of the newest call in what a call is taken to cost: about the last twenty count
 
-# A budget of which less is left explains a refusal. Else there is a limit of which the headers do not tell.
+# A budget of which less is left explains a refusal. Else there is a limit that no header names.
 LOW = 0.1  # of the whole
 
 CUT = 0.8  # of the cap, once an episode
@@ -35,7 +35,7 @@ FAST_UNTIL = 0.9
 
 
 class Pacer:
-    """How many calls may be asked now. Owned by Fitness."""
+    """How many calls may be asked now. Owned by FitnessStateMachine."""
 
     def __init__(self) -> None:
         self._requests, self._tokens, self._learned = Budget(), Budget(), LearnedRate()
@@ -102,16 +102,16 @@ class Pacer:
             self._credit, self._credit_at = max(self._credit, 1.0), now
             return most
         if now > self._credit_at:
-            earned = rate * min(now - self._credit_at, LOOK_AGAIN)
-            self._credit = min(self._credit + earned, max(1.0, rate * BURST))
+            earned = rate * min(now - self._credit_at, RECHECK_INTERVAL)
+            self._credit = min(self._credit + earned, max(1.0, rate * LONGEST_CATCH_UP))
             self._credit_at = now
         return max(0, min(int(self._credit + 1e-9), most))
 
     def again_at(self, now: float) -> float:
         """Return when `room` should be asked again, if it is 0 now."""
         rate = self.rate(now)
-        paced = max(now, self._credit_at) + (max(0.0, 1 - self._credit) / rate if rate > 0 else LOOK_AGAIN)
-        return min(max([paced, *(budget.when(now) for budget in self._budgets(now))]), now + LOOK_AGAIN)
+        paced = max(now, self._credit_at) + (max(0.0, 1 - self._credit) / rate if rate > 0 else RECHECK_INTERVAL)
+        return min(max([paced, *(budget.when(now) for budget in self._budgets(now))]), now + RECHECK_INTERVAL)
 
     def _budgets(self, now: float) -> list[Budget]:
         """The budgets that are known."""

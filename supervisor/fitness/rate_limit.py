@@ -1,26 +1,23 @@
 """What a rate limit of upstream's asks for: a hold of the whole node, fewer calls at once, a pace. Pure (spec 5).
 
-Every `now` is monotonic seconds.
+What becomes of the refused task itself: workernode/upstream/retry_policy.py. Every `now` is monotonic seconds.
 """
 
 from __future__ import annotations
 
 from supervisor.fitness.pacing import CallCap, Pacer
-from workernode.protocol import FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import LONGEST_WAIT_FOR_UPSTREAM, FaultInfo, FaultKind, Hold, RateLimitReport
 
 # A 429 that names no wait: this long, doubled with every episode that follows without an answer between.
 FIRST_WAIT = 0.5  # seconds
 LONGEST_GUESS = 8.0  # seconds
-# A longer wait is not waited out, because Azure names a day for a limit per minute (azure-sdk-for-net#44222). Probes
-# find out when the limit lifts. What becomes of the refused task itself: workernode/upstream/retry_policy.py.
-LONGEST_HOLD = 60.0  # seconds
 
 
 class RateLimit:
     """The rate limit of one node's key."""
 
     def __init__(self, max_process_num: int) -> None:
-        self.hold = Hold(0.0)  # to be told to all workers whenever it changes
+        self.hold = Hold(0.0)  # sent to all workers whenever it changes
         self.pacer = Pacer()
         self.call_cap = CallCap(max_process_num)
         self.refused_at = 0.0  # the newest refusal
@@ -40,8 +37,9 @@ class RateLimit:
         wait = seen.retry_after
         if wait is None:
             wait = min(FIRST_WAIT * 2 ** min(self._guesses - 1, 10), LONGEST_GUESS)
-        # Where the wait is only a hint, nothing is held: probes find out when the limit lifts.
-        until = max(self.hold.until, seen.at + wait if wait <= LONGEST_HOLD else now)
+        # A wait longer than LONGEST_WAIT_FOR_UPSTREAM holds nothing, because Azure names a day for a limit per minute
+        # (azure-sdk-for-net#44222): probes find out when the limit lifts.
+        until = max(self.hold.until, seen.at + wait if wait <= LONGEST_WAIT_FOR_UPSTREAM else now)
         self.hold = Hold(until, self.pacer.refused(now, seen, until, first))
         self.refused_at = seen.at
         return FaultInfo(seen.kind or FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)

@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from supervisor.fitness.blame import Verdict
 from workernode.errors import unfit_error
-from workernode.protocol import Decision, FaultInfo, FaultKind, Outcome, Rejection
+from workernode.protocol import LONGEST_WAIT_FOR_UPSTREAM, Decision, FaultInfo, FaultKind, Outcome, Rejection
 
 # A refused task is kept at the node for so long, until it is known whose fault that is; then another node may try.
 KEPT_FOR = 1.0  # seconds
-# A longer wait is a hint, not an order: the task goes to whoever is free.
-LONGEST_NAK = 60.0  # seconds
 # What upstream asks to wait for, where the task would only be refused again. Other faults are of this node's upstream:
 # another node may serve the task at once.
 WAITED_FOR = (FaultKind.RATE_LIMIT, FaultKind.RAMP)
@@ -50,7 +48,7 @@ class RefusedTasks:
 
 
 def after_refusal(verdict: Verdict, outcome: Outcome, is_used_up: bool) -> Rejection | None:
-    """Return what a worker has to tell the client of a refused task; None: it is nak'd, another node may serve it.
+    """Return the error that the client of a refused task gets; None: the task is nak'd, another node may serve it.
 
     Args:
         verdict: TASK, or NODE, or OPEN if the time to decide is over.
@@ -64,9 +62,9 @@ def after_refusal(verdict: Verdict, outcome: Outcome, is_used_up: bool) -> Rejec
         return Rejection("refused", Decision.ACK, outcome.client_error, fault.http_status)
     if not is_used_up:
         return None
-    # As long as nothing is decided no client is told of a key.
-    told = fault if verdict is Verdict.NODE else FaultInfo(FaultKind.UNAVAILABLE, fault.http_status, "", "")
-    return Rejection("gave_up", Decision.ACK, unfit_error(told), fault.http_status)
+    # While nothing is decided, no client's error mentions the node's key.
+    shown = fault if verdict is Verdict.NODE else FaultInfo(FaultKind.UNAVAILABLE, fault.http_status, "", "")
+    return Rejection("gave_up", Decision.ACK, unfit_error(shown), fault.http_status)
 
 
 def nak_delay(fault: FaultInfo | None, shortest: float) -> float:
@@ -77,4 +75,4 @@ def nak_delay(fault: FaultInfo | None, shortest: float) -> float:
         shortest: NAK_DELAY.
     """
     asked = fault.retry_after if fault is not None and fault.kind in WAITED_FOR else None
-    return max(shortest, asked) if asked is not None and asked <= LONGEST_NAK else shortest
+    return max(shortest, asked) if asked is not None and asked <= LONGEST_WAIT_FOR_UPSTREAM else shortest

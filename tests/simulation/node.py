@@ -14,7 +14,7 @@ from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
 from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, SelfChecked, Stored
-from supervisor.fitness import Fitness
+from supervisor.fitness import FitnessStateMachine
 from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
 from supervisor.loop import Source
@@ -421,7 +421,7 @@ class SimNode:
 
     def _parts(self) -> Any:
         concurrency = self.concurrency = ConcurrencyController(self.settings, self.sample)
-        fitness = Fitness(
+        fitness = FitnessStateMachine(
             self.settings.max_process_num, lambda fault: "a sentence", self.settings.task_timeout,
             can_check=self.model is None,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from supervisor.fitness import Fitness
+from supervisor.fitness import FitnessStateMachine
 from supervisor.states import Intake
 from workernode.protocol import FaultInfo, RateLimitReport
 from workernode.upstream.ratelimit_headers import limits_of
@@ -126,7 +126,7 @@ class _Simulation:
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._backlog = [_Task() for _ in range(world.tasks)]
-        self._fitness = [Fitness(world.slots, lambda trouble: str(trouble.kind)) for _ in range(world.nodes)]
+        self._fitness = [FitnessStateMachine(world.slots, lambda fault: str(fault.kind)) for _ in range(world.nodes)]
         self._busy = [0] * world.nodes
         self._done = [0] * world.nodes
         self._wakes: list[float | None] = [None] * world.nodes

@@ -17,8 +17,8 @@ from email.utils import parsedate_to_datetime
 from workernode.protocol import FaultKind, RateLimitReport
 
 LIMIT_KINDS = (FaultKind.RATE_LIMIT, FaultKind.RAMP)
-# A longer wait is reported as this one: after a day, a probe does no harm.
-LONGEST_WAIT = 86_400.0  # seconds
+# A header that names a longer wait is read as this one: after a day, a probe does no harm.
+LONGEST_NAMED_WAIT = 86_400.0  # seconds
 # Nobody reaches a limit that is larger: the header holds something else.
 LARGEST_FIGURE = 10**12
 LONGEST_TEXT = 64  # characters of a header's value; known forms are much shorter
@@ -63,7 +63,7 @@ def limits_of(
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
-    """Return how many seconds upstream asks the client to wait (0 to LONGEST_WAIT), or None if it does not say.
+    """Return how many seconds upstream asks the client to wait (0 to LONGEST_NAMED_WAIT), or None if it does not say.
 
     Args:
         headers: by lower-case name.
@@ -124,7 +124,7 @@ class _Reader:
         if value is None:
             moment = _rfc3339(text)
             value = None if moment is None else max(0.0, moment - self.wall)
-        if value is None or value > LONGEST_WAIT:
+        if value is None or value > LONGEST_NAMED_WAIT:
             self.unknown += 1
             return None
         return value if value >= 0 else None
@@ -136,7 +136,7 @@ class _Reader:
 
 
 def _bounded(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_WAIT)
+    return min(max(seconds, 0.0), LONGEST_NAMED_WAIT)
 
 
 def _number(text: str) -> float | None:

@@ -9,17 +9,20 @@ from typing import TypeVar
 from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
 
 from workernode.errors import STILL_BUSY, UpstreamFault
-from workernode.protocol import FaultKind
+from workernode.protocol import LONGEST_WAIT_FOR_UPSTREAM, FaultKind
 from workernode.retry import call_with_retries
 
 # Attempts of one delivery. More would keep a task from other nodes, which may be well: after them the task is nak'd.
 ATTEMPTS = 4
 # openai-python waits 0.5 s x 2^n, at most 8 s, with jitter (src/openai/_base_client.py); so do we.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds
-# A longer wait is not made within one delivery: another node may be well. An upstream that is away is asked again for
-# so long in all. A rate limit is the whole node's, and is waited for as long as a minute (spec 5: a longer wait is a
-# hint, not an order).
-LONGEST_WAIT = {FaultKind.UNAVAILABLE: 2.0, FaultKind.RATE_LIMIT: 60.0, FaultKind.RAMP: 60.0}  # seconds
+# The longest pause before the next attempt, where the kind of fault bounds it: the next delivery may reach a node that
+# is well. All pauses for an upstream that is away count together. A rate limit holds the whole node: its tasks wait.
+LONGEST_RETRY_PAUSE = {
+    FaultKind.UNAVAILABLE: 2.0,
+    FaultKind.RATE_LIMIT: LONGEST_WAIT_FOR_UPSTREAM,
+    FaultKind.RAMP: LONGEST_WAIT_FOR_UPSTREAM,
+}  # seconds
 
 T = TypeVar("T")
 
@@ -84,7 +87,7 @@ def _may_pass(exc: BaseException) -> bool:
 def _is_enough(state: RetryCallState, deadline: float) -> bool:
     """The attempts are used up, or the pause would be too long for the task or for this kind of fault."""
     fault = state.outcome.exception() if state.outcome else None
-    longest = LONGEST_WAIT.get(fault.kind, float("inf")) if isinstance(fault, UpstreamFault) else float("inf")
+    longest = LONGEST_RETRY_PAUSE.get(fault.kind, float("inf")) if isinstance(fault, UpstreamFault) else float("inf")
     pause = state.upcoming_sleep
     if isinstance(fault, UpstreamFault) and fault.kind is FaultKind.UNAVAILABLE:
         longest -= state.seconds_since_start or 0.0

@@ -153,7 +153,7 @@ def test_the_figures_in_words_are_those_of_the_code() -> None:
     assert f"within {pool.SHORT_LIFE:g} s of the start" in PAGE
     assert pool.CRASHES_TO_REPORT == 4
     assert f"the pauses between starts grow to {pool.BACKOFF_LONGEST:g} s" in PAGE
-    assert f"intervals from {half_open.FIRST_PROBE:g} s to {half_open.LAST_PROBE:g} s" in PAGE
+    assert f"intervals from {half_open.FIRST_INTERVAL:g} s to {half_open.LONGEST_INTERVAL:g} s" in PAGE
 
 
 def test_the_changelog_begins_with_this_version() -> None:

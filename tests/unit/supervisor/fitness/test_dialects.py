@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from supervisor.fitness import Begin, Fitness, self_check
+from supervisor.fitness import Begin, FitnessStateMachine, self_check
 from supervisor.fitness.transitions import REASONS
 from supervisor.states import FitnessState
 from supervisor.upstream import FaultMessages
@@ -44,7 +44,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_upstream_that_refuses_everything_is_reported_once_with_the_right_reason(case: Case) -> None:
     upstream = ScriptedUpstream(case.upstream)
     settings = context(API_URL=upstream.api_url, MODEL_NAME="m").settings
-    fitness = Fitness(8, FaultMessages.of(settings), can_check=True)
+    fitness = FitnessStateMachine(8, FaultMessages.of(settings), can_check=True)
     try:
         checked = self_check.self_check(settings, upstream_target(settings), lambda seen: None)
     finally:

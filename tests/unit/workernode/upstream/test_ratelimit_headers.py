@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workernode.protocol import FaultKind, RateLimitReport
-from workernode.upstream.ratelimit_headers import LONGEST_WAIT, limits_of, retry_after
+from workernode.upstream.ratelimit_headers import LONGEST_NAMED_WAIT, limits_of, retry_after
 
 WALL = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
@@ -27,7 +27,7 @@ WAITS = {
     "a date that is past": ({"retry-after": "Fri, 15 Jan 2027 07:00:00 GMT"}, 0.0),
     "a date without a zone": ({"retry-after": "Fri, 15 Jan 2027 08:01:00"}, 60.0),
     "unreadable milliseconds leave the seconds": ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
-    "longer than a day": ({"retry-after": "9999999"}, LONGEST_WAIT),
+    "longer than a day": ({"retry-after": "9999999"}, LONGEST_NAMED_WAIT),
     "missing": ({}, None),
     "empty": ({"retry-after": ""}, None),
     "words": ({"retry-after": "later"}, None),
@@ -141,7 +141,7 @@ NAMES = ["retry-after", "retry-after-ms"] + [
 def test_no_header_can_do_harm(headers: dict[str, str]) -> None:
     seen = limits_of(429, headers, 10.0, wall=WALL)
     assert seen is not None
-    assert seen.retry_after is None or 0 <= seen.retry_after <= LONGEST_WAIT
+    assert seen.retry_after is None or 0 <= seen.retry_after <= LONGEST_NAMED_WAIT
     for value in (seen.reset_requests, seen.reset_tokens, seen.limit_requests, seen.remaining_tokens):
         assert value is None or (math.isfinite(value) and value >= 0)
 

@@ -1,4 +1,4 @@
-"""supervisor/fitness/breaker.py: the arrows of MOVES, and what the node may do and says in each state."""
+"""supervisor/fitness/state_machine.py: the arrows of MOVES, and what the node may do and says in each state."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from collections.abc import Callable
 import pytest
 
 from supervisor.events import SelfChecked
-from supervisor.fitness import Admission, Admit, Begin, End, Fitness, Verdict
-from supervisor.fitness.breaker import LONGEST_OUTAGE
-from supervisor.fitness.half_open import FIRST_PROBE, FRESH, LAST_PROBE
+from supervisor.fitness import Admission, Admit, Begin, End, FitnessStateMachine, Verdict
+from supervisor.fitness.half_open import FIRST_INTERVAL, FRESH, LONGEST_INTERVAL
 from supervisor.fitness.pacing import UNPACED
 from supervisor.fitness.transitions import MOVES, REASONS
 from supervisor.states import FitnessState, Intake
 from supervisor.upstream import FaultMessages
 from tests.support.paths import ROOT
 from tests.support.ratelimit import Form, World, simulate
-from workernode.protocol import NODE_KINDS, CallFailed, FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import (
+    LONGEST_WAIT_FOR_UPSTREAM,
+    NODE_KINDS,
+    CallFailed,
+    FaultInfo,
+    FaultKind,
+    Hold,
+    RateLimitReport,
+)
 
 EXPLAIN = FaultMessages("https://api.openai.com", "gpt-4", "prod/gpt-4")
 KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "Incorrect API key provided: sk-***.")
@@ -29,70 +36,70 @@ FIREWALL = FaultInfo(FaultKind.REFUSED, 403, "", "")
 LOADING = FaultInfo(FaultKind.UNAVAILABLE, 503, "unavailable_error", "Loading model")
 
 
-def made() -> Fitness:
-    return Fitness(64, EXPLAIN)
+def made() -> FitnessStateMachine:
+    return FitnessStateMachine(64, EXPLAIN)
 
 
-def refuse(fitness: Fitness, now: float, wait: float | None = 1.0, asked: float | None = None) -> None:
+def refuse(fitness: FitnessStateMachine, now: float, wait: float | None = 1.0, asked: float | None = None) -> None:
     """A call is answered 429."""
     fitness.limit_seen(now, RateLimitReport(at=now, kind=FaultKind.RATE_LIMIT, asked=asked or now, retry_after=wait))
 
 
-def answer(fitness: Fitness, now: float, asked: float | None = None) -> None:
+def answer(fitness: FitnessStateMachine, now: float, asked: float | None = None) -> None:
     """A call is answered well."""
     fitness.ended(now, now if asked is None else asked, None, upstream_answered=True, was_probe=False)
 
 
-def fail(fitness: Fitness, now: float, fault: FaultInfo | None, request_id: str = "one") -> None:
+def fail(fitness: FitnessStateMachine, now: float, fault: FaultInfo | None, request_id: str = "one") -> None:
     """A task ends with a fault."""
     fitness.ended(now, now, fault, upstream_answered=False, was_probe=False, request_id=request_id)
 
 
-def fail_all(fitness: Fitness, now: float, fault: FaultInfo, tasks: int = 3) -> None:
+def fail_all(fitness: FitnessStateMachine, now: float, fault: FaultInfo, tasks: int = 3) -> None:
     """Several tasks end with the same fault."""
     for number in range(tasks):
         fail(fitness, now, fault, f"task {number}")
 
 
-def probe(fitness: Fitness, now: float, fault: FaultInfo | None, well: bool = False) -> None:
+def probe(fitness: FitnessStateMachine, now: float, fault: FaultInfo | None, well: bool = False) -> None:
     """The task taken now is the probe, and ends at once."""
     assert fitness.admit(now) == Admission(Admit.PROBE)
     fitness.ended(now, now, fault, upstream_answered=well, was_probe=True, request_id="probe")
 
 
-def unfit(fault: FaultInfo = KEY, now: float = 100.0) -> Fitness:
+def unfit(fault: FaultInfo = KEY, now: float = 100.0) -> FitnessStateMachine:
     fitness = made()
     fail_all(fitness, now, fault)
     return fitness
 
 
-def limited(now: float = 100.0) -> Fitness:
+def limited(now: float = 100.0) -> FitnessStateMachine:
     fitness = made()
     refuse(fitness, now)
     return fitness
 
 
-def suspect(now: float = 100.0) -> Fitness:
+def suspect(now: float = 100.0) -> FitnessStateMachine:
     fitness = made()
     fail(fitness, now, FIREWALL)
     return fitness
 
 
-def away(now: float = 100.0) -> Fitness:
+def away(now: float = 100.0) -> FitnessStateMachine:
     fitness = made()
     fail_all(fitness, now, LOADING)
     return fitness
 
 
 # The arrows: how each state is reached, and the event that leaves it.
-START: dict[FitnessState, Callable[[], Fitness]] = {
+START: dict[FitnessState, Callable[[], FitnessStateMachine]] = {
     FitnessState.FIT: made,
     FitnessState.LIMITED: limited,
     FitnessState.SUSPECT: suspect,
     FitnessState.AWAY: away,
     FitnessState.UNFIT: unfit,
 }
-EVENTS: dict[str, Callable[[Fitness], None]] = {
+EVENTS: dict[str, Callable[[FitnessStateMachine], None]] = {
     "limited": lambda fitness: refuse(fitness, 110.0),
     "lifted": lambda fitness: answer(fitness, 110.0),
     "suspected": lambda fitness: fail(fitness, 105.0, KEY),
@@ -101,7 +108,7 @@ EVENTS: dict[str, Callable[[Fitness], None]] = {
     "refused": lambda fitness: fitness.self_checked(105.0, SelfChecked(104.0, KEY)),
     "answered": lambda fitness: probe(fitness, 110.0, None, well=True),
 }
-LASTED: dict[FitnessState, Callable[[Fitness], None]] = {
+LASTED: dict[FitnessState, Callable[[FitnessStateMachine], None]] = {
     FitnessState.LIMITED: lambda fitness: refuse(fitness, 170.0),
     FitnessState.AWAY: lambda fitness: fitness.tick(170.0),
 }
@@ -311,7 +318,7 @@ def test_a_self_check_that_is_refused_before_a_task_is_answered_says_nothing() -
 
 
 def test_several_poisoned_tasks_at_once_leave_a_node_fit_whose_self_check_is_answered() -> None:
-    fitness = Fitness(64, EXPLAIN, can_check=True)
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
     fail_all(fitness, 100.0, FIREWALL, tasks=8)
     assert fitness.state is FitnessState.SUSPECT
     assert fitness.takes_self_check(100.3)
@@ -337,8 +344,8 @@ def test_probes_come_at_growing_intervals_from_one_second_to_a_minute() -> None:
             fitness.ended(now, now, KEY, upstream_answered=False, was_probe=True)
         now += 0.25
     gaps = [after - before for before, after in zip([0.0, *probes], probes, strict=False)]
-    assert gaps[:7] == [FIRST_PROBE, 2, 4, 8, 16, 32, LAST_PROBE]
-    assert set(gaps[6:]) == {LAST_PROBE}
+    assert gaps[:7] == [FIRST_INTERVAL, 2, 4, 8, 16, 32, LONGEST_INTERVAL]
+    assert set(gaps[6:]) == {LONGEST_INTERVAL}
 
 
 def test_a_probe_that_succeeds_restores_and_says_how_long_it_lasted() -> None:
@@ -472,7 +479,7 @@ def test_a_suspicion_without_any_other_evidence_ends() -> None:
 
 
 def test_only_a_suspect_node_checks_itself() -> None:
-    fitness = Fitness(64, EXPLAIN, can_check=True)
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
     assert not fitness.takes_self_check(100.0)
     fail(fitness, 100.0, FIREWALL)
     assert not fitness.takes_self_check(100.1)
@@ -493,7 +500,7 @@ def test_a_node_whose_upstream_is_away_closes_its_intake_and_tries_one_task_at_g
 
 
 def test_failed_calls_close_the_intake_before_their_tasks_have_ended_and_forbid_retries() -> None:
-    fitness = Fitness(64, EXPLAIN, can_check=True)
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
     for number in range(3):
         assert not fitness.takes_self_check(100.0)
         fitness.call_failed(100.0, CallFailed(f"task {number}", 99.9, LOADING), running=3)
@@ -509,7 +516,7 @@ def test_failed_calls_close_the_intake_before_their_tasks_have_ended_and_forbid_
 
 
 def test_several_tasks_of_which_each_makes_upstream_fail_do_not_close_the_intake() -> None:
-    fitness = Fitness(64, EXPLAIN, can_check=True)
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
     for number in range(8):
         fitness.call_failed(100.0, CallFailed(f"task {number}", 99.9, LOADING), running=8)
     assert fitness.takes_self_check(100.0)
@@ -518,7 +525,7 @@ def test_several_tasks_of_which_each_makes_upstream_fail_do_not_close_the_intake
 
 
 def test_clients_get_their_error_within_their_time_while_upstream_is_away() -> None:
-    fitness = Fitness(64, EXPLAIN, task_timeout=20.0)
+    fitness = FitnessStateMachine(64, EXPLAIN, task_timeout=20.0)
     fail_all(fitness, 100.0, LOADING)
     probe(fitness, 101.0, LOADING)
     assert fitness.gate(104.9).intake is Intake.ONE_AT_A_TIME  # a probe
@@ -529,9 +536,9 @@ def test_clients_get_their_error_within_their_time_while_upstream_is_away() -> N
 
 def test_an_outage_is_reported_when_it_lasts_over_a_minute() -> None:
     fitness = away(100.0)
-    fitness.tick(100.0 + LONGEST_OUTAGE)
+    fitness.tick(100.0 + LONGEST_WAIT_FOR_UPSTREAM)
     assert fitness.reports() == []
-    fitness.tick(100.1 + LONGEST_OUTAGE)
+    fitness.tick(100.1 + LONGEST_WAIT_FOR_UPSTREAM)
     assert fitness.reports() == [Begin("unavailable", "GeneralError", EXPLAIN(LOADING))]
     assert fitness.status(161.0).since == 100.0
 
@@ -550,7 +557,7 @@ def test_an_answer_to_a_call_that_was_asked_meanwhile_ends_an_outage() -> None:
         assert fitness.state is state
 
 
-@pytest.mark.parametrize("lasted", [5.0, LONGEST_OUTAGE + 1.0], ids=["away", "unfit"])
+@pytest.mark.parametrize("lasted", [5.0, LONGEST_WAIT_FOR_UPSTREAM + 1.0], ids=["away", "unfit"])
 def test_a_local_model_that_is_ready_again_ends_an_outage(lasted: float) -> None:
     fitness = away(100.0)
     fitness.tick(100.0 + lasted)
@@ -564,7 +571,7 @@ def test_a_local_model_that_is_ready_again_ends_an_outage(lasted: float) -> None
 
 
 def test_a_local_model_that_is_ready_again_makes_no_refused_key_good() -> None:
-    fitness = Fitness(64, EXPLAIN)
+    fitness = FitnessStateMachine(64, EXPLAIN)
     fitness.self_checked(100.0, SelfChecked(99.9, KEY))
     assert fitness.state is FitnessState.UNFIT
     fitness.upstream_started(101.0)

@@ -1,7 +1,7 @@
 """Whether the node may serve: its states, what moves it between them, and what the intake may do. Pure (spec 5).
 
-Owned by the thread that owns the node's state; every `now` is monotonic seconds. It is told what workers saw
-(`limit_seen`, `ended`) and answers what the intake may do (`gate`, `admit`), what all workers must wait for (`hold`),
+Owned by the thread that owns the node's state; every `now` is monotonic seconds. In: what workers saw
+(`limit_seen`, `ended`). Out: what the intake may do (`gate`, `admit`), what all workers must wait for (`hold`),
 how many calls there may be at once (`cap`), what becomes of a refused task (`verdict`), and what is to be logged and
 reported (`changes`, `reports`). docs/fitness.md draws the states.
 """
@@ -16,21 +16,27 @@ from supervisor.fitness.blame import Blame, Verdict
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
 from supervisor.fitness.half_open import Probing
 from supervisor.fitness.outage import Outage
-from supervisor.fitness.rate_limit import LONGEST_HOLD, RateLimit
+from supervisor.fitness.rate_limit import RateLimit
 from supervisor.fitness.transitions import LIMITS, MOVES, OUTAGES, REASONS, describe_suspicion
 from supervisor.states import FitnessState, Intake
-from workernode.protocol import NODE_KINDS, CallFailed, FaultInfo, FaultKind, Hold, RateLimitReport
+from workernode.protocol import (
+    LONGEST_WAIT_FOR_UPSTREAM,
+    NODE_KINDS,
+    CallFailed,
+    FaultInfo,
+    FaultKind,
+    Hold,
+    RateLimitReport,
+)
 
-# A limit, or an upstream that is away, for longer makes the node unfit, and is reported (spec 5).
-LONGEST_OUTAGE = 60.0  # seconds
-# While upstream is away, tasks wait in the broker. After this share of TASK_TIMEOUT, at most LONGEST_OUTAGE, they are
-# taken and sent back, so that their clients get an error while they still wait.
+# While upstream is away, tasks wait in the broker. After this share of TASK_TIMEOUT, at most
+# LONGEST_WAIT_FOR_UPSTREAM, they are taken and sent back, so that their clients get an error while they still wait.
 CLOSED_SHARE = 0.25
-LAST_PROBE_AWAY = 10.0  # seconds: the longest interval of probes before the node is unfit
+LONGEST_INTERVAL_AWAY = 10.0  # seconds: the longest interval of probes before the node is unfit
 CHECK_INTERVAL = 0.25  # seconds between two `tick` while the node is suspect
 
 
-class Fitness:
+class FitnessStateMachine:
     """The node's fitness. Owned by the main thread."""
 
     def __init__(
@@ -48,7 +54,7 @@ class Fitness:
         self.state = FitnessState.FIT
         self.fault: FaultInfo | None = None  # why it is not FIT
         self._explain = explain
-        self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_OUTAGE)
+        self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_WAIT_FOR_UPSTREAM)
         self._limit = RateLimit(max_process_num)
         self._blame = Blame(can_check)
         self._outage = Outage()
@@ -126,7 +132,7 @@ class Fitness:
         """Time has passed: decide what waits for it."""
         self._blame.tick(now)
         self._follow_blame(now)
-        if self.state is FitnessState.AWAY and self.fault is not None and now - self._since > LONGEST_OUTAGE:
+        if self.state is FitnessState.AWAY and self.fault is not None and now - self._since > LONGEST_WAIT_FOR_UPSTREAM:
             self._move(now, "lasted", self.fault, self._explain(self.fault))
             self._begin(self.fault)
 
@@ -195,10 +201,10 @@ class Fitness:
     def next_tick(self, now: float) -> float:
         """Return when `tick` has something to do without any event."""
         if self.state is FitnessState.AWAY:
-            return self._since + LONGEST_OUTAGE
+            return self._since + LONGEST_WAIT_FOR_UPSTREAM
         return now + CHECK_INTERVAL if self.state is FitnessState.SUSPECT else float("inf")
 
-    # what people are told
+    # what people see
 
     def status(self, now: float) -> Status:
         """Return what people see."""
@@ -229,9 +235,9 @@ class Fitness:
             self._move(now, "limited", fault, self._explain(fault))
         if self.state is not FitnessState.LIMITED:
             return
-        if (fault.retry_after or 0.0) > LONGEST_HOLD:
+        if (fault.retry_after or 0.0) > LONGEST_WAIT_FOR_UPSTREAM:
             self._close(now, fault)
-        elif max(now, self._limit.hold.until) - self._since > LONGEST_OUTAGE:
+        elif max(now, self._limit.hold.until) - self._since > LONGEST_WAIT_FOR_UPSTREAM:
             self._fail(now, "lasted", fault)
 
     def _answered(self, now: float, asked_at: float, was_probe: bool) -> None:
@@ -255,9 +261,9 @@ class Fitness:
             self._close(now, fault)
 
     def _probe_failed(self, now: float, asked_at: float, fault: FaultInfo | None, request_id: str) -> None:
-        """The probe failed, or ended without a word from upstream."""
+        """The probe failed, or ended without an answer from upstream."""
         if fault is None or fault.kind is FaultKind.CLIENT:
-            self._probing.said_nothing()
+            self._probing.inconclusive()
         elif self.state is FitnessState.AWAY and fault.kind in NODE_KINDS:
             self._recover(now)  # upstream is there: whose fault the refusal is, is another question
             self._blame.refused(now, request_id, asked_at, fault)
@@ -265,7 +271,7 @@ class Fitness:
             if self.state is FitnessState.UNFIT and self.fault is not None and self._is_other_fault(fault.kind):
                 self._reports.append(End(self.fault.kind.value))
                 self._begin(fault)
-            self._probing.failed(now, *([LAST_PROBE_AWAY] if self.state is FitnessState.AWAY else []))
+            self._probing.failed(now, *([LONGEST_INTERVAL_AWAY] if self.state is FitnessState.AWAY else []))
 
     def _is_other_fault(self, kind: FaultKind) -> bool:
         """A plain 401 or 403 may be the probe's own, and a short limit passes: neither replaces a reason."""
