@@ -10,10 +10,10 @@ import math
 from collections import deque
 from enum import Enum
 
-# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in 0.6 s,
-# and a refusal (known within milliseconds) finds few calls behind it.
-RAMP_START = 100.0
-RAMP_GAIN = 2.5
+# A cold start asks this many calls a second, and RAMP_GAIN more for each call that was not refused: 128 calls in 1.1 s.
+# A refusal (known within 10 ms or so) finds few calls behind it: after 60 calls two nodes ask 190 a second together.
+RAMP_START = 50.0
+RAMP_GAIN = 1.5
 # After so many calls without a refusal nothing is paced.
 RAMP_CALLS = 1000
 # After the first refusal the rate starts from FIRST_RATE times the square root of the calls that were asked, and
@@ -24,8 +24,8 @@ DOUBLING = 1.0  # seconds
 FIT_STEPS = 20  # of the bisection that finds the refill
 # After a measure the rate starts just below it and creeps: little at first, so that refusals are rare (one in 200 calls
 # or so), and more the longer none comes, so that a raised limit is found.
-BELOW = 0.93
-CREEP = 400.0  # seconds in which the rate would double if it went on as it starts
+BELOW = 0.92
+CREEP = 800.0  # seconds in which the rate would double if it went on as it starts
 LEAP = 60.0  # seconds after which the rate grows faster and faster
 # A measure takes so long if it can, since a short one is noise; one over a shorter time or fewer calls than the least
 # is none, and the rate is cut by a share.

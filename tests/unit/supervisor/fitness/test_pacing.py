@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
 
 from supervisor.fitness.header_pacing import STALE_AFTER
@@ -42,9 +44,11 @@ def test_a_limit_of_600_a_minute_is_used_and_seldom_hit(
 def test_a_node_that_has_just_started_uses_the_limit_within_its_first_320_tasks(
     form: Form, nodes: int, answer_s: float, burst: int
 ) -> None:
-    run = simulate(World(form, nodes=nodes, tasks=320, burst=burst, answer_s=answer_s))
-    assert run.used >= LIMIT_USED
-    assert run.refused_share <= MOST_REFUSED
+    # One refusal is 0.3 % of 320 calls: three runs, and what they have on average.
+    worlds = [World(form, nodes=nodes, tasks=320, burst=burst, answer_s=answer_s, seed=seed) for seed in range(3)]
+    runs = [simulate(world) for world in worlds]
+    assert mean(run.used for run in runs) >= LIMIT_USED
+    assert mean(run.refused_share for run in runs) < MOST_REFUSED
 
 
 @pytest.mark.parametrize("form", [Form.OPENAI, Form.AZURE], ids=lambda form: form.value)

@@ -9,15 +9,15 @@ import pytest
 from supervisor.fitness.refusal_pacing import RAMP_CALLS, LearnedRate
 
 
-def test_a_cold_start_asks_128_calls_within_little_more_than_half_a_second_and_then_as_many_as_it_likes() -> None:
+def test_a_cold_start_asks_128_calls_within_little_more_than_a_second_and_then_as_many_as_it_likes() -> None:
     learned, now, moments = LearnedRate(), 0.0, []
     while math.isfinite(rate := learned.rate(now)):
         learned.sent(now)
         moments.append(now)
         now += 1 / rate
-    assert moments[128] <= 0.6
+    assert moments[128] <= 1.1
     assert len(moments) == RAMP_CALLS
-    assert now <= 1.5
+    assert now <= 2.4
 
 
 def test_two_refusals_measure_what_upstream_gives_back() -> None:
@@ -28,7 +28,7 @@ def test_two_refusals_measure_what_upstream_gives_back() -> None:
     for tick in range(100):  # the budget was empty at 0.1 and is at 10.1: what went through in between was given back
         learned.sent(0.1 + tick / 10)
     learned.refused(10.1, first=True)
-    assert learned.rate(11.1) == pytest.approx(0.95 * 10, rel=0.02)
+    assert learned.rate(11.1) == pytest.approx(0.92 * 10, rel=0.02)
 
 
 def test_those_that_were_refused_with_it_are_taken_off_the_measure() -> None:
