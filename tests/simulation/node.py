@@ -1,356 +1,45 @@
-"""One simulated node: the real Node, Dispatcher, Ledger, Fitness, Pool, PulsarBroker over simulated parts."""
+"""One simulated node: the real Node with dispatcher, ledger, fitness, pool and broker client, over simulated parts."""
 
 from __future__ import annotations
 
 import functools
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 from supervisor.assembly import Parts
-from supervisor.broker import PulsarBroker
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import BrokerDown, BrokerUp, Event, MessageKey, Received, SelfChecked, Stored
+from supervisor.events import Received, Stored
 from supervisor.fitness import FitnessStateMachine
 from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
-from supervisor.loop import Source
 from supervisor.machine import Clock, Resources
 from supervisor.node import Node
 from supervisor.states import Exit, NodeState
-from supervisor.workers.pool import Pool, Worker
-from tests.simulation.outside import AWAY, Gateway, Upstream
-from tests.simulation.pulsar import Consumer, Delivery, Link, PulsarException, Server
+from supervisor.workers import Pool
+from tests.simulation.connection import SimBroker
+from tests.simulation.library import Link
+from tests.simulation.loop import SimLoop
+from tests.simulation.node_rules import check_counts
+from tests.simulation.outside import Gateway, Upstream
+from tests.simulation.pulsar import Server
 from tests.simulation.schedule import Schedule, TaskPlan
+from tests.simulation.stand_ins import SimLocalModel, SimOverview, SimReporter
+from tests.simulation.threads import end_streams, self_check
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 from workernode import record
-from workernode.protocol import NODE_KINDS, Job, Outcome, Target
+from workernode.protocol import Job
 from workernode.settings import Settings, load
 
 TURN_TAKES = 0.0002  # seconds from something becoming readable to the turn that takes it in, and a turn's own time
 TAKEN_IN_WITHIN = 1.0  # seconds in which every event must be taken in
 FORCED_WITHIN = 1.0  # seconds from a second signal to the end
-BEYOND_CAP = 2  # messages that may be unacknowledged beyond the cap (spec 3)
-MOST_IN_BATCH = 5  # messages
-CHECK_INTERVAL = 0.25  # seconds: how soon the thread of the connection notices that the library has connected again
-STREAMS_ENDED_WITHIN = 5.0  # seconds that the ending of streams gets at the end of a drain
 
 
 class NodeKilled(BaseException):
     """The node's process is gone; its code runs no further."""
-
-
-class Count:
-    """Stands in for metrics: any call is counted by its name."""
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        def count(*_: object, **__: object) -> None:
-            self.calls[name] += 1
-
-        setattr(self, name, count)
-        return count
-
-
-class SimOverview:
-    """Stands in for the page, probes and metrics."""
-
-    def __init__(self) -> None:
-        self.metrics = Count()
-        self.why: list[str] = []
-
-    def next_update(self) -> float:
-        """Never by itself."""
-        return float("inf")
-
-    def update(self, now: float, state: NodeState, why: list[str], *_: object) -> None:
-        """Keep why the node is not ready."""
-        self.why = why
-
-    def note_report(self, *_: object) -> None:
-        """To nobody."""
-
-    def stopping(self, seconds: float) -> None:
-        """To nobody."""
-
-
-class SimReporter:
-    """Stands in for Kubernetes events."""
-
-    def __init__(self) -> None:
-        self.open: set[str] = set()
-
-    def begin(self, key: str, reason: str, message: str) -> None:
-        """A report begins."""
-        if key in self.open:
-            raise Violation("a failure is reported once", key)
-        self.open.add(key)
-
-    def end(self, key: str) -> None:
-        """It is over."""
-        self.open.remove(key)
-
-    def close(self, timeout: float) -> None:
-        """Nothing is pending."""
-
-
-class SimLoop:
-    """Stands in for the selector. What is readable is level-triggered, and comes in any order."""
-
-    def __init__(self, node: SimNode) -> None:
-        self._node = node
-        self._world = node.world
-        self._events: list[tuple[float, Event]] = []
-        self._signals: list[int] = []
-        self.watched: dict[int, tuple[Worker, set[Source]]] = {}
-
-    def open(self) -> None:
-        """Nothing to open."""
-
-    def post(self, event: Event) -> None:
-        """Queue an event."""
-        self._events.append((self._world.now, event))
-        self._node.wake()
-
-    def signal(self, number: int) -> None:
-        """A signal comes."""
-        self._signals.append(number)
-        self._node.wake()
-
-    def events(self) -> Iterator[Event]:
-        """What was posted."""
-        while self._events:
-            since, event = self._events.pop(0)
-            self._node.check_age(since, type(event).__name__)
-            yield event
-
-    def signals(self) -> Iterator[int]:
-        """The signals that came."""
-        while self._signals:
-            yield self._signals.pop(0)
-
-    def watch(self, worker: Worker) -> None:
-        """Report what becomes readable."""
-        self.watched[id(worker)] = (worker, set(Source))
-
-    def unwatch_pipe(self, worker: Worker) -> None:
-        """As a selector does it: KeyError for what is not watched."""
-        self.watched[id(worker)][1].remove(Source.PIPE)
-
-    def unwatch(self, worker: Worker) -> None:
-        """Report nothing more."""
-        self.watched.pop(id(worker), None)
-
-    def ready(self) -> list[tuple[Source, Worker]]:
-        """What is readable now."""
-        found = []
-        for worker, sources in self.watched.values():
-            process: Any = worker.process
-            if Source.PIPE in sources and process.pipe_readable:
-                found.append((Source.PIPE, worker))
-            if Source.SENTINEL in sources and process.sentinel_readable:
-                found.append((Source.SENTINEL, worker))
-        if len(found) > 1:
-            self._world.dice.shuffle(found)
-        return found
-
-    @property
-    def has_news(self) -> bool:
-        """Whether the selector would return at once."""
-        return bool(self._events or self._signals or self.ready())
-
-
-class SimConnection:
-    """supervisor.broker.connection.Connection, without its thread and over the simulated library."""
-
-    def __init__(self, node: SimNode, link: Link) -> None:
-        self._node = node
-        self._world = node.world
-        self._link = link
-        self.intake: Any = None
-        self.client: object = None
-        self.consumer: Consumer | None = None
-        self.records: Link | None = None
-        self._leave: tuple[int, float] | None = None
-        self._away_until = 0.0
-
-    def start(self) -> None:
-        """Connect, soon."""
-        self._world.after(self._world.dice.uniform(0.05, 0.5), self._connect, 0.5)
-
-    def _connect(self, pause: float) -> None:
-        if self._link.is_closed:
-            return
-        if self._link.is_up:
-            self.client = self.records = self._link
-            self._node.loop.post(BrokerUp())
-            self._act()
-        else:
-            self._node.loop.post(BrokerDown("connection refused"))
-            self._world.after(pause, self._connect, min(pause * 2, 10.0))
-
-    def wake(self) -> None:
-        """Have the thread look."""
-        self._world.after(0.0005, self._act)
-
-    def ask_to_leave(self, until: float) -> None:
-        """Close the consumer, unless a message comes that the owner has not seen."""
-        self._leave = (self.intake.count_seen, until)
-        self.wake()
-
-    def _act(self) -> None:
-        if self._link.is_closed or self.records is None:
-            return
-        leave, self._leave = self._leave, None
-        if leave is not None and self.consumer is not None and self.intake.detach_if_unused(leave[0]):
-            consumer, self.consumer = self.consumer, None
-            self._away_until = leave[1]
-            consumer.close()
-        if self.consumer is None and self.intake.is_wanted():
-            if self._world.now < self._away_until:
-                self._world.at(self._away_until, self._act)
-            elif not self._link.is_up:
-                self._world.after(0.25, self._act)
-            else:
-                self.consumer = self.intake.attach(self._subscribe)
-
-    def _subscribe(self, listener: Callable[[Any, Any], None]) -> Consumer:
-        consumer = Consumer(self._world, self._link.server, listener)
-        consumer.is_leaving = lambda: not self._node.is_serving
-        self._world.after(0.002, self._subscribed, consumer)
-        return consumer
-
-    def _subscribed(self, consumer: Consumer) -> None:
-        if self._link.is_up:
-            consumer.connect()
-        elif not self._link.is_closed:
-            self._world.after(0.25, self._subscribed, consumer)
-
-    def lost(self) -> None:
-        """The connection is gone; the library connects again by itself."""
-        if self.consumer is not None:
-            self.consumer.disconnect()
-
-    def back(self) -> None:
-        """The library connects again, a moment after it can."""
-        self._world.after(self._world.dice.uniform(0.1, 2.0), self._back)
-
-    def _back(self) -> None:
-        if self.consumer is not None and self._link.is_up:
-            self.consumer.connect()
-            self._world.after(CHECK_INTERVAL, self.intake.reconnected)
-
-    def is_up(self) -> bool:
-        """As the library tells."""
-        if self.records is None or not self._link.is_up:
-            return False
-        return self.consumer is None or self.consumer.is_connected()
-
-    def close(self) -> None:
-        """Leave."""
-        self._node.block(0.05 if self._link.is_up else 2.0, lambda: False)
-        if self.consumer is not None:
-            self.consumer.close()
-        self._link.is_closed = True
-
-
-class SimBroker(PulsarBroker):
-    """The real code of supervisor/broker/, over the simulated library and without its threads."""
-
-    def __init__(self, node: SimNode) -> None:
-        library = mock.Mock(PulsarException=PulsarException)
-        super().__init__(node.settings, node.loop.post, library, node.clock.monotonic, node.clock.wall)
-        self._node = node
-        self.connection: Any = SimConnection(node, node.link)
-        self.connection.intake = self._intake
-        self._connection: Any = self.connection
-
-    @property
-    def held(self) -> list[tuple[float, Received]]:
-        """The naks that are held, with the moment when each is due."""
-        return [(held.due, held.received) for held in self._naks._held.values()]
-
-    @property
-    def early(self) -> Iterable[MessageKey]:
-        """Messages that came when there was no room."""
-        return self._intake._early
-
-    @property
-    def closed_since(self) -> float | None:
-        """Since when the intake is closed; None: it is open, and the node may be full."""
-        return self._intake.closed_since()
-
-    def ack(self, received: Received) -> None:
-        """Only after the record is stored."""
-        self._node.check_ack(received)
-        super().ack(received)
-
-    def publish_record(self, number: int, record: bytes) -> None:
-        """Store it, or not."""
-        self._node.store(number, record, "record")
-
-    def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
-        """Store it, or not."""
-        self._node.store(number, b"", "letter")
-
-
-class SimLocalModel:
-    """A local model that loads for a while (supervisor.model_server.local_model.LocalModel)."""
-
-    target = Target("http://local", None)
-
-    def __init__(self, node: SimNode) -> None:
-        self._node = node
-        self.is_stopped = self._told = False
-        self.ready_at = node.world.now + node.world.dice.choice((0.2, 3.0, 8.0))
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it takes requests."""
-        return self._node.world.now >= self.ready_at and not self.is_stopped
-
-    def start(self, now: float) -> None:
-        """It loads from its making on."""
-
-    def tick(self, now: float) -> None:
-        """Tell its slots when it is ready."""
-        if self.is_ready and not self._told:
-            self._told = True
-            self._node.concurrency.set_slots(2)
-
-    def note_in_flight(self, tasks: int) -> None:
-        """Nothing depends on it."""
-
-    def tokens_came(self, now: float) -> None:
-        """It lives."""
-
-    def next_tick(self) -> float:
-        """When it is ready."""
-        return self.ready_at if self.ready_at > self._node.world.now else float("inf")
-
-    def why_not_ready(self) -> str:
-        """A sentence."""
-        return "it loads"
-
-    def load(self, seconds: float) -> None:
-        """It is started again."""
-        self.ready_at = max(self.ready_at, self._node.world.now + seconds)
-        self._node.wake()
-
-    def stop(self, now: float) -> None:
-        """It stops a moment later."""
-        self._node.world.after(0.3, self.kill)
-
-    def kill(self) -> None:
-        """It is gone."""
-        self.is_stopped = True
-        self._node.wake()
 
 
 @functools.cache
@@ -410,9 +99,7 @@ class SimNode:
         self.clock = Clock(lambda: world.now, lambda: world.now - START + EPOCH + self.wall_ahead)
         self.broker = SimBroker(self)
         self.connection = self.broker.connection
-        self.pool = Pool(
-            settings.worker_processes, settings.max_process_num, self._spawn, self.loop, self.clock
-        )
+        self.pool = Pool(settings.worker_processes, settings.max_process_num, self._spawn, self.loop, self.clock)
         self.model = SimLocalModel(self) if schedule.local else None
         self.overview = SimOverview()
         self.node = Node(settings, record.Node(name, name, settings.node_type, "sim"), self._parts())
@@ -422,7 +109,9 @@ class SimNode:
     def _parts(self) -> Any:
         concurrency = self.concurrency = ConcurrencyController(self.settings, self.sample)
         fitness = FitnessStateMachine(
-            self.settings.max_process_num, lambda fault: "a sentence", self.settings.task_timeout,
+            self.settings.max_process_num,
+            lambda fault: "a sentence",
+            self.settings.task_timeout,
             can_check=self.model is None,
         )
         model: Any = self.model
@@ -431,29 +120,8 @@ class SimNode:
             clock=self.clock, loop=self.loop, broker=self.broker, pool=self.pool, concurrency=concurrency,
             fitness=fitness, reporter=SimReporter(), overview=lambda dispatcher: overview,
             local_model=(lambda incidents: model) if model else None,
-            self_check=self._self_check, end_streams=self._end_streams,
+            self_check=functools.partial(self_check, self), end_streams=functools.partial(end_streams, self),
         )  # fmt: skip
-
-    def _self_check(self, target: Target, at_start: bool, done: Callable[[SelfChecked], None]) -> None:
-        """A refusal is believed after a second one, as in supervisor/fitness/self_check.py."""
-        asked_at = self.world.now
-        first = self.upstream.self_check()
-        is_refused = first is not None and first.kind in NODE_KINDS
-
-        def end(result: SelfChecked) -> None:
-            if self.is_alive:
-                done(result)
-
-        def repeat() -> None:
-            again = self.upstream.self_check()
-            is_known = again is None or (first is not None and again.kind is first.kind)
-            end(SelfChecked(self.world.now, again if is_known else AWAY))
-
-        if is_refused:
-            self.world.after(0.3, lambda: end(SelfChecked(asked_at, first, is_first_refusal=True)))
-            self.world.after(0.9, repeat)
-        elif not at_start:
-            self.world.after(0.3, lambda: end(SelfChecked(asked_at, first)))
 
     # --- what the simulated parts call ---
 
@@ -517,39 +185,6 @@ class SimNode:
         elif not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
             raise Violation("an ack follows the stored record", plan.id)
 
-    def _end_streams(self, jobs: Sequence[Job], done: Callable[[list[Outcome]], None]) -> None:
-        """Stands in for supervisor.workers.drain_ender."""
-        outcomes: list[Outcome] = []
-        enders: list[SimProcess] = []
-        if self.gateway.is_away:
-            for job in jobs:
-                self.gateway.clients[self.request_of(job).id].excuses.add("the gateway was away when its node stopped")
-
-        def over() -> None:
-            if enders:
-                for ender in enders:
-                    ender.die("it has ended its stream")
-                enders.clear()
-                if self.is_alive:
-                    done(list(outcomes))
-
-        for job in jobs:
-            ender = SimProcess(self, 99, 1, 0.0, 1000 + len(self.processes))
-            ender.is_ready = True
-            self.processes.append(ender)
-            enders.append(ender)
-            self._collect_from(ender, outcomes, lambda: len(outcomes) == len(jobs) and over())
-            ender.put(job)
-        self.world.after(STREAMS_ENDED_WITHIN, over)
-
-    def _collect_from(self, ender: SimProcess, outcomes: list[Outcome], came: Callable[[], object]) -> None:
-        def write(message: Any) -> None:
-            if isinstance(message, Outcome):
-                outcomes.append(message)
-                came()
-
-        ender._write = write  # type: ignore[method-assign]
-
     # --- life ---
 
     def _begin(self) -> None:
@@ -575,7 +210,7 @@ class SimNode:
         if self.node.state is NodeState.STOPPED:
             self._run(self._stop)
         else:
-            self.check()
+            check_counts(self)
             self._schedule(max(self.node.next_turn(), self.world.now + TURN_TAKES))
             if self.loop.has_news:
                 self.wake()
@@ -666,43 +301,9 @@ class SimNode:
         if age > TAKEN_IN_WITHIN and self.world.now > self._excused_until:
             raise Violation("every event is taken in within a second", f"{self.name}: {what} after {age:.2f} s")
 
-    def check(self) -> None:
-        """The books are in order."""
-        ledger = self.dispatcher._ledger
-        places = Counter(delivery.place for delivery in ledger)
-        if any(places[place] != ledger.count(place) for place in Place):
-            raise Violation("counts add up", f"{self.name}: ledger {places}")
-        at_workers = sum(len(worker.jobs) for worker in self.pool._workers.values())
-        if at_workers != places[Place.RUNNING]:
-            raise Violation("counts add up", f"{self.name}: {at_workers} jobs, {places[Place.RUNNING]} running")
-        for worker in self.pool._workers.values():
-            if len(worker.free) + len(worker.jobs) != len(worker.process.answer_states):
-                raise Violation("counts add up", f"{self.name}: slots of worker {worker.index}")
-        queued = len(self.dispatcher._queue) + len(self.dispatcher._alone_queue)
-        if queued != places[Place.QUEUED]:
-            raise Violation("counts add up", f"{self.name}: {queued} wait, {places[Place.QUEUED]} queued")
-        consumer = self.connection.consumer
-        if consumer is not None:
-            # A batch comes whole, and of another the rest may be tried again here at the same moment. What waits for
-            # its nak's time is unacknowledged, too, and in nobody's slot.
-            allowed = self.settings.max_process_num + BEYOND_CAP + 2 * (MOST_IN_BATCH - 1)
-            if consumer.connection:  # connected again, the library has asked for a message by itself
-                allowed += MOST_IN_BATCH
-            keys = {delivery.received.key for delivery in ledger} | set(self.broker.early)
-            unacked = len(keys | {received_key(delivery) for delivery in consumer._queue})
-            if unacked > allowed:
-                raise Violation("never more unacknowledged than cap + 2", f"{self.name}: {unacked}")
-
-
-def received_key(delivery: Delivery) -> MessageKey:
-    """The key of a message that lies in the library's queue."""
-    return (delivery.ledger_id(), delivery.entry_id(), delivery.partition(), delivery.batch_index())
-
 
 def _field(data: bytes, name: str) -> str:
     start = data.find(f'"{name}":"'.encode()) + len(name) + 4
     if start < len(name) + 4:
         return ""
     return data[start : data.index(b'"', start)].decode()
-
-

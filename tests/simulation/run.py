@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.simulation.faults import FAULTS
 from tests.simulation.node import SimNode
 from tests.simulation.outside import Client, Gateway, Upstream
 from tests.simulation.pulsar import LEDGER, Entry, Server
 from tests.simulation.schedule import Schedule, Step, TaskPlan
-from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 
 FULL_NODE_KEEPS = 6.0  # seconds that a message may wait for room at a node that had room when it asked
@@ -85,9 +83,7 @@ class Simulation:
     def _start_node(self, index: int) -> None:
         self._lives[index] += 1
         name = f"node{index}" + f"'{self._lives[index]}" * (self._lives[index] > 1)
-        node = SimNode(
-            name, self.schedule, self.world, self.server, self.gateway, self.upstream, self.plans
-        )
+        node = SimNode(name, self.schedule, self.world, self.server, self.gateway, self.upstream, self.plans)
         while len(self.nodes) <= index:
             self.nodes.append(node)
         self.nodes[index] = node
@@ -231,164 +227,7 @@ def _is_idle(node: SimNode) -> bool:
 
 
 def _payload(plan: TaskPlan) -> bytes:
-    text = f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://gateway/res","data":{{}}}}'
+    text = (
+        f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://gateway/res","data":{{}}}}'
+    )
     return text.encode()[: -1 if plan.malformed else None]
-
-
-# --- faults ---
-
-
-def _workers(node: SimNode) -> list[SimProcess]:
-    return [process for process in node.processes if process.is_alive]
-
-
-def _one(node: SimNode, pick: float) -> list[SimProcess]:
-    """One worker, busy ones first."""
-    workers = sorted(_workers(node), key=lambda process: -len(process._attempts))
-    return workers[int(pick * len(workers)) :][:1]
-
-
-def _kill_one(simulation: Simulation, step: Step, node: SimNode) -> None:
-    for process in _one(node, step.pick):
-        process.die("killed by SIGKILL")
-
-
-def _kill_all(simulation: Simulation, step: Step, node: SimNode) -> None:
-    for process in _workers(node):
-        process.die("killed by SIGKILL")
-
-
-def _hang(simulation: Simulation, step: Step, node: SimNode) -> None:
-    for process in _one(node, step.pick):
-        process.hang(step.seconds)
-
-
-def _slow_start(simulation: Simulation, step: Step, node: SimNode) -> None:
-    node.start_takes = step.seconds
-    _kill_one(simulation, step, node)
-
-
-def _forkserver(simulation: Simulation, step: Step, node: SimNode) -> None:
-    for process in _workers(node):
-        process.orphan()
-
-
-def _pause(simulation: Simulation, step: Step, node: SimNode) -> None:
-    node.stop_for(step.seconds)
-
-
-def _jump(simulation: Simulation, step: Step, node: SimNode) -> None:
-    node.wall_ahead += (step.pick - 0.5) * 200.0
-    for client in simulation.gateway.clients.values():
-        client.excuses.add("a clock jumped")
-
-
-def _restart_broker(simulation: Simulation, step: Step, node: SimNode) -> None:
-    world, server = simulation.world, simulation.server
-    if not server.is_up:
-        return
-    server.stop(hard=step.pick < 0.5)
-    for each in simulation.nodes:
-        each.connection.lost()
-
-    def start() -> None:
-        server.start()
-        for each in simulation.nodes:
-            each.connection.back()
-
-    world.after(step.seconds, start)
-
-
-def _unload(simulation: Simulation, step: Step, node: SimNode) -> None:
-    for each in simulation.nodes:
-        each.connection.lost()
-        each.connection.back()
-
-
-def _cut_off(simulation: Simulation, step: Step, node: SimNode) -> None:
-    if node.link.is_cut:
-        return
-    node.link.is_cut = True
-    node.connection.lost()
-
-    def heal() -> None:
-        node.link.is_cut = False
-        node.connection.back()
-
-    simulation.world.after(step.seconds, heal)
-
-
-def _until(holder: str, name: str) -> Callable[[Simulation, Step, SimNode], None]:
-    """A fault that lasts until a moment that `simulation.<holder>` keeps."""
-
-    def apply(simulation: Simulation, step: Step, node: SimNode) -> None:
-        target = getattr(simulation, holder)
-        setattr(target, name, max(getattr(target, name), simulation.world.now + step.seconds))
-
-    return apply
-
-
-def _terminate(simulation: Simulation, step: Step, node: SimNode) -> None:
-    if node.is_alive and not node.was_told_to_stop:
-        node.signal(signal.SIGTERM)
-        simulation._restart_when_gone(step.node % len(simulation.nodes))
-
-
-def _terminate_twice(simulation: Simulation, step: Step, node: SimNode) -> None:
-    _terminate(simulation, step, node)
-    simulation.world.after(step.seconds, node.signal, signal.SIGTERM)
-    for client in simulation.gateway.clients.values():
-        client.excuses.add("a node was forced to end: what was in flight is handed out again")
-
-
-def _kill_supervisor(simulation: Simulation, step: Step, node: SimNode) -> None:
-    if node.is_alive:
-        node.kill()
-        simulation._restart_when_gone(step.node % len(simulation.nodes))
-
-
-def _kill_then_terminate(simulation: Simulation, step: Step, node: SimNode) -> None:
-    _kill_one(simulation, step, node)
-    simulation.world.after(step.seconds, _terminate, simulation, step, node)
-
-
-def _memory(simulation: Simulation, step: Step, node: SimNode) -> None:
-    node.memory_percent = 95.0
-
-    def free() -> None:
-        node.memory_percent = 20.0
-
-    simulation.world.after(step.seconds, free)
-
-
-def _load(simulation: Simulation, step: Step, node: SimNode) -> None:
-    if node.model is not None:
-        node.model.load(step.seconds)
-
-
-FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
-    "worker killed": _kill_one,
-    "all workers killed": _kill_all,
-    "worker hangs": _hang,
-    "worker starts slowly": _slow_start,
-    "forkserver killed": _forkserver,
-    "node stopped for a while": _pause,
-    "wall clock jumps": _jump,
-    "broker restarts": _restart_broker,
-    "topic unloaded": _unload,
-    "node cut off from the broker": _cut_off,
-    "records refused": _until("server", "records_refused_until"),
-    "records late": _until("server", "records_late_until"),
-    "upstream refuses the key": _until("upstream", "key_refused_until"),
-    "upstream's quota is used up": _until("upstream", "no_quota_until"),
-    "upstream limits the rate": _until("upstream", "limited_until"),
-    "upstream is down": _until("upstream", "down_until"),
-    "gateway is away": _until("gateway", "away_until"),
-    "SIGTERM": _terminate,
-    "SIGTERM twice": _terminate_twice,
-    "supervisor killed": _kill_supervisor,
-    "worker killed, then SIGTERM": _kill_then_terminate,
-    "machine is short of memory": _memory,
-    "local model loads": _load,
-}
-

@@ -1,15 +1,11 @@
-"""What the simulation assumes of the broker's library and of worker processes: one script, run against both."""
+"""What the simulation assumes of the broker and its library: one script, run against real and simulated ones."""
 
 from __future__ import annotations
 
 import os
-import select
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
-from pathlib import Path
 from typing import Any, Protocol
 
 import pulsar
@@ -17,17 +13,11 @@ import pytest
 
 from devstack.broker import Broker
 from supervisor.broker.intake import is_last_of_entry
-from supervisor.workers.pool import Process
-from supervisor.workers.process import WorkerProcess
-from tests.simulation.node import SimNode, settings_of
-from tests.simulation.outside import Gateway, Upstream
-from tests.simulation.pulsar import Consumer, Server
-from tests.simulation.schedule import TaskPlan, make
+from tests.simulation.library import Consumer
+from tests.simulation.pulsar import Server
+from tests.simulation.schedule import TaskPlan
 from tests.simulation.world import World
-from tests.support.wait import until, until_equal
-from workernode.pipe import Unpacker
-from workernode.protocol import Hold, Ready, Stop
-from workernode.record import Node
+from tests.support.wait import until_equal
 
 TIMEOUT = 30.0  # seconds; a bound for a broken run
 QUIET = 1.0  # seconds in which nothing may come: ten times the library's longest delay
@@ -238,119 +228,3 @@ def test_the_counts_are_forgotten_when_the_last_consumer_has_left(side: Side) ->
     side.consumer("A").close()
     side.subscribe("B")
     side.expect("B", [("a", 0)])
-
-
-# Worker processes.
-
-
-class Host:
-    """Who has the process: waits for what becomes of it."""
-
-    def __init__(self, process: Process, wait: Callable[[Callable[[], bool]], None]) -> None:
-        self.process = process
-        self.wait = wait
-        self.unpacker: Unpacker[Any] = Unpacker()
-        self.messages: list[Any] = []
-
-    def read_until_ready(self) -> None:
-        while not self.messages:  # a message may come in pieces
-            self.wait(self.pipe_readable)
-            self.messages += self.unpacker.feed(self.process.read())
-
-    def pipe_readable(self) -> bool:
-        return _readable(self.process.pipe, "pipe_readable")
-
-    def sentinel_readable(self) -> bool:
-        return _readable(self.process.sentinel, "sentinel_readable")
-
-    def is_running(self) -> bool:
-        if hasattr(self.process, "is_alive"):
-            return bool(self.process.is_alive)
-        assert self.process.pid is not None
-        try:
-            os.kill(self.process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return "\nState:\tZ" not in Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-
-    def hang(self) -> None:
-        if hasattr(self.process, "hang"):
-            self.process.hang(1000.0)
-        else:
-            assert self.process.pid is not None
-            os.kill(self.process.pid, signal.SIGSTOP)
-
-    def kill_forkserver(self) -> None:
-        if hasattr(self.process, "orphan"):
-            self.process.orphan()
-        else:
-            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
-
-
-def _readable(source: Any, simulated: str) -> bool:
-    if hasattr(source, simulated):
-        return bool(getattr(source, simulated))
-    return bool(select.select([source], [], [], 0)[0])
-
-
-@pytest.fixture(params=["real", "simulated"])
-def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    settings = settings_of(2, 1, 60.0, 1.0, 1, 1.0)
-    if request.param == "simulated":
-        world = World(1)
-        schedule = make(1)
-        node = SimNode("n", schedule, world, Server(world, True), Gateway(world), Upstream(world, False), {})
-        process = node._spawn(0, 2)
-        yield Host(process, lambda done: world.run(world.now + TIMEOUT, done))
-        return
-    real = WorkerProcess(0, 2, settings, Node("n", "host", "remote", "test"))
-    yield Host(real, lambda done: until(done, TIMEOUT, "change of the process"))
-    real.kill()
-    assert real.join(TIMEOUT)
-    real.close()
-
-
-def test_a_process_reports_ready_and_beats(host: Host) -> None:
-    host.read_until_ready()
-    assert [type(message) for message in host.messages] == [Ready]
-    host.wait(lambda: host.process.beat > 0)
-    assert not host.sentinel_readable()
-
-
-def test_after_a_death_the_pipe_ends_the_sentinel_fires_and_writing_does_no_harm(host: Host) -> None:
-    host.read_until_ready()
-    host.process.kill()
-    host.wait(host.sentinel_readable)
-    host.wait(host.pipe_readable)
-    host.process.put(Hold(0.0))
-    assert list(host.process.read_rest()) == []
-    assert host.process.read() == b""
-    assert host.process.join(TIMEOUT)
-    assert host.process.cause().startswith("killed by SIGKILL")
-
-
-def test_a_process_that_is_asked_to_stop_stops(host: Host) -> None:
-    host.read_until_ready()
-    host.process.put(Stop())
-    assert host.process.join(TIMEOUT)
-    assert host.process.cause() == "exit code 0"
-
-
-def test_a_process_that_hangs_does_not_stop_and_can_be_killed(host: Host) -> None:
-    host.read_until_ready()
-    host.hang()
-    host.process.put(Stop())
-    assert not host.process.join(0.3)
-    host.process.kill()
-    assert host.process.join(TIMEOUT)
-
-
-def test_without_its_forkserver_a_process_is_reported_dead_only_when_it_is_dead(host: Host) -> None:
-    """multiprocessing reports it as dead at once; the supervisor kills it before it believes that."""
-    host.read_until_ready()
-    host.kill_forkserver()
-    host.wait(host.sentinel_readable)
-    assert not host.is_running()
-    assert host.process.cause() == "exit code 255"
-
-

@@ -1,0 +1,217 @@
+"""What a simulated worker does with one task: asks upstream, answers the client, reports the outcome.
+
+Stands in for workernode.attempt over real sockets; the table of spec 4 on the worker's side is repeated here in short.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from workernode.protocol import (
+    AnswerState,
+    CallFailed,
+    Decision,
+    Durations,
+    FaultInfo,
+    FaultKind,
+    Job,
+    Outcome,
+    RateLimitReport,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from tests.simulation.workers import SimProcess
+
+EARLIEST_FRAME = 0.1  # seconds after the task was received (spec 1.2)
+TRIES = 3  # calls of upstream for one delivery
+RETRY_FIRST = 0.2  # seconds
+UNKNOWN_FOR = 1.0  # seconds for which a 404 is retried
+STATUS = {
+    FaultKind.PASSING: "upstream_trouble", FaultKind.RATE_LIMIT: "rate_limited", FaultKind.RAMP: "rate_limited",
+    FaultKind.KEY: "key_refused", FaultKind.QUOTA: "quota_used_up",
+}  # fmt: skip
+ERROR: dict[str, Any] = {"error": {"message": "", "type": "server_error", "param": None, "code": None}}
+
+Waits = Generator[float, None, None]  # yields how long it waits
+
+
+class Attempt:
+    """One job at a worker."""
+
+    def __init__(self, process: SimProcess, job: Job) -> None:
+        self._process, self._host, self._world = process, process.host, process.host.world
+        self.job, self.plan = job, process.host.request_of(job)
+        self._dice = self._world.dice_for(self.plan.id, process.host.name, job.number)
+
+    def run(self) -> Waits:
+        dice = self._dice
+        yield dice.uniform(0.0002, 0.002)
+        if self.plan.malformed:
+            self._finish(Decision.DEAD_LETTER, "malformed", reason="no JSON")
+            return
+        if self.job.rejection is not None:
+            yield from self._tell()
+            self._finish(self.job.rejection.decision, self.job.rejection.status, reason=self.job.rejection.reason)
+            return
+        if self._world.now >= self.job.deadline:
+            yield from self._tell()
+            self._finish(Decision.ACK, "expired")
+            return
+        fault: FaultInfo | None = None
+        for count in range(TRIES):
+            while self._world.now < min(self._process.hold.until, self.job.deadline):
+                yield max(0.001, min(self._process.hold.until, self.job.deadline) - self._world.now)
+            asked = self._world.now
+            if self._host.upstream.kills(self.plan):
+                yield dice.uniform(0.0, 0.05)
+                self._process.die("killed by SIGSEGV")
+                return
+            what, fault = self._host.upstream.ask(self.plan)
+            if fault is None:
+                yield from self._answer(what, asked, dice)
+                return
+            yield dice.uniform(0.002, 0.02)
+            if fault.kind in (FaultKind.RATE_LIMIT, FaultKind.RAMP):
+                self._process.write(RateLimitReport(self._world.now, fault.kind, asked, fault.retry_after))
+            elif fault.kind is not FaultKind.PASSING:
+                break
+            else:
+                self._process.write(CallFailed(self.plan.id, asked, fault))
+            if self._process.hold.no_retries:
+                break
+            pause = RETRY_FIRST * 2**count * dice.uniform(0.5, 1.5)
+            if count == TRIES - 1 or self._world.now + pause >= self.job.deadline:
+                break
+            yield pause
+        assert fault is not None
+        yield from self._failed(fault)
+
+    def _failed(self, fault: FaultInfo) -> Waits:
+        if fault.kind is FaultKind.CLIENT:
+            decision, status = Decision.ACK, "refused"
+        elif self.job.redeliveries >= self._host.max_redeliveries:
+            decision, status = Decision.ACK, "gave_up"
+        elif self._world.now + self._host.nak_delay >= self.job.deadline:
+            decision, status = Decision.ACK, "expired"
+        else:
+            error = ERROR if fault.kind in (FaultKind.KEY, FaultKind.QUOTA) else None
+            self._finish(Decision.NAK, STATUS[fault.kind], fault=fault, client_error=error)
+            return
+        yield from self._tell()
+        self._finish(decision, status, fault=fault)
+
+    def _answer(self, what: str, asked: float, dice: random.Random) -> Waits:
+        """Upstream answers."""
+        seconds = self.plan.seconds * (5 if what == "slow" else 1)
+        report = self._host.upstream.report(asked)
+        if report is not None:
+            self._process.write(report)
+        if what == "silent":  # until nobody waits any more
+            yield max(0.0, self.job.deadline - self._world.now)
+            yield from self._tell()
+            self._finish(Decision.ACK, "expired")
+            return
+        if self.plan.stream:
+            yield from self._stream(what, seconds, asked, dice)
+            return
+        yield min(seconds, max(0.0, self.job.deadline - self._world.now))
+        self._process.tokens += self.plan.chunks
+        status = yield from self._post(error=False)
+        self._finish(Decision.ACK, status, upstream_answered=True, asked_at=asked)
+
+    def _stream(self, what: str, seconds: float, asked: float, dice: random.Random) -> Waits:
+        gateway = self._host.gateway
+        shown = self.plan.chunks // 2 if what == "cut" else self.plan.chunks
+        for number in range(shown):
+            yield seconds / self.plan.chunks
+            if number == 0:
+                yield from self._earliest()
+            while gateway.is_away:
+                yield 0.2
+                if self._world.now >= self.job.deadline:
+                    self._excuse("the gateway was away until its time was over")
+                    self._finish(Decision.ACK, "gateway_unreachable", upstream_answered=True, asked_at=asked)
+                    return
+            if self.plan.gateway == "client leaves" and number == self.plan.chunks - 1:
+                self._world.faults["client leaves"] += 1
+                gateway.clients[self.plan.id].is_gone = True
+                self._finish(Decision.ACK, "client_gone")
+                return
+            if self._process.answer_states[self.job.slot] == AnswerState.NOT_STARTED:
+                self._process.answer_states[self.job.slot] = AnswerState.STARTED
+                yield 0.000002
+            self._send(number, False)
+            self._process.tokens += 1
+        yield dice.uniform(0.0, 0.01)
+        yield from self._earliest()
+        yield from self._end(error=what == "cut")
+        status = "broken" if what == "cut" else "answered"
+        self._finish(Decision.ACK, status, upstream_answered=what != "cut", asked_at=asked)
+
+    def _tell(self) -> Waits:
+        """The client gets an error."""
+        if self.plan.stream:
+            yield from self._earliest()
+            while self._host.gateway.is_away:
+                yield 0.2
+                if self._world.now >= self.job.deadline + 5.0:
+                    self._excuse("the gateway was away until its time was over")
+                    return
+            yield from self._end(error=True)
+        else:
+            yield from self._post(error=True)
+
+    def _earliest(self) -> Waits:
+        yield max(0.0, self.job.received_at + EARLIEST_FRAME - self._world.now)
+
+    def _end(self, error: bool) -> Waits:
+        self._process.answer_states[self.job.slot] = AnswerState.ENDING
+        yield 0.000002
+        if error:
+            self._send(None, False)
+        self._send(-1, True)
+        yield 0.003  # the ping behind the end is answered
+        self._process.answer_states[self.job.slot] = AnswerState.ENDED
+
+    def _send(self, number: int | None, end: bool) -> None:
+        self._world.after(0.0005, self._host.gateway.frame, self.plan.id, self._process.name, number, end)
+
+    def _post(self, error: bool) -> Generator[float, None, str]:
+        unknown_since: float | None = None
+        gateway = self._host.gateway
+        while True:
+            yield 0.001
+            result = "refused" if gateway.is_away else gateway.post(self.plan.id, error)
+            yield 0.001
+            if result == "taken":
+                self._process.answer_states[self.job.slot] = AnswerState.ENDED
+                return "answered"
+            now = self._world.now
+            if result == "unknown":
+                unknown_since = now if unknown_since is None else unknown_since
+                if now - unknown_since > UNKNOWN_FOR:
+                    if self.plan.gateway == "gone":
+                        self._excuse("the gateway does not know it")
+                    return "client_gone"
+            elif now >= self.job.deadline:
+                self._excuse("the gateway was away until its time was over")
+                return "gateway_unreachable"
+            yield 0.1
+
+    def _excuse(self, why: str) -> None:
+        self._host.gateway.clients[self.plan.id].excuses.add(why)
+
+    def _finish(self, decision: Decision, status: str, **more: Any) -> None:
+        record = f'{{"request_id":"{self.plan.id}","decision":"{decision.value}","status":"{status}"}}'.encode()
+        self._process.ended(self.job.slot)
+        asked = more.get("asked_at")
+        durations = Durations(upstream=None if asked is None else self._world.now - asked)
+        id = "" if self.plan.malformed else self.plan.id
+        self._process.write(
+            Outcome(
+                self.job.number, id, decision, status, record, stream=self.plan.stream, durations=durations,
+                prompt_tokens=20, completion_tokens=self.plan.chunks, **more,
+            )
+        )  # fmt: skip
