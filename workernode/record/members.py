@@ -1,0 +1,91 @@
+"""The members of a record, as the node knows them. A leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workernode.prices import Cost
+from workernode.protocol import Decision, Durations
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The node that served the task."""
+
+    id: str  # unique to this run of the node: with the delivery's number it makes the idempotency key
+    host: str
+    type: str  # `remote` or `local`
+    version: str
+    worker: int | None = None  # number of the worker process; None: no worker took part
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The client, as far as the gateway passed it on."""
+
+    user_agent: str | None = None
+    address: str | None = None
+    user: str | None = None  # `user` of the request: the client's own name for its user
+    key_id: str | None = None  # tells clients apart by their keys, without holding any of a key
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The request: sizes and settings, no text."""
+
+    stream: bool | None = None
+    messages: int | None = None
+    bytes: int | None = None  # of the whole task
+    tools: int | None = None
+    response_format: str | None = None
+    settings: Mapping[str, int | float | str] = field(default_factory=dict)  # max_tokens, temperature, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When things happened, in seconds since the epoch; None: it did not come to that."""
+
+    published: float | None = None
+    received: float | None = None
+    upstream_sent: float | None = None  # the last time upstream was asked
+    first_token: float | None = None
+    upstream_done: float | None = None
+    answered: float | None = None  # the gateway had the whole answer
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """What went wrong; no text in it looks like a key. Made by readers.error_of."""
+
+    type: str | None
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one record holds. The members without a default are always known, even if the worker died."""
+
+    request_id: str  # "" where the message could not be read
+    delivery: int  # the number of the job
+    node: Node
+    status: str  # a row of spec 4
+    decision: Decision
+    model: str | None = None  # the model asked for
+    upstream_model: str | None = None  # the model that answered
+    ai_model_name: str | None = None
+    ai_model_namespace: str | None = None
+    usage: Mapping[str, Any] | None = None  # as upstream sent it
+    usage_source: str = "none"  # `upstream`, `counted` or `none`
+    client: Client = Client()
+    request: Request = Request()
+    times: Times = Times()
+    durations: Durations = field(default_factory=Durations)
+    attempts: int = 0
+    redeliveries: int = 0
+    end_reason: str | None = None  # upstream's finish_reason, or why it ended without one
+    http_status: int | None = None  # upstream's last; None or 0: no answer came
+    error: Error | None = None
+    cost: Cost | None = None  # by PRICES; None: no prices, no usage, or no price for the model
