@@ -64,8 +64,8 @@ def serve(pipe: Pipe) -> None:
 class QuickGateway(Server):
     """The server. A second answer to an id is reported, too; the load generator takes it for an error."""
 
-    def __init__(self, tell: Callable[[Report | None], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[Report | None], None]) -> None:
+        self._report = report
         self._moments: dict[str, array[float]] = {}
         self._failed: set[str] = set()
         super().__init__()
@@ -85,7 +85,7 @@ class QuickGateway(Server):
         """Report all unfinished answers as they are."""
         for id in list(self._moments):
             self._end(id)
-        self._tell(None)
+        self._report(None)
 
     def _frame(self, connection: Connection, opcode: int, payload: bytes, at: float) -> None:
         if opcode == Opcode.TEXT:
@@ -106,7 +106,7 @@ class QuickGateway(Server):
         self._moments.setdefault(id, array("d")).append(at)
 
     def _end(self, id: str) -> None:
-        self._tell((id, id not in self._failed, self._moments.pop(id, array("d")).tobytes()))
+        self._report((id, id not in self._failed, self._moments.pop(id, array("d")).tobytes()))
 
 
 class Frames:

@@ -44,7 +44,7 @@ class Scenario:
     """One way of measuring.
 
     `measure` gets the testbed, a target and the size, and returns a number for each figure. `size` is the number of
-    tasks (or what its function says), `quick` the same for `--quick`; 0: not in a quick run.
+    tasks (or as many as its function returns), `quick` the same for `--quick`; 0: not in a quick run.
     """
 
     name: str

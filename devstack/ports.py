@@ -37,7 +37,7 @@ def is_taken(port: int) -> bool:
 
 
 def holder_of(port: int) -> str:
-    """Return who listens on a port, in words: the pid and the program, where the system tells."""
+    """Return who listens on a port, in words: the pid and the program, where the system shows them."""
     try:
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[-1:] == (port,)

@@ -202,7 +202,7 @@ class Dispatcher:
             self._settlement.settle_undelivered(delivery)
 
     def _send_back_in_time(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Nak the task, unless its time is over before the broker hands it out again: then its client is told now."""
+        """Nak the task. If its time ends before the broker hands it out again, send its client the error now."""
         fault = outcome.fault
         back_at = self._clock.monotonic() + nak_delay(fault, self._settings.nak_delay)
         if fault is None or back_at < self._settlement.job(delivery).deadline:

@@ -1,4 +1,4 @@
-"""What the node lacks, since when, and what of it a person is told."""
+"""What keeps the node from serving, since when, and which of it is reported to a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workernode.protocol import Outcome
 
 log = logging.getLogger(__name__)
 
-REPORT_AFTER = 60.0  # seconds without the broker after which a person is told: a shorter outage passes by itself
+REPORT_AFTER = 60.0  # seconds without the broker before it is reported: a shorter outage passes by itself
 
 
 class Incidents:
@@ -71,7 +71,7 @@ class BrokerState:
             self._incidents.end("broker")
 
     def lost(self, why: str) -> None:
-        """The connection is not there; told again whenever the reason changes."""
+        """The connection is lost. Logged again whenever the reason changes."""
         if not self.is_up and why == self.fault:
             return
         if self.is_up:
@@ -81,7 +81,7 @@ class BrokerState:
         log.warning("no connection to Pulsar: %s; tried again until it works", why, extra=about)
 
     def check(self, now: float, is_connected: bool) -> None:
-        """Take in what the client library says of its connection; report an outage that lasts."""
+        """Follow the state of the client library's connection; report an outage that lasts."""
         if self.is_up and not is_connected:
             self.lost("the connection was lost")
         elif not self.is_up and is_connected:

@@ -23,7 +23,7 @@ from supervisor.health import (
     why_not_ready,
     why_workers_die,
 )
-from supervisor.intake_room import room_below_cap
+from supervisor.intake_limit import free_below_cap
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
@@ -151,7 +151,7 @@ class Node:
             self._fitness.next_tick(self._clock.monotonic()),
         )  # fmt: skip
         # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
-        if self._gate.room == 0:
+        if self._gate.allowed == 0:
             due = min(due, self._gate.again_at)
         return min(due, self._local_model.next_tick())
 
@@ -230,11 +230,11 @@ class Node:
     # --- what the dispatcher asks and reports (dispatcher.Hooks) ---
 
     def admit(self, now: float, age: float, request_id: str) -> Admission:
-        """May a task be run? Fitness decides."""
+        """Return what to do with a task that was just taken (see FitnessStateMachine.admit)."""
         return self._fitness.admit(now, age, request_id)
 
     def may_ask(self, now: float) -> bool:
-        """May a task ask upstream now? Fitness decides."""
+        """Return whether a task may ask upstream now (see FitnessStateMachine.may_ask)."""
         return self._fitness.may_ask(now)
 
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -243,7 +243,7 @@ class Node:
         delivery.handed_at, delivery.is_probe = 0.0, False  # noted once
 
     def verdict(self, request_id: str) -> Verdict:
-        """Whose fault is the refusal of a task? Fitness decides."""
+        """Return whose fault the refusal of a task is (see FitnessStateMachine.verdict)."""
         return self._fitness.verdict(request_id)
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -266,7 +266,7 @@ class Node:
     # --- how much to take ---
 
     def _set_intake(self, now: float) -> None:
-        """Take no more from the broker than there is room for (spec 3, last point)."""
+        """Ask the broker for no more messages than may be taken (spec 3, last point)."""
         if self._is_ready():
             self._lifecycle.ready()
         gate = self._gate = self._fitness.gate(now)
@@ -274,13 +274,13 @@ class Node:
             self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
         cap = cap_in_force(self._concurrency.cap, self._fitness.cap)
-        room = room_below_cap(self._dispatcher, cap, gate.intake)
-        if room <= 0:
+        free = free_below_cap(self._dispatcher, cap, gate.intake)
+        if free <= 0:
             self._concurrency.was_full()
-        if gate.room <= 0:  # upstream's limit is used up for a while
+        if gate.allowed <= 0:  # upstream's limit is used up for a while
             self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
-        self._broker.allow(min(room, gate.room, self._pool.free_slots() - self._dispatcher.queued))
+        self._broker.allow(min(free, gate.allowed, self._pool.free_slots() - self._dispatcher.queued))
 
     def _pass_on_fitness(self) -> None:
         """Pass on what fitness has decided: holds to the workers, changes and faults to people."""

@@ -119,7 +119,7 @@ def _differ(old: Settings, new: Settings, name: str) -> bool:
 
 
 def _stamps(settings: Settings) -> dict[str, Stamp | None]:
-    """Return what tells that a file changed. A symbolic link is followed, because Kubernetes swaps one."""
+    """Return a value for each file that changes with it. A symbolic link is followed, because Kubernetes swaps one."""
     paths = (getattr(settings, name.lower()) for name in FILE_VARIABLES.values())
     return {path: _stamp(path) for path in paths if path}
 

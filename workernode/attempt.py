@@ -95,7 +95,7 @@ class _Attempt:
             return self._internal_error(fault)
         except Exception:
             self.log_internal_error()
-            reason = f"the node itself failed ({type(fault).__name__}), and failed again when it told the client"
+            reason = f"the node itself failed ({type(fault).__name__}), and failed again as it sent the client's error"
             return End("poison", Decision.DEAD_LETTER, reason=reason)
 
     # --- the rows of spec 4 ---

@@ -44,7 +44,7 @@ def end_of_fault(fault: UpstreamFault, job: Job, settings: Settings, now: float)
         return End("broken", Decision.ACK, error, fault)
     if fault.kind is FaultKind.CLIENT:  # asking again cannot help
         return End("refused", Decision.ACK, error, fault)
-    # Of a fault that may be the node's the supervisor decides what the client is told (spec 5).
+    # For a fault that may be the node's, the supervisor decides which error the client gets (spec 5).
     if job.redeliveries >= settings.max_redeliveries and fault.kind not in NODE_KINDS:
         return End("gave_up", Decision.ACK, error, fault)
     if now + settings.nak_delay >= job.deadline:  # no time for another delivery

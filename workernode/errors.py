@@ -1,8 +1,8 @@
 """The exceptions of one task's life, and the errors that clients get. Pure.
 
-    UpstreamFault            upstream did not give an answer that can be passed on; its `kind` says what that means for
+    UpstreamFault            upstream did not give an answer that can be passed on; its `kind` shows what that means for
                              the task and the node (FaultKind; workernode/upstream/faults.py decides)
-      CLIENT                 the request itself: its client is told, asking again cannot help
+      CLIENT                 the request itself: its client gets the error, asking again cannot help
       PASSING UNAVAILABLE    asking again may help
       RATE_LIMIT RAMP        asking again later may help; the whole node waits
       KEY QUOTA MODEL        the node, or this one task: how upstream answers other tasks decides
@@ -70,16 +70,16 @@ class UpstreamFault(Exception):
         )  # fmt: skip
 
     def info(self) -> FaultInfo:
-        """Return what the supervisor is told of it."""
+        """Return the fault as the supervisor gets it."""
         return FaultInfo(self.kind, self.http_status, self.code[:100], self.message[:MAX_MESSAGE], self.retry_after)
 
 
 class ClientGone(Exception):
-    """Nobody waits for this answer any more: the gateway says so, or answers no ping."""
+    """Nobody waits for this answer any more: the gateway reports it, or answers no ping."""
 
 
 class GatewayConnectionLost(Exception):
-    """The connection to the gateway broke in the middle of a stream. That says nothing of the client, who may wait."""
+    """The connection to the gateway broke in the middle of a stream. The client may still wait."""
 
 
 def openai_error(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

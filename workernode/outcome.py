@@ -1,7 +1,7 @@
 """How a delivery ended → the Outcome for the supervisor, with its billing record. Pure.
 
 Every way a delivery can end is an `End`. A worker makes one for the tasks that it ran, the supervisor for the tasks of
-which no worker can tell.
+which no worker can know.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class End:
 
     status: str  # "answered", "refused", "expired", ...
     decision: Decision
-    error: dict[str, Any] | None = None  # an OpenAI error body: what the client was told, or would have been
+    error: dict[str, Any] | None = None  # an OpenAI error body: the error that the client got, or would have got
     fault: UpstreamFault | FaultInfo | None = None  # the upstream fault, if one decided it
     reason: str = ""  # for the dead letter, and for people
     end_reason: str = ""  # for the record; "": upstream's finish_reason, else the fault's code, else the status
@@ -137,7 +137,7 @@ class OutcomeBuilder:
         return cost
 
     def _fault_info(self, fault: UpstreamFault | FaultInfo | None) -> FaultInfo | None:
-        """What the supervisor is told of a fault; upstream's words without secrets."""
+        """Return a fault as the supervisor gets it: upstream's text without secrets."""
         if fault is None:
             return None
         info = fault if isinstance(fault, FaultInfo) else fault.info()

@@ -39,9 +39,9 @@ class AnswerState(IntEnum):
 
 
 class FaultKind(Enum):
-    """What an upstream fault says about the node and about asking again; workernode/upstream/faults.py decides it."""
+    """What an upstream fault means for the node and for asking again; workernode/upstream/faults.py decides it."""
 
-    CLIENT = "client"  # the request itself is refused: its client is told, nobody else is concerned
+    CLIENT = "client"  # the request itself is refused: its client gets the error, nothing else is concerned
     PASSING = "passing"  # no usable answer (reset, timeout, 500, half an answer): asking again may help
     UNAVAILABLE = "unavailable"  # upstream is away, overloaded or loads its model: asking again later may help
     RATE_LIMIT = "rate_limit"  # too many requests or tokens a minute
@@ -53,11 +53,11 @@ class FaultKind(Enum):
     MODEL = "model"  # upstream does not know the node's own model
     ADDRESS = "address"  # there is no chat API at API_URL: 404 or 405 without JSON, a redirect, a page of HTML
     CERTIFICATE = "certificate"  # the TLS certificate of API_URL is not trusted
-    REFUSED = "refused"  # 403 or 407 that does not say which of them it is
+    REFUSED = "refused"  # 403 or 407 that does not show which of them it is
 
 
-# Kinds that may be the node's fault or the fault of one task. A worker does not tell the client of such a fault: it
-# sends the task back with `Outcome.client_error`, and the supervisor decides (spec 5, blame by evidence).
+# Kinds that may be the node's fault or the fault of one task. A worker does not send the client an error for such a
+# fault: it sends the task back with `Outcome.client_error`, and the supervisor decides (spec 5, blame by evidence).
 NODE_KINDS = (
     FaultKind.KEY,
     FaultKind.QUOTA,
@@ -104,14 +104,14 @@ class Job:
     """One delivery of a task, handed to a worker."""
 
     number: int  # unique in this run of the node
-    slot: int  # which byte of the worker's shared memory tells how much has left
+    slot: int  # which byte of the worker's shared memory holds how much of the answer was sent
     payload: bytes  # the message as it came
     published: float  # seconds since the epoch: when the gateway published it
     received: float  # seconds since the epoch: when this node took it
     received_at: float  # the same on the monotonic clock
     deadline: float  # monotonic: after it nobody waits for the answer
     redeliveries: int  # how often it was handed out before
-    rejection: Rejection | None = None  # tell the client this instead of asking upstream
+    rejection: Rejection | None = None  # send the client this instead of asking upstream
     attempts: int = 0  # times upstream was asked in this delivery before: it was refused, and kept (spec 5)
     kept: Kept | None = None  # offer this to the gateway instead of asking upstream
 
@@ -205,7 +205,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one delivery of a task ended, as a worker tells it to the supervisor."""
+    """How one delivery of a task ended, as a worker reports it to the supervisor."""
 
     number: int
     request_id: str  # "" where the message could not be read

@@ -188,7 +188,7 @@ def _usable_id(request_id: object) -> str:
 
 
 def _is_stream(message: dict[str, Any]) -> bool:
-    """How the gateway waits; where the task does not say it, the path of its endpoint does."""
+    """Return how the gateway waits: by the task's own field, else by the path of its endpoint."""
     stream = message.get("stream")
     return stream if isinstance(stream, bool) else str(message.get("endpoint")).rstrip("/").endswith("/ws")
 

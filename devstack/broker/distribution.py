@@ -119,11 +119,11 @@ def _java_fault(environ: Mapping[str, str]) -> str | None:
     if java is None:
         return f"{wanted}, and there is no java on PATH."
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60).stderr
+        output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60).stderr
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{wanted}, and {java} does not run: {error}."
-    version = re.search(r'version "(?:1\.)?(\d+)', said)
-    if version is None:  # macOS has a /usr/bin/java that only says that there is none
+    version = re.search(r'version "(?:1\.)?(\d+)', output)
+    if version is None:  # macOS has a /usr/bin/java that only prints that Java is missing
         return f"{wanted}, and {java} is not one."
     if int(version[1]) < OLDEST_JAVA:
         return f"{wanted}; {java} is Java {version[1]}."
@@ -217,9 +217,9 @@ def _largest(folder: Path) -> int:
 
 def _why_not(log: Path) -> str:
     errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("[ERROR]")]
-    said = errors[0].removeprefix("[ERROR] ") if errors else "it gave no reason"
+    reason = errors[0].removeprefix("[ERROR] ") if errors else "it gave no reason"
     return (
-        f"Maven could not fetch Apache Pulsar {VERSION}: {said[:400]}\n"
+        f"Maven could not fetch Apache Pulsar {VERSION}: {reason[:400]}\n"
         f"Its output is in {log}. Usually the cause is the network, a proxy or a mirror in ~/.m2/settings.xml.\n"
         f"Without a network: unpack Pulsar {VERSION} by hand and set PULSAR_HOME to its folder."
     )

@@ -50,7 +50,7 @@ def compact(raw: str) -> str:
 
 
 def read_object(text: str) -> dict[str, Member]:
-    """As `members`, except that IndexError says: cut short."""
+    """As `members`, except that IndexError means: the text is cut short."""
     found: dict[str, Member] = {}
     at = behind("{", text, 0)
     while text[at] != "}":

@@ -37,7 +37,7 @@ class Gateway(ThreadingHTTPServer):
 
     Args:
         publish: puts a task on a topic. What it raises becomes the client's 500.
-        port: 0 chooses a free one; `address` tells which.
+        port: 0 chooses a free one; `address` holds it.
         plain_wait_s, keep_alive_s: the platform's times; shorter in tests.
     """
 

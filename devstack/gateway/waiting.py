@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-# Ended ids that are remembered, to tell a repeated answer from an answer to an unknown id.
+# Ended ids that are remembered, to distinguish a repeated answer from an answer to an unknown id.
 REMEMBERED = 50_000
 # Seconds between two checks of a blocked sender whether its own connection is still open.
 CHECK_S = 1.0

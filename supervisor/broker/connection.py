@@ -249,7 +249,8 @@ class Connection:
     def _explain(self, error: Exception) -> str:
         """Return why it could not connect, for a person.
 
-        The library says Timeout to a refused token and to a broker that is away alike. The handshake tells them apart.
+        The library reports Timeout both for a refused token and for a broker that is away. The handshake shows which it
+        is.
         """
         if isinstance(error, self._library.AuthorizationError):
             names = f"{short_name(self._topics.tasks)} (consume), {short_name(self._topics.records)} (produce)"

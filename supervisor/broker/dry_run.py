@@ -22,7 +22,7 @@ class Answer(Enum):
     NO_RIGHT = "no right"  # the token's role has no right to it
     NO_TOPIC = "no topic"  # the topic does not exist, and the broker does not create it
     BUSY = "busy"  # the subscription is in use, and not as a Shared one
-    FAILED = "failed"  # anything else; the text says what
+    FAILED = "failed"  # anything else; the text names it
 
 
 def may_take(access: Access, topics: Topics) -> tuple[Answer, str]:

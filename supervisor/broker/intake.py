@@ -54,7 +54,7 @@ class Intake:
         self._taken = 0  # how many were taken
         self._seen = 0  # how many of them the owner has seen
         self._consumer: Any = None
-        self._token: object = None  # tells the consumer's messages from those that an earlier one still brings
+        self._token: object = None  # distinguishes the consumer's messages from those that an earlier one still brings
         self._paused = False
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
@@ -252,7 +252,7 @@ def received_of(message: Any, now: float, wall: float, asked_for: float = 0.0) -
 
 
 def is_last_of_entry(message: Any) -> bool:
-    """Return True if no further message of its batch follows; the library tells a batch's size only in the whole id."""
+    """Return True if no further message of its batch follows; only the whole id holds a batch's size."""
     place = message.message_id()
     if place.batch_index() < 0:
         return True

@@ -90,7 +90,7 @@ def keep_thread_state() -> None:
 
 
 def describe(error: Exception) -> str:
-    """Return a failure of the library for a person: its kind, and its text where that says more."""
+    """Return a failure of the library as a text for people: its kind, and its message where it adds something."""
     kind, text = type(error).__name__, str(error).removeprefix("Pulsar error: ")
     return f"{kind} ({text})" if text and text != kind else kind
 

@@ -30,7 +30,7 @@ class DueNaks:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    number: int  # tells a nak from an earlier one of the same message
+    number: int  # distinguishes a nak from an earlier one of the same message
     due: float
     received: Received
 

@@ -41,7 +41,7 @@ def whole_name(topic: str, namespace: str) -> str:
     """Return the whole name of a topic; one that is whole stays as it is.
 
     Args:
-        namespace: tenant/namespace of a topic whose name does not say it.
+        namespace: tenant/namespace of a topic whose name does not include it.
     """
     return topic if "://" in topic else f"persistent://{namespace}/{topic}"
 

@@ -57,7 +57,7 @@ def clock(context: Context, kernel: Callable[[], bool | None] | None = None) -> 
 
 
 def is_synchronised() -> bool | None:
-    """Return whether the kernel's clock is synchronised; None: the system does not tell."""
+    """Return whether the kernel's clock is synchronised; None: the system does not report it."""
     if sys.platform != "linux":
         return None
     state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))  # zeroes: reads, changes nothing

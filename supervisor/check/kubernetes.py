@@ -26,11 +26,11 @@ ROLE = "deploy/kubernetes/account.yaml"
 
 def checks() -> list[Check]:
     """Return the checks of this module."""
-    return [Check((NAME,), look)]
+    return [Check((NAME,), check_events)]
 
 
-def look(context: Context, account: Path = Path(SERVICE_ACCOUNT)) -> Iterator[Finding]:
-    """Whether an Event can be made.
+def check_events(context: Context, account: Path = Path(SERVICE_ACCOUNT)) -> Iterator[Finding]:
+    """Check whether the pod's account may create an Event, the form of a report.
 
     Args:
         account: the folder of the pod's `token` and `ca.crt`.
@@ -40,22 +40,22 @@ def look(context: Context, account: Path = Path(SERVICE_ACCOUNT)) -> Iterator[Fi
     if not settings.aimodel_name:
         yield Finding(NAME, Mark.OK, "reports go to the log only, because AIMODEL_NAME is not set")
     elif not host:
-        said = "reports go to the log only, because this is no pod (KUBERNETES_SERVICE_HOST is not set)"
-        yield Finding(NAME, Mark.OK, said)
+        text = "reports go to the log only, because this is no pod (KUBERNETES_SERVICE_HOST is not set)"
+        yield Finding(NAME, Mark.OK, text)
     elif find_spec("kubernetes") is None:
         yield Finding(NAME, Mark.FAULT, "the kubernetes library is missing", "pip install workernode[kubernetes]")
     else:
         shown = f"[{host}]" if ":" in host else host
-        yield try_it(context, f"https://{shown}:{port or 443}", account)
+        yield try_dry_run(context, f"https://{shown}:{port or 443}", account)
 
 
-def try_it(context: Context, server: str, account: Path) -> Finding:
-    """Create an Event, dryly."""
+def try_dry_run(context: Context, server: str, account: Path) -> Finding:
+    """Ask the API server to create an Event without storing it (dryRun)."""
     settings, asked_at = context.settings, time.time()
     try:
         token = (account / "token").read_text(encoding="ascii").strip()
         with requests.Session() as session:
-            session.trust_env = False  # a proxy that is there for upstream knows no cluster
+            session.trust_env = False  # a proxy that is set for upstream does not know the cluster
             answer = session.post(
                 f"{server}/api/v1/namespaces/{settings.aimodel_namespace}/events",
                 params={"dryRun": "All"},
@@ -66,11 +66,11 @@ def try_it(context: Context, server: str, account: Path) -> Finding:
                 allow_redirects=False,
             )
     except requests.RequestException as error:
-        said = f"the API server at {server} cannot be reached ({type(error).__name__})"
-        return Finding(NAME, Mark.FAULT, said, "check the cluster's network policies")
+        text = f"the API server at {server} cannot be reached ({type(error).__name__})"
+        return Finding(NAME, Mark.FAULT, text, "check the cluster's network policies")
     except (OSError, ValueError) as error:
-        said = f"the pod's service account cannot be used ({error})"
-        return Finding(NAME, Mark.FAULT, said, "set automountServiceAccountToken: true")
+        text = f"the pod's service account cannot be used ({error})"
+        return Finding(NAME, Mark.FAULT, text, "set automountServiceAccountToken: true")
     note_clock(context, "the API server", answer.headers.get("Date"), asked_at)
     return judge(settings, answer)
 
@@ -88,7 +88,7 @@ def event(settings: Settings) -> dict[str, object]:
 
 
 def judge(settings: Settings, answer: requests.Response) -> Finding:
-    """What the API server's answer says of the account."""
+    """Return what the API server's answer shows about the account."""
     where = f"namespace {settings.aimodel_namespace}"
     match answer.status_code:
         case 200 | 201:
@@ -96,8 +96,8 @@ def judge(settings: Settings, answer: requests.Response) -> Finding:
         case 401:
             return Finding(NAME, Mark.FAULT, "the API server refuses the account's token (401)", "restart the pod")
         case 403:
-            said = f"the account may not create events in {where} (403)"
-            return Finding(NAME, Mark.FAULT, said, f"give it a Role with create on events, as in {ROLE}")
+            text = f"the account may not create events in {where} (403)"
+            return Finding(NAME, Mark.FAULT, text, f"give it a Role with create on events, as in {ROLE}")
         case 404:
             return Finding(NAME, Mark.FAULT, f"there is no {where} (404)", "correct AIMODEL_NAMESPACE")
         case status:

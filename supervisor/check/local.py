@@ -30,7 +30,7 @@ class ModelServer(Protocol):
     """What the check needs of the local model server. supervisor.model_server.ModelServer is the real one."""
 
     state: ModelServerState
-    info: Any  # what the server tells about itself (ServerInfo), once it is READY
+    info: Any  # what the server reports about itself (ServerInfo), once it is READY
     api_key: str
 
     @property

@@ -37,7 +37,7 @@ def checks() -> list[Check]:
 
 
 def check_upstream(context: Context) -> Iterator[Finding]:
-    """Ask for the list of models, and say what the answer tells of address, key and model."""
+    """Ask for the list of models, and report what the answer shows about address, key and model."""
     settings = context.settings
     try:
         models = ModelList(settings)
@@ -106,7 +106,7 @@ def unreachable(origin: str, host: str, error: Exception) -> Finding:
 
 
 def failing(origin: str, answer: ListAnswer) -> Finding:
-    """An answer that says nothing of key and model."""
+    """An answer that shows nothing about key and model."""
     if answer.status < 400:
         advice = f"{CHECK_URL}: the node follows no redirect, because the key would go elsewhere"
         return Finding(ADDRESS, Mark.FAULT, f"{origin} redirects ({answer.status})", advice)
@@ -115,7 +115,7 @@ def failing(origin: str, answer: ListAnswer) -> Finding:
 
 
 def accepted(context: Context, models: ModelList) -> Finding:
-    """The key was not refused; whether that says anything shows what happens without one."""
+    """The key was not refused. A second request without the key shows whether that means anything."""
     try:
         without = models.ask(max(0.1, context.left() - 1), with_key=False)
     except NO_ANSWER:

@@ -79,7 +79,7 @@ class CapSearch:
         self._restart_window()
         # Tokens that are counted late come in lumps: such a rate always swings.
         if fmean(rates) <= 0 or (swings(rates) and not sample.lag_s):
-            return self._give_up(sample.at, level, f"the rate swings too much to tell what {level} give")
+            return self._give_up(sample.at, level, f"the rate swings too much to measure what {level} give")
         return self._measured(sample.at, level, highest, fmean(rates))
 
     def _measured(self, at: float, level: int, highest: int, rate: float) -> Move | None:

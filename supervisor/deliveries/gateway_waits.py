@@ -160,7 +160,7 @@ class GatewayWaits:
         return delivery.number in self._places
 
     def forget(self, delivery: Delivery) -> None:
-        """The delivery ended in another way, which says nothing of its gateway."""
+        """The delivery ended in another way, which shows nothing about its gateway."""
         place = self._places.pop(delivery.number, None)
         gateway = self._gateways.get(place) if place is not None else None
         if gateway is None or place is None:

@@ -1,10 +1,10 @@
 """Whose fault is a refusal: the task's own, or the node's? Decided by how upstream answers other tasks (spec 5). Pure.
 
-A status does not tell: a firewall answers 403 to one prompt, a refused key answers 403 to every prompt. So a refusal
-makes the node *suspect* until evidence comes. The node is cleared by an answer to a call that was asked later than the
-refused one: a task's, or that of the self-check, a chat request of the node's own. It is blamed if upstream refuses the
-self-check. Refused tasks blame it only where the self-check shows nothing, because several clients can send requests
-that upstream refuses.
+The HTTP status alone does not show it: a firewall answers 403 to one prompt, a refused key answers 403 to every prompt.
+So a refusal makes the node *suspect* until evidence comes. The node is cleared by an answer to a call that was asked
+later than the refused one: a task's, or that of the self-check, a chat request of the node's own. It is blamed if
+upstream refuses the self-check. Refused tasks blame it only where the self-check shows nothing, because several clients
+can send requests that upstream refuses.
 
 In: who was refused or answered, and when it was asked. Never any text. Every `now` is monotonic seconds.
 """
@@ -72,7 +72,7 @@ class Blame:
         """Know nothing yet.
 
         Args:
-            can_check: a self-check is made when `takes_self_check` says so.
+            can_check: a self-check is made whenever `takes_self_check` returns True.
         """
         self._can_check = can_check
         self.node_fault: FaultInfo | None = None  # the decision: the node's fault
@@ -203,7 +203,7 @@ class Blame:
         }  # fmt: skip
 
     def _do_tasks_decide(self, now: float) -> bool:
-        """No self-check can say more than the refused tasks do."""
+        """Stop waiting for a self-check: it cannot show more than the refused tasks do."""
         if not self._can_check or self.was_well_lately(now):
             return not self._is_check_awaited(now)
         return self._is_check_silent and not self._is_check_awaited(now)

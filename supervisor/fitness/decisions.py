@@ -14,15 +14,15 @@ class Gate:
     """What the intake may do now."""
 
     intake: Intake
-    room: int  # tasks that may be taken now, beyond those already taken (the cap still counts); 0 for HOLD
-    again_at: float  # monotonic: when to ask again, if room is 0 or used up
+    allowed: int  # tasks that may be taken now, beyond those already taken (the cap still counts); 0 for HOLD
+    again_at: float  # monotonic: when to ask again, if `allowed` is 0 or used up
 
 
 class Admit(Enum):
     """What to do with a task that was just taken."""
 
     RUN = "run"  # hand it to a worker
-    PROBE = "probe"  # the same, and tell `ended` that it was the probe
+    PROBE = "probe"  # the same; `ended` is then called with was_probe=True
     SEND_BACK = "send_back"  # nak it; its redeliveries used up, its client gets an error
 
 
@@ -31,7 +31,7 @@ class Admission:
     """The answer to one task."""
 
     admit: Admit
-    fault: FaultInfo | None = None  # of SEND_BACK: why
+    fault: FaultInfo | None = None  # for SEND_BACK: why
 
 
 @dataclass(frozen=True, slots=True)

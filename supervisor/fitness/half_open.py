@@ -24,7 +24,7 @@ class Probing:
         self.pause_until = 0.0  # no fresh task is taken before
         self._interval = FIRST_INTERVAL
         self._due_at = 0.0
-        self._lost_at = 0.0  # a probe is on its way; it is taken as lost then
+        self._lost_at = 0.0  # a probe is on its way; after this time it is taken as lost
 
     def begin(self, now: float) -> None:
         """Start anew: the first probe is due after FIRST_INTERVAL."""
@@ -60,7 +60,7 @@ class Probing:
         self._due_at = now + self._interval
 
     def inconclusive(self) -> None:
-        """The probe ended and says nothing about the node (its request was bad): the next task is the probe."""
+        """The probe ended and shows nothing about the node (its request was bad): the next task is the probe."""
         self._lost_at = 0.0
 
     def sent_back(self, now: float, age: float) -> None:

@@ -1,4 +1,4 @@
-"""A budget of upstream's, followed by what its headers tell: figures in, calls a second out. Pure.
+"""One budget of upstream's, known from its rate-limit headers: figures in, calls a second out. Pure.
 
 While much of it is left nothing is paced; below that the rate is what upstream refills, times (share left / HALF)
 squared. All nodes that share a key see the same share and so come to the same rate, without knowing of each other; the
@@ -24,20 +24,20 @@ OTHERS_OVER = 3.0
 # node that others once kept from asking would never ask again.
 OTHERS_AHEAD = 0.5  # seconds
 LATE_WEIGHT = 0.1  # of the newest answer in how late figures are
-# Figures older than this say nothing any more.
+# Older figures are not used.
 STALE_AFTER = 60.0  # seconds
 MOST_REMEMBERED = 2048  # calls on their way: more than any node has
 # Weight of what was known against the newest answer, when the refill is measured: about the last ten answers count.
 MEMORY = 0.9
 
-# Two resets in whole seconds that are nearer to each other say nearly nothing.
+# Two resets in whole seconds that are nearer to each other are too coarse to measure by.
 SURE_RESET = 2.0  # seconds
 BALANCE_OVER = 2.0  # seconds
 TOP_FOR = 600.0  # seconds that a figure stands for the most there can be: a limit may have been lowered
 
 
 class Budget:
-    """One budget of upstream's, requests or tokens, as its headers told last and as it must be by now."""
+    """One budget of upstream's, requests or tokens, by its newest headers, and by what must have happened since."""
 
     def __init__(self) -> None:
         self.cost = 1.0  # what one call uses
@@ -88,11 +88,11 @@ class Budget:
 
     @property
     def refill(self) -> float:
-        """What upstream gives back a second. Without any measure: the limits' names say a minute."""
+        """What upstream gives back a second. Without any measure: the limit is taken as one per minute."""
         return max(self._used / self._time if self._time > 0 else self.size / 60, self._least)
 
     def fresh(self, now: float) -> bool:
-        """Whether its figures still say something."""
+        """Return whether its figures are new enough to be used."""
         return self.size > 0 and now - self._asked < STALE_AFTER
 
     def left(self, now: float) -> float:

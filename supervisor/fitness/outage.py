@@ -1,6 +1,6 @@
 """Whether upstream is away: it refuses connections, loads its model, or fails with every task. Pure.
 
-A few tasks that fail one after the other, without an answer between, say so. Every `now` is monotonic seconds.
+A few tasks that fail one after the other, without an answer between, are the sign. Every `now` is monotonic seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import math
 
 from workernode.protocol import FaultInfo, FaultKind
 
-# So many different tasks must have failed. A plain failure (a 500, half an answer) says less than a refused connection.
+# So many different tasks must have failed. A plain failure (a 500, half an answer) is weaker evidence than a refused
+# connection.
 ENOUGH = {FaultKind.UNAVAILABLE: 3, FaultKind.PASSING: 5}
 
 # Single failed calls count only if the tasks that they belong to are so many of those that run: a provider that fails

@@ -17,7 +17,7 @@ from workernode.protocol import FaultKind, RateLimitReport
 LONGEST_CATCH_UP = 0.02  # seconds
 # While pacing, the rate is worked out anew at least this often, because figures age.
 RECHECK_INTERVAL = 0.25  # seconds
-UNPACED = 1 << 30  # room without end
+UNPACED = 1 << 30  # no limit
 # Refused calls are spread over a time in which upstream gives back SPREAD times what they need, because other nodes'
 # calls were refused as well; but over LONGEST_SPREAD at most.
 SPREAD = 3.0
@@ -83,7 +83,8 @@ class Pacer:
         spread = min(SPREAD * (self._waiting - 1) / self._base_rate(resumes), LONGEST_SPREAD)
         if seen.kind is FaultKind.RAMP or not is_known_budget_empty:
             self._learned.resume(resumes + spread)
-        # Where figures tell of the budget, those that ask again are paid for here; else the rate waits for them.
+        # Where the budget is known from headers, the calls that ask again are paid for here; else the rate waits for
+        # them.
         self._credit, self._credit_at = min(self._credit, 0.0) - is_known_budget_empty, resumes
         return spread
 
@@ -94,7 +95,7 @@ class Pacer:
             return min(known)
         return min([*known, self._learned.rate(now)])
 
-    def room(self, now: float) -> int:
+    def allowed(self, now: float) -> int:
         """Return how many calls may be asked at once, now."""
         rate = self.rate(now)
         most = min((int(budget.left(now) / budget.cost) for budget in self._budgets(now)), default=UNPACED)
@@ -108,7 +109,7 @@ class Pacer:
         return max(0, min(int(self._credit + 1e-9), most))
 
     def again_at(self, now: float) -> float:
-        """Return when `room` should be asked again, if it is 0 now."""
+        """Return when `allowed` should be asked again, if it is 0 now."""
         rate = self.rate(now)
         paced = max(now, self._credit_at) + (max(0.0, 1 - self._credit) / rate if rate > 0 else RECHECK_INTERVAL)
         return min(max([paced, *(budget.when(now) for budget in self._budgets(now))]), now + RECHECK_INTERVAL)

@@ -1,4 +1,4 @@
-"""The rate that refusals alone teach, where no headers tell of a limit. Pure.
+"""The rate learnt from refusals alone, where no header names a limit. Pure.
 
 Between two refusals the budget was used up twice, so that what was accepted between them is exactly what upstream
 refills for this node. Every `now` is monotonic seconds and never goes back.
@@ -34,8 +34,8 @@ SHORTEST_MEASURE = 2.0  # seconds
 FEWEST_MEASURED = 3
 UNMEASURED_CUT = 0.7
 # If the creeping rate was really used, and the refusal came LONG_MEASURE or more after the last one, the rate was only
-# slightly too high: it is cut to this share at most. The measure says less where the budget is so small that it was
-# full in between.
+# slightly too high: it is cut to this share at most. The measure is less certain where the budget is so small that it
+# was full in between.
 SMALLEST_CUT = 0.95
 SLACK = 1.15  # the pauses after refusals are in what was used
 MOST_MOMENTS = 4096  # calls remembered: more than are asked between two refusals that teach anything
@@ -53,11 +53,11 @@ class Phase(Enum):
     RAMP = "ramp"  # no refusal yet: faster with every call, soon as fast as anybody likes
     DOUBLE = "double"  # one refusal: what the budget is, is known only after the next
     CREEP = "creep"  # measured
-    STEADY = "steady"  # upstream said that it grew too fast
+    STEADY = "steady"  # upstream refused because it grew too fast
 
 
 class LearnedRate:
-    """The rate that refusals alone teach."""
+    """The rate learnt from refusals alone."""
 
     def __init__(self) -> None:
         self._calls = 0  # asked since the start; the second try of one that was refused is no new call
@@ -130,7 +130,7 @@ class LearnedRate:
         self._moments.append(moment)  # the refused call is asked about then
 
     def slow_down(self, now: float) -> None:
-        """Upstream says that the rate grew too fast: cut it, and keep it as long as upstream asks."""
+        """Upstream refused because the rate grew too fast: cut it, and keep it as long as upstream asks."""
         lately = 2 * self._lately / 60
         self._base = max(min(self.rate(now), lately) * RAMP_CUT, RAMP_LEAST)
         self._phase, self._since = Phase.STEADY, now

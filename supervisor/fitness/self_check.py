@@ -66,7 +66,7 @@ def self_check(settings: Settings, target: Target, first_refusal: Callable[[Self
 
 
 def is_list_refused(settings: Settings, target: Target) -> bool:
-    """Return whether the list of models refuses the key, or upstream says that it does not know the node's model."""
+    """Return whether the list of models refuses the key, or upstream answers that it does not know the node's model."""
     model = settings.upstream_model or settings.model_name
     models = ModelList(settings, target)
     try:

@@ -49,7 +49,7 @@ class FitnessStateMachine:
             max_process_num: the most calls at once.
             explain: the sentence for people about a fault (supervisor.upstream.FaultMessages).
             task_timeout: seconds that a client waits (TASK_TIMEOUT).
-            can_check: a self-check is made when `takes_self_check` says so.
+            can_check: a self-check is made whenever `takes_self_check` returns True.
         """
         self.state = FitnessState.FIT
         self.fault: FaultInfo | None = None  # why it is not FIT
@@ -107,7 +107,7 @@ class FitnessStateMachine:
             self._suspected_outage = seen.fault
 
     def self_checked(self, now: float, seen: SelfChecked) -> None:
-        """A self-check has ended: at the start, or because `takes_self_check` said so."""
+        """A self-check has ended: at the start, or because `takes_self_check` asked for it."""
         self._blame.self_checked(now, seen)
         self._follow_blame(now)
         suspected, self._suspected_outage = self._suspected_outage, None
@@ -123,7 +123,7 @@ class FitnessStateMachine:
             self._probing.make_due(now)
 
     def upstream_started(self, now: float) -> None:
-        """The local model server is ready: calls that were asked before, and failed, say nothing any more."""
+        """The local model server is ready: earlier calls that failed do not count any more."""
         self._outage.answered(now)
         if self.fault is not None and self.fault.kind in OUTAGES:
             self._recover(now)
@@ -161,15 +161,15 @@ class FitnessStateMachine:
             return Gate(Intake.ONE_AT_A_TIME, int(now >= probing.pause_until), max(now, probing.pause_until))
         if self._limit.is_held(now):
             return Gate(Intake.HOLD, 0, hold.until)
-        room = self._limit.pacer.room(now)
-        again_at = now if room else self._limit.pacer.again_at(now)
-        if self.state is FitnessState.SUSPECT and room > (trials := self._blame.trials(now)):
-            room, again_at = trials, now + CHECK_INTERVAL
-        return Gate(Intake.OPEN, room, again_at)
+        allowed = self._limit.pacer.allowed(now)
+        again_at = now if allowed else self._limit.pacer.again_at(now)
+        if self.state is FitnessState.SUSPECT and allowed > (trials := self._blame.trials(now)):
+            allowed, again_at = trials, now + CHECK_INTERVAL
+        return Gate(Intake.OPEN, allowed, again_at)
 
     def may_ask(self, now: float) -> bool:
         """Return False if a task that was taken must wait for the pace; `admit` decides what becomes of the others."""
-        return self.state in (FitnessState.UNFIT, FitnessState.AWAY) or self._limit.pacer.room(now) > 0
+        return self.state in (FitnessState.UNFIT, FitnessState.AWAY) or self._limit.pacer.allowed(now) > 0
 
     def admit(self, now: float, age: float = 0.0, request_id: str = "") -> Admission:
         """Return what to do with a task that was just taken, and count it as asked if it is let through.
@@ -241,7 +241,7 @@ class FitnessStateMachine:
             self._fail(now, "lasted", fault)
 
     def _answered(self, now: float, asked_at: float, was_probe: bool) -> None:
-        """A task was answered well; one that was asked before the limit was met says nothing of the limit."""
+        """A task was answered well; an answer to a call from before the refusal does not lift the limit."""
         self._blame.answered(asked_at)
         self._outage.answered(asked_at)
         self._suspected_outage = None
@@ -279,7 +279,7 @@ class FitnessStateMachine:
         return is_certain and self.fault is not None and kind is not self.fault.kind
 
     def _follow_blame(self, now: float) -> None:
-        """Move by what the evidence says."""
+        """Change the state by what the evidence shows."""
         fault, suspicion = self._blame.node_fault, self._blame.suspicion(now)
         if fault is not None:
             if self.state is not FitnessState.UNFIT:

@@ -74,7 +74,7 @@ class Cgroups:
 
 
 def answers(readers: Sequence[Callable[[], T | None]]) -> list[T]:
-    """Return what the readers read. Levels whose files are missing or strange (the root has none) are left out."""
+    """Return what the readers read. Levels whose files are missing or unreadable (the root has none) are left out."""
     read = []
     for reader in readers:
         with contextlib.suppress(OSError, ValueError, KeyError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 def seconds_asleep() -> float:
-    """Return for how long the machine was asleep since it booted; 0 where the system does not tell."""
+    """Return for how long the machine was asleep since it booted; 0 where the system does not report it."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -70,7 +70,7 @@ CAUSES = (
     Cause(
         CONFIGURATION,
         r"(checksum|sha-?256).{0,80}(mismatch|differ|wrong|fail|does not|is not)",
-        "what was downloaded is not what LLAMAFILE_SHA256 says: correct one of LLAMAFILE_URL and LLAMAFILE_SHA256",
+        "the download does not have the checksum in LLAMAFILE_SHA256: correct LLAMAFILE_URL or LLAMAFILE_SHA256",
     ),
     Cause(
         CONFIGURATION,

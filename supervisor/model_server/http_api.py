@@ -20,7 +20,7 @@ from workernode.json_access import as_count, as_list, member, strings
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server tells about itself. None: it does not tell (older builds, other servers)."""
+    """What the server reports about itself. None: it does not report it (older builds, other servers)."""
 
     slots: int | None = None  # requests that it works on at once (/props, else /slots)
     context: int | None = None  # tokens of one slot, prompt and answer together
@@ -147,7 +147,7 @@ class HealthPoll:
 
 
 def is_busy(slots: str) -> bool:
-    """Return whether a slot processes a request, by the body of /slots; False if it does not tell."""
+    """Return whether a slot processes a request, by the body of /slots; False if that is not in it."""
     try:
         return any(member(slot, "is_processing") is True for slot in as_list(json.loads(slots)))
     except ValueError:
@@ -155,7 +155,7 @@ def is_busy(slots: str) -> bool:
 
 
 def info_from(props: object, slots: object, models: object, has_metrics: bool) -> ServerInfo:
-    """Return what the JSON of /props, /slots and /v1/models tells.
+    """Return what the JSON of /props, /slots and /v1/models holds.
 
     Args:
         props, slots, models: the parsed JSON, of any shape; None: the server has no such page. The shapes are those of

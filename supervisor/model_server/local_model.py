@@ -93,7 +93,7 @@ class LocalModel:
         return fault.message if fault else "the local model is not ready yet"
 
     def stop(self, now: float) -> None:
-        """Ask the model server to stop; `is_stopped` tells when it has."""
+        """Ask the model server to stop; `is_stopped` shows when it has."""
         if not self.is_stopped:
             self.server.stop(now)
 

@@ -100,7 +100,7 @@ class ChildProcess:
         self.kill()  # what is left of its group, the guard included
         self._is_gone.set()
         os.close(self._lifeline)
-        self._reader.join(LAST_OUTPUT_S)  # a process that left the group may keep the pipe open
+        self._reader.join(LAST_OUTPUT_S)  # a process that changed its group may keep the pipe open
         on_exit(code)
         reap_group(self.pid)
 

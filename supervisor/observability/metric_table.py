@@ -18,7 +18,7 @@ from workernode.protocol import Decision, FaultKind
 # How a delivery ends (Outcome.status).
 STATUSES = {
     "answered": "the gateway has the whole answer",
-    "client_gone": "the client had left",
+    "client_gone": "the client was gone",
     "connection_lost": "the connection to the gateway broke in a stream; an error was sent over a new one",
     "unconfirmed": "the answer was sent, and the gateway did not confirm it",
     "gateway_unreachable": "upstream answered, but the gateway could not be reached in the task's time",

@@ -8,7 +8,7 @@ from workernode.errors import broken_error, openai_error
 from workernode.protocol import AnswerState, Decision, Rejection
 
 # Workers that may die while they send a client an error, whatever MAX_REDELIVERIES is: most deaths have another cause,
-# and a client that is not told waits for ever.
+# and a client that gets no answer waits for ever.
 FEWEST_REJECTIONS = 2
 
 

@@ -23,7 +23,7 @@ DEATH_LIMIT = 2.0  # seconds that a killed worker gets to be gone
 # A worker that lived shorter than this died at once: its successor waits, twice as long each time.
 SHORT_LIFE = 5.0  # seconds
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 30.0  # seconds
-CRASHES_TO_REPORT = 4  # deaths at once in a row, after which a person is told
+CRASHES_TO_REPORT = 4  # deaths at once in a row, after which it is reported
 
 
 class Process(Protocol):
@@ -243,7 +243,7 @@ class Pool:
                 each.process.kill()
             since = max(each.process.beat, each.started_at)
             limit = HUNG_AFTER if each.is_ready else START_LIMIT
-            # A gap in our own loop (the whole node was stopped for a while) says nothing about the worker.
+            # A gap in our own loop (the whole node was stopped for a while) is no fault of the worker.
             if late < HUNG_AFTER / 2 and now - since > limit and not each.killed_for:
                 each.killed_for = f"no sign of life for {limit:g} s"
                 each.process.kill()

@@ -38,7 +38,7 @@ class WorkerProcess:
     """A worker process and the supervisor's ends of its pipes (supervisor.workers.pool.Process)."""
 
     def __init__(self, index: int, slots: int, settings: Settings, node: Node) -> None:
-        """Begin to start the process. A start that fails looks like a process that died at once.
+        """Begin to start the process. A start that fails counts as a process that died at once.
 
         Args:
             index: its place in the pool.
@@ -202,7 +202,7 @@ def end_all_children() -> None:
 
 
 def _kill_forkserver() -> None:
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # multiprocessing does not tell it
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # it has no public name
     if pid is not None:
         try:
             os.kill(pid, signal.SIGKILL)

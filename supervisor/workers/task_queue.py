@@ -67,10 +67,10 @@ class TaskQueue:
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
-        room = select.poll()
-        room.register(self._fd, select.POLLOUT)
+        writable = select.poll()
+        writable.register(self._fd, select.POLLOUT)
         while rest:
-            room.poll()
+            writable.poll()
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:

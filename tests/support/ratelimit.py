@@ -157,7 +157,7 @@ class _Simulation:
         while self._backlog and self._busy[node] < fitness.cap:
             gate = fitness.gate(now)
             assert gate.intake is not Intake.ONE_AT_A_TIME, "a short limit must not make the node unfit"
-            if gate.room == 0:
+            if gate.allowed == 0:
                 self._wake(gate.again_at, node)
                 return
             fitness.admit(now)

@@ -50,7 +50,7 @@ class Gateways:
         deadline: float,
         show: Callable[[AnswerState], None],
     ) -> StreamReply:
-        """Return the way back for one stream; it connects when it is told to, or when it has something to send.
+        """Return the way back for one stream; it connects when `connect` is called, or when it has something to send.
 
         Args:
             received_at: monotonic; when the task was received.

@@ -9,7 +9,7 @@ class AnswerResult(Enum):
     """How an answer reached the gateway, or why it did not."""
 
     TAKEN = "taken"  # the gateway has it
-    CLIENT_GONE = "client_gone"  # the gateway says that nobody waits for it
+    CLIENT_GONE = "client_gone"  # the gateway reports that nobody waits for it
     UNCONFIRMED = "unconfirmed"  # it was sent, and the gateway answered nothing
     UNREACHABLE = "unreachable"  # the gateway cannot be reached
     FAILED = "failed"  # the gateway was reached, and did not take it: it may in a while

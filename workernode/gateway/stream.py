@@ -3,9 +3,9 @@
 No frame leaves before the gateway knows the request's id, none after the end. Frames that cannot leave now are held,
 and leave when the gateway can be reached; what `end` could not send is in `held`, for another try later.
 
-A connection that breaks in the middle of a stream says nothing of the client: the gateway knows a stream by its id, and
-never closes a connection because a client left. What was on its way may be lost, so the text cannot go on; the client
-gets an error and the end over a new connection (`end_over_new_connection`).
+A connection that breaks in the middle of a stream does not mean that the client is gone: the gateway knows a stream by
+its id, and never closes a connection because a client left. What was on its way may be lost, so the text cannot go on;
+the client gets an error and the end over a new connection (`end_over_new_connection`).
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ class StreamReply:
             error: an OpenAI error body; it leaves as the last chunk.
 
         Returns:
-            TAKEN, or UNREACHABLE after a few tries within RECONNECT_TIME. The gateway does not say whether the client
-            still waited.
+            TAKEN, or UNREACHABLE after a few tries within RECONNECT_TIME. The gateway does not report whether the
+            client still waited.
         """
         self.held, self._held_bytes, self._failures = [], 0, 0
         until = time.monotonic() + timing.RECONNECT_TIME

@@ -14,7 +14,7 @@ from workernode.redaction import Redactor
 
 # Most log lines then fit into PIPE_BUF, what a pipe takes in one piece: lines of several processes do not mix.
 MAX_MESSAGE = 1500  # characters
-MAX_TRACEBACK = 3000  # characters; the end of it, which says what happened
+MAX_TRACEBACK = 3000  # characters; the end of it, where the cause is
 MAX_FIELD = 500  # characters
 
 # What a record carries besides the caller's fields. Python 3.12 added taskName; a handler before ours may add message.

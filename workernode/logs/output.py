@@ -43,7 +43,7 @@ class Output:
             self._may_block = False
 
     def write(self, line: bytes) -> None:
-        """Write one line, with its line end. A line that is lost is counted; the next that gets through says so."""
+        """Write one line, with its line end. Lost lines are counted; the next line that gets through counts them."""
         if self._lost:
             line = (b"\n" if self._torn else b"") + self._lost_line() + line
         rest = memoryview(line)

@@ -129,7 +129,7 @@ class WebSocket:
         self._flush(SEND_TIME, frames)
 
     def ping(self) -> None:
-        """Send a ping; `answered` tells whether its pong came. Raises as `send` does."""
+        """Send a ping; `answered` shows whether its pong came. Raises as `send` does."""
         self._queue_ping()
         self._flush(SEND_TIME)
 

@@ -28,7 +28,7 @@ class Client:
     user_agent: str | None = None
     address: str | None = None
     user: str | None = None  # `user` of the request: the client's own name for its user
-    key_id: str | None = None  # tells clients apart by their keys, without holding any of a key
+    key_id: str | None = None  # distinguishes clients by their keys, without holding any part of a key
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ class Address(NamedTuple):
     port: int
 
 
-# A path that already says where the API begins: it ends in a version (/v1, /v1beta), holds one and ends in /openai or
-# /openapi (Gemini, Vertex AI, Cloudflare), or names a deployment (Azure).
+# A path that already contains the start of the API: it ends in a version (/v1, /v1beta), holds one and ends in /openai
+# or /openapi (Gemini, Vertex AI, Cloudflare), or names a deployment (Azure).
 _API_BASE = re.compile(r".*/v[0-9]+[a-z0-9]*(/(.*/)?open(ai|api))?|.*/deployments/[^/]+")
 _OTHER_SERVICE = re.compile(r".*/(completions|responses|embeddings|models|chat)")
 _UNREADABLE = "has a host or a port that cannot be read"
@@ -30,7 +30,7 @@ _UNREADABLE = "has a host or a port that cannot be read"
 def chat_address(text: str) -> str:
     """Return the full chat completions address for an API_URL in any of its three forms. The query string is kept.
 
-    The rule: a path that ends in `/chat/completions` is kept; one that says where the API begins (`_API_BASE`) gets
+    The rule: a path that ends in `/chat/completions` is kept; one that contains the start of the API (`_API_BASE`) gets
     `/chat/completions`; any other gets `/v1/chat/completions`. Trailing slashes do not count.
 
     Raises:

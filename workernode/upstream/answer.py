@@ -1,8 +1,9 @@
 """What the bytes of an answer amount to: whole, a part, an error, or no answer at all. Pure.
 
-An answer is whole when upstream says so ([DONE], or a plain body that is complete), or when each choice that was seen
-has its finish_reason (spec 6); what follows then cannot make it less. All else is a part, and a part is never billed or
-read as an answer. Official clients forgive much (openai-python `src/openai/_streaming.py`): what they read, is read.
+An answer is whole when upstream marks its end ([DONE], or a plain body that is complete), or when each choice that was
+seen has its finish_reason (spec 6); what follows then cannot make it less. All else is a part, and a part is never
+billed or read as an answer. Official clients forgive much (openai-python `src/openai/_streaming.py`): what they read,
+is read.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class StreamReader:
 
     @property
     def is_whole(self) -> bool:
-        """Each choice that was seen has its finish_reason, or upstream said that the stream is done."""
+        """Each choice that was seen has its finish_reason, or upstream sent [DONE]."""
         return bool(self._finished) and self._seen <= self._finished
 
     @property
@@ -115,7 +116,7 @@ class StreamReader:
         if not errors:
             return self._read(lines)
         self.has_ended = True
-        # Of a broken chunk and an error after it (sub2api#1471), the error tells why the stream ends.
+        # Of a broken chunk and an error after it (sub2api#1471), the error explains why the stream ends.
         return [] if self.is_whole else [next((chunk for chunk in errors if chunk.raw), wrong)]
 
     def _read_completion(self, chunk: Chunk) -> list[Chunk]:
@@ -207,8 +208,8 @@ def _chunk_of(event: bytes) -> Chunk | None:
         if name == "error":
             return _wrong(event.decode("utf-8", "replace")[:1000], "upstream_error")
         return _wrong(f"A chunk of the upstream's stream cannot be used: {exc}.", "bad_answer")
-    # A line of JSON outside of an event is not part of the stream. But it may tell why the stream ends, or be the whole
-    # answer of an upstream that does not stream, after comments that kept the connection alive.
+    # A line of JSON outside of an event is not part of the stream. But it may explain why the stream ends, or be the
+    # whole answer of an upstream that does not stream, after comments that kept the connection alive.
     is_answer = chunk is not None and (chunk.error is not None or chunk.is_completion)
     return chunk if is_answer or name != "line" else None
 

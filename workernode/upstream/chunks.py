@@ -29,7 +29,7 @@ class Chunk:
 
 
 def has_figures(usage: object) -> bool:
-    """Return whether upstream's usage has any count. `{}` and nulls say nothing, whatever other chunk has said."""
+    """Return whether upstream's usage has any count. `{}` and nulls are none."""
     return isinstance(usage, dict) and any(type(value) in (int, float) and value >= 0 for value in usage.values())
 
 

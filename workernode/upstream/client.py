@@ -41,7 +41,7 @@ class Upstream:
     Args:
         connect_timeout: seconds for a connection.
         read_timeout: seconds; the longest silence between two chunks of a stream.
-        report: called with what the headers of an answer say of rate limits, and with each failed call.
+        report: called with the rate limits in the headers of an answer, and with each failed call.
     """
 
     def __init__(

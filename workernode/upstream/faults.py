@@ -82,7 +82,7 @@ def fault_of_bad_answer(why: str, raw: bytes = b"", status: int = 200) -> Upstre
     """Return the fault that an answer is which cannot be passed on: half a JSON, no completion.
 
     Args:
-        raw: the answer as far as it came. A page of HTML says that there is no API at API_URL.
+        raw: the answer as far as it came. A page of HTML means that there is no API at API_URL.
     """
     kind = FaultKind.ADDRESS if _starts_like_html(raw) else FaultKind.PASSING
     why = "it is a page of HTML" if kind is FaultKind.ADDRESS else why

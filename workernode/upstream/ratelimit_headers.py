@@ -36,7 +36,7 @@ def limits_of(
     status: int, headers: Mapping[str, str], at: float, *, asked: float | None = None, kind: FaultKind | None = None,
     wall: float,
 ) -> RateLimitReport | None:
-    """Return what the headers of an answer say of upstream's limits, or None if they say nothing.
+    """Return the rate limits in the headers of an answer, or None if there are none.
 
     Args:
         status: HTTP status.
@@ -63,7 +63,7 @@ def limits_of(
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
-    """Return how many seconds upstream asks the client to wait (0 to LONGEST_NAMED_WAIT), or None if it does not say.
+    """Return how many seconds upstream asks the client to wait (0 to LONGEST_NAMED_WAIT), or None if it names no time.
 
     Args:
         headers: by lower-case name.
@@ -101,7 +101,7 @@ class _Reader:
         return _bounded(moment - self.wall)
 
     def count(self, name: str) -> int | None:
-        """A limit or what remains of it; -1 is how some say that they have no figure."""
+        """A limit or what remains of it; some servers send -1 where they have no figure."""
         text = self._text(name)
         if text is None:
             return None

@@ -1,4 +1,4 @@
-"""Where the settings say that upstream is, and how to get there: once for worker, preflight and `--check`. Pure."""
+"""Upstream's address and the way to it (proxy, TLS), by the settings; the same for worker and `--check`. Pure."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class ErrorBody:
 
     @property
     def named_kind(self) -> FaultKind | None:
-        """The kind that its names say; None if they say none."""
+        """Return the kind that its names mean; None if they mean none."""
         return self.kind or kind_of_names(self.names)
 
     @property

@@ -117,7 +117,7 @@ _RATE = (
     "tokens_limit_reached",  # GitHub Models
 )
 _RATE_STARTS = ("ratelimitexceeded.",)  # Volcengine Ark: RateLimitExceeded.EndpointRPMExceeded
-# About what the client said: asking again, or with another key, cannot help.
+# The client's own text is refused: asking again, or with another key, cannot help.
 _REQUEST = (
     "content_policy_violation",  # OpenAI
     "content_filter",  # OpenAI, Azure
@@ -221,7 +221,7 @@ _IN_ORDER = (
 
 
 def kind_of_names(names: frozenset[str]) -> FaultKind | None:
-    """Return the kind that the names of an error say, or None. Names that only hint are left out (WEAK_REQUEST).
+    """Return the kind that the names of an error mean, or None. Names that only hint are left out (WEAK_REQUEST).
 
     Args:
         names: as `plain_name` writes them.
@@ -237,5 +237,5 @@ def kind_of_names(names: frozenset[str]) -> FaultKind | None:
 
 
 def is_about_content(code: str) -> bool:
-    """Return whether an error's code says that what the client wrote is refused, or is too long."""
+    """Return whether an error's code means that the client's own text is refused, or is too long."""
     return plain_name(code) in REQUEST

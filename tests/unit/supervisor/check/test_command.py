@@ -154,7 +154,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServ
 
 
 def kubernetes(cluster: ApiServer, namespace: str = "prod") -> Finding:
-    (found,) = check_kubernetes.look(context(AIMODEL_NAME="m", AIMODEL_NAMESPACE=namespace), cluster.service_account)
+    variables = {"AIMODEL_NAME": "m", "AIMODEL_NAMESPACE": namespace}
+    (found,) = check_kubernetes.check_events(context(**variables), cluster.service_account)
     return found
 
 
@@ -193,7 +194,7 @@ def test_an_account_without_a_token_is_a_fault(cluster: ApiServer) -> None:
 def test_without_a_cluster_reports_go_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     for variables in ({}, {"AIMODEL_NAME": "m"}):
-        (found,) = check_kubernetes.look(context(**variables))
+        (found,) = check_kubernetes.check_events(context(**variables))
         assert (found.mark, found.text.split(",")[0]) == (Mark.OK, "reports go to the log only")
 
 

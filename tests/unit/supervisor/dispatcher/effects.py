@@ -43,7 +43,7 @@ class Effects:
         self.slots = slots
         self.reserved = False
         self.admission = RUN
-        self.room = 1000  # tasks that may ask upstream
+        self.may_ask_calls = 1000  # tasks that may ask upstream
         self.given_verdict = Verdict.OPEN
         self.settled_ids: list[str] = []
         clock = Clock(lambda: self.now, lambda: 1e9 + self.now)
@@ -94,8 +94,8 @@ class Effects:
         return self.admission
 
     def may_ask(self, now: float) -> bool:
-        self.room -= 1
-        return self.room >= 0
+        self.may_ask_calls -= 1
+        return self.may_ask_calls >= 0
 
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
         self.calls.append(("refused", outcome.status))

@@ -116,10 +116,10 @@ def test_jobs_wait_for_a_free_slot_in_their_order() -> None:
 def test_of_a_batch_no_more_tasks_ask_upstream_than_the_pace_allows(effects: Effects) -> None:
     for id in ("a", "b", "c"):
         effects.receive(id)
-    effects.room = 1
+    effects.may_ask_calls = 1
     effects.dispatcher.hand_over()
     assert (len(effects.jobs), effects.dispatcher.queued) == (1, 2)
-    effects.room = 2
+    effects.may_ask_calls = 2
     effects.dispatcher.hand_over()
     assert [json.loads(job.payload)["request_id"] for job in effects.jobs] == ["a", "b", "c"]
 
@@ -127,7 +127,7 @@ def test_of_a_batch_no_more_tasks_ask_upstream_than_the_pace_allows(effects: Eff
 def test_an_error_for_a_client_does_not_wait_for_the_pace(effects: Effects) -> None:
     job = effects.run("a")
     effects.receive("b")
-    effects.room = 0
+    effects.may_ask_calls = 0
     effects.die(job, AnswerState.STARTED)
     effects.dispatcher.hand_over()
     assert [job.rejection is not None for job in effects.jobs] == [False, True]

@@ -102,7 +102,7 @@ def test_the_tighter_budget_counts() -> None:
 def test_nothing_is_let_through_that_the_budget_cannot_pay() -> None:
     pacer = Pacer()
     pacer.seen(seen(remaining=0))
-    assert pacer.room(0.05) == 0
+    assert pacer.allowed(0.05) == 0
     assert 0.05 < pacer.again_at(0.05) <= 0.35
 
 
@@ -111,15 +111,15 @@ def test_figures_that_are_old_pace_nothing() -> None:
     for _ in range(RAMP_CALLS):
         pacer.sent(0.0)
     pacer.seen(seen(remaining=10))
-    assert pacer.room(1.0) < 10
-    assert pacer.room(STALE_AFTER + 1) == UNPACED
+    assert pacer.allowed(1.0) < 10
+    assert pacer.allowed(STALE_AFTER + 1) == UNPACED
 
 
 def test_room_does_not_pile_up_while_nothing_is_asked() -> None:
     pacer = Pacer()
     pacer.seen(seen(remaining=20))
-    assert pacer.room(0.1) <= 1
-    assert pacer.room(1.4) <= 2
+    assert pacer.allowed(0.1) <= 1
+    assert pacer.allowed(1.4) <= 2
 
 
 def test_a_refusal_that_the_figures_explain_teaches_no_rate() -> None:

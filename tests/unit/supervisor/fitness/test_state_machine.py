@@ -133,7 +133,7 @@ def test_a_fit_node_takes_and_runs_and_reports_nothing() -> None:
     fitness = made()
     gate = fitness.gate(0.0)
     assert gate.intake is Intake.OPEN
-    assert gate.room > 0
+    assert gate.allowed > 0
     assert fitness.admit(0.0) == Admission(Admit.RUN)
     assert (fitness.cap, fitness.reports(), fitness.status(0.0).reason) == (64, [], "")
 
@@ -159,7 +159,7 @@ def test_after_a_thousand_calls_without_a_refusal_nothing_paces() -> None:
     fitness = made()
     for number in range(1000):
         fitness.admit(number / 1000)
-    assert fitness.gate(1.0).room == UNPACED
+    assert fitness.gate(1.0).allowed == UNPACED
 
 
 def test_tasks_that_are_here_already_may_ask_no_faster_than_the_pace() -> None:
@@ -169,7 +169,7 @@ def test_tasks_that_are_here_already_may_ask_no_faster_than_the_pace() -> None:
         fitness.admit(1.0)
         asked += 1
     assert 1 <= asked <= 20
-    assert fitness.gate(1.0).room == 0
+    assert fitness.gate(1.0).allowed == 0
     assert fitness.may_ask(fitness.gate(1.0).again_at)
 
 
@@ -189,7 +189,8 @@ def test_a_429_holds_the_whole_node_until_the_limit_lifts() -> None:
     fitness = made()
     refuse(fitness, 10.0, wait=3.0)
     assert fitness.hold.until == 13.0
-    assert (fitness.gate(12.9).intake, fitness.gate(12.9).room, fitness.gate(12.9).again_at) == (Intake.HOLD, 0, 13.0)
+    gate = fitness.gate(12.9)
+    assert (gate.intake, gate.allowed, gate.again_at) == (Intake.HOLD, 0, 13.0)
     assert fitness.gate(13.0).intake is Intake.OPEN
 
 
@@ -263,7 +264,7 @@ def test_a_wait_of_more_than_a_minute_is_a_hint_and_is_probed_at_the_usual_inter
     fitness = made()
     refuse(fitness, 100.0, wait=86_400.0)
     assert (fitness.state, fitness.reports(), fitness.hold.until) == (FitnessState.AWAY, [], 100.0)
-    assert fitness.gate(100.5).room == 0
+    assert fitness.gate(100.5).allowed == 0
     assert fitness.admit(101.0).admit is Admit.PROBE
     fitness.ended(101.0, 101.0, FaultInfo(FaultKind.RATE_LIMIT, 429, "", "", 86_400.0), upstream_answered=False,
                   was_probe=True)  # fmt: skip
@@ -419,11 +420,11 @@ def test_a_failure_from_before_it_was_restored_does_not_make_it_unfit_again() ->
 def test_fresh_tasks_are_left_to_fit_nodes_and_clients_of_old_ones_get_the_error_quickly() -> None:
     fitness = unfit(now=100.0)
     fitness.admit(100.0, age=0.1)
-    assert fitness.gate(100.0).room == 0
+    assert fitness.gate(100.0).allowed == 0
     assert fitness.gate(100.0).again_at == pytest.approx(100.2)
-    assert fitness.gate(100.2).room == 1
+    assert fitness.gate(100.2).allowed == 1
     fitness.admit(100.2, age=FRESH + 1)
-    assert fitness.gate(100.2).room == 1
+    assert fitness.gate(100.2).allowed == 1
 
 
 def test_people_see_since_when_why_what_was_tried_and_when_it_is_tried_again() -> None:
@@ -450,10 +451,10 @@ def test_a_suspect_node_reports_nothing_and_tries_a_few_tasks_at_once() -> None:
     assert "403" in fitness.status(100.0).reason
     for number in range(3):
         moment = 100.1 + number / 10
-        assert fitness.gate(moment).room > 0
+        assert fitness.gate(moment).allowed > 0
         assert fitness.admit(moment, request_id=str(number)).admit is Admit.RUN
-    assert (fitness.gate(100.5).intake, fitness.gate(100.5).room) == (Intake.OPEN, 0)
-    assert fitness.gate(101.4).room > 0  # upstream seldom takes that long to refuse
+    assert (fitness.gate(100.5).intake, fitness.gate(100.5).allowed) == (Intake.OPEN, 0)
+    assert fitness.gate(101.4).allowed > 0  # upstream seldom takes that long to refuse
     assert fitness.next_tick(100.5) < 101
 
 
@@ -494,7 +495,7 @@ def test_a_node_whose_upstream_is_away_closes_its_intake_and_tries_one_task_at_g
     fitness = away(100.0)
     assert (fitness.state, fitness.reports()) == (FitnessState.AWAY, [])
     assert (fitness.gate(100.0).intake, fitness.gate(100.0).again_at) == (Intake.HOLD, 101.0)
-    assert (fitness.gate(101.0).intake, fitness.gate(101.0).room) == (Intake.ONE_AT_A_TIME, 1)
+    assert (fitness.gate(101.0).intake, fitness.gate(101.0).allowed) == (Intake.ONE_AT_A_TIME, 1)
     probe(fitness, 101.0, LOADING)
     assert (fitness.gate(101.5).intake, fitness.gate(101.5).again_at) == (Intake.HOLD, 103.0)
 

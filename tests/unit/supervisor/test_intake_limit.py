@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from supervisor.intake_room import room_below_cap
+from supervisor.intake_limit import free_below_cap
 from supervisor.states import Intake
 
 CAP = 4
@@ -26,7 +26,7 @@ class Tasks:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "room"),
+    ("tasks", "free"),
     [
         pytest.param(Tasks(), 4, id="nothing is here"),
         pytest.param(Tasks(3, running=3), 1, id="three of four run"),
@@ -36,12 +36,12 @@ class Tasks:
         pytest.param(Tasks(9, running=4, beyond_cap=5), 0, id="what waits for a gateway does not count"),
     ],
 )
-def test_the_cap_leaves_room_for_what_is_not_here(tasks: Tasks, room: int) -> None:
-    assert room_below_cap(tasks, CAP, Intake.OPEN) == room
+def test_at_most_the_cap_is_in_flight(tasks: Tasks, free: int) -> None:
+    assert free_below_cap(tasks, CAP, Intake.OPEN) == free
 
 
 def test_half_open_one_task_is_taken_beside_those_that_run() -> None:
-    assert room_below_cap(Tasks(), CAP, Intake.ONE_AT_A_TIME) == 1
-    assert room_below_cap(Tasks(2, running=2), CAP, Intake.ONE_AT_A_TIME) == 1
-    assert room_below_cap(Tasks(2, running=1), CAP, Intake.ONE_AT_A_TIME) == 0
-    assert room_below_cap(Tasks(4, running=4), CAP, Intake.ONE_AT_A_TIME) == 0
+    assert free_below_cap(Tasks(), CAP, Intake.ONE_AT_A_TIME) == 1
+    assert free_below_cap(Tasks(2, running=2), CAP, Intake.ONE_AT_A_TIME) == 1
+    assert free_below_cap(Tasks(2, running=1), CAP, Intake.ONE_AT_A_TIME) == 0
+    assert free_below_cap(Tasks(4, running=4), CAP, Intake.ONE_AT_A_TIME) == 0

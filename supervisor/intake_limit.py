@@ -25,7 +25,7 @@ class Tasks(Protocol):
         """Those that wait for a gateway that is away."""
 
 
-def room_below_cap(tasks: Tasks, cap: int, intake: Intake) -> int:
+def free_below_cap(tasks: Tasks, cap: int, intake: Intake) -> int:
     """Return how many more messages the cap lets in; zero or less: none (spec 3, last point).
 
     Args:
@@ -36,7 +36,7 @@ def room_below_cap(tasks: Tasks, cap: int, intake: Intake) -> int:
     # A task whose record is on its way holds no slot: the next may come meanwhile. Only one, because at most two
     # beyond the cap may be unacknowledged (spec 3): this one, and one that was on its way when the cap fell.
     in_flight = len(tasks) - tasks.beyond_cap
-    room = cap - in_flight + min(1, tasks.unrecorded)
+    free = cap - in_flight + min(1, tasks.unrecorded)
     if intake is Intake.ONE_AT_A_TIME:  # a probe that hangs must not keep others from their error
-        room = min(room, 1 - (in_flight - tasks.running))
-    return room
+        free = min(free, 1 - (in_flight - tasks.running))
+    return free
