@@ -66,13 +66,24 @@ def try_dry_run(context: Context, server: str, account: Path) -> Finding:
                 allow_redirects=False,
             )
     except requests.RequestException as error:
-        text = f"the API server at {server} cannot be reached ({type(error).__name__})"
+        text = f"the API server at {server} {_failure(error)}"
         return Finding(NAME, Mark.FAULT, text, "check the cluster's network policies")
     except (OSError, ValueError) as error:
         text = f"the pod's service account cannot be used ({error})"
         return Finding(NAME, Mark.FAULT, text, "set automountServiceAccountToken: true")
     note_clock(context, "the API server", answer.headers.get("Date"), asked_at)
     return judge(settings, answer)
+
+
+def _failure(error: requests.RequestException) -> str:
+    """Return what went wrong with a call, in plain words with the server as subject."""
+    match error:
+        case requests.exceptions.SSLError():
+            return "has a certificate that the pod's ca.crt does not trust"
+        case requests.Timeout():
+            return "did not answer in time"
+        case _:
+            return "cannot be reached: the connection failed"
 
 
 def event(settings: Settings) -> dict[str, object]:

@@ -155,9 +155,9 @@ def _one_token(server: ModelServer, settings: Settings, context: Context) -> Fin
     except requests.Timeout:
         text = "healthy, but one token takes longer than this check has time"
         return Finding(ANSWER, Mark.WARNING, text, "a large model takes longer: start the node and send it a task")
-    except requests.RequestException as error:
+    except requests.RequestException:
         last = (server.tail() or ["nothing"])[-1][:200]
-        text = f"the connection broke when it was asked for a token ({type(error).__name__}); its last line: {last}"
+        text = f"it closed the connection when it was asked for a token; its last line: {last}"
         return Finding(ANSWER, Mark.FAULT, text, "try another build, or give it more memory")
     if answer.status_code != 200:
         text = f"asked for a token it answers {answer.status_code}: {answer.text[:200]}"

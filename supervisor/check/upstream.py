@@ -19,7 +19,7 @@ from workernode.errors import UpstreamFault
 from workernode.net.errors import ProxyRefused
 from workernode.protocol import FaultKind
 from workernode.settings import Settings
-from workernode.upstream import fault_of_response
+from workernode.upstream import describe_failure, fault_of_response
 
 ADDRESS, KEY, MODEL = "upstream", "upstream: key", "upstream: model"
 NO_LIST = (404, 405, 501)
@@ -74,7 +74,7 @@ def check_upstream(context: Context) -> Iterator[Finding]:
 
 def through_proxy(proxy: str, error: Exception) -> Finding:
     """Why no answer came through a proxy."""
-    why = str(error) if isinstance(error, ProxyRefused) else type(error).__name__
+    why = str(error) if isinstance(error, ProxyRefused) else describe_failure(error)
     advice = "check HTTPS_PROXY (HTTP_PROXY) with its user and password; NO_PROXY exempts a host from it"
     if isinstance(error, ssl.SSLCertVerificationError):
         why, advice = f"its certificate is not trusted: {error.verify_message}", CA_ADVICE
@@ -97,11 +97,11 @@ def unreachable(origin: str, host: str, error: Exception) -> Finding:
             text = f"{origin} cannot be connected to, or does not answer, in time"
             return Finding(ADDRESS, Mark.FAULT, text, f"{CHECK_URL}, and that no firewall is in the way")
         case HTTPException() | ValueError() | ConnectionError():
-            text = f"{origin} takes the connection and gives no HTTP answer ({type(error).__name__})"
+            text = f"{origin} takes the connection and gives no HTTP answer ({describe_failure(error)})"
             advice = f"{CHECK_URL}: it wants the address of an OpenAI-compatible API"
             return Finding(ADDRESS, Mark.FAULT, text, advice)
         case _:
-            text = f"{origin} cannot be reached ({getattr(error, 'strerror', None) or type(error).__name__})"
+            text = f"{origin} cannot be reached ({describe_failure(error)})"
             return Finding(ADDRESS, Mark.FAULT, text, f"{CHECK_URL} and the network")
 
 

@@ -149,7 +149,7 @@ class WorkerProcess:
             if self._process.exitcode == FORKSERVER_GONE:
                 self._make_sure_dead()
         except (OSError, EOFError) as error:  # the process or the forkserver was killed, or memory is short
-            self._fault = f"it could not be started ({type(error).__name__})"
+            self._fault = f"it could not be started ({getattr(error, 'strerror', None) or 'the fork server is gone'})"
         finally:
             os.close(self._sentinel_writer)
 

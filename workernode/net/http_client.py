@@ -231,7 +231,7 @@ class Exchange:
         self._total = 0  # bytes of the body that were returned
         self._inflate: zlib._Decompress | None = None
         if parser.length is not None and parser.length > MAX_ANSWER:
-            raise AnswerTooLarge(f"it is larger than {MAX_ANSWER >> 20} MiB")
+            raise AnswerTooLarge(f"its answer is larger than {MAX_ANSWER >> 20} MiB")
         if encoding := self.headers.get("content-encoding"):
             self._decode(encoding.strip().lower())
 
@@ -256,7 +256,7 @@ class Exchange:
                 piece = self._decompress(piece)
             self._total += len(piece)
             if self._total > MAX_ANSWER:
-                raise AnswerTooLarge(f"it is larger than {MAX_ANSWER >> 20} MiB")
+                raise AnswerTooLarge(f"its answer is larger than {MAX_ANSWER >> 20} MiB")
             if piece:
                 return piece
         return b""
@@ -325,14 +325,14 @@ class Exchange:
         if encoding in ("gzip", "x-gzip", "deflate"):
             self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # detects gzip or zlib by the first bytes
         elif encoding in UNREADABLE_ENCODINGS or "," in encoding:
-            raise HTTPException(f"content-encoding {encoding[:20]!r} was not asked for")
+            raise HTTPException(f"the content-encoding {encoding[:20]!r} of its answer was not asked for")
 
     def _decompress(self, piece: bytes) -> bytes:
         assert self._inflate is not None
         try:
             return self._inflate.decompress(piece, MAX_ANSWER - self._total + 1)
         except zlib.error as exc:
-            raise HTTPException(f"content-encoding is wrong: {exc}") from None
+            raise HTTPException(f"its answer does not fit its content-encoding ({exc})") from None
 
 
 def _request(method: str, origin: Origin, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:

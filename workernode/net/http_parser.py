@@ -68,7 +68,7 @@ class ResponseParser:
         except (HttpParserError, HttpParserUpgrade) as error:
             self._not_http(error)
         if self._fields > MAX_FIELDS or (self._head_bytes > MAX_HEAD and not self.has_head):
-            raise HTTPException(f"a head of more than {MAX_FIELDS} fields or {MAX_HEAD} bytes")
+            raise HTTPException(f"the head of its answer has more than {MAX_FIELDS} fields or {MAX_HEAD} bytes")
         if self.ended:
             self._parser = None
 
@@ -102,7 +102,7 @@ class ResponseParser:
         if self.ended:
             self._keep_alive = False
             return
-        self.fault = HTTPException(f"it is not HTTP: {error}")
+        self.fault = HTTPException(f"its answer is not HTTP ({error})")
         if not self._pieces:
             raise self.fault
 

@@ -57,7 +57,7 @@ class Decoder:
             return []
         self._size += len(piece)
         if self._size > self._limit:
-            raise EventTooLong(f"an event of more than {self._limit} bytes")
+            raise EventTooLong(f"its stream has an event of more than {self._limit} bytes")
         if b"\n" not in piece and b"\r" not in piece:
             self._line.append(piece)  # joined once its end is there, so that single bytes do not cost the square
             return []

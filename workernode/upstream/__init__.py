@@ -3,7 +3,7 @@
 from workernode.upstream.addresses import models_address
 from workernode.upstream.answer import read_completion
 from workernode.upstream.client import Upstream
-from workernode.upstream.faults import fault_of_exception, fault_of_response
+from workernode.upstream.faults import describe_failure, fault_of_exception, fault_of_response
 from workernode.upstream.headers import request_headers
 from workernode.upstream.request import ChatRequest, Client
 from workernode.upstream.streamed_answer import StreamedAnswer
@@ -14,6 +14,7 @@ __all__ = [
     "Client",
     "StreamedAnswer",
     "Upstream",
+    "describe_failure",
     "fault_of_exception",
     "fault_of_response",
     "models_address",

@@ -89,6 +89,17 @@ def fault_of_bad_answer(why: str, raw: bytes = b"", status: int = 200) -> Upstre
     return UpstreamFault(kind, f"The upstream's answer cannot be used: {why}.", http_status=status, code="bad_answer")
 
 
+def describe_failure(exc: Exception) -> str:
+    """Return why a connection failed, in plain words, with "it" for the server; never an address or a key."""
+    name = type(exc).__name__
+    if name in CONNECTION_FAULTS:
+        return CONNECTION_FAULTS[name]
+    if name.startswith("SSL"):
+        return f"TLS with it failed ({getattr(exc, 'reason', None) or 'no reason is known'})"
+    text = getattr(exc, "strerror", None) or str(exc) or "the connection failed and no reason is known"
+    return " ".join(str(text).split())[:200]
+
+
 def fault_of_exception(exc: Exception) -> UpstreamFault:
     """Return the fault that a failed connection is. Its text names the failure, never the address or the key."""
     if isinstance(exc, UpstreamFault):
@@ -108,10 +119,9 @@ def fault_of_exception(exc: Exception) -> UpstreamFault:
     if name == "ProxyRefused":
         return _fault_of_proxy(getattr(exc, "status", 0))
     is_away = name in AWAY or getattr(exc, "errno", None) in AWAY_ERRNO
-    why = CONNECTION_FAULTS.get(name, f"{name}: {exc}"[:200])
     return UpstreamFault(
         FaultKind.UNAVAILABLE if is_away else FaultKind.PASSING,
-        f"The upstream cannot be reached or broke off: {why}.",
+        f"The upstream cannot be reached or broke off: {describe_failure(exc)}.",
         code="upstream_unreachable",
     )
 

@@ -182,7 +182,7 @@ def test_other_answers_of_the_api_server(cluster: ApiServer, status: int, said: 
 
 def test_an_unreachable_api_server_is_a_fault(cluster: ApiServer) -> None:
     cluster.go_away()
-    assert "cannot be reached (ConnectionError)" in kubernetes(cluster).text
+    assert "cannot be reached: the connection failed" in kubernetes(cluster).text
     cluster.come_back()
 
 

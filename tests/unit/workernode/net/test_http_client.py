@@ -506,7 +506,7 @@ def test_a_get_has_no_body_and_is_answered(upstream: FakeUpstream, pool: Pool) -
 
 def test_a_body_that_does_not_match_its_encoding_is_an_error(pool: Pool) -> None:
     asked = ask(pool, {"headers": {"Content-Encoding": "gzip"}})
-    with pytest.raises(http.client.HTTPException, match="content-encoding is wrong"):
+    with pytest.raises(http.client.HTTPException, match="does not fit its content-encoding"):
         asked.read_all()
     asked.abort()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from workernode import errors
 from workernode.errors import UpstreamFault, malformed_error, timeout_error
-from workernode.net.errors import ConnectTimeout, Silence
+from workernode.net.errors import AnswerTooLarge, ConnectTimeout, Silence
 from workernode.protocol import FaultKind
 from workernode.redaction import hide_secrets_in_body
 from workernode.upstream.dialects import names, read_error
@@ -228,7 +228,11 @@ EXCEPTIONS = {
     "half": (http.client.IncompleteRead(b"", 5), "in the middle", FaultKind.PASSING),
     "deadline": (TimeoutError("no time is left"), "within the task's time", FaultKind.PASSING),
     "silence": (Silence("silent for 120 s"), "silent for 120 s in the middle", FaultKind.PASSING),
-    "other": (http.client.BadStatusLine("x" * 500), "BadStatusLine", FaultKind.PASSING),
+    "no HTTP": (http.client.HTTPException("its answer is not HTTP (x)"), "its answer is not HTTP", FaultKind.PASSING),
+    "TLS": (ssl.SSLError(1, "[SSL: UNEXPECTED_EOF] EOF (_ssl.c:1)"), "TLS with it failed", FaultKind.PASSING),
+    "too large": (AnswerTooLarge("its answer is larger than 64 MiB"), "larger than 64 MiB", FaultKind.PASSING),
+    "long": (http.client.BadStatusLine("x" * 500), "xxx", FaultKind.PASSING),
+    "no text": (OSError(), "no reason is known", FaultKind.PASSING),
     "certificate": (
         ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed"), "not trusted", FaultKind.CERTIFICATE,
     ),
@@ -240,6 +244,7 @@ def test_a_failed_connection_is_of_a_kind_and_says_why(exc: Exception, words: st
     fault = fault_of_exception(exc)
     assert (fault.kind, fault.http_status) == (kind, 0)
     assert words in fault.message
+    assert type(exc).__name__ not in fault.message, "a name of Python's means nothing to a user"
     assert len(fault.message) < 300
 
 
