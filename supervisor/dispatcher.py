@@ -94,14 +94,14 @@ class Dispatcher:
         """Give deliveries that wait to workers with free slots; of tasks no more than may ask upstream now."""
         now = self._clock.monotonic()
         self._offer_again(now)
-        while self._alone_queue and self._pool.reserve():
+        while self._alone_queue and self._pool.reserve() and not self._settlement.must_wait(self._alone_queue[0], now):
             self._submit(self._alone_queue.popleft(), alone=True)
         if not self._alone_queue:
             self._pool.release()
         paced: list[Delivery] = []  # of a batch, which comes as a whole, more tasks can be here than may ask
         while self._queue and self._pool.free_slots():
             delivery = self._queue.popleft()
-            if delivery.rejection is None and delivery.kept is None and (paced or not self._hooks.may_ask(now)):
+            if self._settlement.must_wait(delivery, now, others_wait=bool(paced)):
                 paced.append(delivery)
             else:
                 self._submit(delivery, alone=False)

@@ -155,8 +155,13 @@ class NoLocalModel:
     """What a remote node has instead of a supervisor.model_server.LocalModel: nothing to wait for."""
 
     is_ready = is_stopped = True
+    is_asleep = False
 
-    def tick(self, now: float) -> None:
+    def request(self, now: float) -> bool:
+        """No task waits for it."""
+        return True
+
+    def tick(self, now: float, tasks: int) -> None:
         """Nothing happens to it."""
 
     def next_tick(self) -> float:

@@ -126,7 +126,7 @@ class Node:
         now = self._clock.monotonic()
         self._lifecycle.on_signals(now)
         was_ready = self._local_model.is_ready
-        self._local_model.tick(now)
+        self._local_model.tick(now, len(self._dispatcher))
         if self._local_model.is_ready and not was_ready:
             self._fitness.upstream_started(now)
         if now >= min(self._next_check, self._pool.next_check()):
@@ -234,8 +234,8 @@ class Node:
         return self._fitness.admit(now, age, request_id)
 
     def may_ask(self, now: float) -> bool:
-        """Return whether a task may ask upstream now (see FitnessStateMachine.may_ask)."""
-        return self._fitness.may_ask(now)
+        """Return whether a task may ask upstream now (FitnessStateMachine.may_ask). Wakes a local model that sleeps."""
+        return self._local_model.request(now) and self._fitness.may_ask(now)
 
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
         """Upstream refused a task that is not decided yet: pass on what that shows of upstream."""
@@ -270,11 +270,12 @@ class Node:
         if self._is_ready():
             self._lifecycle.ready()
         gate = self._gate = self._fitness.gate(now)
-        if self.state is not NodeState.SERVING or not self._local_model.is_ready or gate.intake is Intake.HOLD:
+        if self.state is not NodeState.SERVING or not self._takes_tasks() or gate.intake is Intake.HOLD:
             self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
             return
         cap = cap_in_force(self._concurrency.cap, self._fitness.cap)
-        free = free_below_cap(self._dispatcher, cap, gate.intake)
+        # One task wakes a model that is asleep; the others are better off in the broker while it loads.
+        free = free_below_cap(self._dispatcher, 1 if self._local_model.is_asleep else cap, gate.intake)
         if free <= 0:
             self._concurrency.was_full()
         if gate.allowed <= 0:  # upstream's limit is used up for a while
@@ -312,7 +313,10 @@ class Node:
     # --- lifecycle ---
 
     def _is_ready(self) -> bool:
-        return self._broker_state.is_up and self._pool.ready() > 0 and self._local_model.is_ready
+        return self._broker_state.is_up and self._pool.ready() > 0 and self._takes_tasks()
+
+    def _takes_tasks(self) -> bool:
+        return self._local_model.is_ready or self._local_model.is_asleep
 
     def drain_begins(self, limit_s: float) -> None:
         """See lifecycle.Hooks."""
@@ -339,6 +343,6 @@ class Node:
         """Show people the node as it is."""
         is_closed = self._fitness.state in (FitnessState.UNFIT, FitnessState.AWAY)
         unfit = self._fitness.status(now).reason if is_closed else ""
-        model = "" if self._local_model.is_ready else self._local_model.why_not_ready()
+        model = "" if self._takes_tasks() else self._local_model.why_not_ready()
         why = why_not_ready(self.state, self._broker_state, self._pool.ready() > 0, model, unfit)
         self._overview.update(now, self.state, why, self._broker_state.is_up, self._gate.intake)

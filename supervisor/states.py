@@ -60,6 +60,8 @@ class ModelServerState(Enum):
     STOPPED = "stopped"  # no process
     STARTING = "starting"  # spawned; /health has not answered 200 yet
     READY = "ready"  # /health answered 200: takes requests
+    FALLING_ASLEEP = "falling_asleep"  # was idle for LOCAL_IDLE_STOP and got SIGTERM; SIGKILL after the grace period
+    ASLEEP = "asleep"  # no process, so that the memory is free; spawned again with the next task
     HUNG = "hung"  # showed no sign of life and was killed; the process has not ended yet
     STOPPING = "stopping"  # got SIGTERM; gets SIGKILL when the grace period is over
     BACKOFF = "backoff"  # exited by itself; spawned again after a pause

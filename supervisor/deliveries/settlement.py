@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from supervisor.broker import Broker, DeadLetter, RecordSender
-from supervisor.events import Stored
+from supervisor.events import Received, Stored
 from supervisor.fitness import Admission, Verdict, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
@@ -31,7 +31,7 @@ class Hooks(Protocol):
         """May a task that was published `age` seconds ago be run?"""
 
     def may_ask(self, now: float) -> bool:
-        """May a task ask upstream now, or must it wait, because a rate limit is near?"""
+        """May a task ask upstream now, or must it wait, because a rate limit is near or the local model wakes up?"""
 
     def refused(self, delivery: Delivery, outcome: Outcome) -> None:
         """Upstream refused a task, and the fault may be the node's. It is not decided yet."""
@@ -60,12 +60,24 @@ class Settlement:
     def job(self, delivery: Delivery) -> Job:
         """Return the job that a worker gets for a delivery."""
         received = delivery.received
-        # A publisher whose clock is ahead gains no time by it.
-        deadline = received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
-            deadline, self._ledger.redeliveries(received), delivery.rejection, delivery.attempts, delivery.kept,
+            self._deadline(received), self._ledger.redeliveries(received), delivery.rejection, delivery.attempts,
+            delivery.kept,
         )  # fmt: skip
+
+    def must_wait(self, delivery: Delivery, now: float, others_wait: bool = False) -> bool:
+        """Return True if the task is to be run, and may not ask upstream yet. Once its time is over it waits no more.
+
+        Args:
+            others_wait: other tasks were found to wait at this moment.
+        """
+        is_to_run = delivery.rejection is None and delivery.kept is None and now < self._deadline(delivery.received)
+        return is_to_run and (others_wait or not self._hooks.may_ask(now))
+
+    def _deadline(self, received: Received) -> float:
+        # A publisher whose clock is ahead gains no time by it.
+        return received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
 
     def own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
         """Return the outcome of a task that no worker reports."""

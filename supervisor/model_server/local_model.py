@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from supervisor.model_server.model_server import EventKind, ModelServer
+from supervisor.model_server.patience import Idleness
+from supervisor.states import ModelServerState
 from workernode.protocol import Target
 from workernode.settings import Settings
 
@@ -43,6 +45,8 @@ class LocalModel:
         self.server = ModelServer(settings, notify, environ)
         self.is_ready = False
         self.is_stopped = False
+        self._is_waking = False
+        self._idleness = Idleness(settings.local_idle_stop)
         self._slots_asked = settings.local_parallel
         self._set_slots = set_slots
         self._incidents = incidents
@@ -56,16 +60,46 @@ class LocalModel:
         """Start the model server."""
         self.server.start(now)
 
-    def tick(self, now: float) -> None:
-        """Take in what has happened to the model server."""
+    @property
+    def is_asleep(self) -> bool:
+        """True while the model is stopped because it was idle; a task wakes it (`request`)."""
+        return self.server.is_asleep and not self._is_waking
+
+    def request(self, now: float) -> bool:
+        """A task is to be run; return False if it has to wait, because the model is asleep or waking up.
+
+        Where the model is down for another reason the task need not wait here: other nodes may serve it.
+        """
+        if self.is_asleep:
+            self._is_waking = True
+            self.server.wake(now)
+        return not self._is_waking
+
+    def tick(self, now: float, tasks: int) -> None:
+        """Take in what has happened to the model server, and stop it when it has been idle for long enough.
+
+        Args:
+            now: monotonic.
+            tasks: messages at this node.
+        """
         if self.is_stopped:
             return
+        self._take_events(now)
+        if self.server.state in (ModelServerState.BACKOFF, ModelServerState.FAILED):
+            self._is_waking = False
+        if self.is_ready and self._idleness.note(now, tasks):
+            self._idleness.restart()
+            self.is_ready = False
+            self.server.sleep(now)
+
+    def _take_events(self, now: float) -> None:
         for event in self.server.tick(now):
             match event.kind:
                 case EventKind.READY:
                     self._on_ready()
                 case EventKind.DOWN:
                     self.is_ready = False
+                    self._idleness.restart()
                 case EventKind.FAILED:
                     if event.diagnosis is not None:
                         self._incidents.begin("model_server", event.diagnosis.reason, event.diagnosis.message)
@@ -76,7 +110,7 @@ class LocalModel:
     def next_tick(self) -> float:
         """Monotonic time at which `tick` has something to do by itself."""
         wakeup = None if self.is_stopped else self.server.next_wakeup()
-        return float("inf") if wakeup is None else wakeup
+        return min(self._idleness.ends_at, float("inf") if wakeup is None else wakeup)
 
     def tokens_came(self, now: float) -> None:
         """The model has sent tokens: it lives, whatever /health answers."""
@@ -89,6 +123,8 @@ class LocalModel:
 
     def why_not_ready(self) -> str:
         """Why it takes no requests, for a person."""
+        if self._is_waking:
+            return "the local model is waking up: it was stopped because it was idle"
         fault = None if self.is_stopped else self.server.diagnosis()
         return fault.message if fault else "the local model is not ready yet"
 
@@ -103,7 +139,7 @@ class LocalModel:
             self.server.kill()
 
     def _on_ready(self) -> None:
-        self.is_ready = True
+        self.is_ready, self._is_waking = True, False
         self._set_slots(self.server.info.slots or self._slots_asked)
         self._incidents.end("model_server")
         wrong_model = self.server.wrong_model()

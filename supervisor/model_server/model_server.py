@@ -18,6 +18,7 @@ from supervisor.machine import cpu_seconds
 from supervisor.model_server import command
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL, Diagnosis, compose, diagnose
 from supervisor.model_server.http_api import Health, HealthPoll, Question, ServerInfo
+from supervisor.model_server.moves import moved
 from supervisor.model_server.output import OutputLog
 from supervisor.model_server.patience import DEFAULT, EngineProgress, Limits, Restarts, SignsOfLife
 from supervisor.model_server.process import ChildProcess
@@ -27,28 +28,6 @@ from workernode.settings import Settings
 log = logging.getLogger(__name__)
 
 MODELS_SHOWN = 300  # characters of the list of models that a report quotes
-
-MOVES = {
-    (ModelServerState.STOPPED, "spawn"): ModelServerState.STARTING,
-    (ModelServerState.STOPPED, "stop"): ModelServerState.STOPPED,
-    (ModelServerState.STARTING, "healthy"): ModelServerState.READY,
-    (ModelServerState.STARTING, "hung"): ModelServerState.HUNG,
-    (ModelServerState.STARTING, "exited"): ModelServerState.BACKOFF,
-    (ModelServerState.STARTING, "stop"): ModelServerState.STOPPING,
-    (ModelServerState.READY, "hung"): ModelServerState.HUNG,
-    (ModelServerState.READY, "exited"): ModelServerState.BACKOFF,
-    (ModelServerState.READY, "stop"): ModelServerState.STOPPING,
-    (ModelServerState.HUNG, "exited"): ModelServerState.BACKOFF,
-    (ModelServerState.HUNG, "stop"): ModelServerState.STOPPING,
-    (ModelServerState.BACKOFF, "spawn"): ModelServerState.STARTING,
-    (ModelServerState.BACKOFF, "gave_up"): ModelServerState.FAILED,
-    (ModelServerState.BACKOFF, "stop"): ModelServerState.STOPPED,
-    (ModelServerState.FAILED, "spawn"): ModelServerState.STARTING,
-    (ModelServerState.FAILED, "stop"): ModelServerState.STOPPED,
-    (ModelServerState.STOPPING, "stop"): ModelServerState.STOPPING,
-    (ModelServerState.STOPPING, "exited"): ModelServerState.STOPPED,
-}  # a pair that is not here is a bug, and raises AssertionError
-
 
 class EventKind(Enum):
     """What `tick` reports to the owner."""
@@ -120,6 +99,7 @@ class ModelServer:
         self._engine = EngineProgress(limits, 0.0)
         self._in_flight = 0
         self._ready_at = 0.0
+        self._is_wanted = False  # while it falls asleep: a task waits for it
 
     @property
     def program(self) -> str:
@@ -171,6 +151,25 @@ class ModelServer:
             self._child.terminate()
             self._due = now + self._limits.grace_s
 
+    def sleep(self, now: float) -> None:
+        """Stop it cleanly, so that the model leaves the memory, until `wake`. To be called while it is READY."""
+        assert self._child is not None
+        self._move("sleep")
+        self._is_wanted = False
+        self._child.terminate()
+        self._due = now + self._limits.grace_s
+
+    def wake(self, now: float) -> None:
+        """Start it again, as soon as its process has exited. To be called while `is_asleep`."""
+        self._is_wanted = True
+        if self.state is ModelServerState.ASLEEP:
+            self._spawn(now)
+
+    @property
+    def is_asleep(self) -> bool:
+        """True from `sleep` until it is started again."""
+        return self.state in (ModelServerState.FALLING_ASLEEP, ModelServerState.ASLEEP)
+
     def kill(self) -> None:
         """Send SIGKILL to its process group, if it runs."""
         if self._child:
@@ -203,7 +202,7 @@ class ModelServer:
             return [Event(EventKind.STOPPED)]
         if self.state in (ModelServerState.BACKOFF, ModelServerState.FAILED):
             self._spawn(now)
-        elif self.state is ModelServerState.STOPPING:
+        elif self.state in (ModelServerState.STOPPING, ModelServerState.FALLING_ASLEEP):
             log.warning("local model server did not stop in time: killed", extra={"event": "model_killed"})
             self.kill()
         elif self._child:  # the next probe follows the answer to this one
@@ -241,6 +240,8 @@ class ModelServer:
             self._due = None
             log.info("local model server stopped", extra={"event": "model_stopped"})
             return [Event(EventKind.STOPPED)]
+        if self.state is ModelServerState.ASLEEP:
+            return self._fell_asleep(now)
         why = self._diagnosis = report.fault or self._hang or diagnose(report.code, self.tail())
         self._hang = None
         events = [Event(EventKind.DOWN, why)] if was_ready else []
@@ -252,6 +253,14 @@ class ModelServer:
         about = {"reason": why.reason, "pause_s": pause_s, "run": self._run}
         log.warning(why.message, extra={"event": "model_exited", **about})
         return events
+
+    def _fell_asleep(self, now: float) -> list[Event]:
+        self._due = None
+        about = {"event": "model_asleep"}
+        log.info("local model server stopped because it was idle: it starts again with the next task", extra=about)
+        if self._is_wanted:
+            self._spawn(now)
+        return []
 
     def _probed(self, report: Health, now: float) -> list[Event]:
         if self.state not in (ModelServerState.STARTING, ModelServerState.READY):
@@ -304,10 +313,7 @@ class ModelServer:
         return compose(GENERAL, what, "see its last lines in the log (event model_output)", "\n".join(self.tail()[-1:]))
 
     def _move(self, cause: str) -> None:
-        try:
-            self.state = MOVES[self.state, cause]
-        except KeyError:
-            raise AssertionError(f"a bug: the model server cannot be moved by {cause!r} from {self.state}") from None
+        self.state = moved(self.state, cause)
 
     def _new_output(self) -> OutputLog:
         return OutputLog(log_line, (self.api_key, *self._settings.secrets))

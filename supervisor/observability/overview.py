@@ -106,7 +106,7 @@ class Overview:
             broker_connected=broker_up,
             fitness=fitness.state.value,
             fitness_why=fitness.status(now).reason,
-            intake=_intake(state, intake, in_flight >= cap, not why),
+            intake=_intake(state, intake, in_flight >= cap, not why, model),
             in_flight=in_flight,
             cap=cap,
             cap_code=cap_code,
@@ -143,7 +143,7 @@ def _upcoming(now: float, fitness: Fitness, model: ModelServer | None) -> list[U
     return coming
 
 
-def _intake(state: NodeState, intake: Intake, is_full: bool, is_ready: bool) -> str:
+def _intake(state: NodeState, intake: Intake, is_full: bool, is_ready: bool, model: ModelServer | None) -> str:
     """What the intake does: a key of snapshot.INTAKES."""
     if state is NodeState.SERVING and intake is Intake.ONE_AT_A_TIME:
         return "one_at_a_time"
@@ -151,4 +151,6 @@ def _intake(state: NodeState, intake: Intake, is_full: bool, is_ready: bool) -> 
         return "closed"
     if intake is Intake.HOLD:
         return "held"
+    if model is not None and model.state in (ModelServerState.FALLING_ASLEEP, ModelServerState.ASLEEP):
+        return "asleep"
     return "full" if is_full else "open"

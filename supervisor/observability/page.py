@@ -91,7 +91,7 @@ def title(now: Snapshot) -> str:
 def tone(now: Snapshot) -> str:
     """Return the colour of the state: good, warn or bad."""
     if now.ready:
-        return "good" if now.intake in ("open", "full") else "warn"
+        return "good" if now.intake in ("open", "full", "asleep") else "warn"
     return "warn" if now.state in TITLES else "bad"
 
 

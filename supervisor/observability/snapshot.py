@@ -13,6 +13,7 @@ from typing import NamedTuple
 INTAKES = {
     "open": "takes tasks as they come",
     "full": "as many tasks as the cap allows are in flight; more wait in the broker",
+    "asleep": "the local model is stopped because it was idle; the next task starts it",
     "held": "waits until the rate limit of upstream lifts; tasks wait in the broker",
     "one_at_a_time": "unfit: takes one task at a time, and tries one upstream now and then",
     "closed": "takes no tasks: the node is starting or draining, the broker is not connected, "

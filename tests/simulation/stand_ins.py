@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from supervisor.model_server.patience import Idleness
 from supervisor.states import NodeState
 from tests.simulation.world import Violation
 from workernode.protocol import Target
@@ -71,25 +72,38 @@ class SimReporter:
 
 
 class SimLocalModel:
-    """A local model that loads for a while (supervisor.model_server.local_model.LocalModel)."""
+    """A local model that loads for a while, and may sleep (supervisor.model_server.local_model.LocalModel)."""
 
     target = Target("http://local", None)
 
     def __init__(self, node: SimNode) -> None:
         self._node = node
         self.is_stopped = self._told = False
-        self.ready_at = node.world.now + node.world.dice.choice((0.2, 3.0, 8.0))
+        self.is_asleep = self._is_waking = False
+        self.loads_for = node.world.dice.choice((0.2, 3.0, 8.0))
+        self.ready_at = node.world.now + self.loads_for
+        self._idleness = Idleness(node.dice.choice((0.0, 0.3, 2.0)))
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return self._node.world.now >= self.ready_at and not self.is_stopped
+        return self._node.world.now >= self.ready_at and not self.is_stopped and not self.is_asleep
+
+    def request(self, now: float) -> bool:
+        """A task wakes it, and waits until it is ready."""
+        if self.is_asleep:
+            self.is_asleep, self._is_waking, self.ready_at = False, True, now + self.loads_for
+        return self.is_ready or not self._is_waking
 
     def start(self, now: float) -> None:
         """It loads from its making on."""
 
-    def tick(self, now: float) -> None:
-        """Tell its slots when it is ready."""
+    def tick(self, now: float, tasks: int) -> None:
+        """Tell its slots when it is ready, and fall asleep."""
+        self._is_waking = self._is_waking and not self.is_ready
+        if self.is_ready and self._idleness.note(now, tasks):
+            self._idleness.restart()
+            self.is_asleep = True
         if self.is_ready and not self._told:
             self._told = True
             self._node.concurrency.set_slots(2)
@@ -101,8 +115,8 @@ class SimLocalModel:
         """It lives."""
 
     def next_tick(self) -> float:
-        """When it is ready."""
-        return self.ready_at if self.ready_at > self._node.world.now else float("inf")
+        """When it is ready, or falls asleep."""
+        return self.ready_at if self.ready_at > self._node.world.now else self._idleness.ends_at
 
     def why_not_ready(self) -> str:
         """A sentence."""

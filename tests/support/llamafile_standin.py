@@ -5,6 +5,8 @@ It stands alone (standard library only), so that local.sh can run it as $LLAMAFI
 switches are variables, because they have to come through local.sh:
 
     STANDIN_LOAD_S=40        /health answers 503 for so long
+    STANDIN_SLOW=path        /health answers 503 as long as the file is there
+    STANDIN_BROKEN=path      exits at once as long as the file is there
     STANDIN_SAY=text         written first
     STANDIN_EXIT=3           exits at once with this code
     STANDIN_SIGNAL=SIGILL    dies of this signal at once
@@ -80,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         flags, name = self.flags, self.flags.alias or "standin.gguf"
         per_slot = flags.ctx_size // flags.parallel
-        if time.monotonic() < self.loaded_at:
+        if time.monotonic() < self.loaded_at or os.path.exists(ENV.get("STANDIN_SLOW", "")):
             self.answer(503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
         elif path == "/health":
             self.answer(200, {"status": "ok"})
@@ -172,6 +174,8 @@ def misbehave() -> None:
         threading.Thread(target=flood, daemon=True).start()
     if number := ENV.get("STANDIN_SIGNAL"):
         os.kill(os.getpid(), signal.Signals[number])
+    if os.path.exists(ENV.get("STANDIN_BROKEN", "")):
+        sys.exit(1)
     if code := ENV.get("STANDIN_EXIT"):
         sys.exit(int(code))
 

@@ -59,6 +59,23 @@ def number(low: float, high: float, unit: str) -> Format:
     return Format(f"a number from {low:g} to {high:g} {unit}", parse)
 
 
+def duration(low: float, high: float) -> Format:
+    """Return the format of a time from `low` to `high` seconds, such as 15m; `off` is 0."""
+
+    def parse(text: str) -> float:
+        if text.lower() == "off":
+            return 0.0
+        found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(s|m|h|)", text.lower())
+        if found is None:
+            raise ValueError(f"is {quoted(text)}, not a time")
+        seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+        if not low <= seconds <= high:
+            raise ValueError(f"is {quoted(text)}, out of range")
+        return seconds
+
+    return Format(f"a time such as 90s, 15m or 2h, from {low:g} to {high:g} seconds, or `off`", parse)
+
+
 def choice(values: Mapping[str, object], expected: str) -> Format:
     """Return the format of one of several names, in upper or lower case.
 

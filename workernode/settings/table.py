@@ -32,6 +32,7 @@ from workernode.settings.formats import (
     TEXT,
     TOPIC,
     Format,
+    duration,
     integer,
     number,
 )
@@ -179,6 +180,14 @@ class Settings:
     )
     local_extra_args: str = field(
         metadata=row(COMMAND_LINE, "more arguments for the local model server", node_type="local")
+    )
+    local_idle_stop: float = field(
+        metadata=row(
+            duration(0.1, 604_800),
+            "without a task for so long the local model is stopped, and started again by the next task",
+            "off",
+            node_type="local",
+        )
     )
     llamafile: str = field(metadata=row(TEXT, "path of the llamafile to run", node_type="local"))
     llamafile_url: str = field(

@@ -51,6 +51,20 @@ def test_a_task_that_kills_workers_runs_alone_before_it_is_poison(effects: Effec
     assert (rejection.status, rejection.decision) == ("poison", Decision.DEAD_LETTER)
 
 
+def test_a_task_that_must_run_alone_waits_for_the_pace_as_well(effects: Effects) -> None:
+    for redeliveries in range(LIMIT):
+        job = effects.run("a", redeliveries)
+        effects.die(job, AnswerState.NOT_STARTED)
+        effects.stored(job)
+    effects.may_ask_calls, effects.slots = 0, 4
+    effects.receive("a", LIMIT)
+    effects.dispatcher.hand_over()
+    assert (len(effects.jobs), effects.dispatcher.queued) == (LIMIT, 1)
+    effects.may_ask_calls = 1
+    effects.dispatcher.hand_over()
+    assert effects.made("submit")[-1][0::2] == ("submit", True)
+
+
 # The node stops.
 
 

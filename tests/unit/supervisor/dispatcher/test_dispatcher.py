@@ -164,3 +164,14 @@ def test_an_unfit_node_sends_the_error_when_redeliveries_are_used_up(effects: Ef
     job = effects.run("a", redeliveries=LIMIT)
     assert job.rejection is not None
     assert (job.rejection.status, job.rejection.http_status) == ("gave_up", 401)
+
+
+def test_a_task_whose_time_is_over_waits_for_nothing(effects: Effects) -> None:
+    """A worker sends its client the error, even while the local model is asleep."""
+    effects.may_ask_calls = 0
+    effects.receive("a")
+    effects.dispatcher.hand_over()
+    assert effects.jobs == []
+    effects.now += SETTINGS.task_timeout
+    effects.dispatcher.hand_over()
+    assert len(effects.jobs) == 1

@@ -1,4 +1,4 @@
-"""The states of the model server: every arrow of the table, and no other. What moves them is tried in tests/faults."""
+"""What a model server is started with, and which model it must serve. Its life is tried in tests/faults."""
 
 from __future__ import annotations
 
@@ -9,37 +9,14 @@ import pytest
 
 from supervisor.model_server import command
 from supervisor.model_server.http_api import ServerInfo
-from supervisor.model_server.model_server import MOVES, ModelServer
-from supervisor.states import ModelServerState
+from supervisor.model_server.model_server import ModelServer
 from workernode import settings
 
 VARIABLES = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://localhost", "PULSAR_TOKEN": "secret"}
-CAUSES = sorted({cause for _, cause in MOVES})
 
 
 def model_server(**more: str) -> ModelServer:
     return ModelServer(settings.load({**VARIABLES, **more}), lambda: None, {})
-
-
-@pytest.mark.parametrize("cause", CAUSES)
-@pytest.mark.parametrize("state", list(ModelServerState))
-def test_it_moves_as_the_table_says_and_any_other_move_is_a_bug(state: ModelServerState, cause: str) -> None:
-    child = model_server()
-    child.state = state
-    if (state, cause) in MOVES:
-        child._move(cause)
-        assert child.state is MOVES[state, cause]
-    else:
-        with pytest.raises(AssertionError, match="a bug"):
-            child._move(cause)
-        assert child.state is state
-
-
-def test_every_state_can_be_reached_and_left_and_stopped() -> None:
-    for state in ModelServerState:
-        assert state in MOVES.values()
-        assert any(before is state and after is not state for (before, _), after in MOVES.items())
-        assert (state, "stop") in MOVES
 
 
 def test_a_server_of_several_models_must_have_the_nodes_own() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.model_server.patience import EngineProgress, Limits, Restarts, SignsOfLife
+from supervisor.model_server.patience import EngineProgress, Idleness, Limits, Restarts, SignsOfLife
 
 LIMITS = Limits()
 
@@ -112,3 +112,18 @@ def test_an_idle_engine_is_not_stuck() -> None:
     engine.busy(5.0, 1.0, "slots")
     engine.idle(1000.0)
     assert engine.stuck_for(1001.0) is None
+
+
+def test_a_server_is_idle_for_long_enough_only_if_no_task_was_there_meanwhile() -> None:
+    idleness = Idleness(60.0)
+    assert not idleness.note(100.0, 0)
+    assert idleness.ends_at == 160.0
+    assert not idleness.note(159.0, 1)
+    assert not idleness.note(160.0, 0)
+    assert not idleness.note(219.9, 0)
+    assert idleness.note(220.0, 0)
+
+
+def test_a_server_without_a_limit_is_never_idle_for_too_long() -> None:
+    assert not Idleness(0.0).note(0.0, 0)
+    assert not Idleness(0.0).note(1e9, 0)

@@ -170,11 +170,22 @@ def test_a_local_node_ignores_the_variables_of_a_remote_one() -> None:
         pytest.param("LOCAL_EXTRA_ARGS", "a\x00b", "holds a control character", id="nul"),
         pytest.param("LLAMAFILE_URL", "https://u:p@host/x", "holds credentials", id="download-with-credentials"),
         pytest.param("LLAMAFILE_SHA256", "abc", "is 'abc'; it must be 64 hexadecimal digits", id="checksum"),
+        pytest.param("LOCAL_IDLE_STOP", "15 minutes", "is '15 minutes', not a time; it must be", id="time"),
+        pytest.param("LOCAL_IDLE_STOP", "-1s", "not a time", id="negative-time"),
+        pytest.param("LOCAL_IDLE_STOP", "0", "out of range", id="no-time"),
+        pytest.param("LOCAL_IDLE_STOP", "9000h", "out of range", id="year"),
     ],
 )
 def test_a_local_node_checks_the_variables_of_the_local_model(name: str, text: str, wrong: str) -> None:
     (told,) = faults({**LOCAL, name: text})
     assert wrong in told
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 0), ("off", 0), ("90", 90), ("90s", 90), ("15m", 900), ("1.5H", 5400)]
+)
+def test_a_time_is_given_in_seconds_minutes_or_hours(text: str, seconds: float) -> None:
+    assert load({**LOCAL, "LOCAL_IDLE_STOP": text}).local_idle_stop == seconds
 
 
 @pytest.mark.parametrize(
