@@ -169,13 +169,13 @@ def test_a_task_that_kills_its_worker_each_time_is_dead_lettered_and_its_client_
         PYTHONPATH=plug(
             tmp_path,
             f"""
-from workernode import attempt
-real = attempt.for_upstream
+from workernode import chat_request
+real = chat_request.for_upstream
 def deadly(data, **more):
     if {POISON!r} in str(data):
         os._exit(9)
     return real(data, **more)
-attempt.for_upstream = deadly
+chat_request.for_upstream = deadly
 """,
         )
     )
