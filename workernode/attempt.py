@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What an attempt works with; shared by the threads of a worker."""
+    """What an attempt works with; shared by the tasks of a worker."""
 
     settings: Settings
     upstream: Upstream
@@ -71,7 +71,7 @@ def run(job: Job, services: Services, progress: Progress) -> Outcome:
 
 
 class _Attempt:
-    """One delivery. Owned by one thread."""
+    """One delivery. Owned by one task, or thread."""
 
     def __init__(self, job: Job, services: Services, progress: Progress) -> None:
         asked = job.kept.asked if job.kept is not None else None

@@ -50,7 +50,7 @@ class Facts:
 
 
 class OutcomeBuilder:
-    """Makes the outcomes of one node. Shared by the threads of a process."""
+    """Makes the outcomes of one node. Shared by the tasks of a process."""
 
     def __init__(self, settings: Settings, node: record.Node) -> None:
         self._settings = settings

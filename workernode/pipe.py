@@ -6,16 +6,13 @@ over 64 bits, half a surrogate pair.
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
-import threading
-from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from workernode.protocol import CallFailed, FromWorker, Hold, Job, Outcome, RateLimitReport, Ready, Stop, Target
+from workernode.protocol import CallFailed, Hold, Job, Outcome, RateLimitReport, Ready, Stop, Target
 
 HEAD = struct.Struct("!IB")  # before each message: the number of bytes that follow, and the kind of message
 PIECE = 65536  # bytes read at once
@@ -75,18 +72,3 @@ class Unpacker(Generic[T]):
             start = end
         del buffer[:start]
         return messages
-
-
-class Outbox:
-    """A worker's writing end. Any thread may write."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._fd = connection.fileno()
-        self._lock = threading.Lock()
-
-    def put(self, message: FromWorker) -> None:
-        """Write the message; wait while the supervisor is slow to read."""
-        data = memoryview(pack(message, check=True))
-        with self._lock:
-            while data:
-                data = data[os.write(self._fd, data) :]

@@ -15,7 +15,7 @@ from workernode.task import Endpoint
 
 
 class Undelivered:
-    """What of one delivery the gateway has not got. Owned by one thread."""
+    """What of one delivery the gateway has not got. Owned by one task."""
 
     def __init__(self) -> None:
         self._endpoint: Endpoint | None = None

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from workernode.gateway import timing
 from workernode.net.http_client import Pool, tls_context
 from workernode.net.origin import Origin
+from workernode.net.waiting import call
 from workernode.net.websocket import WebSocket
 from workernode.task import Endpoint
 
@@ -17,7 +18,7 @@ KEPT_ORIGINS = 64  # gateways whose connections are kept; addresses come from me
 
 
 class Connections:
-    """The connections to gateways. Owned by a worker process; its threads take connections and give them back."""
+    """The connections to gateways. Owned by a worker process; its tasks take connections and give them back."""
 
     def __init__(self, connect_timeout: float) -> None:
         self._connect_timeout = connect_timeout  # seconds
@@ -89,7 +90,7 @@ class Connections:
             self._sockets.move_to_end(key)
             dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > KEPT_ORIGINS else deque()
             old = [each for each, _ in dropped]
-            dropped.clear()  # another thread may be about to take one
+            dropped.clear()  # another may be about to take one
         for each in old:
             each.close()
 
@@ -107,7 +108,6 @@ class Connections:
     def _tls_for(self, endpoint: Endpoint) -> ssl.SSLContext | None:
         if not endpoint.secure:
             return None
-        with self._lock:
-            if self._tls is None:
-                self._tls = tls_context()
-            return self._tls
+        if self._tls is None:
+            self._tls = call(tls_context)  # reads files. No lock is held: two may do it
+        return self._tls

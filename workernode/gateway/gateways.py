@@ -1,4 +1,4 @@
-"""All gateways that tasks name: the door of this package. Shared by the threads of a worker."""
+"""All gateways that tasks name: the door of this package. Shared by the tasks of a worker."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
 from workernode.net.errors import AnswerTooLarge, ConnectTimeout
+from workernode.net.waiting import sleep
 from workernode.retry import call_with_retries
 from workernode.task import Endpoint
 
@@ -61,7 +62,7 @@ def post_answer(
             retry=retry_if_exception_type((_Failed, _NotRegistered)),
             wait=_pause,
             stop=stop,
-            sleep=time.sleep,
+            sleep=sleep,
         )
     except _NotRegistered:
         return AnswerResult.CLIENT_GONE

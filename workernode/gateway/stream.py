@@ -11,7 +11,6 @@ the client gets an error and the end over a new connection (`end_over_new_connec
 from __future__ import annotations
 
 import json
-import select
 import time
 from collections.abc import Callable, Iterable
 
@@ -19,6 +18,7 @@ from workernode.errors import ClientGone, GatewayConnectionLost
 from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
+from workernode.net.waiting import READ, here, sleep
 from workernode.net.websocket import HandshakeRefused, WebSocket
 from workernode.protocol import AnswerState
 from workernode.task import Endpoint
@@ -28,7 +28,7 @@ NEVER = float("inf")
 
 
 class StreamReply:
-    """The frames of one stream. Owned by one thread, which also looks after the connection while it waits for upstream
+    """The frames of one stream. Owned by one task, which also looks after the connection while it waits for upstream
     (workernode.net.connection.Watch).
 
     Attributes:
@@ -132,7 +132,7 @@ class StreamReply:
         while (socket := self._connected(check=True)) is None:
             if self.due >= (give_up_at if self._refused_at is None else self._deadline):
                 return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
-            time.sleep(max(0.0, self.due - time.monotonic()))
+            sleep(max(0.0, self.due - time.monotonic()))
         if self.held:
             self._flush(socket)
         self._send_end(socket, [])
@@ -158,7 +158,7 @@ class StreamReply:
                 return AnswerResult.UNREACHABLE
             except (OSError, GatewayConnectionLost):
                 self._retry_later()
-                time.sleep(max(0.0, min(self.due, until) - time.monotonic()))
+                sleep(max(0.0, min(self.due, until) - time.monotonic()))
             else:
                 return AnswerResult.TAKEN
         return AnswerResult.UNREACHABLE
@@ -181,7 +181,7 @@ class StreamReply:
         else:
             self._connections.keep(self._endpoint, socket)
 
-    # --- while the thread waits for upstream (net.connection.Watch) ---
+    # --- while the task waits for upstream (net.connection.Watch) ---
 
     def fileno(self) -> int:
         return self._socket.fileno() if self._socket is not None else -1
@@ -226,10 +226,8 @@ class StreamReply:
         while (now := time.monotonic()) < end:
             if now >= self.due:
                 self.tick()
-            poll = select.poll()
-            if self.fileno() >= 0:
-                poll.register(self.fileno(), select.POLLIN)
-            if poll.poll(max(0.0, min(end, self.due) - now) * 1000 + 1):
+            interest = [(self.fileno(), READ)] if self.fileno() >= 0 else []
+            if here().wait(interest, min(end, self.due)):
                 self.readable()
 
     # --- the parts ---
@@ -271,7 +269,7 @@ class StreamReply:
     def _wait_until_registered(self) -> None:
         wait = self._earliest - time.monotonic()
         if wait > 0:
-            time.sleep(wait)
+            sleep(wait)
 
     def _retry_later(self) -> None:
         self._failures += 1

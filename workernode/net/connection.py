@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from workernode.net import dial
@@ -18,6 +19,7 @@ from workernode.net.errors import ConnectTimeout, Silence
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
 from workernode.net.tunnel import open_tunnel
+from workernode.net.waiting import READ, WRITE, here
 
 # Bytes of one read: it may hold several small chunks of a stream, which then leave in one write.
 PIECE = 65536
@@ -45,13 +47,14 @@ class Watch(Protocol):
 
 
 class Wire:
-    """A connected socket. Owned by one thread at a time."""
+    """A connected socket. Owned by one task, or thread, at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
-        self._poll = select.poll()
+        self._waiter = here()
+        self._waiter.forget(self._fd)
         self.deadline = float("inf")  # monotonic; after it every wait ends in TimeoutError
         self.silence = float("inf")  # seconds: the longest wait for the next byte
         self.watch: Watch | None = None
@@ -72,27 +75,43 @@ class Wire:
         Raises:
             ConnectTimeout, OSError: not resolved, refused, timed out, certificate not valid.
         """
+        server = origin if proxy is None else proxy
         try:
-            server = origin if proxy is None else proxy
-            sock = dial.connect(server.host, server.port, timeout)
+            wire = cls(dial.connect(server.host, server.port, timeout))
+            try:
+                wire._open(origin, timeout, tls, proxy)
+            except BaseException:
+                wire.close()
+                raise
         except TimeoutError as exc:
             raise ConnectTimeout(str(exc)) from None
-        try:
-            sock.settimeout(timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if origin.secure:
-                assert tls is not None
-                if proxy is not None:
-                    open_tunnel(sock, proxy, origin, timeout)
-                sock = tls.wrap_socket(sock, server_hostname=origin.host)
-        except TimeoutError as exc:
-            sock.close()
-            raise ConnectTimeout(str(exc)) from None
-        except BaseException:
-            sock.close()
-            raise
-        return cls(sock)
+        return wire
+
+    def _open(self, origin: Origin, timeout: float, tls: ssl.SSLContext | None, proxy: Proxy | None) -> None:
+        """Make the connection that was just opened one to the origin."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if origin.secure:
+            assert tls is not None
+            self.deadline = time.monotonic() + timeout
+            if proxy is not None:
+                open_tunnel(self, proxy, origin)
+                self.deadline = time.monotonic() + timeout
+            self._shake_hands(tls, origin.host)
+            self.deadline = float("inf")
+
+    def _shake_hands(self, tls: ssl.SSLContext, host: str) -> None:
+        sock = tls.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
+        self._sock, self._decrypted = sock, sock.pending
+        while True:
+            try:
+                sock.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                wanted = READ
+            except ssl.SSLWantWriteError:
+                wanted = WRITE
+            self._wait(wanted, float("inf"))
 
     def fileno(self) -> int:
         return self._fd
@@ -117,8 +136,11 @@ class Wire:
         (acked,), (sent, sent_again) = struct.unpack_from("Q", info, ACKED_AT), struct.unpack_from("QQ", info, SENT_AT)
         return bool(sent - sent_again - (acked - 1) < self.handed_over)
 
-    def receive(self) -> bytes | None:
+    def receive(self, most: int = PIECE) -> bytes | None:
         """Return what is there, waiting for it: b"" at the end, None if it is not `patient` and nothing is there.
+
+        Args:
+            most: bytes.
 
         Raises:
             TimeoutError: the deadline is over. Silence: the longest silence is over.
@@ -129,15 +151,16 @@ class Wire:
             raise TimeoutError("no time is left")
         if self._asked and self.patient and not (self._decrypted and self._decrypted()):
             quiet_at = time.monotonic() + self.silence
-            self._wait(select.POLLIN, quiet_at)
+            self._wait(READ, quiet_at)
         self._asked = False
+        self._waiter.give_way()
         while True:
             try:
-                return self._sock.recv(PIECE)
+                return self._sock.recv(most)
             except (BlockingIOError, ssl.SSLWantReadError):
-                wanted = select.POLLIN
+                wanted = READ
             except ssl.SSLWantWriteError:
-                wanted = select.POLLOUT
+                wanted = WRITE
             if not self.patient:
                 return None
             if quiet_at is None:
@@ -159,56 +182,51 @@ class Wire:
                 count = self._sock.send(view)
                 self.handed_over += count
                 view = view[count:]
+                if view:
+                    self._waiter.give_way()
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError):
-                wanted = select.POLLOUT
+                wanted = WRITE
             except ssl.SSLWantReadError:
-                wanted = select.POLLIN
+                wanted = READ
             self._wait(wanted, float("inf"))
 
     def stale(self) -> bool:
         """True if a connection that was kept cannot be used again: it was closed, or bytes came that nobody asked
         for.
         """
-        self._poll.register(self._fd, select.POLLIN)
-        return bool(self._poll.poll(0))
+        poll = select.poll()
+        poll.register(self._fd, READ)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close it; twice is legal."""
+        self._waiter.forget(self._fd)
         self._sock.close()
 
     def _wait(self, wanted: int, quiet_at: float) -> None:
         """Wait until the connection is ready, looking after `watch` meanwhile."""
-        watch, watched = self.watch, -1
-        self._poll.register(self._fd, wanted)
-        try:
-            while True:
-                now = time.monotonic()
-                end = min(self.deadline, quiet_at)
-                if now >= end:
-                    if end == self.deadline:
-                        raise TimeoutError("no time is left")
-                    raise Silence(f"silent for {self.silence:g} s")
-                until = end
-                if watch:
-                    if now >= watch.due:
-                        watch.tick()
-                    until = min(end, watch.due)
-                    watched = self._follow(watch.fileno(), watched)  # the tick may have connected it
-                milliseconds = None if until == float("inf") else max(0, until - now) * 1000 + 1
-                ready = self._poll.poll(milliseconds)
-                if watch and any(fd == watched for fd, _ in ready):
-                    watch.readable()
-                if any(fd == self._fd for fd, _ in ready):
-                    return
-        finally:
-            self._follow(-1, watched)
+        watch, fd = self.watch, self._fd
+        while True:
+            now = time.monotonic()
+            end = min(self.deadline, quiet_at)
+            if now >= end:
+                if end == self.deadline:
+                    raise TimeoutError("no time is left")
+                raise Silence(f"silent for {self.silence:g} s")
+            if watch is None:
+                ready = self._waiter.wait(((fd, wanted),), end)
+            else:
+                ready = self._wait_and_watch(watch, wanted, now, end)
+            if fd in ready:
+                return
 
-    def _follow(self, fd: int, before: int) -> int:
-        """Watch this file descriptor instead of the one before; -1 is none. Returns it."""
-        if fd != before:
-            if before >= 0:
-                self._poll.unregister(before)
-            if fd >= 0:
-                self._poll.register(fd, select.POLLIN)
-        return fd
+    def _wait_and_watch(self, watch: Watch, wanted: int, now: float, end: float) -> Sequence[int]:
+        if now >= watch.due:
+            watch.tick()
+        watched = watch.fileno()  # the tick may have connected it
+        interest = [(self._fd, wanted)] if watched < 0 else [(self._fd, wanted), (watched, READ)]
+        ready = self._waiter.wait(interest, min(end, watch.due))
+        if watched in ready:
+            watch.readable()
+        return ready

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import threading
 import time
@@ -16,6 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, TypeAlias
+
+from workernode.net.waiting import WRITE, Event, here
 
 ATTEMPT_DELAY_S = 0.25  # before the next address is tried as well (RFC 8305, 5: 250 ms)
 MOST_REMEMBERED = 1000  # names whose last address is remembered
@@ -42,13 +43,13 @@ class _RunningLookup:
     """A look-up in a thread of its own, and those who wait for it."""
 
     def __init__(self) -> None:
-        self.is_done = threading.Event()
+        self.is_done = Event()
         self.addresses: Sequence[Address] = ()
         self.error: OSError | None = None
 
 
 class Dialer:
-    """Opens connections. One is shared by all threads of a process.
+    """Opens connections. All tasks and threads of a process share one.
 
     Args:
         lookup: the system's resolver, or a fake of it.
@@ -91,12 +92,12 @@ class Dialer:
             running = self._running.get(place)
             if running is None:
                 running = self._running[place] = _RunningLookup()
-                # One thread for all who wait for this name: a resolver that hangs cannot use up the threads.
+                # One thread for all who wait for this name: a resolver that hangs cannot use up threads.
                 threading.Thread(target=self._look_up, args=(place, running), name="look-up", daemon=True).start()
-        if not running.is_done.wait(max(0.0, deadline - time.monotonic())):
+        if not running.is_done.wait(deadline):
             raise TimeoutError(f"the name look-up of {place[0]} took too long")
         if running.error is not None:
-            raise type(running.error)(*running.error.args)  # an exception of its own for each thread that waits
+            raise type(running.error)(*running.error.args)  # an exception of its own for each who waits
         return running.addresses
 
     def _look_up(self, place: Place, running: _RunningLookup) -> None:
@@ -135,7 +136,7 @@ def _race(addresses: Sequence[Address], deadline: float) -> tuple[socket.socket,
     waiting = list(addresses)
     running: dict[int, tuple[socket.socket, Address]] = {}
     first_error: OSError | None = None
-    poll = select.poll()
+    waiter = here()
     next_start = 0.0
     try:
         while waiting or running:
@@ -149,12 +150,12 @@ def _race(addresses: Sequence[Address], deadline: float) -> tuple[socket.socket,
                 except OSError as error:
                     first_error, next_start = first_error or error, now
                     continue
+                waiter.forget(sock.fileno())
                 running[sock.fileno()] = sock, address
-                poll.register(sock, select.POLLOUT)
             until = min(deadline, next_start) if waiting else deadline
-            for fd, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000 + 1):
+            for fd in waiter.wait([(fd, WRITE) for fd in running], until):
                 sock, address = running.pop(fd)
-                poll.unregister(fd)
+                waiter.forget(fd)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
                     return sock, address
@@ -163,7 +164,8 @@ def _race(addresses: Sequence[Address], deadline: float) -> tuple[socket.socket,
         assert first_error is not None
         raise first_error
     finally:
-        for sock, _ in running.values():
+        for fd, (sock, _) in running.items():
+            waiter.forget(fd)
             sock.close()
 
 
@@ -181,4 +183,4 @@ def _begin(address: Address) -> tuple[socket.socket, Address]:
     return sock, address
 
 
-connect = Dialer().connect  # for all threads of this process
+connect = Dialer().connect  # for the whole process

@@ -64,7 +64,7 @@ def tls_context(ca: str = "") -> ssl.SSLContext:
 
 
 class Pool:
-    """The kept connections to one origin. The threads of a worker share it.
+    """The kept connections to one origin. The tasks of a worker share it.
 
     Args:
         connect_timeout: seconds for name look-up and connection, and again for the TLS handshake.
@@ -186,7 +186,7 @@ class Pool:
         self._idle.append((wire, now))
         # The newest is used first, so the oldest would stay open for ever: one old connection is closed for each one
         # that is kept.
-        with suppress(IndexError):  # another thread took them meanwhile
+        with suppress(IndexError):  # another took them meanwhile
             if now - self._idle[0][1] >= MAX_IDLE:
                 self._idle.popleft()[0].close()
 
@@ -211,7 +211,7 @@ class Pool:
 
 
 class Exchange:
-    """One answer that is being read. One thread owns it; `finish` or `abort` ends it.
+    """One answer that is being read. One task owns it; `finish` or `abort` ends it.
 
     Attributes: status; headers (by lower-case name).
 

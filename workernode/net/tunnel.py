@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import socket
-import time
+from typing import Protocol
 
 from workernode.net.errors import ProxyRefused
 from workernode.net.origin import Origin
@@ -13,11 +12,19 @@ from workernode.net.proxy import Proxy
 LONGEST_HEAD = 65536  # bytes of a proxy's answer to CONNECT
 
 
-def open_tunnel(sock: socket.socket, proxy: Proxy, origin: Origin, timeout: float) -> None:
+class _Wire(Protocol):
+    """workernode.net.connection.Wire."""
+
+    def sendall(self, data: bytes) -> None: ...
+
+    def receive(self, most: int) -> bytes | None: ...
+
+
+def open_tunnel(wire: _Wire, proxy: Proxy, origin: Origin) -> None:
     """Have the proxy connect to the origin (RFC 9110, 9.3.6). Bytes go to the origin from then on.
 
     Args:
-        timeout: seconds until the proxy has answered.
+        wire: the connection to the proxy, with a deadline.
 
     Raises:
         ProxyRefused: the proxy answered with another status than 2xx.
@@ -27,14 +34,11 @@ def open_tunnel(sock: socket.socket, proxy: Proxy, origin: Origin, timeout: floa
     lines = [f"CONNECT {host}:{origin.port} HTTP/1.1", f"Host: {host}:{origin.port}"]
     if proxy.authorization:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    deadline = time.monotonic() + timeout
-    sock.settimeout(timeout)
-    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    wire.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
     head = b""
     # Byte by byte: what follows the head belongs to the origin.
     while not head.endswith(b"\r\n\r\n"):
-        sock.settimeout(max(0.001, deadline - time.monotonic()))
-        byte = sock.recv(1)
+        byte = wire.receive(1)
         if not byte or len(head) >= LONGEST_HEAD:
             raise ConnectionError("the proxy gave no HTTP answer to CONNECT")
         head += byte

@@ -31,7 +31,7 @@ SEND_TIME = 60.0  # seconds that one send may take
 CLOSE_TIME = 1.0  # seconds for the close frame; the server's reader may be blocked
 MAX_INCOMING = 65536  # bytes of one message; none is expected
 TEXT_AND_LAST, MASKED = 0x81, 0x80  # bits of a frame's head
-MOST_READS = 16  # at once: a server that never stops sending must not hold a thread
+MOST_READS = 16  # at once: a server that never stops sending must not hold a task
 
 
 def text_frames(texts: list[bytes]) -> list[bytes]:
@@ -67,7 +67,7 @@ class HandshakeRefused(ConnectionError):
 
 
 class WebSocket:
-    """A connected WebSocket. Owned by one thread at a time."""
+    """A connected WebSocket. Owned by one task, or thread, at a time."""
 
     def __init__(self, wire: Wire, protocol: ClientProtocol) -> None:
         self._wire = wire

@@ -20,6 +20,7 @@ from workernode.net.connection import Watch
 from workernode.net.http_client import Exchange, Pool, tls_context
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
+from workernode.net.waiting import sleep
 from workernode.protocol import CallFailed, FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream.answer import read_completion
 from workernode.upstream.dialects import is_about_content
@@ -36,7 +37,7 @@ FOREVER = float("inf")
 
 
 class Upstream:
-    """The API, or the local model. The threads of a worker share it.
+    """The API, or the local model. The tasks of a worker share it.
 
     Args:
         connect_timeout: seconds for a connection.
@@ -230,7 +231,7 @@ class Upstream:
             again: upstream was asked before. Such a call waits its turn in the spread even if the hold is over by now,
                 so that those who were refused do not all come at once.
         """
-        pause = getattr(client, "pause", time.sleep)
+        pause = getattr(client, "pause", sleep)
         place = random.random()
         again = again or time.monotonic() < self._hold.until
         while True:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
 
 from workernode.errors import STILL_BUSY, UpstreamFault
+from workernode.net.waiting import sleep
 from workernode.protocol import LONGEST_WAIT_FOR_UPSTREAM, FaultKind
 from workernode.retry import call_with_retries
 
@@ -32,14 +33,14 @@ _backoff = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE, mi
 def ask_with_retries(
     ask: Callable[[], T],
     deadline: float,
-    sleep: Callable[[float], None] | None,
+    pause: Callable[[float], None] | None,
     may_retry: Callable[[], bool] = lambda: True,
 ) -> T:
     """Return what `ask` returns; where it raises a fault that may pass, ask again.
 
     Args:
         deadline: monotonic; no pause outlasts it.
-        sleep: waits so many seconds; None for time.sleep.
+        pause: waits so many seconds; None: wait and do nothing else.
         may_retry: asked after each failed call, and again after the pause.
 
     Raises:
@@ -63,7 +64,7 @@ def ask_with_retries(
             retry=retry_if_exception(_may_pass),
             wait=_pause,
             stop=lambda state: not may_retry() or _is_enough(state, deadline),
-            sleep=sleep or time.sleep,
+            sleep=pause or sleep,
         )
     except UpstreamFault as exc:
         fault = exc

@@ -11,7 +11,7 @@ LONGEST_PAUSE = 600.0  # seconds; the pause doubles with each refusal that follo
 
 
 class StreamOptions:
-    """What one upstream does with `stream_options`. The threads of a worker share it; a lost update does no harm."""
+    """What one upstream does with `stream_options`. The tasks of a worker share it; a lost update does no harm."""
 
     def __init__(self) -> None:
         self._without_until = float("-inf")  # monotonic

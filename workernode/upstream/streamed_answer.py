@@ -36,7 +36,7 @@ CONNECTION_FAULTS = (OSError, HTTPException, AnswerTooLarge, EventTooLong)
 
 
 class StreamedAnswer:
-    """A streamed answer. One thread owns it; `finish` or `abort` ends it.
+    """A streamed answer. One task owns it; `finish` or `abort` ends it.
 
     Args:
         exchange: of which the head has come.

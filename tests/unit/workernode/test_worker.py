@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -35,106 +34,8 @@ from workernode.protocol import (
 )
 from workernode.record import Node
 from workernode.settings import load
-from workernode.worker import TaskThreads
 
 LONG = 20.0  # seconds: what must end sooner by something else
-
-
-# --- threads ---
-
-
-class Jobs:
-    """Jobs that run until they are released, on threads that may refuse to start."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, most_threads: int = 100) -> None:
-        self.running: list[int] = []
-        self.done: list[int] = []
-        self.names: set[str] = set()
-        self._gates: dict[int, threading.Event] = {}
-        self.threads = TaskThreads(self._run)
-        self._left = most_threads
-        self._start = threading.Thread.start
-        monkeypatch.setattr(threading.Thread, "start", lambda thread: self._start_thread(thread))
-
-    def _start_thread(self, thread: threading.Thread) -> None:
-        if self._left == 0:
-            raise RuntimeError("can't start new thread")
-        self._left -= 1
-        self._start(thread)
-
-    def _run(self, job: Job) -> None:
-        self.names.add(threading.current_thread().name)
-        self.running.append(job.number)
-        assert self._gates[job.number].wait(LONG)
-        self.done.append(job.number)
-
-    def allow_threads(self, more: int) -> None:
-        self._left += more
-
-    def start(self, number: int) -> None:
-        self._gates[number] = threading.Event()
-        self.threads.start(Job(number, 0, b"", 0.0, 0.0, 0.0, 0.0, 0))
-
-    def finish(self, *numbers: int) -> None:
-        for number in numbers:
-            self._gates[number].set()
-        until(lambda: set(numbers) <= set(self.done), LONG, "end of the jobs")
-
-
-def test_jobs_that_run_at_the_same_time_have_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = Jobs(monkeypatch)
-    for number in range(3):
-        jobs.start(number)
-    until(lambda: len(jobs.running) == 3, LONG, "start of all jobs")
-    jobs.finish(0, 1, 2)
-    assert len(jobs.names) == 3
-
-
-def test_a_job_goes_to_an_idle_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = Jobs(monkeypatch)
-    for number in range(10):
-        until(lambda: len(jobs.threads._idle) == min(number, 1), LONG, "idle thread")  # noqa: B023
-        jobs.start(number)
-        jobs.finish(number)
-    assert len(jobs.names) == 1
-
-
-def test_a_job_waits_for_a_thread_where_no_other_can_be_started(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its slot is not lost, and neither is the worker."""
-    jobs = Jobs(monkeypatch, most_threads=2)
-    for number in range(4):
-        jobs.start(number)
-    until(lambda: len(jobs.running) == 2, LONG, "start of two jobs")
-    assert "cannot start another thread" in caplog.text
-    jobs.finish(*jobs.running)
-    until(lambda: len(jobs.running) == 4, LONG, "start of the others")
-    jobs.finish(0, 1, 2, 3)
-    jobs.allow_threads(1)
-    for number in range(4, 7):
-        jobs.start(number)
-    until(lambda: len(jobs.running) == 7, LONG, "start of three jobs on three threads")
-    jobs.finish(4, 5, 6)
-
-
-def test_a_worker_that_can_start_no_thread_at_all_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process ends by the exception, and the supervisor decides its task."""
-    with pytest.raises(RuntimeError):
-        Jobs(monkeypatch, most_threads=0).start(1)
-
-
-def test_a_thread_that_fails_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """So that the supervisor decides the task: without it, the slot would be lost for good."""
-    codes: list[int] = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    threads = TaskThreads(lambda job: 1 / 0)  # type: ignore[arg-type]
-    threads.start(Job(1, 0, b"", 0.0, 0.0, 0.0, 0.0, 0))
-    until(lambda: codes, LONG, "exit")
-    assert codes == [1]
-    assert "ZeroDivisionError" in caplog.text
 
 
 # --- the process ---
