@@ -23,7 +23,7 @@ settings.load_profile("busy box")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A Pulsar of this session's own. For all tests: do not kill it, use names of your own in it.
 
-    Without a Pulsar, or a Java for it, the run fails and says what to do; it never skips.
+    Without a Pulsar, or a Java for it, the run fails with a text that names what to do; it never skips.
     """
     run_dir = tmp_path_factory.mktemp("broker")
     with Broker(find_or_get(), run_dir, port=free_port(), admin_port=free_port()) as one:

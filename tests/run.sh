@@ -62,7 +62,7 @@ PATH="$PWD/$VENV/bin:$PATH"
 step 2 "packages into $VENV (about 600 MB the first time)"
 install_packages
 step 3 "Apache Pulsar (245 MB the first time)"
-python -m devstack.broker fetch || fail "there is no broker to test with; what to do is said above."
+python -m devstack.broker fetch || fail "there is no broker to test with; the message above names what to do."
 step 4 "style and imports: ruff, shellcheck, lint-imports"
 check_style
 step 5 "types: mypy"

@@ -238,7 +238,7 @@ def unreachable(host: str, address: str, error: OSError, timeout: float) -> NoCo
 def refusal(address: str, answer: dict[int, int | bytes], token: str) -> NoConnection:
     """Return the reason that a broker gives in its CommandError, and what to do about it."""
     why = hide_secrets(" ".join(decoded(answer.get(3)).split()), (token,))
-    reason = f"{address} refuses us ({why[:200] or 'it does not say why'})"
+    reason = f"{address} refuses us ({why[:200] or 'it gives no reason'})"
     if answer.get(2) != AUTHENTICATION_ERROR:
         return NoConnection(reason, "look at the broker's log")
     if not token:

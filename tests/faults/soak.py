@@ -117,7 +117,7 @@ class Counted:
 
         Args:
             nodes_killed: a supervisor was killed. What it had answered in its last moments and not yet acked is handed
-                out again to a node that cannot know: it may leave a second record, told apart by its `attempt_id`.
+                out again to a node that cannot know: it may leave a second record, with another `attempt_id`.
         """
         zero = ["answered twice", "unanswered", "frames before the id was known", "backlog"]
         if not nodes_killed:

@@ -55,7 +55,7 @@ class Outage:
     ids: list[str]
     later: Testbed  # its node is started while the broker is away
     waiting: str  # the id of a task that was published before
-    report: dict[str, Any]  # what that node says when it lasts
+    report: dict[str, Any]  # the report of that node when it lasts
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ LONG = 50  # seconds of a rate limit: longer than what a test waits for
 
 
 def close_intake(testbed: Testbed, held: int = 0) -> Node:
-    """Start a node and have upstream tell it to wait for long; it then works on so many tasks that it took before."""
+    """Start a node, give it so many tasks, and let upstream answer with a long Retry-After."""
     node = testbed.start(MAX_PROCESS_NUM=8)
     if held:
         testbed.platform.ask_many([{"gate": "held"}] * held)

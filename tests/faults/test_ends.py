@@ -77,7 +77,7 @@ def _settled(record: dict[str, Any]) -> bool:
 
 
 def _killer(testbed: Testbed, dice: random.Random, stop: threading.Event) -> threading.Thread:
-    """Kill a worker of the newest node now and then, until told to stop."""
+    """Kill a worker of the newest node now and then, until the test stops it."""
 
     def run() -> None:
         killed = 0

@@ -1,4 +1,4 @@
-"""Rubbish of three hundred kinds among good tasks: dead-lettered with a reason, told where it can be, nobody harmed."""
+"""300 kinds of rubbish among good tasks: dead-lettered with a reason, an error to its client, no other harm done."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ def test_malformed_messages_are_dead_lettered_their_clients_get_errors_and_good_
         assert testbed.asked(one) == 1
     assert len(testbed.upstream.requests) == len(good)  # nothing else was asked
     platform.wait_balanced(good)
-    told = sum(bool(id) for _, _, id, _ in rubbish)
+    answered = sum(bool(id) for _, _, id, _ in rubbish)
     assert not testbed.gateway.strange
     assert node.workers() == workers
     assert not [line for line in node.logs() if line.get("level") in ("ERROR", "CRITICAL")]
     assert platform.dead_letter_subscriptions()  # so that they are kept
-    print(f"{len(rubbish)} kinds of rubbish, {told} told, {len(good)} good tasks among them")
+    print(f"{len(rubbish)} kinds of rubbish, {answered} with an error to the client, {len(good)} good tasks among them")
 
 
 def test_a_malformed_message_that_is_redelivered_is_not_dead_lettered_twice(testbed: Testbed) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor killed, asked to leave, and asked twice: nothing runs on, nothing is lost, nothing is said twice."""
+"""The supervisor killed, asked to stop, and asked twice: no process stays, no task is lost, no answer comes twice."""
 
 from __future__ import annotations
 

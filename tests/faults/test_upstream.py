@@ -271,7 +271,7 @@ def test_a_failure_that_needs_a_person_is_reported_and_the_client_gets_the_error
         assert unfit.node.wait_not_ready()
     finally:
         unfit.upstream.mode = None
-    assert unfit.answer(unfit.platform.ask("well again"), 60).finished_at  # answered, or told by a node not yet well
+    assert unfit.answer(unfit.platform.ask("well again"), 60).finished_at  # answer or error
 
     def fit() -> bool:
         unfit.answer(unfit.platform.ask("a probe"))

@@ -1,4 +1,4 @@
-"""Worker processes killed, stopped and poisoned under load: the clients do not notice, or are told once."""
+"""Worker processes killed, stopped and poisoned under load: the clients get their answer, or one error."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ births, start = iter(range(3)), ForkServerProcess.start
 def die(process):
     if next(births, None) is None:
         return start(process)
-    raise BrokenPipeError  # what start says of a child that was killed before it read what it is to do
+    raise BrokenPipeError  # what start raises if the child is killed before it has read its orders
 ForkServerProcess.start = die
 """
     testbed = build(WORKER_PROCESSES=2)

@@ -53,7 +53,7 @@ class Testbed:
         return Platform(broker, self.gateway)
 
     def start(self, ready: bool = True, command: list[str] | None = None, **variables: object) -> Node:
-        """Start a node; ready unless told otherwise."""
+        """Start a node; and wait until it is ready, unless `ready` is False."""
         node = Node({**self.variables, **variables}, self.folder, command=command)
         self.nodes.append(node)
         return node.wait_ready() if ready else node
@@ -90,7 +90,7 @@ class Testbed:
         )
 
     def log_of(self, id: str) -> list[dict[str, Any]]:
-        """What all nodes' logs say of a task."""
+        """The lines about a task in the logs of all nodes."""
         return [line for node in self.nodes for line in node.logs() if line.get("request_id") == id]
 
     @property

@@ -124,8 +124,8 @@ def test_every_form_of_api_url_works(broker: Broker, tmp_path_factory: pytest.Te
 def test_the_client_of_a_refused_request_gets_upstreams_error(here: Testbed, stream: bool) -> None:
     refusal = {"status": 400, "err_type": "invalid_request_error", "err_code": "context_length_exceeded"}
     answer, record = settled(here, here.platform.ask({**refusal, "err_msg": "too long"}, stream))
-    told = {"message": "too long", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
-    assert answer.error == told
+    error = {"message": "too long", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
+    assert answer.error == error
     assert (record["outcome"]["status"], record["outcome"]["decision"]) == ("refused", "ack")
     assert record["outcome"]["http_status"] == 400
 

@@ -1,4 +1,4 @@
-"""A node on an odd box: it serves, or says at the start what is wrong."""
+"""A node on an odd box: it serves, or its start fails with a text that names the cause."""
 
 from __future__ import annotations
 

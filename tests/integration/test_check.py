@@ -42,8 +42,8 @@ def model() -> str:
 
 
 def findings(broker: Broker, model: str, token: str = "") -> list[Finding]:
-    told = {"PULSAR_URL": broker.url, "PULSAR_TOKEN": token, "MODEL_NAME": model, "RES_TOPIC_NAME": f"res-{model}"}
-    return run_all(check_broker.checks(), Context(settings.load(REMOTE | told), time.monotonic() + TIMEOUT))
+    output = {"PULSAR_URL": broker.url, "PULSAR_TOKEN": token, "MODEL_NAME": model, "RES_TOPIC_NAME": f"res-{model}"}
+    return run_all(check_broker.checks(), Context(settings.load(REMOTE | output), time.monotonic() + TIMEOUT))
 
 
 def admin(broker: Broker, path: str) -> Any:
@@ -114,17 +114,17 @@ def test_a_role_without_rights_is_a_fault_that_names_the_right(strict: Broker, m
 
 
 @pytest.mark.parametrize(
-    ("role", "said"),
+    ("role", "expected"),
     [("admin", "has no topic persistent://public/default"), ("nobody", "may not read it"), ("", "set PULSAR_TOKEN")],
 )
 def test_workernode_records_reports_a_refused_token_like_check(
-    strict: Broker, model: str, role: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    strict: Broker, model: str, role: str, expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     token = token_for(role, SECRET) if role else ""
     assert records.main(["sum", "--url", strict.url, "--topic", f"res-{model}", "--token", token]) == 1
-    told = capsys.readouterr()
-    assert said in told.err
-    assert told.err.count("\n") == 1
-    assert not token or token not in told.err
+    output = capsys.readouterr()
+    assert expected in output.err
+    assert output.err.count("\n") == 1
+    assert not token or token not in output.err

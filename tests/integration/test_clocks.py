@@ -1,4 +1,4 @@
-"""A node whose clock differs from the gateway's, or jumps: it serves, and the log says so."""
+"""A node whose clock differs from the gateway's, or jumps: it serves, and the log reports the difference."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ COMMAND = [sys.executable, "-m", "devstack.embedded"]
 
 
 class Embedded:
-    """`python -m devstack.embedded` on a port of its own; what it says goes to `log`."""
+    """`python -m devstack.embedded` on a port of its own; its output goes to `log`."""
 
     def __init__(self, log: Path, *arguments: str, port: int | None = None, **environment: str) -> None:
         self.port = port or free_port()
@@ -39,7 +39,7 @@ class Embedded:
                 stderr=output,
             )
 
-    def said(self, text: str) -> None:
+    def wait_output(self, text: str) -> None:
         until(lambda: text in self.log.read_text(), PATIENCE, f"{text!r} in its output")
 
     def get(self, path: str, key: str = "") -> requests.Response:
@@ -67,7 +67,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     key_file.write_text("from-the-file\n")
     flags = ("--server", "--parallel", "2", "--ctx-size", "4096", "--threads", "2", "--api-key-file", str(key_file))
     server = Embedded(folder / "log", *flags, LLAMA_API_KEY="from-the-environment")
-    server.said("serving gemma3-270m at")
+    server.wait_output("serving gemma3-270m at")
     yield server
     server.close()
 
@@ -106,7 +106,7 @@ def test_a_stream_comes_in_chunks(served: Embedded) -> None:
 def test_sigterm_ends_the_server_in_the_middle_of_an_answer(tmp_path: Path) -> None:
     server = Embedded(tmp_path / "log", "--api-key", "k")
     try:
-        server.said("serving gemma3-270m at")
+        server.wait_output("serving gemma3-270m at")
         response = server.ask("Hello!", "k", stream=True, ignore_eos=True, stop=["no such word"], max_tokens=10_000)
         next(response.iter_content(1))
         server.process.terminate()
@@ -120,7 +120,7 @@ def test_sigterm_ends_the_server_in_the_middle_of_an_answer(tmp_path: Path) -> N
 def test_a_signal_ends_the_server_while_it_loads(tmp_path: Path, number: signal.Signals) -> None:
     server = Embedded(tmp_path / "log")
     try:
-        server.said("loading gemma3-270m")
+        server.wait_output("loading gemma3-270m")
         server.process.send_signal(number)
         assert server.process.wait(PATIENCE) == -number
     finally:

@@ -14,7 +14,7 @@ from workernode.settings import VARIABLES
 
 RIGHT = {"NODE_TYPE": "remote", "MODEL_NAME": "m", "API_URL": "http://127.0.0.1:9", "API_KEY": API_KEY}
 
-# A value that is wrong → the start of the line that says so.
+# A value that is wrong → the start of the line that reports it.
 WRONG = {
     "NODE_TYPE": "cloud",
     "MODEL_NAME": "a/b",
@@ -43,7 +43,7 @@ WRONG = {
 
 
 def ends(tmp_path: Path, environ: dict[str, str]) -> list[str]:
-    """Start a node that cannot start; gives what it says."""
+    """Start a node that cannot start; gives its output."""
     with Node(dict(environ), tmp_path) as node:
         assert node.wait_exit(30) == 78
         node.wait_gone()
@@ -56,7 +56,7 @@ def ends(tmp_path: Path, environ: dict[str, str]) -> list[str]:
 def test_all_errors_in_the_settings_are_printed_at_once_a_line_each(tmp_path: Path) -> None:
     lines = ends(tmp_path, {**RIGHT, "NODE_TYPE": "remote", **{k: v for k, v in WRONG.items() if k != "NODE_TYPE"}})
     assert [line.split()[0] for line in lines] == [name for name in VARIABLES if name in WRONG and name != "NODE_TYPE"]
-    assert all("; it must be " in line for line in lines), "each line says what the value must be"
+    assert all("; it must be " in line for line in lines), "each line names what the value must be"
 
 
 @pytest.mark.parametrize(

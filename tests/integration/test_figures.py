@@ -97,15 +97,15 @@ def test_page_readyz_and_log_have_the_same_reasons(
     upstream.mode = {"status": 401, "err_code": "invalid_api_key"}
     platform.ask()
     why = json.loads(one.wait_not_ready())["why"]
-    (said,) = why
-    assert "refused the API key (401 invalid_api_key)" in said
-    told = json.loads(one.status("/readyz")[1])
-    assert told["fitness"] == "unfit"
-    assert ["probe" in each["what"] for each in told["next"]] == [True]
+    (reason,) = why
+    assert "refused the API key (401 invalid_api_key)" in reason
+    readiness = json.loads(one.status("/readyz")[1])
+    assert readiness["fitness"] == "unfit"
+    assert ["probe" in each["what"] for each in readiness["next"]] == [True]
     page = html.unescape(one.status("/")[1])
-    assert said[1:] in page.partition('id="facts"')[0]  # the state, at the top; there it begins with a capital
+    assert reason[1:] in page.partition('id="facts"')[0]  # the state, at the top; there it begins with a capital
     until(lambda: "AuthenticationError" in one.status("/")[1], TIMEOUT, "the report on the page")
-    one.wait_log(said)
+    one.wait_log(reason)
     figures = scrape(one)
     assert figures["fitness_state unfit"] == 1
     assert figures["ready"] == 0

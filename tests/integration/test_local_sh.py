@@ -1,4 +1,4 @@
-"""local.sh: which model it starts, with what, and what it says when it cannot. The llamafile is a stand-in."""
+"""local.sh: which model it starts, with what, and what it prints when it cannot. The llamafile is a stand-in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 from tests.support.wait import until
 
 PATIENCE = 60.0  # seconds; a bound for a broken run
-# Says what it was started with, and stays until a signal where it is told to.
+# Prints its arguments, and stays until a signal where its environment asks for it.
 LLAMAFILE = """#!/bin/sh
 echo "pid $$"
 for word in "$@"; do echo "arg $word"; done
@@ -59,7 +59,7 @@ class Box:
         )
 
     def run(self, **variables: str) -> tuple[int, list[str], str]:
-        """Exit code, what the llamafile said line by line, what local.sh said."""
+        """Exit code, the llamafile's output line by line, local.sh's output."""
         with self.start(**variables) as process:
             output, errors = process.communicate(timeout=PATIENCE)
         return process.returncode, output.splitlines(), errors
@@ -128,7 +128,7 @@ def test_an_ape_is_started_through_sh(box: Box, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "code", "said"),
+    ("make", "code", "expected"),
     [
         pytest.param(lambda box: box.folder / "nothing", 127, "there is no file {}", id="missing"),
         pytest.param(lambda box: box.llamafile(mode=0o644), 126, "{} is not executable (permission denied)", id="mode"),
@@ -136,16 +136,16 @@ def test_an_ape_is_started_through_sh(box: Box, tmp_path: Path) -> None:
     ],
 )
 def test_a_llamafile_that_cannot_be_run_is_an_error(
-    box: Box, make: Callable[[Box], Path], code: int, said: str
+    box: Box, make: Callable[[Box], Path], code: int, expected: str
 ) -> None:
     path = make(box)
     got, output, errors = box.run(LLAMAFILE=str(path))
     assert (got, output) == (code, [])
-    assert said.format(path) in errors
+    assert expected.format(path) in errors
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         pytest.param(b"<!DOCTYPE html>\n<a href=x>log in</a>\n: > RUN\n", "neither a program", id="web page"),
         pytest.param(b"\n: > RUN\n", "neither a program", id="text"),
@@ -154,14 +154,14 @@ def test_a_llamafile_that_cannot_be_run_is_an_error(
         pytest.param(b"GGUF\x03\x00\x00\x00\n: > RUN\n", "a model alone (GGUF)", id="model alone"),
     ],
 )
-def test_a_file_that_is_no_program_is_never_run(box: Box, tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_no_program_is_never_run(box: Box, tmp_path: Path, content: bytes, expected: str) -> None:
     """A shell would take it for a script: a download may be a page that asks for a log-in."""
     path, trace = box.llamafile(), tmp_path / "it-ran"
     path.write_bytes(content.replace(b"RUN", bytes(trace)))
     code, output, errors = box.run()
     assert (code, output) == (1, [])
     assert f"{path} is not a llamafile" in errors
-    assert said in errors
+    assert expected in errors
     assert not trace.exists()
 
 

@@ -1,6 +1,6 @@
 """The page: checked as text everywhere, and in Chromium where it is installed.
 
-Where there is none those tests are left out, and the summary at the end of the run says so and what to install.
+Where there is none those tests are left out, and the summary at the end of the run names them and what to install.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def test_sum_adds_up_what_there_is_once(broker: Broker, topic: str) -> None:
         producer.flush()
     done = run(broker, topic, "sum", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert (told["total"]["requests"], told["total"]["total_tokens"], told["duplicates"]) == (50, 350, 10)
+    summary = json.loads(done.stdout)
+    assert (summary["total"]["requests"], summary["total"]["total_tokens"], summary["duplicates"]) == (50, 350, 10)
 
 
 def test_only_what_was_published_since_is_read(broker: Broker, topic: str) -> None:

@@ -59,7 +59,7 @@ class Run:
         return self
 
     def end(self) -> tuple[int, str]:
-        """Its exit code and all that it said."""
+        """Its exit code and its output."""
         code = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return code, self.output
@@ -79,8 +79,8 @@ class Checkout:
         for name in ("bin", "lib", "pyvenv.cfg"):
             (self.folder / ".venv" / name).symlink_to(Path(sys.prefix, name))
         sums = "cat setup.cfg pyproject.toml | cksum"
-        told = subprocess.run(["bash", "-c", sums], cwd=self.folder, capture_output=True, text=True, check=True).stdout
-        (self.folder / ".venv" / ".tests-stamp").write_text(f"local,kubernetes,dev {told}")
+        done = subprocess.run(["bash", "-c", sums], cwd=self.folder, capture_output=True, text=True, check=True)
+        (self.folder / ".venv" / ".tests-stamp").write_text(f"local,kubernetes,dev {done.stdout}")
         self.port = free_port()
         self.status_port = free_port()
         self.run_folder = self.folder / ".run" / str(self.port)
@@ -212,19 +212,19 @@ def test_check_shows_both_answers_and_stops_all(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("directive", "said"),
+    ("directive", "expected"),
     [
         pytest.param({"status": 400, "err_msg": "not like this"}, "not like this", id="an error"),
         pytest.param({"chunks": 0}, "no text in the answer", id="no text"),
     ],
 )
 def test_check_fails_without_real_answers(
-    checkout: Checkout, upstream: FakeUpstream, directive: Mapping[str, Any], said: str
+    checkout: Checkout, upstream: FakeUpstream, directive: Mapping[str, Any], expected: str
 ) -> None:
     upstream.mode = directive
     code, output = checkout.start("--check").end()
     assert code == 1, output
-    assert said in output
+    assert expected in output
     checkout.all_gone()
 
 
@@ -310,7 +310,7 @@ def test_all_taken_ports_are_named_with_their_variables(checkout: Checkout) -> N
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "expected"),
     [
         pytest.param({"MODEL_NAME": ""}, "MODEL_NAME is not set", id="model"),
         pytest.param({"STATUS_ADDR": "off"}, "STATUS_ADDR is off", id="status"),
@@ -319,12 +319,12 @@ def test_all_taken_ports_are_named_with_their_variables(checkout: Checkout) -> N
     ],
 )
 def test_wrong_settings_are_reported_before_anything_starts(
-    checkout: Checkout, variables: dict[str, str], said: str
+    checkout: Checkout, variables: dict[str, str], expected: str
 ) -> None:
     free = {"PULSAR_PORT": str(free_port()), "PULSAR_ADMIN_PORT": str(free_port())}
     code, output = checkout.start(**variables, **free).end()
     assert code == 1
-    assert said in output
+    assert expected in output
     assert "Traceback" not in output
     assert not (checkout.run_folder / "node.log").exists()
 
@@ -451,8 +451,8 @@ def test_ai_asks_the_served_model_unless_model_name_is_set(checkout: Checkout, a
     checkout.run_folder.mkdir(parents=True)
     (checkout.run_folder / "model").write_text("served")
     checkout.ask()
-    checkout.ask(MODEL_NAME="told")
-    assert [asked.get()["model"], asked.get()["model"]] == ["served", "told"]
+    checkout.ask(MODEL_NAME="asked for")
+    assert [asked.get()["model"], asked.get()["model"]] == ["served", "asked for"]
 
 
 QUESTIONS = [

@@ -24,11 +24,11 @@ PROMPT = "a-prompt-that-is-nobodys-business"
 def everything(one: Testbed) -> None:
     """Tasks that end in every way; upstream repeats the key that it was given, as some do."""
     task = {"metadata": {"headers": HEADERS}}
-    said = {"err_msg": f"Incorrect API key provided: {API_KEY}. ", "err_code": API_KEY}
+    error = {"err_msg": f"Incorrect API key provided: {API_KEY}. ", "err_code": API_KEY}
     asks = [
         "hello " + PROMPT,
-        {"status": 400, **said},
-        {"status": 500, **said},
+        {"status": 400, **error},
+        {"status": 500, **error},
         {"raw": json.dumps({"error": {"message": API_KEY}})},
         {"error_mid": True, "chunk_ms": 20},
     ]
@@ -38,7 +38,7 @@ def everything(one: Testbed) -> None:
         one.platform.ask(stream=stream, task={**task, "data": PROMPT})
     one.platform.publish(f"rubbish {API_KEY} {TOKEN}".encode())
     one.gateway.wait_all(one.platform.asked)
-    one.answer(one.platform.ask({"status": 401, **said}, task=task))  # the last: after it the node is unfit
+    one.answer(one.platform.ask({"status": 401, **error}, task=task))  # the last: after it the node is unfit
 
 
 def arguments(node: Node) -> str:

@@ -37,12 +37,12 @@ def crowd(server: Shown) -> Iterator[Callable[[int, bytes], list[socket.socket]]
     """Clients that have sent these bytes and wait; closed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def come(count: int, said: bytes) -> list[socket.socket]:
+        def come(count: int, sent: bytes) -> list[socket.socket]:
             made = []
             for _ in range(count):
                 client = stack.enter_context(socket.create_connection(("127.0.0.1", server.server.port), timeout=20))
                 with contextlib.suppress(OSError):  # driven out already
-                    client.sendall(said)
+                    client.sendall(sent)
                 client.setblocking(False)
                 made.append(client)
             return made
@@ -65,7 +65,7 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
-# --- what it says ---
+# --- what it shows ---
 
 
 def test_livez_answers_200_in_every_state(server: Shown) -> None:
@@ -100,15 +100,16 @@ def test_readyz_has_reasons_since_when_and_what_is_next(server: Shown) -> None:
     why = ("OpenAI refused the API key (401 invalid_api_key); set API_KEY to a valid key",)
     server.server.update(serving(now, why=why, next=coming, fitness="unfit"))
     answer = server.get("/readyz")
-    told = json.loads(answer.body)
+    shown = json.loads(answer.body)
     assert answer.status == 503
     assert answer.headers["Content-Type"] == "application/json"
-    assert (told["ready"], told["state"], told["why"]) == (False, "serving", list(why))
-    assert (told["fitness"], told["child"], told["node"], told["model"]) == ("unfit", "ready", INFO.node, INFO.model)
-    probe, broker = told["next"]
+    assert (shown["ready"], shown["state"], shown["why"]) == (False, "serving", list(why))
+    assert (shown["fitness"], shown["child"]) == ("unfit", "ready")
+    assert (shown["node"], shown["model"]) == (INFO.node, INFO.model)
+    probe, broker = shown["next"]
     assert 3000 < probe["in_s"] <= 3600
-    assert told["since"] < probe["at"]
-    assert told["since"].endswith("Z")
+    assert shown["since"] < probe["at"]
+    assert shown["since"].endswith("Z")
     assert broker == {"what": "the broker is asked again"}
 
 
@@ -188,11 +189,11 @@ def test_a_closed_servers_port_can_be_used_again_at_once() -> None:
 # --- clients that are slow, many or odd ---
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /met", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a half", "no end"])
+@pytest.mark.parametrize("sent", [b"", b"GET /met", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a half", "no end"])
 def test_clients_with_unfinished_requests_do_not_block_a_probe(
-    server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], said: bytes
+    server: Shown, crowd: Callable[[int, bytes], list[socket.socket]], sent: bytes
 ) -> None:
-    clients = crowd(5 * MAX_CLIENTS, said)
+    clients = crowd(5 * MAX_CLIENTS, sent)
     assert server.get("/livez").status == 200
     until(lambda: serving_threads() <= MAX_CLIENTS, 20, "end of the threads of closed connections")
     until(lambda: sum(map(is_closed, clients)) >= 4 * MAX_CLIENTS, 20, "end of the oldest connections")

@@ -23,7 +23,7 @@ class Systemd:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.heard: list[tuple[float, str]] = []
+        self.received: list[tuple[float, str]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -31,11 +31,11 @@ class Systemd:
 
     def _listen(self) -> None:
         while data := self._socket.recv(4096):
-            self.heard += [(time.monotonic(), line) for line in data.decode().splitlines()]
+            self.received += [(time.monotonic(), line) for line in data.decode().splitlines()]
 
     def lines(self, start: str) -> list[float]:
         """When lines that begin so were heard."""
-        return [at for at, line in list(self.heard) if line.startswith(start)]
+        return [at for at, line in list(self.received) if line.startswith(start)]
 
     def close(self) -> None:
         """Listen no more."""
@@ -55,7 +55,7 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
 def test_systemd_gets_ready_watchdog_and_stopping(node: Callable[..., Node], systemd: Systemd) -> None:
     one = node(NOTIFY_SOCKET=str(systemd.path), WATCHDOG_USEC=int(WATCHDOG_S * 1e6))
     until(lambda: systemd.lines("READY=1"), TIMEOUT, "READY=1")
-    assert any(line == "STATUS=takes tasks" for _, line in systemd.heard)
+    assert any(line == "STATUS=takes tasks" for _, line in systemd.received)
     until(lambda: len(systemd.lines("WATCHDOG=1")) >= 4, TIMEOUT, "signs of life")
 
     one.signal(signal.SIGSTOP)

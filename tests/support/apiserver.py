@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if api.status is not None:
-            status, answer = api.status, _status(api.status, "as told")
+            status, answer = api.status, _status(api.status, "by the test")
         else:
             status, answer = api.answer(self.command, self.path, self.headers.get("authorization") or "", body)
         api.requests.append((self.command, self.path, status))

@@ -126,20 +126,20 @@ def browser(path: str) -> Iterator[Browser]:
 
 
 def _address(process: subprocess.Popen[bytes]) -> str:
-    """Where the browser listens, which it says when it has started."""
+    """The address where the browser listens; it prints it when it has started."""
     assert process.stderr is not None
-    said = []
+    output = []
     kill = threading.Timer(START, process.kill)
     kill.start()
     try:
         for line in process.stderr:
-            said.append(line.decode(errors="replace"))
-            if found := re.search(r"DevTools listening on (ws://\S+)", said[-1]):
+            output.append(line.decode(errors="replace"))
+            if found := re.search(r"DevTools listening on (ws://\S+)", output[-1]):
                 threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
                 return found[1]
     finally:
         kill.cancel()
-    raise AssertionError(f"the browser did not start:\n{''.join(said)}")
+    raise AssertionError(f"the browser did not start:\n{''.join(output)}")
 
 
 def _main(url: str, file: str) -> None:

@@ -58,17 +58,17 @@ class Case:
 
 
 def load(path: Path) -> Case:
-    """Return the case of a file. Raises ValueError where the file says something unknown."""
-    said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    replies = said["upstream"] if isinstance(said["upstream"], list) else [said["upstream"]]
+    """Return the case of a file. Raises ValueError where the file has an unknown key."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    replies = content["upstream"] if isinstance(content["upstream"], list) else [content["upstream"]]
     case = Case(
         path,
-        said["about"],
-        said["source"],
-        said.get("ask", {}),
+        content["about"],
+        content["source"],
+        content.get("ask", {}),
         [Reply(**each) for each in replies],
-        said["expect"],
-        said.get("whole_node", False),
+        content["expect"],
+        content.get("whole_node", False),
     )
     if unknown := (set(case.expect) - EXPECTED) | (set(case.ask) - ASKED):
         raise ValueError(f"{path}: unknown: {', '.join(sorted(unknown))}")

@@ -146,7 +146,7 @@ class Result(Enum):
 
 
 class Producer:
-    """Keeps what is sent; `results` says what becomes of it, None: nothing yet."""
+    """Keeps what is sent; `results` holds the outcome of each, None: nothing yet."""
 
     def __init__(self, topic: str, results: list[Any]) -> None:
         self.topic = topic

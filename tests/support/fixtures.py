@@ -13,7 +13,7 @@ from tests.support.platform import Broker, Platform
 from tests.support.tls import server_context
 from tests.support.upstream import FakeUpstream
 
-API_KEY = "sk-canary-5b1f0c7e9d"  # what the node is given unless a test says otherwise; must never be seen anywhere
+API_KEY = "sk-canary-5b1f0c7e9d"  # what the node is given unless a test sets another one; must never be seen anywhere
 
 
 @pytest.fixture

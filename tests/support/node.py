@@ -101,7 +101,7 @@ class Node:
         return {name: float(value) for name, value in pairs}
 
     def wait_ready(self, timeout: float = 30) -> Node:
-        """Wait until /readyz says 200; fails at once when the node has exited. Gives this node."""
+        """Wait until /readyz answers 200; fails at once when the node has exited. Gives this node."""
 
         def ready() -> bool:
             if self.process.poll() is not None:
@@ -115,7 +115,7 @@ class Node:
         return self
 
     def wait_not_ready(self, timeout: float = 30) -> str:
-        """Wait until /readyz says 503; gives the reason."""
+        """Wait until /readyz answers 503; gives the reason."""
 
         def unready() -> str:
             status, body = self.status()
@@ -318,7 +318,7 @@ def _kill(process: psutil.Process) -> None:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Whether a descendant is a worker process, told from multiprocessing's helpers by its place in the tree."""
+    """Whether a descendant is a worker process, not one of multiprocessing's helpers, by its place in the tree."""
     try:
         words = " ".join(process.cmdline())
         parent = process.parent()

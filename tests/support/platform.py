@@ -253,8 +253,8 @@ class Platform:
 
     def dead_letter_subscriptions(self) -> list[str]:
         """The durable subscriptions of the dead-letter topic, without which the broker would not keep it."""
-        told = self.stats(self.dead_letter_topic)["subscriptions"]
-        return [name for name, figures in told.items() if figures.get("isDurable")]
+        subscriptions = self.stats(self.dead_letter_topic)["subscriptions"]
+        return [name for name, figures in subscriptions.items() if figures.get("isDurable")]
 
     def wait_balanced(self, ids: Iterable[str] | None = None, timeout: float = 60) -> None:
         """Wait until each id (default: all asked) has its answer and its record and nothing is left in the broker."""

@@ -24,7 +24,7 @@ NAK_DELAY = 1.0
 
 
 class Form(Enum):
-    """Which headers tell of the limit."""
+    """Which headers name the limit."""
 
     OPENAI = "openai"  # limit, remaining, reset as a Go duration; both waits with a 429
     AZURE = "azure"  # remaining, reset in whole seconds; retry-after-ms with a 429

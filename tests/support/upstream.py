@@ -29,7 +29,7 @@ class Directive:
     fail_times: int = 0  # only the first so many requests with this key suffer what FAULTS names; 0: all
     # When.
     latency_ms: float = 0
-    hang_ms: float = 0  # accept, say nothing for so long
+    hang_ms: float = 0  # accept, and answer nothing for so long
     gate: str = ""  # the answer waits until the test opens the gate of this name
     gate_chunks: str = ""  # each content chunk, and the end, waits for a release of its own; the role chunk is free
     chunk_ms: float = 0  # pause after each content chunk
@@ -76,7 +76,7 @@ class Directive:
     truncated: bool = False  # FIN before the body's announced end: Content-Length too large, or no last chunk
     wrong_length: bool = False  # Content-Length ten bytes too small
     close_delimited: bool = False  # body ended by closing, neither chunked nor with a length
-    then_close: bool = False  # whole answer, then FIN, without having said so: a kept connection gone stale
+    then_close: bool = False  # whole answer, then FIN without `Connection: close`: a kept connection gone stale
 
 
 FAULTS = (
@@ -91,7 +91,7 @@ REFUSAL = Directive(err_type="requests", err_code="rate_limit_exceeded", err_msg
 
 @functools.lru_cache(maxsize=1024)
 def parse(text: str) -> Directive:
-    """The directive that JSON text says. Raises ValueError naming keys that do not exist."""
+    """Return the directive in a JSON text. Raises ValueError naming keys that do not exist."""
     return directive_of(json.loads(text))
 
 
@@ -202,7 +202,7 @@ class Limit:
     refused: int = 0
 
     def take(self, key: str) -> tuple[bool, dict[str, str]]:
-        """Whether the request may pass, and the headers that say so."""
+        """Whether the request may pass, and the rate-limit headers of its answer."""
         now = time.monotonic()
         left, at = self.buckets.get(key, (self.burst, now))
         left = min(self.burst, left + (now - at) * self.rpm / 60)
@@ -214,19 +214,19 @@ class Limit:
 
     def _headers(self, passes: bool, left: float) -> dict[str, str]:
         full, wait = ((goal - left) * 60 / self.rpm for goal in (self.burst, 1))
-        said: dict[str, str] = {}
+        headers: dict[str, str] = {}
         if self.headers == "openai":
-            said["x-ratelimit-limit-requests"] = str(int(self.burst))
-            said["x-ratelimit-remaining-requests"] = str(int(left))
-            said["x-ratelimit-reset-requests"] = f"{full:.3f}s"
+            headers["x-ratelimit-limit-requests"] = str(int(self.burst))
+            headers["x-ratelimit-remaining-requests"] = str(int(left))
+            headers["x-ratelimit-reset-requests"] = f"{full:.3f}s"
         if self.headers == "azure":
-            said["x-ratelimit-remaining-requests"] = str(int(left))
-            said["x-ratelimit-reset-requests"] = str(int(full))
+            headers["x-ratelimit-remaining-requests"] = str(int(left))
+            headers["x-ratelimit-reset-requests"] = str(int(full))
         if not passes and self.headers in ("openai", "azure"):
-            said["retry-after-ms"] = str(int(wait * 1000) + 1)
+            headers["retry-after-ms"] = str(int(wait * 1000) + 1)
         if not passes and self.headers in ("openai", "retry-after"):
-            said["retry-after"] = str(int(wait) + 1)
-        return said
+            headers["retry-after"] = str(int(wait) + 1)
+        return headers
 
 
 class FakeUpstream(Server):
@@ -246,7 +246,7 @@ class FakeUpstream(Server):
         self._scheme = "https" if tls else "http"
         super().__init__(tls)
 
-    # What a test says.
+    # Set by a test.
 
     @property
     def url(self) -> str:
@@ -258,7 +258,7 @@ class FakeUpstream(Server):
 
     @property
     def mode(self) -> Directive:
-        """What is done to requests that do not say it themselves; set a dictionary or None."""
+        """The directive for requests that carry none; set a dictionary or None."""
         return self._mode
 
     @mode.setter
@@ -266,7 +266,7 @@ class FakeUpstream(Server):
         self._mode = directive_of(words)
 
     def script(self, decide: Callable[[Exchange], Directive | Mapping[str, Any] | None] | None) -> None:
-        """Ask `decide` what to do to each chat request; None from it: what the request itself says, or the mode."""
+        """Let `decide` choose each request's directive; None: the request's own one, or the mode, counts."""
         self._script = decide
 
     def limit(self, rpm: float, burst: float | None = None, headers: str = "openai") -> None:
@@ -475,7 +475,7 @@ class _Answer:
         return body
 
     async def _body(self, status: int, pieces: list[bytes], content_type: str = "application/json") -> None:
-        """Answer with a body of these pieces, framed as the directive says."""
+        """Answer with a body of these pieces, framed by the directive."""
         d = self.directive
         if d.gzip_bomb_mb:
             pieces = [await self.upstream.loop.run_in_executor(None, _gzipped, b"".join(pieces))]
@@ -639,5 +639,5 @@ def _gzipped(body: bytes) -> bytes:
 
 
 async def _whole(connection: Connection, status: int, body: bytes, headers: dict[str, str]) -> None:
-    told = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-    await connection.send(head_of(status, told) + body)
+    head = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+    await connection.send(head_of(status, head) + body)

@@ -49,7 +49,7 @@ def head_of(status: int, headers: dict[str, str]) -> bytes:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client's connection: parses requests, hands them to the server one at a time, sends what it is told."""
+    """One client's connection: parses requests, hands them to the server one at a time, sends the server's answers."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -71,7 +71,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.opened_at = time.time()
-        # asyncio does this itself only for sockets made with IPPROTO_TCP said aloud.
+        # asyncio does this itself only for sockets made with IPPROTO_TCP named explicitly.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.server._opened(self)
 

@@ -62,8 +62,8 @@ def test_frames_are_read_in_whatever_pieces_they_come() -> None:
 
 
 def test_gateway_tells_an_answer_with_its_chunks_and_an_error_as_one() -> None:
-    told: list[tuple[str, bool, bytes] | None] = []
-    gateway = QuickGateway(told.append)
+    reports: list[tuple[str, bool, bytes] | None] = []
+    gateway = QuickGateway(reports.append)
     try:
         for text in (
             b'{"request_id":"a","end":false,"data":{"choices":[]}}',
@@ -74,7 +74,7 @@ def test_gateway_tells_an_answer_with_its_chunks_and_an_error_as_one() -> None:
             gateway.post(gateway._frame, None, Opcode.TEXT, text, 1.5)
     finally:
         gateway.close()
-    assert told == [("b", False, struct.pack("d", 1.5)), ("a", True, array("d", [1.5, 1.5]).tobytes())]
+    assert reports == [("b", False, struct.pack("d", 1.5)), ("a", True, array("d", [1.5, 1.5]).tobytes())]
 
 
 def test_upstream_sends_role_tokens_end_and_usage_where_it_was_asked_for() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Post:
-    """One POST as it came. `status` is what it was told, 0 for nothing; `taken`: whether the client got it."""
+    """One POST as it came. `status` is what it was answered, 0 for nothing; `taken`: whether the client got it."""
 
     id: str
     at: float

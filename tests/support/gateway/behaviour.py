@@ -17,7 +17,7 @@ class Behaviour:
     status: int = 0
     redirect_to: str = ""
     delay_ms: float = 0
-    hang: bool = False  # nothing is said, the connection stays
+    hang: bool = False  # nothing is answered, the connection stays open
     reset: bool = False
     # POST, after it was taken: the client has its answer, the node does not know.
     take_then_hang: bool = False

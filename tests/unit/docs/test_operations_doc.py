@@ -84,15 +84,15 @@ def events_in_the_code() -> dict[str, set[str]]:
 
 
 def test_every_event_is_in_the_table_and_every_one_in_the_table_is_in_the_code() -> None:
-    told = [row[0].strip("`") for row in rows("The log")[1:]]
-    assert sorted(told) == sorted(set(told)), "an event has two rows"
-    assert set(told) == set(events_in_the_code())
+    documented = [row[0].strip("`") for row in rows("The log")[1:]]
+    assert sorted(documented) == sorted(set(documented)), "an event has two rows"
+    assert set(documented) == set(events_in_the_code())
 
 
 def test_the_table_has_the_levels_of_the_code() -> None:
-    told = {row[0].strip("`"): set(row[1].split(", ")) for row in rows("The log")[1:]}
+    documented = {row[0].strip("`"): set(row[1].split(", ")) for row in rows("The log")[1:]}
     for event, levels in events_in_the_code().items():
-        assert levels <= told[event], event
+        assert levels <= documented[event], event
 
 
 def test_every_exit_code_is_in_the_table_and_every_one_in_the_table_is_in_the_code() -> None:

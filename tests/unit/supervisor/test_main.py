@@ -32,9 +32,9 @@ def run(
 
 
 def test_help_lists_every_variable() -> None:
-    told = run("--help").stdout
-    assert set(re.findall(r"^  ([A-Z_0-9]+) ", told, re.MULTILINE)) == set(VARIABLES)
-    assert max(map(len, told.splitlines())) <= main.WIDTH
+    output = run("--help").stdout
+    assert set(re.findall(r"^  ([A-Z_0-9]+) ", output, re.MULTILINE)) == set(VARIABLES)
+    assert max(map(len, output.splitlines())) <= main.WIDTH
 
 
 def test_version_prints_version_and_commit() -> None:
@@ -60,7 +60,7 @@ def test_check_of_a_bare_environment(tmp_path: Path) -> None:
 
 
 def test_whatever_hangs_there_is_an_answer(tmp_path: Path) -> None:
-    """Every address takes connections and says nothing."""
+    """Every address takes connections and answers nothing."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as hole:
         address = f"127.0.0.1:{hole.getsockname()[1]}"
         environ = REMOTE | {
@@ -85,7 +85,7 @@ def test_whatever_hangs_there_is_an_answer(tmp_path: Path) -> None:
 FAKE_REPORT = """
 import sys
 from supervisor import report
-report.report_once = lambda cluster, *told: print(cluster.aimodel_name, cluster.namespace, *told)
+report.report_once = lambda cluster, *report: print(cluster.aimodel_name, cluster.namespace, *report)
 from supervisor.main import main
 sys.exit(main([]))
 """
@@ -103,8 +103,8 @@ def test_wrong_settings_are_printed_and_reported(tmp_path: Path) -> None:
     first, second = done.stderr.splitlines()
     assert first.startswith("MAX_PROCESS_NUM is 'many', not a whole number; it must be")
     assert second.startswith("CPU_HIGH is 'hot'")
-    said = f"The node's settings cannot be used: {first}; {second}"
-    assert done.stdout == f"m prod ConfigurationError {said}\n"
+    text = f"The node's settings cannot be used: {first}; {second}"
+    assert done.stdout == f"m prod ConfigurationError {text}\n"
 
 
 def test_settings_without_an_aimodel_are_printed_and_not_reported(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_node_is_ready_when_readyz_says_so(stand_in: Node, tmp_path: Path) -> No
 def test_node_has_only_the_environment_it_is_given(stand_in: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in.wait_log("plain words")
     until(stand_in.logs, TIMEOUT, "JSON line")
-    (told,) = stand_in.logs()
-    assert told["canary"] == "5"
-    assert set(told["names"]) - {"LC_CTYPE"} == {"PATH", "HOME", "STATUS_ADDR", "CANARY", "NODE_UNDER_TEST"}
+    (line,) = stand_in.logs()
+    assert line["canary"] == "5"
+    assert set(line["names"]) - {"LC_CTYPE"} == {"PATH", "HOME", "STATUS_ADDR", "CANARY", "NODE_UNDER_TEST"}
     assert stand_in.stderr_lines == ["plain words"]
     assert "plain words" in stand_in.tail()
 

@@ -116,8 +116,9 @@ def test_drip_is_byte_by_byte_and_close_delimited_has_no_framing(upstream: FakeU
 
 
 def test_error_bodies_are_openai_s(upstream: FakeUpstream) -> None:
-    said = {"status": 429, "err_type": "insufficient_quota", "err_code": None, "err_msg": "no", "headers": {"X-A": "b"}}
-    status, headers, body = whole(upstream, said)
+    error = {"err_type": "insufficient_quota", "err_code": None, "err_msg": "no"}
+    directive = {"status": 429, **error, "headers": {"X-A": "b"}}
+    status, headers, body = whole(upstream, directive)
     assert (status, headers["x-a"]) == (429, "b")
     assert json.loads(body) == {"error": {"message": "no", "type": "insufficient_quota", "param": None, "code": None}}
 

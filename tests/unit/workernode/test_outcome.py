@@ -1,4 +1,4 @@
-"""An Outcome and its billing record tell the same story, from the same facts."""
+"""An Outcome and its billing record agree, because both are made from the same facts."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_any_bytes_can_be_stored(payload: bytes) -> None:
     redact_message(payload)
 
 
-# --- what upstream says, and log lines ---
+# --- upstream's texts, and log lines ---
 
 
 def test_a_known_secret_and_text_that_looks_like_a_key_are_both_hidden() -> None:

@@ -1,4 +1,4 @@
-"""A message's bytes become a Task or a MalformedTask that says why, and never anything else (spec 1.1, 7)."""
+"""A message's bytes become a Task or a MalformedTask with a reason, and never anything else (spec 1.1, 7)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_metadata_may_be_missing(changes: dict[str, Any]) -> None:
     assert parse(message(**changes)).headers == {}
 
 
-@pytest.mark.parametrize("said", [True, False, None, "yes"])
+@pytest.mark.parametrize("value", [True, False, None, "yes"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_stream_of_the_task_overrides_stream_of_the_body(stream: bool, said: object) -> None:
-    assert parse(message(stream=stream, data={"stream": said})).stream is stream
+def test_stream_of_the_task_overrides_stream_of_the_body(stream: bool, value: object) -> None:
+    assert parse(message(stream=stream, data={"stream": value})).stream is stream
 
 
 def test_the_clients_body_is_untouched() -> None:
@@ -286,7 +286,7 @@ def test_reply_hosts_bound_where_answers_go(address: str, allowed: bool) -> None
 def test_a_task_for_a_host_that_is_not_allowed_is_no_task() -> None:
     with pytest.raises(MalformedTask, match="REPLY_HOSTS") as caught:
         parse(message(), ("elsewhere",))
-    assert caught.value.endpoint is None, "its client would be told, which is what REPLY_HOSTS forbids"
+    assert caught.value.endpoint is None, "its client would get an error, which REPLY_HOSTS forbids"
 
 
 # --- the id alone ---

@@ -208,10 +208,10 @@ def test_a_worker_ignores_signals_to_the_process_group(
 
 def test_a_worker_does_not_outlive_its_supervisor(upstream: FakeUpstream, gateway: FakeGateway) -> None:
     context = multiprocessing.get_context("spawn")
-    pids, told = context.Pipe(duplex=False)
-    supervisor = context.Process(target=_supervise, args=(told, upstream.api_url))
+    pids, pid_writer = context.Pipe(duplex=False)
+    supervisor = context.Process(target=_supervise, args=(pid_writer, upstream.api_url))
     supervisor.start()
-    told.close()
+    pid_writer.close()
     pid = pids.recv()
     orphan = psutil.Process(pid)
     supervisor.kill()
@@ -221,8 +221,8 @@ def test_a_worker_does_not_outlive_its_supervisor(upstream: FakeUpstream, gatewa
     supervisor.close()
 
 
-def _supervise(told: Connection, api_url: str) -> None:
-    """Start a worker, tell its pid once it is ready, and wait to be killed."""
+def _supervise(pid_writer: Connection, api_url: str) -> None:
+    """Start a worker, send its pid once it is ready, and wait to be killed."""
 
     class Nobody:
         def __init__(self) -> None:
@@ -230,5 +230,5 @@ def _supervise(told: Connection, api_url: str) -> None:
 
     made = Worker(Nobody(), None)  # type: ignore[arg-type]
     made.read_until(lambda: made.messages, "Ready")
-    told.send(made.child.pid)
+    pid_writer.send(made.child.pid)
     time.sleep(600)

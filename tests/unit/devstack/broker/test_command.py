@@ -20,10 +20,10 @@ def test_fetching_without_java_prints_an_error_and_no_traceback(
     for name, value in machine.items():
         monkeypatch.setenv(name, value)
     assert main(["fetch"]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("Pulsar needs Java 17 or newer")
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("Pulsar needs Java 17 or newer")
+    assert "Traceback" not in output.err
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

@@ -61,7 +61,7 @@ def test_a_pulsar_in_the_cache_is_used_and_does_not_count_as_installed(machine: 
 
 
 @pytest.mark.parametrize(
-    ("java", "said"),
+    ("java", "expected"),
     [
         (None, "there is no java on PATH"),
         ("echo 'openjdk version \"11.0.2\" 2019-01-15' >&2", "is Java 11."),
@@ -71,14 +71,14 @@ def test_a_pulsar_in_the_cache_is_used_and_does_not_count_as_installed(machine: 
     ids=["none", "11", "8", "macOS's stub"],
 )
 def test_a_missing_or_old_java_is_reported(
-    machine: dict[str, str], program: Program, java: str | None, said: str
+    machine: dict[str, str], program: Program, java: str | None, expected: str
 ) -> None:
     if java:
         program("java", java)
     fault = missing_programs(machine, maven=False)
     assert fault is not None
     assert "Java 17 or newer" in fault
-    assert said in fault
+    assert expected in fault
 
 
 @pytest.mark.parametrize("version", ["17.0.15", "21", "25-ea"])
@@ -105,7 +105,7 @@ def test_the_command_to_install_is_that_of_the_system(
 ) -> None:
     program(installer, "exit 0")
     fault = str(missing_programs(machine, maven=True))
-    assert [said for said in fault.splitlines() if said.startswith("Install:")] == [f"Install: {line}"]
+    assert [expected for expected in fault.splitlines() if expected.startswith("Install:")] == [f"Install: {line}"]
     assert ("JAVA_HOME" in fault) == (installer == "brew")
 
 

@@ -1,4 +1,4 @@
-"""What people are told of a broker that cannot be reached or refuses, by brokers of a few bytes."""
+"""The errors for a broker that cannot be reached or refuses. The brokers here are scripts of a few bytes."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def frame(kind: int, body: bytes) -> bytes:
 
 
 @contextmanager
-def broker(answers: list[bytes], heard: list[bytes] | None = None) -> Iterator[str]:
-    """A broker that gives these answers, one to each thing that is said, and then closes. Its URL."""
+def broker(answers: list[bytes], received: list[bytes] | None = None) -> Iterator[str]:
+    """A broker that gives these answers, one to each read, and then closes. Gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
                 for answer in answers:
-                    said = connection.recv(65536)
-                    if heard is not None:
-                        heard.append(said)
+                    data = connection.recv(65536)
+                    if received is not None:
+                        received.append(data)
                     connection.sendall(answer)
 
         thread = threading.Thread(target=serve, daemon=True)
@@ -57,24 +57,24 @@ def refused(code: int, why: str) -> bytes:
 def test_a_broker_that_accepts_the_client_shows_its_version_and_topics() -> None:
     names = [f"persistent://public/default/t-{number}" for number in range(300)]
     listed = b"".join(protobuf.text(2, name) for name in names)
-    heard: list[bytes] = []
+    received: list[bytes] = []
     answers = [frame(CONNECTED, protobuf.text(1, "Pulsar 4.0.8")), frame(PING, b"") + frame(TOPICS_RESPONSE, listed)]
-    with broker(answers, heard) as url, Session(Access(url, TOKEN), TIMEOUT) as session:
+    with broker(answers, received) as url, Session(Access(url, TOKEN), TIMEOUT) as session:
         assert session.version == "Pulsar 4.0.8"
         assert session.topics("public/default") == names
-    hello = dict(protobuf.fields(heard[0][8:]))
+    hello = dict(protobuf.fields(received[0][8:]))
     connect = hello[2]
     assert isinstance(connect, bytes)
-    said = dict(protobuf.fields(connect))
-    assert (said[3], said[5]) == (TOKEN.encode(), b"token")
+    fields = dict(protobuf.fields(connect))
+    assert (fields[3], fields[5]) == (TOKEN.encode(), b"token")
 
 
 @pytest.mark.parametrize(
-    ("answers", "token", "said", "advice"),
+    ("answers", "token", "expected", "advice"),
     [
         ([refused(3, f"no  such {TOKEN}\n key")], TOKEN, r"refuses us \(no such \*\*\* key\)", "set PULSAR_TOKEN to"),
         ([refused(3, "who?")], "", r"refuses us \(who\?\)", "it wants a token: set PULSAR_TOKEN"),
-        ([refused(5, "")], TOKEN, r"refuses us \(it does not say why\)", "the broker's log"),
+        ([refused(5, "")], TOKEN, r"refuses us \(it gives no reason\)", "the broker's log"),
         ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], "", "does not speak Pulsar", "mostly 6650"),
         ([b""], "", "does not speak Pulsar", "mostly 6650"),
         ([struct.pack(">II", 8, 4) + b"\xff\xff\xff\xff"], "", "does not speak Pulsar", "mostly 6650"),
@@ -82,11 +82,11 @@ def test_a_broker_that_accepts_the_client_shows_its_version_and_topics() -> None
     ],
     ids=["token", "no token", "another refusal", "a web server", "closed", "no protobuf", "half a message"],
 )
-def test_a_refusal_says_what_to_do(answers: list[bytes], token: str, said: str, advice: str) -> None:
-    pattern = f"^no connection to Pulsar: .*{said}.*{advice}"
-    with broker(answers) as url, pytest.raises(NoConnection, match=pattern) as told:
+def test_a_refusal_says_what_to_do(answers: list[bytes], token: str, expected: str, advice: str) -> None:
+    pattern = f"^no connection to Pulsar: .*{expected}.*{advice}"
+    with broker(answers) as url, pytest.raises(NoConnection, match=pattern) as caught:
         Session(Access(url, token), TIMEOUT)
-    assert not token or token not in str(told.value)
+    assert not token or token not in str(caught.value)
 
 
 def test_a_broker_that_is_silent_is_given_up() -> None:
@@ -102,7 +102,7 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         (lambda: f"pulsar://127.0.0.1:{closed_port()}", "nothing listens at 127.0.0.1:[0-9]+; start the broker"),
         (lambda: "pulsar://no.such.host.invalid", "the host no.such.host.invalid has no address"),
@@ -110,14 +110,14 @@ def closed_port() -> int:
     ],
     ids=["nobody there", "no such host", "nobody there, TLS"],
 )
-def test_a_broker_that_cannot_be_reached_says_what_to_do(url: Callable[[], str], said: str) -> None:
-    with pytest.raises(NoConnection, match=said):
+def test_a_broker_that_cannot_be_reached_says_what_to_do(url: Callable[[], str], expected: str) -> None:
+    with pytest.raises(NoConnection, match=expected):
         Session(Access(url()), TIMEOUT)
 
 
 def test_tls_against_a_plain_port_says_so() -> None:
-    said = r"no TLS with .*pulsar\+ssl:// wants the broker's TLS port"
-    with broker([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url, pytest.raises(NoConnection, match=said):
+    expected = r"no TLS with .*pulsar\+ssl:// wants the broker's TLS port"
+    with broker([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url, pytest.raises(NoConnection, match=expected):
         Session(Access(url.replace("pulsar://", "pulsar+ssl://")), TIMEOUT)
 
 
@@ -132,10 +132,10 @@ def test_a_token_in_a_file_is_read_for_each_connection(tmp_path: Path) -> None:
     file = tmp_path / "token"
     for token in ("first", "second"):
         file.write_text(f"{token}\n")
-        heard: list[bytes] = []
+        received: list[bytes] = []
         access = Access("", f"file://{file}")
-        with broker([frame(CONNECTED, b"")], heard) as url, Session(replace(access, url=url), TIMEOUT):
-            assert token.encode() in heard[0]
+        with broker([frame(CONNECTED, b"")], received) as url, Session(replace(access, url=url), TIMEOUT):
+            assert token.encode() in received[0]
 
 
 def test_a_token_file_that_is_not_there_is_named() -> None:

@@ -40,7 +40,7 @@ def test_a_delivery_is_stored_once_its_record_is(sender: RecordSender) -> None:
     assert not sender.is_stored(1)
     assert sender.stored(0.0, Stored(1, ""), "id")
     assert sender.is_stored(1)
-    assert not sender.stored(0.0, Stored(1, ""), "id")  # a second confirmation says nothing
+    assert not sender.stored(0.0, Stored(1, ""), "id")  # a second confirmation changes nothing
 
 
 def test_a_dead_letter_is_waited_for_as_well(sender: RecordSender) -> None:

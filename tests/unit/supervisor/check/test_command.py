@@ -1,4 +1,4 @@
-"""`--check` without a broker: how checks run, and what they say of the broker, Kubernetes and the machine."""
+"""`--check` without a broker: how checks run, and their findings about the broker, Kubernetes and the machine."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_the_table_has_a_line_for_each_finding_and_its_advice_below() -> None:
 
 
 def test_json_has_the_same_findings() -> None:
-    told = json.loads(check.report(SOME))
-    assert told["ok"] is False
-    assert told["findings"][1] == {
+    report = json.loads(check.report(SOME))
+    assert report["ok"] is False
+    assert report["findings"][1] == {
         "name": "upstream: key", "mark": "fault", "text": "the key is refused", "advice": "set API_KEY",
     }  # fmt: skip
     assert json.loads(check.report(SOME[:1]))["ok"] is True
@@ -173,11 +173,11 @@ def test_a_missing_right_is_a_fault(cluster: ApiServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "refuses the account's token"), (404, "no namespace prod"), (500, "answers 500")]
+    ("status", "expected"), [(401, "refuses the account's token"), (404, "no namespace prod"), (500, "answers 500")]
 )
-def test_other_answers_of_the_api_server(cluster: ApiServer, status: int, said: str) -> None:
+def test_other_answers_of_the_api_server(cluster: ApiServer, status: int, expected: str) -> None:
     cluster.status = status
-    assert said in kubernetes(cluster).text
+    assert expected in kubernetes(cluster).text
 
 
 def test_an_unreachable_api_server_is_a_fault(cluster: ApiServer) -> None:
@@ -267,7 +267,7 @@ def test_a_status_address_of_another_machine_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "mark", "said"),
+    ("answer", "mark", "expected"),
     [
         ({"model": "gpt-4o", "ready": True, "why": []}, Mark.OK, "a node for gpt-4o already runs here and is ready"),
         ({"model": "gpt-4o", "ready": False, "why": ["no broker"]}, Mark.WARNING, "not ready: no broker"),
@@ -276,11 +276,13 @@ def test_a_status_address_of_another_machine_is_a_fault() -> None:
     ],
     ids=["ready", "not ready", "another model", "another program"],
 )
-def test_the_program_at_the_status_address_is_named(api: Api, answer: dict[str, Any], mark: Mark, said: str) -> None:
+def test_the_program_at_the_status_address_is_named(
+    api: Api, answer: dict[str, Any], mark: Mark, expected: str
+) -> None:
     api.open, api.body = True, json.dumps(answer).encode()
     found, model = status_finding(api.url.removeprefix("http://"))
     assert (found.mark, model) == (mark, answer.get("model", ""))
-    assert said in found.text
+    assert expected in found.text
 
 
 def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
@@ -293,19 +295,19 @@ def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "mark", "said"),
+    ("ahead", "mark", "expected"),
     [
         (0.4, Mark.OK, "agrees with the clock of upstream"),
         (6, Mark.WARNING, "6 s behind the clock"),
         (-90, Mark.FAULT, "90 s ahead of the clock"),
     ],
 )
-def test_a_clock_difference_is_found(ahead: float, mark: Mark, said: str) -> None:
+def test_a_clock_difference_is_found(ahead: float, mark: Mark, expected: str) -> None:
     known = context()
     known.clocks += [("the API server", 0.1), ("upstream", ahead)]
     found = check_clock.clock(known)
     assert found.mark is mark
-    assert said in found.text
+    assert expected in found.text
 
 
 def test_the_date_header_of_upstream_is_compared_with_the_clock(api: Api) -> None:

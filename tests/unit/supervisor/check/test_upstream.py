@@ -1,4 +1,4 @@
-"""`--check` of a remote node: what is told of upstream's address, key and model."""
+"""`--check` of a remote node: the findings about upstream's address, key and model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_list_that_is_open_says_nothing_of_the_key(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "mark", "said"),
+    ("status", "error", "mark", "expected"),
     [
         (401, {"code": "invalid_api_key"}, Mark.FAULT, "refused the API key (401 invalid_api_key) at http://127.0.0.1:"),
         (403, {"type": "permission_error"}, Mark.FAULT, "refused the API key (403 permission_error)"),
@@ -47,25 +47,25 @@ def test_a_list_that_is_open_says_nothing_of_the_key(api: Api) -> None:
     ],
 )
 def test_a_refusal_is_described_in_the_nodes_own_sentence(
-    api: Api, status: int, error: dict[str, str], mark: Mark, said: str
+    api: Api, status: int, error: dict[str, str], mark: Mark, expected: str
 ) -> None:
     api.status = status
     api.body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}", **error}}).encode()
     address, key, model = upstream_findings(api)
     assert (address.mark, key.mark, model.mark) == (Mark.OK, mark, Mark.SKIPPED)
-    assert said in key.text
+    assert expected in key.text
     assert key.advice
     assert KEY not in one_line(key)
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(503, "fails (503)"), (302, "redirects (302)")], ids=["it fails", "it redirects"]
+    ("status", "expected"), [(503, "fails (503)"), (302, "redirects (302)")], ids=["it fails", "it redirects"]
 )
-def test_an_upstream_that_serves_nobody_is_at_fault(api: Api, status: int, said: str) -> None:
+def test_an_upstream_that_serves_nobody_is_at_fault(api: Api, status: int, expected: str) -> None:
     api.status = status
     found = upstream_findings(api)
     assert [one.mark for one in found] == [Mark.FAULT, Mark.SKIPPED, Mark.SKIPPED]
-    assert said in found[0].text
+    assert expected in found[0].text
 
 
 def test_an_upstream_without_a_list_is_no_fault(api: Api) -> None:
@@ -101,16 +101,16 @@ def test_a_list_that_cannot_be_read_needs_a_look(api: Api, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens at http://127.0.0.1:"),
         (lambda: "https://no.such.host.invalid", "no.such.host.invalid has no address"),
     ],
 )
-def test_an_upstream_that_cannot_be_reached(url: Callable[[], str], said: str) -> None:
+def test_an_upstream_that_cannot_be_reached(url: Callable[[], str], expected: str) -> None:
     found = run_all(check_upstream.checks(), context(API_URL=url()))
     assert [one.mark for one in found] == [Mark.FAULT, Mark.SKIPPED, Mark.SKIPPED]
-    assert found[0].text.startswith(said)
+    assert found[0].text.startswith(expected)
 
 
 def test_an_untrusted_certificate_is_named_in_the_error(tls_upstream: tuple[FakeUpstream, Path]) -> None:

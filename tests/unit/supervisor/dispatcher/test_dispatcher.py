@@ -21,7 +21,7 @@ def test_a_message_is_acked_only_after_its_record_is_stored(effects: Effects) ->
     assert effects.made("ack") == [("ack", "a")]
     assert effects.settled_ids == ["a"]
     assert len(effects.dispatcher) == 0
-    effects.stored(job)  # told twice: once is enough
+    effects.stored(job)  # a second report changes nothing
     assert len(effects.made("ack")) == 1
 
 

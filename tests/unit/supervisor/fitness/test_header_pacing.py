@@ -1,4 +1,4 @@
-"""supervisor/fitness/header_pacing.py: what the headers tell becomes a rate."""
+"""supervisor/fitness/header_pacing.py: rate-limit headers become a rate."""
 
 from __future__ import annotations
 

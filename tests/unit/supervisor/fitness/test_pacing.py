@@ -61,7 +61,7 @@ def test_a_minutes_budget_that_may_be_used_at_once_is_never_hit(form: Form, node
 
 @pytest.mark.parametrize("form", Form, ids=lambda form: form.value)
 def test_two_nodes_on_one_key_both_get_a_part_of_it(form: Form) -> None:
-    # Where no figures tell, shares are left to luck, but nobody starves.
+    # Without figures the shares are by chance, but each node gets some.
     run = simulate(World(form, nodes=2))
     least = 0.4 if form in (Form.OPENAI, Form.AZURE) else 0.1
     assert min(run.by_node) >= least * sum(run.by_node)

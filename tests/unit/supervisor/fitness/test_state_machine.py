@@ -1,4 +1,4 @@
-"""supervisor/fitness/state_machine.py: the arrows of MOVES, and what the node may do and says in each state."""
+"""supervisor/fitness/state_machine.py: the arrows of MOVES, and what the node may do and reports in each state."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ SLICE = {
     "sys/fs/cgroup/work.slice/node.service/cpu.stat": "usage_usec 2000000\n",
 }
 
-# v1 in a container without a namespace: /proc/self/cgroup tells the host's path, the mount shows the part below it.
+# v1 in a container without a namespace: /proc/self/cgroup holds the host's path, the mount shows the part below it.
 V1_DOCKER = {
     "proc/self/cgroup": "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n",
     "proc/self/mountinfo": "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"

@@ -19,7 +19,7 @@ MODELS = {"object": "list", "data": [{"id": "gemma3", "aliases": ["gemma3", "gem
         pytest.param(PROPS, SLOTS, MODELS, ServerInfo(4, 2048, ("gemma3",), ("gemma3", "gemma"), True), id="llama.cpp"),
         pytest.param(None, SLOTS, MODELS["data"], ServerInfo(4, 2048, (), (), True), id="no /props"),
         pytest.param({"total_slots": 1}, None, None, ServerInfo(1, None, (), (), True), id="an old llamafile"),
-        pytest.param(None, None, None, ServerInfo(None, None, (), (), True), id="tells nothing"),
+        pytest.param(None, None, None, ServerInfo(None, None, (), (), True), id="reports nothing"),
         pytest.param({"total_slots": True}, [], {"data": [{"id": 7}, "x"]}, ServerInfo(metrics=True), id="strange"),
     ],
 )

@@ -58,7 +58,7 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("send", "received"),
     [
         (lambda: notify.ready(), {"READY": "1"}),
         (lambda: notify.watchdog(), {"WATCHDOG": "1"}),
@@ -70,10 +70,10 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     ],
     ids=["ready", "watchdog", "status", "a status of several lines", "a long status", "stopping", "extend"],
 )
-def test_systemd_gets_each_message(systemd: Systemd, said: object, heard: dict[str, str]) -> None:
-    assert callable(said)
-    assert said() is True
-    assert systemd.next() == heard
+def test_systemd_gets_each_message(systemd: Systemd, send: object, received: dict[str, str]) -> None:
+    assert callable(send)
+    assert send() is True
+    assert systemd.next() == received
     assert not systemd.has_message()
 
 
@@ -86,7 +86,7 @@ def test_without_systemd_nothing_is_sent_and_nothing_raised(monkeypatch: pytest.
 
 
 def test_a_systemd_that_hangs_does_not_hang_the_node(systemd: Systemd) -> None:
-    """Its queue is finite: once it is full, saying more gives up in bounded time instead of waiting for ever."""
+    """Its queue is finite: once it is full, the next message is given up in bounded time."""
     sent = 0
     while notify.watchdog():
         sent += 1
@@ -125,7 +125,7 @@ while notify.watchdog():
 
 
 def test_a_stopped_process_sends_no_watchdog_messages_until_it_is_continued(systemd: Systemd) -> None:
-    """SIGSTOP of a process that says that it lives: systemd hears nothing more, which is what trips its watchdog."""
+    """SIGSTOP of a process that sends signs of life: systemd gets no more of them, which trips its watchdog."""
     environ = {**os.environ, "WATCHDOG_USEC": "20000", "WATCHDOG_PID": ""}
     with subprocess.Popen([sys.executable, "-c", LOOP], env=environ, cwd=ROOT) as process:
         try:
@@ -133,7 +133,7 @@ def test_a_stopped_process_sends_no_watchdog_messages_until_it_is_continued(syst
                 assert systemd.next() == {"WATCHDOG": "1"}
             process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-            systemd.forget()  # what it had said before
+            systemd.forget()  # what it had sent before
             assert not systemd.has_message(within=0.2)  # ten times the WatchdogSec of this unit
             process.send_signal(signal.SIGCONT)
             until(systemd.has_message, TIMEOUT, "sign of life")

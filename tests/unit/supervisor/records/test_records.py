@@ -229,7 +229,7 @@ def test_defaults_come_from_the_environment(topic: dict[str, Any], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["sum"], "--url"),
         (["sum", "--url", "http://b:8080"], "PULSAR_URL starts with neither pulsar:// nor"),
@@ -242,14 +242,14 @@ def test_defaults_come_from_the_environment(topic: dict[str, Any], monkeypatch: 
     ],
 )
 def test_wrong_arguments_are_refused_with_what_is_right(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
         records.main(arguments)
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert left.value.code == 2
-    assert said in told
-    assert TOKEN not in told
+    assert expected in output
+    assert TOKEN not in output
 
 
 def test_sum_adds_up_the_records_of_the_topic(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,9 +264,9 @@ def test_sum_adds_up_the_records_of_the_topic(topic: dict[str, Any], capsys: pyt
 def test_sum_as_json_has_its_time_span(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     topic["messages"] = [one(1), one(1)]
     assert records.main(["sum", "--url", "pulsar://b", "--json", "--since", "1970-01-02"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["since"] == "1970-01-02T00:00:00.000Z"
-    assert (told["duplicates"], told["total"]["requests"], told["groups"][0]["model"]) == (1, 1, "m")
+    output = json.loads(capsys.readouterr().out)
+    assert output["since"] == "1970-01-02T00:00:00.000Z"
+    assert (output["duplicates"], output["total"]["requests"], output["groups"][0]["model"]) == (1, 1, "m")
 
 
 def test_tail_shows_each_record_once(topic: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,11 +72,11 @@ def texts(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 
 
 def test_a_failure_is_reported_at_once_after_a_minute_and_then_every_15_minutes() -> None:
-    schedule, told = Schedule(), []
+    schedule, reported = Schedule(), []
     schedule.begin(100.0, "key", REPORT)
     for now in range(100, 4000):
-        told += [(now - 100, again) for _, again in schedule.due(now)]
-    assert told == [(0, False), (60, True), (960, True), (1860, True), (2760, True), (3660, True)]
+        reported += [(now - 100, again) for _, again in schedule.due(now)]
+    assert reported == [(0, False), (60, True), (960, True), (1860, True), (2760, True), (3660, True)]
 
 
 def test_a_failure_that_ended_is_not_reported_again() -> None:
@@ -105,14 +105,14 @@ def test_a_failure_that_begins_twice_is_one_failure_with_the_newer_message() -> 
 
 
 def test_a_failure_that_comes_and_goes_is_reported_at_most_once_a_minute() -> None:
-    schedule, told = Schedule(), []
+    schedule, reported = Schedule(), []
     for now in range(100, 400):
         if now % 2:
             schedule.begin(now, "key", REPORT)
-            told += [now for _ in schedule.due(now)]
+            reported += [now for _ in schedule.due(now)]
         else:
             schedule.end("key")
-    assert told == [101, 161, 221, 281, 341]
+    assert reported == [101, 161, 221, 281, 341]
 
 
 def test_two_failures_are_reported_each_in_its_time() -> None:

@@ -1,4 +1,4 @@
-"""supervisor/upstream/fault_messages.py: each sentence says what happened, where, and what to do."""
+"""supervisor/upstream/fault_messages.py: each sentence names what happened, where, and what to do."""
 
 from __future__ import annotations
 

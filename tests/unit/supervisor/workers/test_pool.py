@@ -17,7 +17,7 @@ FOR_EVER = float("inf")
 
 
 class FakeProcess:
-    """A process that does what the test says."""
+    """A process that the test controls."""
 
     def __init__(self, index: int, slots: int, now: float) -> None:
         self.index = index

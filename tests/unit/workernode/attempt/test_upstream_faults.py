@@ -39,7 +39,7 @@ ENDS: dict[str, tuple[dict[str, Any], Decision, str, FaultKind]] = {
 def test_a_fault_of_upstream_ends_a_delivery(
     bench: Bench, directive: dict[str, Any], decision: Decision, status: str, kind: FaultKind, stream: bool
 ) -> None:
-    outcome, answer = bench.run({"err_msg": "what upstream said", **directive}, stream)
+    outcome, answer = bench.run({"err_msg": "upstream's own text", **directive}, stream)
     assert (outcome.decision, outcome.status, outcome.upstream_answered) == (decision, status, False)
     assert outcome.fault is not None
     assert outcome.fault.kind is kind
@@ -51,13 +51,13 @@ def test_a_fault_of_upstream_ends_a_delivery(
         # What its client gets if the fault turns out to be the task's own.
         assert (outcome.client_error is not None) is (kind in NODE_KINDS)
         if outcome.client_error is not None and "html" not in directive and "redirect_to" not in directive:
-            assert outcome.client_error["error"]["message"] == "what upstream said"
+            assert outcome.client_error["error"]["message"] == "upstream's own text"
         return
     assert answer.wait().faults == []
     assert answer.error is not None
     assert set(answer.error) == {"message", "type", "param", "code"}
     if "redirect_to" not in directive and "html" not in directive:
-        assert answer.error["message"] == "what upstream said"
+        assert answer.error["message"] == "upstream's own text"
 
 
 @both
@@ -66,7 +66,7 @@ def test_a_fault_that_lasts_beyond_the_redeliveries_gives_the_client_an_error(
     bench: Bench, name: str, stream: bool
 ) -> None:
     outcome, answer = bench.run(ENDS[name][0], stream, redeliveries=3)
-    if ENDS[name][3] in NODE_KINDS:  # the supervisor decides what the client is told
+    if ENDS[name][3] in NODE_KINDS:  # the supervisor decides which error the client gets
         assert (outcome.decision, outcome.client_error is not None) == (Decision.NAK, True)
         assert not answer.posts + answer.frames  # type: ignore[operator]
         return

@@ -140,7 +140,7 @@ def test_a_connection_that_never_answers_is_closed_in_the_end(
 def test_a_connection_that_closes_before_any_byte_was_sent_is_replaced(
     gateways: Gateways, gateway: FakeGateway
 ) -> None:
-    """While upstream is asked: the gateway does not know yet whose it is, so it says nothing of the client."""
+    """While upstream is asked: the gateway does not know yet whose it is, so it reports nothing about the client."""
     gateway.register("a")
     stream = Stream(gateways, gateway)
     stream.reply.connect()
@@ -186,7 +186,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used(
 
 
 def test_a_connection_over_which_nothing_was_sent_is_kept(gateways: Gateways, gateway: FakeGateway) -> None:
-    """The task went back to the broker before anything was said."""
+    """The task went back to the broker before anything was sent."""
     stream = Stream(gateways, gateway)
     stream.reply.connect()
     stream.reply.release()

@@ -138,7 +138,7 @@ def test_an_answer_taken_by_a_gateway_that_broke_off_is_not_offered_for_ever(
 def test_a_connection_that_does_not_come_up_in_time_leaves_the_answer_to_be_offered_again(
     gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    """Where a kept connection was reset, the first try had sent the POST. That says nothing of the second try."""
+    """A kept connection was reset after the first try sent the POST. It is unknown whether the second try sent it."""
     if kept:
         gateway.register("first")
         post(gateways, gateway, "first")

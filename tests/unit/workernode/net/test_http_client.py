@@ -160,10 +160,10 @@ def test_meanwhile_is_called_once_where_the_request_is_sent_twice(
     whole(pool, {"then_close": True})
     until(lambda: not upstream.open_connections, LONG, "close")
     monkeypatch.setattr(Wire, "stale", lambda wire: False)
-    told: list[int] = []
-    asked = ask(pool, meanwhile=lambda: told.append(1))
+    calls: list[int] = []
+    asked = ask(pool, meanwhile=lambda: calls.append(1))
     asked.abort()
-    assert told == [1]
+    assert calls == [1]
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used(
@@ -237,7 +237,7 @@ def test_a_head_that_is_none_is_an_error(talk: Callable[[socket.socket], None], 
 
 
 def test_a_refusal_is_read_even_if_the_server_stops_reading() -> None:
-    """Some answer 413 by the Content-Length alone: their answer says more than the connection that breaks."""
+    """Some answer 413 by the Content-Length alone: their answer counts, not the connection that breaks after it."""
 
     def refuse(connection: socket.socket) -> None:
         connection.recv(1000)

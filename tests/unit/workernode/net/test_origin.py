@@ -1,4 +1,4 @@
-"""Origins: where a connection goes, and what the Host header says of it."""
+"""Origins: where a connection goes, and the Host header for it."""
 
 from __future__ import annotations
 

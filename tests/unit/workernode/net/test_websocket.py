@@ -182,7 +182,7 @@ def test_a_gateway_that_is_down_is_an_error(gateway: FakeGateway) -> None:
 
 
 def answered_by(talk: Callable[[socket.socket, bytes], None]) -> int:
-    """A server that does this with the first connection, told its request; gives the port."""
+    """A server that calls this with the first connection and its request; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -238,18 +238,19 @@ def test_a_gateway_that_closes_as_soon_as_it_is_open_is_an_error() -> None:
 
 
 def test_the_gateways_pings_are_answered() -> None:
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def ping(connection: socket.socket, request: bytes) -> None:
         protocol = accept(connection, request)
         protocol.send_ping(b"are you there")
         connection.sendall(b"".join(protocol.data_to_send()))
         protocol.receive_data(connection.recv(1000))
-        heard.extend(event.data for event in protocol.events_received() if getattr(event, "opcode", 0) is Opcode.PONG)
+        received.extend(event.data for event in protocol.events_received() if getattr(event, "opcode", 0) is
+        Opcode.PONG)
 
     link = WebSocket.connect(Origin(False, "127.0.0.1", answered_by(ping)), "/", None, LONG)
-    until(lambda: heard, LONG, "pong")
-    assert heard == [b"are you there"]
+    until(lambda: received, LONG, "pong")
+    assert received == [b"are you there"]
     link.close()
 
 

@@ -85,8 +85,8 @@ def test_the_record_of_an_answered_task_is_complete() -> None:
     assert got["client"] == {"user_agent": "curl/8", "address": "203.0.113.9", "user": "u-7",
         "key_id": "b6fac33aff86e629",
     }  # fmt: skip
-    told = {name: value for name, value in got["request"].items() if value is not None}
-    assert told == {
+    stated = {name: value for name, value in got["request"].items() if value is not None}
+    assert stated == {
         "stream": True, "messages": 1, "bytes": 812, "tools": 2, "response_format": "json_schema", "max_tokens": 100,
         "temperature": 0.5, "frequency_penalty": -1, "reasoning_effort": "low",
     }  # fmt: skip

@@ -132,28 +132,29 @@ def test_a_valid_value_is_parsed(name: str, text: str, value: object) -> None:
     ],
 )
 def test_a_wrong_value_is_reported_with_its_variable_and_what_it_must_be(name: str, text: str, wrong: str) -> None:
-    (told,) = faults({**REMOTE, name: text})
-    assert told.startswith(f"{name} ")
-    assert wrong in told
-    assert told.endswith(VARIABLES[name].format.expected)
+    (line,) = faults({**REMOTE, name: text})
+    assert line.startswith(f"{name} ")
+    assert wrong in line
+    assert line.endswith(VARIABLES[name].format.expected)
 
 
 @pytest.mark.parametrize("name", REMOTE)
 @pytest.mark.parametrize("text", ["", " \n"], ids=["empty", "blank"])
 def test_an_empty_required_variable_is_reported_as_not_set(name: str, text: str) -> None:
-    assert any(told.startswith(f"{name} is not set; it must be ") for told in faults({**REMOTE, name: text}))
+    assert any(line.startswith(f"{name} is not set; it must be ") for line in faults({**REMOTE, name: text}))
 
 
 def test_all_errors_are_reported_at_once_on_a_line_each() -> None:
-    told = faults({"NODE_TYPE": "remote", "MODEL_NAME": "a/b", "DEBUG": "x", "NAK_DELAY": "a\n\nb", "STATUS_ADDR": "y"})
-    names = [line.split(" ")[0] for line in told]
+    environ = {"NODE_TYPE": "remote", "MODEL_NAME": "a/b", "DEBUG": "x", "NAK_DELAY": "a\n\nb", "STATUS_ADDR": "y"}
+    lines = faults(environ)
+    names = [line.split(" ")[0] for line in lines]
     assert names == ["MODEL_NAME", "API_URL", "API_KEY", "PULSAR_URL", "DEBUG", "NAK_DELAY", "STATUS_ADDR"]
-    assert str(SettingsError(told)).splitlines() == list(told)
+    assert str(SettingsError(lines)).splitlines() == list(lines)
 
 
 def test_with_a_wrong_node_type_the_variables_of_one_type_are_not_required() -> None:
-    told = faults({**LOCAL, "NODE_TYPE": "gpu"})
-    assert [line.split(" ")[0] for line in told] == ["NODE_TYPE"]
+    lines = faults({**LOCAL, "NODE_TYPE": "gpu"})
+    assert [line.split(" ")[0] for line in lines] == ["NODE_TYPE"]
 
 
 def test_a_local_node_ignores_the_variables_of_a_remote_one() -> None:
@@ -177,8 +178,8 @@ def test_a_local_node_ignores_the_variables_of_a_remote_one() -> None:
     ],
 )
 def test_a_local_node_checks_the_variables_of_the_local_model(name: str, text: str, wrong: str) -> None:
-    (told,) = faults({**LOCAL, name: text})
-    assert wrong in told
+    (line,) = faults({**LOCAL, name: text})
+    assert wrong in line
 
 
 @pytest.mark.parametrize(
@@ -306,6 +307,6 @@ CANARY = "Zq7-canary-Zq7"
 @example({"MODEL_NAME": CANARY, "MAX_PROCESS_NUM": CANARY, "API_URL": f"http://{CANARY}@h"}, "API_KEY")
 @example({"REPLY_HOSTS": f"{CANARY}:1", "STATUS_ADDR": CANARY}, "PULSAR_TOKEN")
 def test_no_error_message_shows_a_secret_and_each_is_one_line(environ: dict[str, str], where: str) -> None:
-    told = faults({**environ, "NODE_TYPE": "remote", "DEBUG": "no boolean", where: CANARY})
-    assert CANARY.lower() not in "\n".join(told).lower()
-    assert all(line.isprintable() for line in told)
+    lines = faults({**environ, "NODE_TYPE": "remote", "DEBUG": "no boolean", where: CANARY})
+    assert CANARY.lower() not in "\n".join(lines).lower()
+    assert all(line.isprintable() for line in lines)

@@ -1,4 +1,4 @@
-"""One chunk of a stream: what it says, and that it passes byte for byte (spec 6)."""
+"""One chunk of a stream: what is read from it, and that it passes byte for byte (spec 6)."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ READ = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("raw", "says"), READ.values(), ids=READ.keys())
-def test_a_chunk_is_read(raw: bytes, says: dict[str, Any]) -> None:
-    assert read_chunk(raw) == Chunk(raw, **says)
+@pytest.mark.parametrize(("raw", "expected"), READ.values(), ids=READ.keys())
+def test_a_chunk_is_read(raw: bytes, expected: dict[str, Any]) -> None:
+    assert read_chunk(raw) == Chunk(raw, **expected)
 
 
 KEEP_ALIVE = {

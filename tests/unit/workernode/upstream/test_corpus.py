@@ -24,7 +24,7 @@ from workernode.settings import load
 from workernode.upstream import Upstream, retry_policy, streamed_answer
 
 CASES = cases()
-SECONDS = 10.0  # that a task has, where its case does not say
+SECONDS = 10.0  # that a task has, where its case names none
 FEWEST = 120  # cases
 
 

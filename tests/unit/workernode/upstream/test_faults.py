@@ -41,8 +41,8 @@ def error_object(error: dict[str, Any], *, is_own_model: bool) -> UpstreamFault:
 
 
 def kind_of(status: int, raw: bytes = b"", *, is_own_model: bool = True, **headers: str) -> FaultKind:
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    return fault_of_response(status, told, raw, is_own_model=is_own_model).kind
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return fault_of_response(status, named, raw, is_own_model=is_own_model).kind
 
 
 # --- status and body → kind: spec 4 and 5, developers.openai.com/docs/guides/error-codes ---
@@ -113,7 +113,7 @@ def test_a_model_that_the_client_chose_is_the_clients_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"),
+    ("status", "value", "kind"),
     [
         (422, "true", FaultKind.PASSING),
         (422, "TRUE ", FaultKind.PASSING),
@@ -124,8 +124,8 @@ def test_a_model_that_the_client_chose_is_the_clients_fault() -> None:
         (401, "true", FaultKind.KEY),
     ],
 )
-def test_x_should_retry_decides_whether_asking_again_helps(status: int, said: str, kind: FaultKind) -> None:
-    assert kind_of(status, x_should_retry=said) is kind
+def test_x_should_retry_decides_whether_asking_again_helps(status: int, value: str, kind: FaultKind) -> None:
+    assert kind_of(status, x_should_retry=value) is kind
 
 
 # --- an error inside a 200 ---
@@ -153,7 +153,7 @@ def test_an_error_inside_a_200_is_of_a_kind(error: dict[str, Any], kind: FaultKi
     assert fault.body["error"] == {**dict.fromkeys(fault.body["error"]), **fault.body["error"], **error}
 
 
-# --- what the client is told ---
+# --- the client's error ---
 
 
 def test_upstreams_own_error_reaches_the_client_as_it_is() -> None:
@@ -253,7 +253,7 @@ def test_a_fault_stays_the_fault_that_it_is() -> None:
     assert fault_of_exception(fault) is fault
 
 
-# --- whatever upstream says ---
+# --- whatever upstream sends ---
 
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -116,12 +116,12 @@ def test_an_answer_without_figures_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "reported"),
     [(None, FaultKind.RATE_LIMIT), (FaultKind.RATE_LIMIT, FaultKind.RATE_LIMIT),
      (FaultKind.RAMP, FaultKind.RAMP), (FaultKind.QUOTA, FaultKind.QUOTA)],
 )
-def test_a_429_without_headers_is_reported_to_the_supervisor(kind: FaultKind | None, told: FaultKind) -> None:
-    assert limits_of(429, {}, 10.0, kind=kind, wall=WALL) == RateLimitReport(at=10.0, kind=told)
+def test_a_429_without_headers_is_reported_to_the_supervisor(kind: FaultKind | None, reported: FaultKind) -> None:
+    assert limits_of(429, {}, 10.0, kind=kind, wall=WALL) == RateLimitReport(at=10.0, kind=reported)
 
 
 def test_a_wait_is_the_nodes_only_with_a_429() -> None:

@@ -98,11 +98,11 @@ def test_a_redirect_is_not_followed(ask: Asker, upstream: FakeUpstream) -> None:
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize(("said", "requests"), [("true", ATTEMPTS), ("false", 1)])
+@pytest.mark.parametrize(("value", "requests"), [("true", ATTEMPTS), ("false", 1)])
 def test_x_should_retry_decides_whether_to_ask_again(
-    ask: Asker, upstream: FakeUpstream, said: str, requests: int
+    ask: Asker, upstream: FakeUpstream, value: str, requests: int
 ) -> None:
-    ask.fault({"status": 422 if said == "true" else 503, "headers": {"x-should-retry": said}})
+    ask.fault({"status": 422 if value == "true" else 503, "headers": {"x-should-retry": value}})
     assert len(upstream.requests) == requests
 
 
