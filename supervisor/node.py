@@ -31,7 +31,7 @@ from supervisor.reload import log_reload
 from supervisor.states import Exit, FitnessState, Intake, NodeState, cap_in_force
 from supervisor.workers import CRASHES_TO_REPORT, Worker
 from workernode import __version__, record
-from workernode.protocol import CallFailed, Decision, FromWorker, Outcome, RateLimitReport, Ready
+from workernode.protocol import AnswerBegun, CallFailed, Decision, FromWorker, Outcome, RateLimitReport, Ready
 from workernode.settings import Settings
 from workernode.upstream import upstream_target
 
@@ -213,6 +213,8 @@ class Node:
                 self._fitness.limit_seen(self._clock.monotonic(), message)
             case CallFailed() if self._local_model.is_ready:
                 self._fitness.call_failed(self._clock.monotonic(), message, self._dispatcher.running)
+            case AnswerBegun():
+                self._fitness.answer_begun(self._clock.monotonic(), message.asked)
             case Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
 

@@ -127,6 +127,8 @@ class Hold:
     spread: float = 0.0  # seconds
     # Upstream is away: a call that fails is not repeated here, its task goes back at once, to a node that may be well.
     no_retries: bool = False
+    # It is not certain that upstream is well: streams that begin are reported (AnswerBegun).
+    reports_begun: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,13 @@ class CallFailed:
 
 
 @dataclass(frozen=True)
+class AnswerBegun:
+    """From a worker, where a Hold asks for it: the first chunks of a stream have come, so that upstream serves."""
+
+    asked: float  # monotonic: when the call was sent
+
+
+@dataclass(frozen=True)
 class Durations:
     """How long the stages of one delivery took, in seconds; None: the delivery never got to that stage."""
 
@@ -229,4 +238,4 @@ class Outcome:
 
 
 ToWorker = Job | Hold | Target | Stop
-FromWorker = Ready | RateLimitReport | CallFailed | Outcome
+FromWorker = Ready | RateLimitReport | CallFailed | AnswerBegun | Outcome

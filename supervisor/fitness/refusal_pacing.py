@@ -24,8 +24,8 @@ DOUBLING = 1.0  # seconds
 FIT_STEPS = 20  # of the bisection that finds the refill
 # After a measure the rate starts just below it and creeps: little at first, so that refusals are rare (one in 200 calls
 # or so), and more the longer none comes, so that a raised limit is found.
-BELOW = 0.92
-CREEP = 800.0  # seconds in which the rate would double if it went on as it starts
+BELOW = 0.93
+CREEP = 600.0  # seconds in which the rate would double if it went on as it starts
 LEAP = 60.0  # seconds after which the rate grows faster and faster
 # A measure takes so long if it can, since a short one is noise; one over a shorter time or fewer calls than the least
 # is none, and the rate is cut by a share.

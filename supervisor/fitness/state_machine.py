@@ -17,7 +17,7 @@ from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, G
 from supervisor.fitness.half_open import Probing
 from supervisor.fitness.outage import Outage
 from supervisor.fitness.rate_limit import RateLimit
-from supervisor.fitness.transitions import LIMITS, MOVES, OUTAGES, REASONS, describe_suspicion
+from supervisor.fitness.transitions import LIMITS, MOVES, OUTAGES, REASONS, describe_suspicion, replaces_reason
 from supervisor.states import FitnessState, Intake
 from workernode.protocol import (
     LONGEST_WAIT_FOR_UPSTREAM,
@@ -29,9 +29,10 @@ from workernode.protocol import (
     RateLimitReport,
 )
 
-# While upstream is away, tasks wait in the broker. After this share of TASK_TIMEOUT, at most
-# LONGEST_WAIT_FOR_UPSTREAM, they are taken and sent back, so that their clients get an error while they still wait.
-CLOSED_SHARE = 0.25
+# While upstream is away, tasks wait in the broker. After this share of TASK_TIMEOUT they are taken and sent back, so
+# that their clients get an error while they still wait; and after the time that a task's own retries and redeliveries
+# take, so that nobody waits longer for an error than without this state.
+CLOSED_SHARE, LONGEST_CLOSED = 0.25, 15.0  # of TASK_TIMEOUT; seconds
 LONGEST_INTERVAL_AWAY = 10.0  # seconds: the longest interval of probes before the node is unfit
 CHECK_INTERVAL = 0.25  # seconds between two `tick` while the node is suspect
 
@@ -54,14 +55,12 @@ class FitnessStateMachine:
         self.state = FitnessState.FIT
         self.fault: FaultInfo | None = None  # why it is not FIT
         self._explain = explain
-        self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_WAIT_FOR_UPSTREAM)
+        self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_CLOSED)
         self._limit = RateLimit(max_process_num)
         self._blame = Blame(can_check)
-        self._outage = Outage()
-        self._suspected_outage: FaultInfo | None = None  # most calls fail; a self-check shows whether all do
+        self._outage = Outage(can_check)
         self._probing = Probing()
         self._since = 0.0
-        self._restored_at = 0.0
         self._changes: list[Change] = []
         self._reports: list[Begin | End] = []
 
@@ -88,6 +87,7 @@ class FitnessStateMachine:
         """
         self._limit.pacer.used(tokens)
         self._blame.ended(request_id)
+        was_probe = was_probe and self._is_closed  # else its answer has begun before, or another call was answered
         if upstream_answered:
             self._answered(now, asked_at, was_probe)
         elif was_probe:
@@ -102,24 +102,32 @@ class FitnessStateMachine:
         Args:
             running: tasks at workers.
         """
-        is_open = self.state not in (FitnessState.UNFIT, FitnessState.AWAY) and seen.asked >= self._restored_at
-        if is_open and self._outage.call_failed(seen.request_id, seen.asked, seen.fault, running):
-            self._suspected_outage = seen.fault
+        if not self._is_closed:
+            self._outage.call_failed(seen.request_id, seen.asked, seen.fault, running)
+
+    def answer_begun(self, now: float, asked_at: float) -> None:
+        """A stream has begun well: upstream serves this node, whatever becomes of the stream.
+
+        Args:
+            asked_at: monotonic, when its call was sent.
+        """
+        self._upstream_serves(now, asked_at)
+        self._follow_blame(now)
 
     def self_checked(self, now: float, seen: SelfChecked) -> None:
         """A self-check has ended: at the start, or because `takes_self_check` asked for it."""
         self._blame.self_checked(now, seen)
         self._follow_blame(now)
-        suspected, self._suspected_outage = self._suspected_outage, None
-        is_open = self.state not in (FitnessState.UNFIT, FitnessState.AWAY)
-        if seen.fault is None:
-            self._outage.answered(seen.asked_at)
-        elif suspected is not None and is_open and seen.fault.kind in OUTAGES:
-            self._close(now, suspected)
+        away = self._outage.self_checked(seen)
+        if away is not None and not self._is_closed:
+            self._close(now, away)
+        is_there = seen.fault is not None and seen.fault.kind is FaultKind.CLIENT and self.state is FitnessState.AWAY
+        if self._is_closed and (seen.fault is None or is_there):
+            self._upstream_serves(now, seen.asked_at)
 
     def probe_now(self, now: float) -> None:
         """The key or the headers have changed: an unfit node tries the next task at once."""
-        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
+        if self._is_closed:
             self._probing.make_due(now)
 
     def upstream_started(self, now: float) -> None:
@@ -141,9 +149,9 @@ class FitnessStateMachine:
     @property
     def hold(self) -> Hold:
         """What all workers must wait for; they are sent it whenever it changes."""
-        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
-            return replace(self._limit.hold, no_retries=True)
-        return self._limit.hold
+        if self.state is FitnessState.FIT and not self._outage.has_failures:
+            return self._limit.hold
+        return replace(self._limit.hold, no_retries=self._is_closed, reports_begun=True)
 
     @property
     def cap(self) -> int:
@@ -152,15 +160,10 @@ class FitnessStateMachine:
 
     def gate(self, now: float) -> Gate:
         """Return what the intake may do now."""
-        probing, hold = self._probing, self._limit.hold
-        if self.state is FitnessState.AWAY and now - self._since < self._closed_for:
-            if probing.is_due(now):
-                return Gate(Intake.ONE_AT_A_TIME, 1, now)
-            return Gate(Intake.HOLD, 0, min(probing.next_at(), self._since + self._closed_for))
-        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
-            return Gate(Intake.ONE_AT_A_TIME, int(now >= probing.pause_until), max(now, probing.pause_until))
+        if self._is_closed:
+            return self._probing.gate(now, self._since + self._closed_for * (self.state is FitnessState.AWAY))
         if self._limit.is_held(now):
-            return Gate(Intake.HOLD, 0, hold.until)
+            return Gate(Intake.HOLD, 0, self._limit.hold.until)
         allowed = self._limit.pacer.allowed(now)
         again_at = now if allowed else self._limit.pacer.again_at(now)
         if self.state is FitnessState.SUSPECT and allowed > (trials := self._blame.trials(now)):
@@ -169,7 +172,7 @@ class FitnessStateMachine:
 
     def may_ask(self, now: float) -> bool:
         """Return False if a task that was taken must wait for the pace; `admit` decides what becomes of the others."""
-        return self.state in (FitnessState.UNFIT, FitnessState.AWAY) or self._limit.pacer.allowed(now) > 0
+        return self._is_closed or self._limit.pacer.allowed(now) > 0
 
     def admit(self, now: float, age: float = 0.0, request_id: str = "") -> Admission:
         """Return what to do with a task that was just taken, and count it as asked if it is let through.
@@ -177,7 +180,7 @@ class FitnessStateMachine:
         Args:
             age: seconds since it was published.
         """
-        if self.state in (FitnessState.UNFIT, FitnessState.AWAY):
+        if self._is_closed:
             if not self._probing.is_due(now) or self._limit.is_held(now):
                 self._probing.sent_back(now, age)
                 return Admission(Admit.SEND_BACK, self.fault)
@@ -194,7 +197,12 @@ class FitnessStateMachine:
 
     def takes_self_check(self, now: float) -> bool:
         """Return whether a self-check should be made now; if so, take it as begun."""
-        if self._suspected_outage is not None and self._blame.begins_check(now):
+        if self._is_closed:
+            is_begun = self._probing.is_check_due(now) and self._blame.begins_check(now)
+            if is_begun:
+                self._probing.check_begun(now)
+            return is_begun
+        if self._outage.suspected is not None and self._blame.begins_check(now):
             return True
         return self.state is FitnessState.SUSPECT and self._blame.takes_self_check(now)
 
@@ -208,7 +216,7 @@ class FitnessStateMachine:
 
     def status(self, now: float) -> Status:
         """Return what people see."""
-        is_probing = self.state in (FitnessState.UNFIT, FitnessState.AWAY) and not self._probing.is_on_its_way(now)
+        is_probing = self._is_closed and not self._probing.is_on_its_way(now)
         hold_until = self._limit.hold.until
         return Status(
             self.state, self._since, self._reason(), self._probing.tried,
@@ -228,6 +236,11 @@ class FitnessStateMachine:
 
     # how it moves
 
+    @property
+    def _is_closed(self) -> bool:
+        """Whether nothing but probes goes upstream."""
+        return self.state in (FitnessState.UNFIT, FitnessState.AWAY)
+
     def _limit_refused(self, now: float, seen: RateLimitReport, asked: float) -> None:
         """A limit refused a call."""
         fault = self._limit.refused(now, seen, asked)
@@ -241,23 +254,26 @@ class FitnessStateMachine:
             self._fail(now, "lasted", fault)
 
     def _answered(self, now: float, asked_at: float, was_probe: bool) -> None:
-        """A task was answered well; an answer to a call from before the refusal does not lift the limit."""
+        """A task was answered well."""
+        was_open = not self._is_closed
+        self._upstream_serves(now, asked_at, was_probe)
+        if was_open and asked_at >= self._limit.refused_at:
+            self._limit.answered()
+
+    def _upstream_serves(self, now: float, asked_at: float, was_probe: bool = False) -> None:
+        """Upstream serves this node: a call that was asked then is answered, or its answer has begun."""
         self._blame.answered(asked_at)
         self._outage.answered(asked_at)
-        self._suspected_outage = None
-        if was_probe or (self.state is FitnessState.AWAY and asked_at > self._since):
+        if was_probe or (self._is_closed and asked_at > self._since):
             self._recover(now)
-        elif asked_at >= self._limit.refused_at:
-            self._limit.answered()
-            if self.state is FitnessState.LIMITED:
-                self._lift(now)
+        elif self.state is FitnessState.LIMITED and asked_at >= self._limit.refused_at:
+            self._lift(now)
 
     def _failed(self, now: float, asked_at: float, fault: FaultInfo, request_id: str) -> None:
         """A task failed that was no probe."""
         if fault.kind in NODE_KINDS:
             self._blame.refused(now, request_id, asked_at, fault)
-        is_closed = self.state in (FitnessState.UNFIT, FitnessState.AWAY)
-        if not is_closed and asked_at >= self._restored_at and self._outage.failed(request_id, asked_at, fault):
+        if not self._is_closed and self._outage.failed(request_id, asked_at, fault):
             self._close(now, fault)
 
     def _probe_failed(self, now: float, asked_at: float, fault: FaultInfo | None, request_id: str) -> None:
@@ -268,15 +284,10 @@ class FitnessStateMachine:
             self._recover(now)  # upstream is there: whose fault the refusal is, is another question
             self._blame.refused(now, request_id, asked_at, fault)
         else:
-            if self.state is FitnessState.UNFIT and self.fault is not None and self._is_other_fault(fault.kind):
+            if self.state is FitnessState.UNFIT and self.fault and replaces_reason(fault.kind, self.fault.kind):
                 self._reports.append(End(self.fault.kind.value))
                 self._begin(fault)
             self._probing.failed(now, *([LONGEST_INTERVAL_AWAY] if self.state is FitnessState.AWAY else []))
-
-    def _is_other_fault(self, kind: FaultKind) -> bool:
-        """A plain 401 or 403 may be the probe's own, and a short limit passes: neither replaces a reason."""
-        is_certain = kind in NODE_KINDS and kind is not FaultKind.REFUSED
-        return is_certain and self.fault is not None and kind is not self.fault.kind
 
     def _follow_blame(self, now: float) -> None:
         """Change the state by what the evidence shows."""
@@ -308,11 +319,11 @@ class FitnessStateMachine:
 
     def _recover(self, now: float) -> None:
         """Upstream answered a probe: fit again."""
-        if self.state not in (FitnessState.UNFIT, FitnessState.AWAY) or self.fault is None:
+        if not self._is_closed or self.fault is None:
             return
         self._limit.answered()
         self._blame.reset()
-        self._restored_at = now
+        self._outage.answered(now)
         if self.state is FitnessState.UNFIT:
             self._reports.append(End(self.fault.kind.value))
         lasted = f"upstream answers again after {now - self._since:.1f} s and {self._probing.tried} probes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.states import FitnessState
-from workernode.protocol import FaultInfo, FaultKind
+from workernode.protocol import NODE_KINDS, FaultInfo, FaultKind
 
 MOVES = {
     (FitnessState.FIT, "limited"): FitnessState.LIMITED,
@@ -45,3 +45,11 @@ def describe_suspicion(fault: FaultInfo) -> str:
     """Return the sentence for people about a refusal that is not decided yet."""
     answer = " ".join(str(part) for part in (fault.http_status or "no answer", fault.code) if part)
     return f"upstream refused a task ({answer}); the next answers show whether the fault is the task's or the node's"
+
+
+def replaces_reason(found: FaultKind, reported: FaultKind) -> bool:
+    """Return whether what a probe of an unfit node found replaces what was reported.
+
+    A plain 401 or 403 may be the probe's own, and a short limit passes: neither does.
+    """
+    return found in NODE_KINDS and found is not FaultKind.REFUSED and found is not reported

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from workernode.protocol import (
+    AnswerBegun,
     AnswerState,
     CallFailed,
     Decision,
@@ -127,6 +128,8 @@ class Attempt:
         for number in range(shown):
             yield seconds / self.plan.chunks
             if number == 0:
+                if self._process.hold.reports_begun:
+                    self._process.write(AnswerBegun(asked))
                 yield from self._earliest()
             while gateway.is_away:
                 yield 0.2

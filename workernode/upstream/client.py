@@ -21,7 +21,7 @@ from workernode.net.http_client import Exchange, Pool, tls_context
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
 from workernode.net.waiting import sleep
-from workernode.protocol import CallFailed, FaultKind, Hold, RateLimitReport, Target
+from workernode.protocol import AnswerBegun, CallFailed, FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream.answer import read_completion
 from workernode.upstream.dialects import is_about_content
 from workernode.upstream.faults import RETRYABLE, fault_of_response
@@ -42,11 +42,15 @@ class Upstream:
     Args:
         connect_timeout: seconds for a connection.
         read_timeout: seconds; the longest silence between two chunks of a stream.
-        report: called with the rate limits in the headers of an answer, and with each failed call.
+        report: called with the rate limits in the headers of an answer, with each failed call, and, where a hold asks
+            for it, with each stream that has begun.
     """
 
     def __init__(
-        self, connect_timeout: float, read_timeout: float, report: Callable[[RateLimitReport | CallFailed], None]
+        self,
+        connect_timeout: float,
+        read_timeout: float,
+        report: Callable[[RateLimitReport | CallFailed | AnswerBegun], None],
     ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -144,6 +148,8 @@ class Upstream:
         except BaseException:
             answer.abort()
             raise
+        if self._hold.reports_begun and stats.sent_at is not None:
+            self._report(AnswerBegun(stats.sent_at))
         return answer
 
     def _ask_for_stream(

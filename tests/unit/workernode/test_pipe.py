@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from workernode.pipe import Unpacker, pack
 from workernode.protocol import (
+    AnswerBegun,
     CallFailed,
     Decision,
     Durations,
@@ -61,6 +62,8 @@ MESSAGES = {
     "ready": Ready(77),
     "report": RateLimitReport(1.0, FaultKind.RAMP, 0.5, 2.0, 60, 59, 1.0, None, None, None, 3),
     "call_failed": CallFailed("id", 1.0, FAULT),
+    "answer_begun": AnswerBegun(1.5),
+    "hold_that_asks_for_reports": Hold(5.0, 2.0, reports_begun=True),
     "hold_without_retries": Hold(5.0, 2.0, no_retries=True),
     "outcome": Outcome(
         1, "id", Decision.NAK, "key_refused", b"{}", FAULT, False, "why", ERROR, 2, 1.0, True, 3, 4,

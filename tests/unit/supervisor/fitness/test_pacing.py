@@ -48,7 +48,7 @@ def test_a_node_that_has_just_started_uses_the_limit_within_its_first_320_tasks(
     worlds = [World(form, nodes=nodes, tasks=320, burst=burst, answer_s=answer_s, seed=seed) for seed in range(3)]
     runs = [simulate(world) for world in worlds]
     assert mean(run.used for run in runs) >= LIMIT_USED
-    assert mean(run.refused_share for run in runs) < MOST_REFUSED
+    assert mean(run.refused_share for run in runs) < (MOST_REFUSED if burst > 10 else 0.022)  # 6.5 calls on average
 
 
 @pytest.mark.parametrize("form", [Form.OPENAI, Form.AZURE], ids=lambda form: form.value)

@@ -11,6 +11,7 @@ from supervisor.events import SelfChecked
 from supervisor.fitness import Admission, Admit, Begin, End, FitnessStateMachine, Verdict
 from supervisor.fitness.half_open import FIRST_INTERVAL, FRESH, LONGEST_INTERVAL
 from supervisor.fitness.pacing import UNPACED
+from supervisor.fitness.state_machine import LONGEST_CLOSED
 from supervisor.fitness.transitions import MOVES, REASONS
 from supervisor.states import FitnessState, Intake
 from supervisor.upstream import FaultMessages
@@ -34,6 +35,7 @@ ADDRESS = FaultInfo(FaultKind.ADDRESS, 404, "", "")
 CERTIFICATE = FaultInfo(FaultKind.CERTIFICATE, 0, "certificate_not_trusted", "")
 FIREWALL = FaultInfo(FaultKind.REFUSED, 403, "", "")
 LOADING = FaultInfo(FaultKind.UNAVAILABLE, 503, "unavailable_error", "Loading model")
+BOOM = FaultInfo(FaultKind.PASSING, 500, "", "boom")
 
 
 def made() -> FitnessStateMachine:
@@ -525,14 +527,96 @@ def test_several_tasks_of_which_each_makes_upstream_fail_do_not_close_the_intake
     assert (fitness.state, fitness.hold.no_retries) == (FitnessState.FIT, False)
 
 
-def test_clients_get_their_error_within_their_time_while_upstream_is_away() -> None:
-    fitness = FitnessStateMachine(64, EXPLAIN, task_timeout=20.0)
+@pytest.mark.parametrize("fault", [LOADING, BOOM], ids=lambda fault: fault.kind.value)
+def test_several_tasks_that_fail_for_good_do_not_close_the_intake_of_a_node_whose_self_check_is_answered(
+    fault: FaultInfo,
+) -> None:
+    """Each of them makes upstream fail, and nothing else is answered between."""
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
+    for round_at in (100.0, 110.0, 120.0):
+        fail_all(fitness, round_at, fault, tasks=8)
+        assert fitness.takes_self_check(round_at)
+        assert fitness.state is FitnessState.FIT
+        fitness.self_checked(round_at + 0.1, SelfChecked(round_at + 0.05))
+        assert (fitness.state, fitness.gate(round_at + 0.1).intake) == (FitnessState.FIT, Intake.OPEN)
+
+
+@pytest.mark.parametrize("fault", [LOADING, BOOM], ids=lambda fault: fault.kind.value)
+def test_tasks_that_fail_close_the_intake_when_the_self_check_fails_too(fault: FaultInfo) -> None:
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
+    fail_all(fitness, 100.0, fault, tasks=5)
+    assert fitness.takes_self_check(100.0)
+    fitness.self_checked(100.1, SelfChecked(100.0, LOADING))
+    assert (fitness.state, fitness.fault) == (FitnessState.AWAY, fault)
+    assert not fitness.takes_self_check(110.0)
+
+
+@pytest.mark.parametrize(("timeout", "closed_for"), [(20.0, 5.0), (300.0, LONGEST_CLOSED)])
+def test_clients_get_their_error_within_their_time_while_upstream_is_away(timeout: float, closed_for: float) -> None:
+    fitness = FitnessStateMachine(64, EXPLAIN, task_timeout=timeout)
     fail_all(fitness, 100.0, LOADING)
     probe(fitness, 101.0, LOADING)
-    assert fitness.gate(104.9).intake is Intake.ONE_AT_A_TIME  # a probe
-    probe(fitness, 104.9, LOADING)
-    assert fitness.gate(105.0).intake is Intake.ONE_AT_A_TIME
-    assert fitness.admit(105.0).admit is Admit.SEND_BACK
+    assert fitness.gate(99.9 + closed_for).intake is Intake.ONE_AT_A_TIME  # a probe
+    probe(fitness, 99.9 + closed_for, LOADING)
+    assert fitness.gate(100.0 + closed_for).intake is Intake.ONE_AT_A_TIME
+    assert fitness.admit(100.0 + closed_for).admit is Admit.SEND_BACK
+
+
+# Streams that have begun
+
+
+@pytest.mark.parametrize("begin", [suspect, limited, away, unfit], ids=lambda begin: begin.__name__)
+def test_a_stream_that_was_asked_later_and_has_begun_shows_that_upstream_serves(
+    begin: Callable[[], FitnessStateMachine],
+) -> None:
+    fitness = begin()
+    assert fitness.hold.reports_begun
+    fitness.answer_begun(103.0, asked_at=99.5)
+    assert fitness.state is not FitnessState.FIT
+    fitness.answer_begun(103.0, asked_at=102.0)
+    assert (fitness.state, fitness.hold.reports_begun) == (FitnessState.FIT, False)
+
+
+def test_a_stream_that_has_begun_starts_the_count_of_failures_anew() -> None:
+    fitness = made()
+    for number in range(20):
+        fail(fitness, 100.0 + number, LOADING, f"task {number}")
+        assert fitness.hold.reports_begun
+        fitness.answer_begun(100.6 + number, asked_at=100.5 + number)
+        assert not fitness.hold.reports_begun
+    assert fitness.state is FitnessState.FIT
+
+
+@pytest.mark.parametrize("fault", [LOADING, QUOTA], ids=["away", "unfit"])
+def test_a_probe_with_a_long_answer_does_not_keep_the_intake_closed(fault: FaultInfo) -> None:
+    """A self-check is made beside it."""
+    fitness = FitnessStateMachine(64, EXPLAIN, can_check=True)
+    fail_all(fitness, 100.0, fault)
+    assert fitness.takes_self_check(100.0)
+    fitness.self_checked(100.1, SelfChecked(100.0, fault))
+    assert fitness.admit(101.1).admit is Admit.PROBE
+    assert not fitness.takes_self_check(102.0)
+    assert fitness.takes_self_check(102.1)
+    fitness.self_checked(102.2, SelfChecked(102.1, LOADING))
+    assert fitness.gate(102.2).intake is not Intake.OPEN
+    assert not fitness.takes_self_check(104.0)
+    assert fitness.takes_self_check(104.1)
+    fitness.self_checked(104.3, SelfChecked(104.2))
+    assert (fitness.state, fitness.gate(104.3).intake) == (FitnessState.FIT, Intake.OPEN)
+
+
+def test_a_self_check_that_was_sent_before_the_intake_closed_does_not_open_it() -> None:
+    fitness = away(100.0)
+    fitness.self_checked(100.5, SelfChecked(99.5))
+    assert fitness.state is FitnessState.AWAY
+
+
+def test_a_probe_that_has_begun_and_breaks_afterwards_does_not_close_the_intake_again() -> None:
+    fitness = away(100.0)
+    assert fitness.admit(101.0).admit is Admit.PROBE
+    fitness.answer_begun(101.5, asked_at=101.0)
+    fitness.ended(120.0, 101.0, LOADING, upstream_answered=False, was_probe=True, request_id="probe")
+    assert (fitness.state, fitness.gate(120.0).intake) == (FitnessState.FIT, Intake.OPEN)
 
 
 def test_an_outage_is_reported_when_it_lasts_over_a_minute() -> None:

@@ -13,7 +13,7 @@ from tests.support.upstream import FakeUpstream
 from workernode.body import for_upstream
 from workernode.call_stats import CallStats
 from workernode.errors import ClientGone, UpstreamFault
-from workernode.protocol import CallFailed, RateLimitReport, Target
+from workernode.protocol import AnswerBegun, CallFailed, RateLimitReport, Target
 from workernode.upstream.chunks import Chunk
 from workernode.upstream.client import Upstream
 from workernode.upstream.request import ChatRequest
@@ -54,15 +54,18 @@ class Asker:
         self.fake = fake
         self.seen: list[RateLimitReport] = []
         self.failed: list[CallFailed] = []
+        self.begun: list[AnswerBegun] = []
         self.upstream = Upstream(5.0, LONG, self.report)
         self.upstream.set_target(Target(f"{fake.api_url}/chat/completions", key))
         self.client = Client()
         self.asked = CallStats()
         self.relays: list[StreamedAnswer] = []
 
-    def report(self, seen: RateLimitReport | CallFailed) -> None:
+    def report(self, seen: RateLimitReport | CallFailed | AnswerBegun) -> None:
         if isinstance(seen, CallFailed):
             self.failed.append(seen)
+        elif isinstance(seen, AnswerBegun):
+            self.begun.append(seen)
         else:
             self.seen.append(seen)
 

@@ -39,6 +39,19 @@ def test_a_failed_call_is_not_repeated_while_upstream_is_away(ask: Asker, stream
     assert len(ask.failed) == 1
 
 
+def test_a_stream_that_has_begun_is_reported_only_where_a_hold_asks_for_it(ask: Asker) -> None:
+    ask.stream()
+    assert ask.begun == []
+    before = time.monotonic()
+    ask.upstream.set_hold(Hold(0.0, reports_begun=True))
+    ask.stream()
+    assert before < ask.begun[0].asked < time.monotonic()
+    ask.complete()
+    ask.fault({"status": 503}, stream=True)
+    ask.fault({"raw": 'data: {"error": {"message": "no", "code": 500}}\n\n'}, stream=True)
+    assert len(ask.begun) == 1
+
+
 def test_limit_headers_are_reported_to_the_supervisor(ask: Asker) -> None:
     ask.complete({"headers": {"x-ratelimit-limit-requests": "10", "x-ratelimit-remaining-requests": "3"}})
     ask.fault({"status": 429, "err_type": "insufficient_quota"})
