@@ -20,19 +20,21 @@ HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
 PORT_TRIES = 100
 HIDDEN_FROM_CHILD = ("API_KEY", "PULSAR_TOKEN", "UPSTREAM_HEADERS")
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[2]  # the project's folder, or where the package is installed
+PACKAGED = PROJECT / "devstack"  # a wheel has the project's local.sh here
 
 
 def command_line(local_command: str) -> list[str]:
     """Return LOCAL_COMMAND as a list of arguments, split as a shell would.
 
-    A relative path of the program is looked for in the working directory, then in the project's folder.
+    A relative path of the program is looked for in the working directory, then in the project's folder, then in the
+    installed package.
     """
     program, *arguments = shlex.split(local_command)
     path = Path(program)
     if "/" in program and not path.is_absolute():
-        path = path if path.exists() else PROJECT / path
-        program = str(path.absolute())
+        found = [each for each in (path, PROJECT / path, PACKAGED / path) if each.exists()]
+        program = str((found[0] if found else path).absolute())
     return [program, *arguments]
 
 
@@ -49,6 +51,7 @@ def environment(settings: Settings, environ: Mapping[str, str], port: int, key: 
     added = {
         # The embedded model is found in the node's own virtual environment, even if it is not activated.
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), kept.get("PATH", os.defpath)]),
+        "LOCAL_PYTHON": sys.executable,
         "LOCAL_PORT": str(port),
         "LOCAL_PARALLEL": str(settings.local_parallel),
         "LOCAL_CTX": str(settings.local_ctx),

@@ -47,10 +47,10 @@ class Box:
         path.chmod(mode)
         return path
 
-    def start(self, **variables: str) -> subprocess.Popen[str]:
+    def start(self, cwd: Path = Path("/"), **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [self.script],
-            cwd="/",
+            cwd=cwd,
             env=self.env | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -58,9 +58,9 @@ class Box:
             text=True,
         )
 
-    def run(self, **variables: str) -> tuple[int, list[str], str]:
+    def run(self, cwd: Path = Path("/"), **variables: str) -> tuple[int, list[str], str]:
         """Exit code, the llamafile's output line by line, local.sh's output."""
-        with self.start(**variables) as process:
+        with self.start(cwd, **variables) as process:
             output, errors = process.communicate(timeout=PATIENCE)
         return process.returncode, output.splitlines(), errors
 
@@ -315,6 +315,21 @@ def test_a_signal_stops_the_download(box: Box, server: DownloadServer) -> None:
 
 
 # The embedded model.
+
+
+def test_in_the_installed_package_the_working_directory_is_looked_through(box: Box) -> None:
+    package = box.folder / "site-packages" / "devstack"
+    shutil.copytree(ROOT / "devstack", package, ignore=shutil.ignore_patterns("__pycache__"))
+    box.script = package / "local.sh"
+    found = box.folder / "found.llamafile"
+    box.llamafile(found.name)
+    code, output, errors = box.run(cwd=box.folder)
+    assert (code, arguments(output)) == (0, FLAGS)
+    assert f"starting {found}" in errors
+    found.unlink()
+    code, _, errors = box.run(cwd=box.folder, LOCAL_PYTHON="/bin/false", PATH=f"{box.folder}:/usr/bin:/bin")
+    assert code == 1
+    assert "'/bin/false' -m pip install 'workernode[local]'" in errors
 
 
 def test_without_a_llamafile_the_embedded_model_is_served(box: Box) -> None:

@@ -1,7 +1,8 @@
-"""A wheel that is built from the project's files holds every package, the page, and a version."""
+"""A wheel that is built from the project's files holds every package, the page, local.sh, and a version, and works."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import FakeGateway
+from tests.support.node import Node
 from tests.support.paths import ROOT
+from tests.support.platform import Platform
 
 PACKAGES = ("workernode", "supervisor", "devstack")
 FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "WorkerNode.py")  # what the Dockerfile copies, too
@@ -33,7 +37,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_every_module_and_the_page_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     code = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert code | {"WorkerNode.py", "supervisor/observability/page.html"} <= set(wheel.namelist())
+    files = {"WorkerNode.py", "supervisor/observability/page.html", "devstack/local.sh"}
+    assert code | files <= set(wheel.namelist())
+    assert wheel.getinfo("devstack/local.sh").external_attr >> 16 & 0o100  # may be executed
+
+
+@pytest.mark.timeout(420)  # a real model on cores that other tests share
+def test_a_local_node_from_the_wheel_answers_a_task_in_an_empty_folder(
+    wheel: zipfile.ZipFile, platform: Platform, gateway: FakeGateway, tmp_path: Path
+) -> None:
+    """The packages that the wheel needs, the extra `local` among them, are those of the tests' own environment."""
+    site, folder = tmp_path / "site", tmp_path / "empty"
+    folder.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run([*pip, str(wheel.filename)], check=True)
+    variables = {
+        "NODE_TYPE": "local", "MODEL_NAME": platform.model, "PULSAR_URL": platform.broker.url, "PYTHONPATH": site,
+        "RES_TOPIC_NAME": platform.res_topic, "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME"),
+    }  # fmt: skip
+    with Node(variables, folder, command=[sys.executable, str(site / "bin" / "workernode")]) as node:
+        node.wait_ready(300)
+        assert any(f"{site}/devstack/local.sh" in line for line in node.log_lines)
+        id = platform.ask("Say one word.", max_tokens=4)
+        gateway.wait_all([id], 300)
+        assert gateway.faults([id]) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_the_wheel_knows_its_version(wheel: zipfile.ZipFile) -> None:

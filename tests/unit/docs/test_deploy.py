@@ -124,7 +124,7 @@ def test_what_is_copied_is_there_and_passes_the_ignore_file() -> None:
     ignored = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().splitlines()
     let_through = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
-    assert set(copied()) == let_through
+    assert {path.partition("/")[0] for path in copied()} == let_through
     assert [name for name in copied() if not (ROOT / name).exists()] == []
 
 

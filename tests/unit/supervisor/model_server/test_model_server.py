@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,8 +54,21 @@ def test_the_command_is_looked_for_in_the_working_directory_then_in_the_project(
     with open("local.sh", "w", encoding="utf-8"):
         pass
     assert command.command_line("./local.sh") == [f"{tmp_path}/local.sh"]
+    assert command.command_line("./no-such.sh") == [f"{tmp_path}/no-such.sh"]
     assert command.command_line("/opt/server --x") == ["/opt/server", "--x"]
     assert command.command_line("python3 -m server") == ["python3", "-m", "server"]
+
+
+def test_where_only_the_package_is_installed_the_command_is_the_packages_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = tmp_path / "site-packages" / "devstack"
+    packaged.mkdir(parents=True)
+    (packaged / "local.sh").touch()
+    monkeypatch.chdir(str(tmp_path))
+    monkeypatch.setattr(command, "PROJECT", tmp_path / "site-packages")
+    monkeypatch.setattr(command, "PACKAGED", packaged)
+    assert command.command_line("./local.sh") == [str(packaged / "local.sh")]
 
 
 def test_the_model_servers_command_and_environment_are_complete_and_have_no_secret() -> None:
@@ -72,6 +86,7 @@ def test_the_model_servers_command_and_environment_are_complete_and_have_no_secr
     environment = command.environment(settings.load(variables), environ, port=8123, key="key")
     assert environment == {
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/bin"]),
+        "LOCAL_PYTHON": sys.executable,
         "LOCAL_PORT": "8123",
         "LOCAL_PARALLEL": "8",
         "LOCAL_CTX": "8192",
