@@ -1,4 +1,4 @@
-"""What the double of upstream answers (tests/support/upstream.py)."""
+"""What the double of upstream answers (tests/support/upstream)."""
 
 from __future__ import annotations
 

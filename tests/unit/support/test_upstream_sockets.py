@@ -1,4 +1,4 @@
-"""What the double of upstream does with its sockets: cuts, resets, silence (tests/support/upstream.py)."""
+"""What the double of upstream does with its sockets: cuts, resets, silence (tests/support/upstream)."""
 
 from __future__ import annotations
 
