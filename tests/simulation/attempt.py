@@ -18,6 +18,7 @@ from workernode.protocol import (
     FaultInfo,
     FaultKind,
     Job,
+    Kept,
     Outcome,
     RateLimitReport,
 )  # fmt: skip
@@ -29,6 +30,13 @@ EARLIEST_FRAME = 0.1  # seconds after the task was received (spec 1.2)
 TRIES = 3  # calls of upstream for one delivery
 RETRY_FIRST = 0.2  # seconds
 UNKNOWN_FOR = 1.0  # seconds for which a 404 is retried
+OFFER_TIME = 1.0  # seconds for which a worker offers an answer; then its supervisor keeps it
+SHORTEST_OFFER = 3.0  # seconds for which an answer is offered that comes late
+RECONNECT_TIME = 5.0  # seconds for telling a client that the connection broke amid its stream
+STATUS_OF = {
+    "taken": "answered", "unknown": "client_gone", "refused": "gateway_unreachable", "away": "gateway_unreachable",
+    "lost": "connection_lost",
+}  # fmt: skip
 STATUS = {
     FaultKind.PASSING: "upstream_trouble", FaultKind.RATE_LIMIT: "rate_limited", FaultKind.RAMP: "rate_limited",
     FaultKind.KEY: "key_refused", FaultKind.QUOTA: "quota_used_up",
@@ -45,12 +53,17 @@ class Attempt:
         self._process, self._host, self._world = process, process.host, process.host.world
         self.job, self.plan = job, process.host.request_of(job)
         self._dice = self._world.dice_for(self.plan.id, process.host.name, job.number)
+        self._held: list[bytes] = []  # frames that have not left: a chunk's number, or b"E" for an error
+        self._undelivered: tuple[bool, tuple[bytes, ...]] | None = None  # is the gateway reached; what it has not got
 
     def run(self) -> Waits:
         dice = self._dice
         yield dice.uniform(0.0002, 0.002)
         if self.plan.malformed:
             self._finish(Decision.DEAD_LETTER, "malformed", reason="no JSON")
+            return
+        if self.job.kept is not None:
+            yield from self._offer_again(self.job.kept)
             return
         if self.job.rejection is not None:
             yield from self._tell()
@@ -60,6 +73,10 @@ class Attempt:
             yield from self._tell()
             self._finish(Decision.ACK, "expired")
             return
+        yield from self._ask(dice)
+
+    def _ask(self, dice: random.Random) -> Waits:
+        """Ask upstream, and answer the client."""
         fault: FaultInfo | None = None
         for count in range(TRIES):
             while self._world.now < min(self._process.hold.until, self.job.deadline):
@@ -69,7 +86,7 @@ class Attempt:
                 yield dice.uniform(0.0, 0.05)
                 self._process.die("killed by SIGSEGV")
                 return
-            what, fault = self._host.upstream.ask(self.plan)
+            what, fault = self._host.upstream.ask(self.plan, self._process.key)
             if fault is None:
                 yield from self._answer(what, asked, dice)
                 return
@@ -119,11 +136,26 @@ class Attempt:
             return
         yield min(seconds, max(0.0, self.job.deadline - self._world.now))
         self._process.tokens += self.plan.chunks
-        status = yield from self._post(error=False)
-        self._finish(Decision.ACK, status, upstream_answered=True, asked_at=asked)
+        result = yield from self._post(error=False)
+        self._finish(Decision.ACK, STATUS_OF[result], upstream_answered=True, asked_at=asked)
+
+    def _offer_again(self, kept: Kept) -> Waits:
+        """The gateway has not got the answer yet."""
+        if not kept.parts:
+            self._undelivered = (not self._is_away, ())
+            self._finish(Decision.ACK, "gateway_unreachable")
+            return
+        if self.plan.stream:
+            self._held = list(kept.parts)
+            result = yield from self._end()
+        else:
+            result = yield from self._post(kept.parts[0] == b"E")
+        if kept.status:
+            self._finish(kept.decision, kept.status, fault=kept.fault, reason=kept.reason)
+        else:
+            self._finish(Decision.ACK, STATUS_OF[result], upstream_answered=True)
 
     def _stream(self, what: str, seconds: float, asked: float, dice: random.Random) -> Waits:
-        gateway = self._host.gateway
         shown = self.plan.chunks // 2 if what == "cut" else self.plan.chunks
         for number in range(shown):
             yield seconds / self.plan.chunks
@@ -131,37 +163,27 @@ class Attempt:
                 if self._process.hold.reports_begun:
                     self._process.write(AnswerBegun(asked))
                 yield from self._earliest()
-            while gateway.is_away:
-                yield 0.2
-                if self._world.now >= self.job.deadline:
-                    self._excuse("the gateway was away until its time was over")
-                    self._finish(Decision.ACK, "gateway_unreachable", upstream_answered=True, asked_at=asked)
-                    return
             if self.plan.gateway == "client leaves" and number == self.plan.chunks - 1:
                 self._world.faults["client leaves"] += 1
-                gateway.clients[self.plan.id].is_gone = True
+                self._host.gateway.clients[self.plan.id].is_gone = True
                 self._finish(Decision.ACK, "client_gone")
                 return
-            if self._process.answer_states[self.job.slot] == AnswerState.NOT_STARTED:
-                self._process.answer_states[self.job.slot] = AnswerState.STARTED
-                yield 0.000002
-            self._send(number, False)
+            self._held.append(b"%d" % number)
             self._process.tokens += 1
+            if not self._is_away:
+                yield from self._flush()
+            elif self._has_begun:
+                yield from self._end_over_new_connection()
+                self._finish(Decision.ACK, "connection_lost")
+                return
         yield dice.uniform(0.0, 0.01)
-        yield from self._earliest()
-        yield from self._end(error=what == "cut")
-        status = "broken" if what == "cut" else "answered"
+        result = yield from self._end(error=what == "cut")
+        status = "broken" if what == "cut" else STATUS_OF[result]
         self._finish(Decision.ACK, status, upstream_answered=what != "cut", asked_at=asked)
 
     def _tell(self) -> Waits:
         """The client gets an error."""
         if self.plan.stream:
-            yield from self._earliest()
-            while self._host.gateway.is_away:
-                yield 0.2
-                if self._world.now >= self.job.deadline + 5.0:
-                    self._excuse("the gateway was away until its time was over")
-                    return
             yield from self._end(error=True)
         else:
             yield from self._post(error=True)
@@ -169,11 +191,53 @@ class Attempt:
     def _earliest(self) -> Waits:
         yield max(0.0, self.job.received_at + EARLIEST_FRAME - self._world.now)
 
-    def _end(self, error: bool) -> Waits:
+    @property
+    def _is_away(self) -> bool:
+        return self._host.gateway.is_away(self.plan)
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._process.answer_states[self.job.slot] != AnswerState.NOT_STARTED
+
+    def _flush(self) -> Waits:
+        if not self._has_begun and self._held:
+            self._process.answer_states[self.job.slot] = AnswerState.STARTED
+            yield 0.000002
+        frames, self._held = self._held, []
+        for frame in frames:
+            self._send(None if frame == b"E" else int(frame), False)
+
+    def _end(self, error: bool = False) -> Generator[float, None, str]:
+        if error:
+            self._held.append(b"E")
+        yield from self._earliest()
+        if self._has_begun and self._is_away:
+            yield from self._end_over_new_connection()
+            return "lost"
+        give_up_at = self._world.now + OFFER_TIME
+        while self._is_away or (self._host.gateway.is_refusing and not self._has_begun):
+            if self._world.now + 0.2 >= give_up_at:
+                self._undelivered = (not self._is_away, tuple(self._held))
+                return "away" if self._is_away else "refused"
+            yield 0.2
+        yield from self._flush()
+        yield from self._send_end()
+        return "taken"
+
+    def _end_over_new_connection(self) -> Waits:
+        self._held = [b"E"]
+        until = self._world.now + RECONNECT_TIME
+        while self._is_away:
+            if self._world.now + 0.2 >= until:
+                self._excuse("the gateway was away for long, amid the stream")
+                return
+            yield 0.2
+        yield from self._flush()
+        yield from self._send_end()
+
+    def _send_end(self) -> Waits:
         self._process.answer_states[self.job.slot] = AnswerState.ENDING
         yield 0.000002
-        if error:
-            self._send(None, False)
         self._send(-1, True)
         yield 0.003  # the ping behind the end is answered
         self._process.answer_states[self.job.slot] = AnswerState.ENDED
@@ -183,25 +247,39 @@ class Attempt:
 
     def _post(self, error: bool) -> Generator[float, None, str]:
         unknown_since: float | None = None
-        gateway = self._host.gateway
+        gateway, give_up_at = self._host.gateway, self._world.now + OFFER_TIME
         while True:
             yield 0.001
-            result = "refused" if gateway.is_away else gateway.post(self.plan.id, error)
+            result = "away" if self._is_away else gateway.post(self.plan.id, error)
             yield 0.001
+            now = self._world.now
             if result == "taken":
                 self._process.answer_states[self.job.slot] = AnswerState.ENDED
-                return "answered"
-            now = self._world.now
+                return result
             if result == "unknown":
                 unknown_since = now if unknown_since is None else unknown_since
                 if now - unknown_since > UNKNOWN_FOR:
                     if self.plan.gateway == "gone":
                         self._excuse("the gateway does not know it")
-                    return "client_gone"
-            elif now >= self.job.deadline:
-                self._excuse("the gateway was away until its time was over")
-                return "gateway_unreachable"
+                    return result
+            elif now + 0.1 >= give_up_at:
+                self._undelivered = (result == "refused", (b"E" if error else b"answer",))
+                return result
             yield 0.1
+
+    def _kept(self, decision: Decision, status: str, more: dict[str, Any]) -> Kept | None:
+        """What is to be offered again, as workernode.undelivered has it."""
+        now, before = self._world.now, self.job.kept
+        until = before.until if before else max(self.job.deadline, now + SHORTEST_OFFER)
+        if self._undelivered is None or decision is Decision.NAK or now >= until:
+            return None
+        is_reached, parts = self._undelivered
+        self._world.faults["answer waits for its gateway" if parts else "gateway is tried before a task is run"] += 1
+        status = "" if more.get("upstream_answered") else status
+        return Kept(
+            f"http://{self.plan.server}", is_reached, until, parts, None, status, decision, fault=more.get("fault"),
+            reason=more.get("reason", ""),
+        )  # fmt: skip
 
     def _excuse(self, why: str) -> None:
         self._host.gateway.clients[self.plan.id].excuses.add(why)
@@ -212,9 +290,10 @@ class Attempt:
         asked = more.get("asked_at")
         durations = Durations(upstream=None if asked is None else self._world.now - asked)
         id = "" if self.plan.malformed else self.plan.id
+        kept = self._kept(decision, status, more)
         self._process.write(
             Outcome(
                 self.job.number, id, decision, status, record, stream=self.plan.stream, durations=durations,
-                prompt_tokens=20, completion_tokens=self.plan.chunks, **more,
+                prompt_tokens=20, completion_tokens=self.plan.chunks, kept=kept, **more,
             )
         )  # fmt: skip

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from supervisor.broker import PulsarBroker
+from supervisor.broker.connection import OPERATION_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, LossTimer
+from supervisor.broker.partitions import PartitionedConsumer
 from supervisor.events import BrokerDown, BrokerUp, MessageKey, Received
 from tests.simulation.library import Consumer, Link, PulsarException
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
 
-CHECK_INTERVAL = 0.25  # seconds: how soon the thread of the connection notices that the library has connected again
+CHECK_INTERVAL = 0.1  # seconds: how soon the thread of the connection notices a change (supervisor.broker.connection)
 
 
 class SimConnection:
@@ -25,25 +27,35 @@ class SimConnection:
         self._link = link
         self.intake: Any = None
         self.client: object = None
-        self.consumer: Consumer | None = None
+        self.consumer: Any = None
+        self.parts: list[Consumer] = []  # the library's consumers: one, or one for each partition
         self.records: Link | None = None
+        self.token = ""
+        self.connects_late_until = 0.0  # the library's own pauses between attempts have grown long
         self._leave: tuple[int, float] | None = None
         self._away_until = 0.0
+        self._is_watching = self._is_retrying = False
+        self._subscribing_since = 0.0
 
     def start(self) -> None:
         """Connect, soon."""
-        self._world.after(self._world.dice.uniform(0.05, 0.5), self._connect, 0.5)
+        self._world.after(self._world.dice.uniform(0.05, 0.5), self._connect, RETRY_FIRST)
+
+    def use_token(self, token: str) -> None:
+        """Use it at the next connection."""
+        self.token = token
 
     def _connect(self, pause: float) -> None:
         if self._link.is_closed:
             return
         if self._link.is_up:
             self.client = self.records = self._link
+            self._link.has_producer = True
             self._node.loop.post(BrokerUp())
             self._act()
         else:
             self._node.loop.post(BrokerDown("connection refused"))
-            self._world.after(pause, self._connect, min(pause * 2, 10.0))
+            self._world.after(pause, self._connect, min(pause * 2, RETRY_LONGEST))
 
     def wake(self) -> None:
         """Have the thread look."""
@@ -62,51 +74,149 @@ class SimConnection:
             consumer, self.consumer = self.consumer, None
             self._away_until = leave[1]
             consumer.close()
+            self.parts.clear()
         if self.consumer is None and self.intake.is_wanted():
             if self._world.now < self._away_until:
                 self._world.at(self._away_until, self._act)
-            elif not self._link.is_up:
-                self._world.after(0.25, self._act)
-            else:
+            elif self._link.is_up and not self._link.server.is_moving:
+                self._subscribing_since = 0.0
                 self.consumer = self.intake.attach(self._subscribe)
+            else:  # subscribing waits
+                now = self._world.now
+                self._subscribing_since = self._subscribing_since or now
+                if now - self._subscribing_since >= OPERATION_TIMEOUT:
+                    self._drop()
+                elif not self._is_retrying:
+                    self._is_retrying = True
+                    self._world.after(0.25, self._retry)
 
-    def _subscribe(self, listener: Callable[[Any, Any], None]) -> Consumer:
-        consumer = Consumer(self._world, self._link.server, listener)
+    def _retry(self) -> None:
+        self._is_retrying = False
+        self._act()
+
+    def _subscribe(self, listener: Callable[[Any, Any], None]) -> Any:
+        if self._link.server.partitions == 1:
+            return self._subscribe_to("", listener)
+        consumer = PartitionedConsumer(self._subscribe_to, listener)
+        consumer.add(self._topics())
+        self._world.after(CHECK_INTERVAL, self._tend_partitions, consumer)
+        return consumer
+
+    def _topics(self) -> list[str]:
+        return [f"partition-{number}" for number in range(self._link.server.partitions)]
+
+    def _tend_partitions(self, consumer: PartitionedConsumer) -> None:
+        if self.consumer is consumer and not self._link.is_closed:
+            self.intake.ask_more()
+            if self._link.is_up:
+                consumer.add(self._topics())
+            self._world.after(CHECK_INTERVAL, self._tend_partitions, consumer)
+
+    def _subscribe_to(self, topic: str, listener: Callable[[Any, Any], None]) -> Consumer:
+        partition = int(topic.rpartition("-")[2] or 0)
+        consumer = Consumer(self._world, self._link.server, listener, topic, partition)
         consumer.is_leaving = lambda: not self._node.is_serving
+        self.parts.append(consumer)
         self._world.after(0.002, self._subscribed, consumer)
         return consumer
 
     def _subscribed(self, consumer: Consumer) -> None:
         if self._link.is_up:
             consumer.connect()
-        elif not self._link.is_closed:
+        if not self._link.is_closed and not consumer.is_connected() and not consumer.is_closed:
             self._world.after(0.25, self._subscribed, consumer)
 
-    def lost(self) -> None:
-        """The connection is gone; the library connects again by itself."""
-        if self.consumer is not None:
-            self.consumer.disconnect()
+    def lost(self, records: bool = True) -> None:
+        """The connection is gone; the library connects again by itself.
+
+        Args:
+            records: that of the records, too.
+        """
+        for consumer in self.parts:
+            consumer.disconnect()
+        if records:
+            self._link.has_producer = False
+        if not self._is_watching and self.records is not None:
+            self._is_watching = True
+            self._watch(LossTimer())
 
     def back(self) -> None:
-        """The library connects again, a moment after it can."""
-        self._world.after(self._world.dice.uniform(0.1, 2.0), self._back)
+        """The library connects again, a moment after it can, or much later."""
+        delay = self._world.dice.uniform(0.1, 2.0)
+        if self._world.now < self.connects_late_until:
+            delay += self.connects_late_until - self._world.now
+        self._world.after(delay, self._back, list(self.parts))
 
-    def _back(self) -> None:
-        if self.consumer is not None and self._link.is_up:
-            self.consumer.connect()
-            self._world.after(CHECK_INTERVAL, self.intake.reconnected)
+    def _back(self, parts: list[Consumer]) -> None:
+        if self._link.is_up:
+            self._link.has_producer = self.records is not None
+            for consumer in parts:
+                consumer.connect()
+            if any(consumer in self.parts for consumer in parts):
+                self._world.after(CHECK_INTERVAL, self.intake.reconnected)
+
+    def _watch(self, lost: LossTimer) -> None:
+        """What the thread does while something is without a connection (Connection._serve)."""
+        if self._link.is_closed or self.records is None or self.is_up():
+            self._is_watching = False
+            return
+        if lost.is_due(self._world.now, False) and not self._mend():
+            self._is_watching = False
+            self._drop()
+            return
+        self._world.after(CHECK_INTERVAL, self._watch, lost)
+
+    def _mend(self) -> bool:
+        if not self._link.is_up:
+            self._node.loop.post(BrokerDown("connection refused"))
+            return True
+        has_consumer = self._is_consumer_up()
+        if not self._link.has_producer and (self.consumer is None or not has_consumer):
+            return False
+        if not self._link.has_producer:
+            self._world.faults["producer made anew"] += 1
+            self._link.has_producer = True
+            self._link.fail_pending()
+        elif not has_consumer:
+            self._world.faults["consumer made anew"] += 1
+            self.intake.detach()
+            self._close_consumer()
+            self._act()
+        return True
+
+    def _drop(self) -> None:
+        """Make all of it anew."""
+        self._world.faults["client made anew"] += 1
+        self.intake.detach()
+        self._close_consumer()
+        self.client = self.records = None
+        self._subscribing_since = 0.0
+        self._link.fail_pending()
+        self._world.after(0.05, self._connect, RETRY_FIRST)
+
+    def _close_consumer(self) -> None:
+        self.consumer = None
+        for consumer in self.parts:
+            consumer.close()
+        self.parts.clear()
+
+    def _is_consumer_up(self) -> bool:
+        return self.consumer is None or bool(self.consumer.is_connected())
 
     def is_up(self) -> bool:
         """As the library tells."""
-        if self.records is None or not self._link.is_up:
-            return False
-        return self.consumer is None or self.consumer.is_connected()
+        return self.records is not None and self._link.is_up and self._link.has_producer and self._is_consumer_up()
 
     def close(self) -> None:
         """Leave."""
         self._node.block(0.05 if self._link.is_up else 2.0, lambda: False)
-        if self.consumer is not None:
-            self.consumer.close()
+        self._close_consumer()
+        self._link.is_closed = True
+
+    def kill(self) -> None:
+        """The process is gone."""
+        for consumer in self.parts:
+            consumer.kill()
         self._link.is_closed = True
 
 

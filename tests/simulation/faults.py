@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from supervisor.events import ReloadFailed, SettingsReloaded
 from tests.simulation.node import SimNode
 from tests.simulation.schedule import Step
 from tests.simulation.workers import SimProcess
@@ -94,12 +96,19 @@ def _cut_off(simulation: Simulation, step: Step, node: SimNode) -> None:
     simulation.world.after(step.seconds, heal)
 
 
-def _until(holder: str, name: str) -> Callable[[Simulation, Step, SimNode], None]:
-    """A fault that lasts until a moment that `simulation.<holder>` keeps."""
+def _until(holder: str, name: str, server: str = "") -> Callable[[Simulation, Step, SimNode], None]:
+    """A fault that lasts until a moment that `simulation.<holder>` keeps.
+
+    Args:
+        server: the gateway that is away; "": all of them, if it is theirs.
+    """
 
     def apply(simulation: Simulation, step: Step, node: SimNode) -> None:
         target = getattr(simulation, holder)
-        setattr(target, name, max(getattr(target, name), simulation.world.now + step.seconds))
+        until = max(getattr(target, name), simulation.world.now + step.seconds)
+        setattr(target, name, until)
+        if holder == "gateway":
+            simulation.gateway.outages.append((server, simulation.world.now, until))
 
     return apply
 
@@ -142,6 +151,58 @@ def _load(simulation: Simulation, step: Step, node: SimNode) -> None:
         node.model.load(step.seconds)
 
 
+def _rotate_key(simulation: Simulation, step: Step, node: SimNode) -> None:
+    """Upstream refuses the old key from some moment on; the nodes read the new one sooner or later than that."""
+    upstream, key = simulation.upstream, f"key {len(simulation.upstream.keys)}, {simulation.world.now}"
+    old = set(upstream.keys)
+    upstream.keys.add(key)
+    simulation.world.after(step.pick * 5.0, upstream.keys.difference_update, old)
+    simulation.upstream.newest_key = key
+    for each in simulation.nodes:
+        simulation.world.after(min(step.seconds, 20.0) * simulation.world.dice.random(), each.reload, key)
+
+
+def _fail_reload(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.loop.post(ReloadFailed(("a sentence",)))
+
+
+def _rotate_token(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.loop.post(SettingsReloaded(replace(node.settings, pulsar_token="token"), ("PULSAR_TOKEN",), ()))
+
+
+def _connect_late(simulation: Simulation, step: Step, node: SimNode) -> None:
+    """The connection is lost for a moment, and the library waits for long before it connects again."""
+    node.connection.connects_late_until = simulation.world.now + step.seconds
+    _cut_off(simulation, replace(step, seconds=0.5), node)
+
+
+def _kill_owner(simulation: Simulation, step: Step, node: SimNode) -> None:
+    server = simulation.server
+    if server.is_moving or not server.is_up:
+        return
+    server.begin_to_move()
+    for each in simulation.nodes:
+        each.connection.lost(records=step.pick < 0.5)
+
+    def moved() -> None:
+        server.moved()
+        for each in simulation.nodes:
+            each.connection.back()
+
+    simulation.world.after(step.seconds, moved)
+
+
+def _stand_still(simulation: Simulation, step: Step, node: SimNode) -> None:
+    node.stop_for(step.seconds)
+    for process in _workers(node):
+        process.hang(step.seconds)
+
+
+def _add_partition(simulation: Simulation, step: Step, node: SimNode) -> None:
+    if simulation.server.partitions > 1:
+        simulation.server.partitions += 1
+
+
 FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
     "worker killed": _kill_one,
     "all workers killed": _kill_all,
@@ -166,4 +227,13 @@ FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
     "worker killed, then SIGTERM": _kill_then_terminate,
     "machine is short of memory": _memory,
     "local model loads": _load,
+    "one of two gateways is away": _until("gateway", "second_away_until", "gateway2"),
+    "gateway refuses answers": _until("gateway", "refusing_until"),
+    "key is rotated": _rotate_key,
+    "settings cannot be reloaded": _fail_reload,
+    "token of the broker is rotated": _rotate_token,
+    "library connects late": _connect_late,
+    "owner of the topic killed": _kill_owner,
+    "node and its workers stand still": _stand_still,
+    "topic gets another partition": _add_partition,
 }

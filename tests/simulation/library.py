@@ -23,8 +23,11 @@ class PulsarException(Exception):  # the library's name
 class Consumer:
     """The library's consumer: a listener, a receiver queue of one. After an outage it connects again by itself."""
 
-    def __init__(self, world: World, server: Server, listener: Callable[[Any, Any], None]) -> None:
+    def __init__(
+        self, world: World, server: Server, listener: Callable[[Any, Any], None], topic: str = "", partition: int = 0
+    ) -> None:
         self._world = world
+        self.topic, self.partition = topic, partition  # topic: of a partition; "" if the topic has none
         self._server = server
         self._listener = listener
         self._queue: list[Delivery] = []
@@ -39,7 +42,7 @@ class Consumer:
 
     def connect(self) -> None:
         """It is subscribed: the broker may send one message."""
-        if not self.is_closed and self not in self._server.consumers:
+        if not self.is_closed and self not in self._server.consumers and not self._server.is_moving:
             self._server.consumers.append(self)
             self.permits = 0
             self._flow()
@@ -130,6 +133,7 @@ class Link:
         self.server = server
         self.is_cut = False
         self.is_closed = False
+        self.has_producer = False  # the library's producer of the records is connected
         self.pending: dict[int, tuple[float, Callable[[str], None]]] = {}
         self._next = 0
 
@@ -137,6 +141,12 @@ class Link:
     def is_up(self) -> bool:
         """Whether anything gets through."""
         return self.server.is_up and not self.is_cut and not self.is_closed
+
+    def fail_pending(self) -> None:
+        """The client was closed: what is not stored by now never is."""
+        pending, self.pending = list(self.pending.values()), {}
+        for _, done in pending:
+            done("AlreadyClosed")
 
     def store(self, done: Callable[[str], None]) -> None:
         """Send a record or a dead letter; `done` gets "" or why it is not stored."""
@@ -153,10 +163,10 @@ class Link:
         since, done = self.pending[number]
         if self.is_closed:
             del self.pending[number]
-        elif self.is_up and self._world.now >= self.server.records_refused_until:
+        elif self.is_up and self.has_producer and self._world.now >= self.server.records_refused_until:
             del self.pending[number]
             done("")
-        elif self.is_up or self._world.now - since >= SEND_TIMEOUT:
+        elif (self.is_up and self.has_producer) or self._world.now - since >= SEND_TIMEOUT:
             del self.pending[number]
             done("ProducerBlockedQuotaExceededError" if self.is_up else "Timeout")
         else:

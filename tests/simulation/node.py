@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from supervisor.assembly import Parts
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import Received, Stored
+from supervisor.events import Received, SettingsReloaded, Stored
 from supervisor.fitness import FitnessStateMachine
 from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
@@ -22,7 +23,7 @@ from tests.simulation.connection import SimBroker
 from tests.simulation.library import Link
 from tests.simulation.loop import SimLoop
 from tests.simulation.node_rules import check_counts
-from tests.simulation.outside import Gateway, Upstream
+from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.pulsar import Server
 from tests.simulation.schedule import Schedule, TaskPlan
 from tests.simulation.stand_ins import SimLocalModel, SimOverview, SimReporter
@@ -50,7 +51,7 @@ def settings_of(slots: int, workers: int, timeout: float, drain: float, redelive
             "NODE_TYPE": "remote",
             "MODEL_NAME": "m",
             "API_URL": "http://upstream.example/v1",
-            "API_KEY": "key-of-the-simulation",
+            "API_KEY": FIRST_KEY,
             "PULSAR_URL": "pulsar://broker:6650",
             "MAX_PROCESS_NUM": str(slots),
             "WORKER_PROCESSES": str(workers),
@@ -77,6 +78,8 @@ class SimNode:
             schedule.slots, schedule.workers, schedule.task_timeout, schedule.drain_timeout, schedule.max_redeliveries,
             schedule.nak_delay,
         )  # fmt: skip
+        if upstream.newest_key != FIRST_KEY:
+            self.settings = settings = replace(settings, api_key=upstream.newest_key)
         self.max_redeliveries, self.nak_delay = settings.max_redeliveries, settings.nak_delay
         self.is_alive = True
         self.exit: Exit | None = None
@@ -87,6 +90,7 @@ class SimNode:
         self.processes: list[SimProcess] = []
         self.stored: dict[int, set[str]] = {}  # number of a delivery → "record", "letter"
         self.numbers: dict[int, str] = {}
+        self.waited: set[int] = set()  # numbers of deliveries that have waited for their gateway
         self.final: list[tuple[str, str]] = []  # (request id, decision) as carried out
         self.healthy_since = float("inf")
         self.was_told_to_stop: list[float] = []
@@ -250,9 +254,7 @@ class SimNode:
             if delivery.place is Place.RECORDING:
                 client = self.gateway.clients[self.plan_of(delivery.received).id]
                 client.excuses.add("its record could not be stored while its node lived")
-        if self.connection.consumer is not None:
-            self.connection.consumer.kill()
-        self.link.is_closed = True
+        self.connection.kill()
         for process in self.processes:
             self.world.after(self.dice.uniform(0.0, 0.05), process.die, "its supervisor is gone")
 
@@ -282,6 +284,10 @@ class SimNode:
     def _must_be_gone(self) -> None:
         if self.is_alive and self.world.now > self._excused_until:
             raise Violation("a second signal ends it within a second", f"{self.name} is still here")
+
+    def reload(self, key: str) -> None:
+        """SIGHUP, after which its settings have another key of upstream's."""
+        self.loop.post(SettingsReloaded(replace(self.settings, api_key=key), ("API_KEY",), ()))
 
     def stop_for(self, seconds: float) -> None:
         """The whole process does not move for so long (SIGSTOP)."""

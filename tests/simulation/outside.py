@@ -12,6 +12,7 @@ KEY = FaultInfo(FaultKind.KEY, 401, "invalid_api_key", "")
 QUOTA = FaultInfo(FaultKind.QUOTA, 429, "insufficient_quota", "")
 AWAY = FaultInfo(FaultKind.PASSING, 0, "connection_refused", "")
 FAILED = FaultInfo(FaultKind.PASSING, 500, "server_error", "")
+FIRST_KEY = "key-of-the-simulation"
 BUDGET, REFILL = 20, 10.0  # calls, and the seconds in which all of them come back
 REFUSED = FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")
 # What upstream answers to a call, by the names of schedule.UPSTREAM.
@@ -41,6 +42,8 @@ class Client:
     told_at: float = 0.0
     dropped: int = 0  # frames that came before the gateway knew the id
     excuses: set[str] = field(default_factory=set)  # why no rule about it holds any more
+    kept_at: float = 0.0  # since when its answer has waited at a node for its gateway
+    kept_until: float = 0.0  # until when it waits; 0: no answer ever waited
 
 
 class Gateway:
@@ -49,8 +52,10 @@ class Gateway:
     def __init__(self, world: World) -> None:
         self._world = world
         self.clients: dict[str, Client] = {}
-        self.away_until = 0.0
-        self.waiting = 0
+        self.away_until = 0.0  # all gateways
+        self.second_away_until = 0.0  # the second alone
+        self.refusing_until = 0.0  # they answer 500 to each answer
+        self.outages: list[tuple[str, float, float]] = []  # of which gateway ("": all), from when until when
 
     def publish(self, plan: TaskPlan) -> None:
         """A client asks. The task is published first and registered after."""
@@ -58,10 +63,24 @@ class Gateway:
         late = self._world.dice_for(plan.id).uniform(0.02, 0.09) if plan.gateway == "late" else 0.001
         self.clients[plan.id] = Client(plan, now, now + late)
 
+    def is_away(self, plan: TaskPlan) -> bool:
+        """True while the gateway of a task does not answer."""
+        now = self._world.now
+        return now < self.away_until or (plan.server != "gateway" and now < self.second_away_until)
+
+    def longest_back(self, plan: TaskPlan, since: float, until: float) -> float:
+        """For how long at a stretch the gateway of a task could be reached in that time, in seconds."""
+        longest, free_since = 0.0, since
+        for server, start, end in sorted(self.outages, key=lambda outage: outage[1]):
+            if server in ("", plan.server) and end > free_since and start < until:
+                longest = max(longest, start - free_since)
+                free_since = max(free_since, end)
+        return max(longest, until - free_since)
+
     @property
-    def is_away(self) -> bool:
-        """True while nobody answers."""
-        return self._world.now < self.away_until
+    def is_refusing(self) -> bool:
+        """True while a gateway that can be reached takes no new stream and no answer."""
+        return self._world.now < self.refusing_until
 
     def post(self, id: str, error: bool) -> str:
         """A POST arrives: "taken", "unknown" or "refused"."""
@@ -69,6 +88,9 @@ class Gateway:
         if client.plan.gateway == "refuses once" and not client.dropped:
             client.dropped += 1
             self._world.faults["gateway refuses once"] += 1
+            return "refused"
+        if self.is_refusing:
+            self._world.faults["an answer is refused for a while"] += 1
             return "refused"
         if self._world.now < client.registered or client.answers or client.plan.gateway == "gone":
             return "unknown"
@@ -112,15 +134,17 @@ class Upstream:
         self.killed: dict[str, int] = {}
         self.headers = headers
         self._budget, self._budget_at = float(BUDGET), world.now
+        self.keys = {FIRST_KEY}  # those that are let in
+        self.newest_key = FIRST_KEY
         self.key_refused_until = self.no_quota_until = self.down_until = self.limited_until = 0.0
 
-    def ask(self, plan: TaskPlan) -> tuple[str, FaultInfo | None]:
+    def ask(self, plan: TaskPlan, key: str = FIRST_KEY) -> tuple[str, FaultInfo | None]:
         """Answer one call: ("ok" or what else is special about the answer, None) or ("fault", which)."""
         now, count = self._world.now, self.calls.get(plan.id, 0)
         self.calls[plan.id] = count + 1
         if now < self.down_until:
             return "fault", AWAY
-        if now < self.key_refused_until:
+        if now < self.key_refused_until or key not in self.keys:
             return "fault", KEY
         if now < self.no_quota_until:
             return "fault", QUOTA
@@ -137,12 +161,18 @@ class Upstream:
         fault = self._limit() if what == "429" else FAULTS.get(what)
         return (what, None) if fault is None else ("fault", fault)
 
-    def self_check(self) -> FaultInfo | None:
+    def self_check(self, key: str = FIRST_KEY) -> FaultInfo | None:
         """Answer a chat request of a node's own."""
         now = self._world.now
         if now < self.down_until:
             return AWAY
-        return KEY if now < self.key_refused_until else QUOTA if now < self.no_quota_until else None
+        return (
+            KEY
+            if now < self.key_refused_until or key not in self.keys
+            else QUOTA
+            if now < self.no_quota_until
+            else None
+        )
 
     def report(self, asked: float) -> RateLimitReport | None:
         """What the headers of an answer tell of the limit, if upstream has such headers."""

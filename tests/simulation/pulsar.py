@@ -1,4 +1,7 @@
-"""A simulated Pulsar broker: one topic with a Shared subscription; records and dead letters are only stored or not."""
+"""A simulated Pulsar broker: one topic, perhaps in partitions, with a Shared subscription.
+
+Records and dead letters are only stored or not.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class Entry:
     redeliveries: int = 0
     owner: Consumer | None = None
     waits_since: float = 0.0  # since when it could be handed out
+    partition: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -64,8 +68,12 @@ class Delivery:
         return self.message.entry.number
 
     def partition(self) -> int:
-        """Part of the id."""
-        return -1
+        """Part of the id; -1: the topic has no partitions."""
+        return self.message.entry.partition if self.consumer.topic else -1
+
+    def topic_name(self) -> str:
+        """The partition's name."""
+        return self.consumer.topic
 
     def batch_index(self) -> int:
         """Part of the id; -1 without a batch."""
@@ -95,21 +103,23 @@ class Delivery:
 class Server:
     """The broker."""
 
-    def __init__(self, world: World, index_acks: bool) -> None:
+    def __init__(self, world: World, index_acks: bool, partitions: int = 1) -> None:
         self._world = world
+        self.partitions = partitions
         self._index_acks = index_acks
         self.is_up = True
         self.entries: list[Entry] = []
         self._waiting: list[Entry] = []  # by number
         self.consumers: list[Consumer] = []
         self._turn = 0
+        self.is_moving = False  # the topic has no owner for a while; records can be stored
         self.records_refused_until = self.records_late_until = 0.0
         self.recent_acks: list[tuple[float, Entry, set[int]]] = []
         self.on_lost: Callable[[Entry], None] = lambda entry: None  # an entry is handed out again although it was held
 
     def publish(self, plans: list[TaskPlan], payloads: list[bytes], wall: float) -> None:
         """Store one entry."""
-        entry = Entry(len(self.entries), [], wall)
+        entry = Entry(len(self.entries), [], wall, partition=plans[0].partition)
         pairs = zip(plans, payloads, strict=True)
         entry.messages = [Message(entry, place, plan, data) for place, (plan, data) in enumerate(pairs)]
         entry.waits_since = self._world.now
@@ -119,13 +129,18 @@ class Server:
 
     def dispatch(self) -> None:
         """Hand out what waits to consumers that have asked, in turn."""
-        while self.is_up and self._waiting:
-            able = [one for one in self.consumers if one.permits > 0]
-            if not able:
+        for partition in range(self.partitions):
+            self._dispatch(partition)
+
+    def _dispatch(self, partition: int) -> None:
+        while self.is_up and self._waiting and not self.is_moving:
+            able = [one for one in self.consumers if one.permits > 0 and one.partition == partition]
+            entry = next((one for one in self._waiting if one.partition == partition), None) if able else None
+            if entry is None:
                 return
             self._turn += 1
             consumer = able[self._turn % len(able)]
-            entry = self._waiting.pop(0)
+            self._waiting.remove(entry)
             messages = [one for one in entry.messages if one.place not in entry.acked or not self._index_acks]
             entry.owner = consumer
             if not self._index_acks:
@@ -186,14 +201,28 @@ class Server:
                 if lost or (entry.acked and not self._index_acks):
                     self.on_lost(entry)
                 self.wait_again(entry, counts=False)
-        if not self.consumers:
+        if not any(one.partition == consumer.partition for one in self.consumers):
             for entry in self.entries:
-                entry.redeliveries = 0  # the counts are the subscription's memory
+                if entry.partition == consumer.partition:
+                    entry.redeliveries = 0  # the counts are the subscription's memory
         self.dispatch()
 
     def stop(self, hard: bool) -> None:
         """The broker is gone; killed, it has forgotten the acks of its last seconds."""
         self.is_up = False
+        self._forget(hard)
+
+    def begin_to_move(self) -> None:
+        """The topic's owner was killed: it has no owner for a while."""
+        self.is_moving = True
+        self._forget(hard=True)
+
+    def moved(self) -> None:
+        """The topic has an owner again."""
+        self.is_moving = False
+        self.start()
+
+    def _forget(self, hard: bool) -> None:
         for entry in self.entries:
             entry.redeliveries = 0
             if entry.owner is not None:

@@ -16,6 +16,7 @@ from tests.simulation.world import EPOCH, START, Violation, World
 FULL_NODE_KEEPS = 6.0  # seconds that a message may wait for room at a node that had room when it asked
 CLOSED_INTAKE_KEEPS = 2.0  # seconds that a message may wait at a node whose intake is closed (spec 3)
 SETTLES_WITHIN = 60.0  # seconds beyond a task's time in which at least one message must be decided
+OFFERED_WITHIN = 12.0  # seconds that a gateway is back, in which it gets an answer that waits for it
 CHECK_EVERY = 0.5  # seconds between checks of the whole world
 HELD_BEYOND = 3.0  # seconds beyond a task's time for which a node may keep its message without a worker
 
@@ -49,7 +50,7 @@ class Simulation:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.world = World(schedule.seed)
-        self.server = Server(self.world, schedule.index_acks)
+        self.server = Server(self.world, schedule.index_acks, schedule.partitions)
         self.server.on_lost = self._handed_out_again
         self.gateway = Gateway(self.world)
         self.upstream = Upstream(self.world, schedule.headers)
@@ -163,8 +164,8 @@ class Simulation:
             for delivery in node.dispatcher._queue:
                 if now > delivery.received.received_at + timeout + HELD_BEYOND:
                     raise Violation("no message is held past its time", delivery.request_id)
-        consumer = node.connection.consumer
-        if consumer is None or not node.link.is_up:
+        parts = node.connection.parts
+        if not parts or not node.link.is_up:
             return
         known = {delivery.received.key[:2] for delivery in node.dispatcher._ledger}
         known |= {received.key[:2] for _, received in node.broker.held}
@@ -172,7 +173,7 @@ class Simulation:
             key = (node.name, entry.number)
             begun = entry.acked or any(self.gateway.clients[one.plan.id].answers for one in entry.messages)
             # Of a batch that was begun here nothing may go back.
-            if entry.owner is not consumer or begun or entry.is_done or (LEDGER, entry.number) in known:
+            if entry.owner not in parts or begun or entry.is_done or (LEDGER, entry.number) in known:
                 self._held_since.pop(key, None)
                 continue
             since = self._held_since.setdefault(key, now)
@@ -180,7 +181,7 @@ class Simulation:
             is_kept = closed is not None and now - max(since, closed) > CLOSED_INTAKE_KEEPS + CHECK_EVERY
             if not is_kept and now - since <= FULL_NODE_KEEPS + CHECK_EVERY:
                 continue
-            idle = [one for one in self.nodes if one is not node and _is_idle(one)]
+            idle = [one for one in self.nodes if one is not node and _is_idle(one, entry.partition)]
             if idle:
                 ids = ", ".join(message.plan.id for message in entry.messages)
                 raise Violation(
@@ -201,6 +202,8 @@ class Simulation:
 
     def _check_told(self, client: Client) -> None:
         plan = client.plan
+        if client.kept_until and self.gateway.longest_back(plan, client.kept_at, client.kept_until) < OFFERED_WITHIN:
+            client.excuses.add("its gateway was away until its time was over")
         if client.answers == 0 and not client.is_gone and not client.excuses and plan.gateway != "gone":
             raise Violation("every client that waits is told in the end", plan.id)
         quiet = not any(step.kind != "task" for step in self.schedule.steps)
@@ -218,16 +221,12 @@ def _settled(node: SimNode) -> bool:
     return node.link.is_up and node.world.now > node.server.records_refused_until
 
 
-def _is_idle(node: SimNode) -> bool:
+def _is_idle(node: SimNode, partition: int) -> bool:
     """Whether a node would have served the message."""
-    consumer = node.connection.consumer
-    return (
-        node.is_serving and not node.overview.why and node.link.is_up and consumer is not None and consumer.permits > 0
-    )
+    has_asked = any(one.permits > 0 and one.partition == partition for one in node.connection.parts)
+    return node.is_serving and not node.overview.why and node.link.is_up and has_asked
 
 
 def _payload(plan: TaskPlan) -> bytes:
-    text = (
-        f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://gateway/res","data":{{}}}}'
-    )
+    text = f'{{"request_id":"{plan.id}","stream":{json.dumps(plan.stream)},"endpoint":"http://{plan.server}/res","data":{{}}}}'
     return text.encode()[: -1 if plan.malformed else None]

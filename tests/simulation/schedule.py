@@ -53,6 +53,21 @@ FAULTS: list[tuple[str, int, bool]] = [
 ]
 
 
+# Newer faults. They are drawn from dice of their own, and only for seeds from NEWER on: seeds.txt keeps its schedules.
+NEWER = 100_000
+NEW_FAULTS: list[tuple[str, int, bool]] = [
+    ("one of two gateways is away", 6, True),
+    ("gateway refuses answers", 3, True),
+    ("key is rotated", 3, True),
+    ("settings cannot be reloaded", 1, False),
+    ("token of the broker is rotated", 2, False),
+    ("library connects late", 4, True),
+    ("owner of the topic killed", 4, True),
+    ("node and its workers stand still", 3, True),
+    ("topic gets another partition", 2, False),
+]
+
+
 @dataclass(frozen=True)
 class TaskPlan:
     """One task, and what is done to it."""
@@ -67,6 +82,8 @@ class TaskPlan:
     batch: int = 0  # tasks of the same number were published in one batch; 0: alone
     twice: bool = False  # published a second time
     malformed: bool = False  # the message is no JSON
+    server: str = "gateway"  # which gateway has its client
+    partition: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class Step:
 
     def __str__(self) -> str:
         if self.task is not None:
-            plan = {name: value for name, value in vars(self.task).items() if value}
+            plan = {name: value for name, value in vars(self.task).items() if value and value != "gateway"}
             return f"{self.at:8.3f}  task {plan}"
         return f"{self.at:8.3f}  {self.kind} (node {self.node}, {self.seconds:.2f} s, pick {self.pick:.2f})"
 
@@ -103,6 +120,7 @@ class Schedule:
     local: bool  # nodes of a local model
     headers: bool  # upstream tells its limits in headers
     cpu_percent: float  # what the machine's other users leave of its CPU, as the nodes read it
+    partitions: int = 1  # of the topic
     steps: tuple[Step, ...] = field(default=())
 
     def with_steps(self, steps: list[Step]) -> Schedule:
@@ -143,6 +161,8 @@ def make(seed: int, tasks: int = TASKS, only: str = "") -> Schedule:
     troubled = dice.random() < 0.7  # in the others upstream and gateway are well: every task must be answered
     steps = [_task(dice, number, span, batches, troubled) for number in range(tasks)]
     steps += _faults(dice, schedule, span, only)
+    if seed >= NEWER:
+        schedule, steps = _newer(schedule, steps, span, only)
     return replace(schedule, steps=tuple(sorted(steps, key=lambda step: step.at)))
 
 
@@ -169,9 +189,32 @@ def _task(dice: random.Random, number: int, span: float, batches: bool, troubled
 def _faults(dice: random.Random, schedule: Schedule, span: float, only: str) -> list[Step]:
     kinds = [one for one in FAULTS if only in ("", one[0])]
     steps = []
-    for _ in range(dice.choice((0, 1, 2, 3, 5, 8))):
+    for _ in range(dice.choice((0, 1, 2, 3, 5, 8)) if kinds else 0):
         ((kind, _, lasts),) = dice.choices(kinds, [weight for _, weight, _ in kinds])
         seconds = dice.choice((0.1, 1.0, 3.0, 12.0)) * dice.uniform(0.5, 1.5) if lasts else dice.uniform(0.0, 0.4)
         at = (span + 3.0) * dice.random()
         steps.append(Step(at, kind, dice.randrange(schedule.nodes), seconds, dice.random()))
     return steps
+
+
+def _newer(schedule: Schedule, steps: list[Step], span: float, only: str) -> tuple[Schedule, list[Step]]:
+    """Add what was thought of later: a second gateway, partitions, the newer faults."""
+    dice = random.Random(f"{schedule.seed}/newer")
+    schedule = replace(schedule, partitions=dice.choice((1, 1, 1, 1, 2, 3)))
+    has_second = dice.random() < 0.5
+    placed = []
+    for step in steps:
+        if step.task is None:
+            placed.append(step)
+            continue
+        server = "gateway2" if has_second and dice.random() < 0.3 else "gateway"
+        partition = step.task.batch or dice.randrange(100)  # a batch goes to one partition
+        task = replace(step.task, server=server, partition=partition % schedule.partitions)
+        placed.append(replace(step, task=task))
+    kinds = [one for one in NEW_FAULTS if only in ("", one[0])]
+    for _ in range(dice.choice((0, 0, 1, 2, 3)) if kinds else 0):
+        ((kind, _, lasts),) = dice.choices(kinds, [weight for _, weight, _ in kinds])
+        seconds = dice.choice((0.3, 3.0, 12.0, 40.0)) * dice.uniform(0.5, 1.5) if lasts else dice.uniform(0.0, 0.4)
+        at = (span + 3.0) * dice.random()
+        placed.append(Step(at, kind, dice.randrange(schedule.nodes), seconds, dice.random()))
+    return schedule, placed

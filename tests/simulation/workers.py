@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from tests.simulation.attempt import Attempt, Waits
-from tests.simulation.outside import Gateway, Upstream
+from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
 from tests.simulation.world import Violation, World
 from workernode.pipe import pack
-from workernode.protocol import AnswerState, Hold, Job, Ready, Stop, ToWorker
+from workernode.protocol import AnswerState, Hold, Job, Ready, Stop, Target, ToWorker
 
 
 class Host(Protocol):
@@ -55,6 +55,7 @@ class SimProcess:
         self._ended_at = self._dead_at = float("inf")  # when pipe and sentinel show the death
         self._cause = ""
         self.hold = Hold(0.0)
+        self.key = FIRST_KEY  # upstream's
         self._buffer = bytearray()
         self._attempts: dict[int, Waits] = {}
         self._jobs: dict[int, Job] = {}
@@ -152,6 +153,7 @@ class SimProcess:
                 client.excuses.add("its worker was killed between showing the end and sending it")
             if slot in self._attempts and self._dice.random() < 0.3:
                 self._buffer += pack(Ready(0))[: self._dice.randint(1, 9)]
+                self._world.faults["pipe closed amid a message"] += 1
                 break
         now = self._world.now
         self._ended_at = now + self._dice.uniform(0.0, 0.003)
@@ -194,6 +196,8 @@ class SimProcess:
     def _take(self, message: ToWorker) -> None:
         if isinstance(message, Hold):
             self.hold = message
+        elif isinstance(message, Target):
+            self.key = message.key or FIRST_KEY  # a local model has none
         elif isinstance(message, Stop):
             self.die("exit code 0")
         elif isinstance(message, Job):
