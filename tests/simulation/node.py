@@ -292,6 +292,7 @@ class SimNode:
     def stop_for(self, seconds: float) -> None:
         """The whole process does not move for so long (SIGSTOP)."""
         self._stopped_until = max(self._stopped_until, self.world.now + seconds)
+        self.gateway.outages.append(("", self.world.now, self._stopped_until))  # nobody offers it anything
         self._excused_until = max(self._excused_until, self._stopped_until + TAKEN_IN_WITHIN)
 
     @property
