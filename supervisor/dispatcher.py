@@ -273,7 +273,7 @@ class Dispatcher:
         self._gateways.forget(delivery)
         if delivery.undelivered is not None and state is not AnswerState.STARTED:
             assert delivery.kept is not None
-            if state is AnswerState.NOT_STARTED and deaths <= self._limit:
+            if state is AnswerState.NOT_STARTED and deaths <= max(1, self._limit):
                 self._await_gateway(delivery, delivery.kept)
             else:  # the gateway has the answer, or offering it kills workers
                 self._settlement.settle_undelivered(delivery)

@@ -273,6 +273,8 @@ class Attempt:
         until = before.until if before else max(self.job.deadline, now + SHORTEST_OFFER)
         if self._undelivered is None or decision is Decision.NAK or now >= until:
             return None
+        client = self._host.gateway.clients[self.plan.id]
+        client.kept_at, client.kept_until = client.kept_at or now, until
         is_reached, parts = self._undelivered
         self._world.faults["answer waits for its gateway" if parts else "gateway is tried before a task is run"] += 1
         status = "" if more.get("upstream_answered") else status

@@ -42,6 +42,7 @@ class Client:
     told_at: float = 0.0
     dropped: int = 0  # frames that came before the gateway knew the id
     excuses: set[str] = field(default_factory=set)  # why no rule about it holds any more
+    deaths: int = 0  # of workers that had its task
     kept_at: float = 0.0  # since when its answer has waited at a node for its gateway
     kept_until: float = 0.0  # until when it waits; 0: no answer ever waited
 

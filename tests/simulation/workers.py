@@ -148,8 +148,11 @@ class SimProcess:
         self.is_alive = False
         self._cause = self._cause or cause
         for slot, job in self._jobs.items():
+            client = self.host.gateway.clients[self.host.request_of(job).id]
+            client.deaths += 1
+            if job.kept is not None and client.deaths > max(1, self.host.max_redeliveries):
+                client.excuses.add("workers died again and again while they offered its answer")
             if self.answer_states[slot] == AnswerState.ENDING:
-                client = self.host.gateway.clients[self.host.request_of(job).id]
                 client.excuses.add("its worker was killed between showing the end and sending it")
             if slot in self._attempts and self._dice.random() < 0.3:
                 self._buffer += pack(Ready(0))[: self._dice.randint(1, 9)]

@@ -95,6 +95,16 @@ def test_an_answer_survives_the_worker_that_offered_it(effects: Effects) -> None
     assert again.kept.parts == (b"{}",)
 
 
+def test_without_redeliveries_an_answer_survives_one_worker_too(effects: Effects) -> None:
+    effects.dispatcher._limit = 0
+    away(effects, effects.run("a"))
+    effects.now = effects.dispatcher.next_retry()
+    effects.dispatcher.hand_over()
+    effects.slots = 4
+    effects.die(effects.jobs[-1], AnswerState.NOT_STARTED)
+    assert (effects.dispatcher.beyond_cap, effects.made("record")) == (1, [])
+
+
 def test_a_node_that_stops_sends_back_the_tasks_that_wait_for_their_gateway(effects: Effects) -> None:
     away(effects, effects.run("a"))
     effects.receive("b")
