@@ -317,8 +317,7 @@ class Dispatcher:
         Returns:
             Jobs that end the streams of which clients have seen a part; `streams_ended` decides these.
         """
-        self._queue.clear()
-        self._alone_queue.clear()
+        self._queue, self._alone_queue, self._gateways = deque(), deque(), GatewayWaits()
         jobs = []
         for delivery in self._ledger:
             if delivery.place is Place.RECORDING:

@@ -112,3 +112,12 @@ def test_a_node_that_stops_sends_back_the_tasks_that_wait_for_their_gateway(effe
     effects.dispatcher.nak_queued()
     assert effects.made("ended") == [("ended", "drained")]
     assert len(effects.dispatcher) == 2
+
+
+def test_at_the_end_of_a_drain_an_answer_that_waits_goes_back_and_is_offered_no_more(effects: Effects) -> None:
+    away(effects, effects.run("a"))
+    effects.dispatcher.decide_rest({})
+    assert effects.made("record") == [("record", 1)]
+    effects.now += 3600.0
+    effects.dispatcher.hand_over()
+    assert (effects.made("record"), effects.dispatcher.queued, len(effects.jobs)) == ([("record", 1)], 0, 1)
