@@ -273,11 +273,13 @@ class _Attempt:
             facts.answered_at = time.monotonic()
 
     def _post(self, endpoint: Endpoint, request_id: str, raw: bytes) -> AnswerResult:
-        result = self._services.gateways.post(endpoint, request_id, raw, self._job.deadline)
+        job = self._job
+        result = self._services.gateways.post(endpoint, request_id, raw, job.deadline, once=job.kept is not None)
         return self.undelivered.note(endpoint, result, [raw])
 
     def _end(self, endpoint: Endpoint, reply: StreamReply, error: bytes | None = None) -> AnswerResult:
-        return self.undelivered.note(endpoint, reply.end(error), reply.held)
+        result = reply.end(error, once=self._job.kept is not None)
+        return self.undelivered.note(endpoint, result, reply.held)
 
     def log_internal_error(self) -> None:
         """Log the exception that is handled at the moment."""

@@ -67,9 +67,9 @@ def main(arguments: WorkerArguments) -> None:
     hub = Hub()
     outbox = Outbox(arguments.outbox.fileno(), hub)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
-    gateways, outcomes = Gateways(settings.connect_timeout), OutcomeBuilder(settings, arguments.node)
-    services = attempt.Services(settings, upstream, gateways, outcomes)
     slots = [_SlotProgress(number, arguments) for number in range(len(arguments.answer_states))]
+    gateways, outcomes = Gateways(settings.connect_timeout, len(slots)), OutcomeBuilder(settings, arguments.node)
+    services = attempt.Services(settings, upstream, gateways, outcomes)
     inbox = arguments.inbox.fileno()
     Inbox(inbox, hub, upstream, lambda job: outbox.put(attempt.run(job, services, slots[job.slot])))
     hub.start(lambda: _beat(arguments.beat))

@@ -7,6 +7,8 @@ that nobody can get.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 from dataclasses import dataclass, field
 
@@ -46,6 +48,11 @@ class GatewayWaits:
         self._gateways: dict[str | int, _Gateway] = {}
         self._places: dict[int, str | int] = {}  # where a delivery waits, or is offered from
         self._back: list[Delivery] = []  # their gateway is back: to be offered, or run, as soon as possible
+        # When the gateways that wait are offered something again, and a number that decides between equals. An entry
+        # may be out of date.
+        self._agenda: list[tuple[float, int, str | int]] = []
+        self._order = itertools.count()
+        self._offered = 0  # gateways of which a delivery is at a worker, or on its way there
         self._next_over = float("inf")  # monotonic: no delivery's time is over before it
         self._is_full = False
         self._bytes = 0
@@ -75,13 +82,14 @@ class GatewayWaits:
         gateway = self._gateways.get(place)
         if gateway is None:
             gateway = self._gateways[place] = _Gateway(PAUSE_FIRST, now + PAUSE_FIRST)
+            self._schedule(place, gateway)
             if not kept.is_reached:
                 about = {"event": "gateway_away", "gateway": kept.gateway}
                 log.warning("%s cannot be reached: its answers are kept and offered again", kept.gateway, extra=about)
         elif gateway.offered == number:
-            gateway.offered = None
             gateway.pause = min(gateway.pause * 2, PAUSE_LONGEST)
             gateway.again_at = now + gateway.pause
+            self._no_more_offered(place, gateway)
         size = len(delivery.received.payload) + sum(map(len, kept.parts))
         is_beyond = self.beyond_cap < MOST_BEYOND_CAP and self._bytes + size <= MOST_BYTES
         gateway.waiting[number] = _Waiting(delivery, kept.until, size, is_beyond)
@@ -97,19 +105,16 @@ class GatewayWaits:
             most: how many may be offered at a time to gateways that are away: others have the rest of the slots.
         """
         due, self._back = self._back, []
-        most -= sum(gateway.offered is not None for gateway in self._gateways.values())
-        for gateway in sorted(self._gateways.values(), key=lambda each: each.again_at):
-            if most <= 0:
-                break
-            if gateway.offered is None and gateway.waiting and now >= gateway.again_at:
-                waiting = gateway.waiting.values()
-                one = next((each for each in waiting if each.delivery.undelivered is not None), None)
-                one = one or next(iter(waiting))
-                self._take(gateway, one)
-                gateway.offered = one.delivery.number
-                most -= 1
-                due.append(one.delivery)
-        self._is_full = most <= 0  # the next offer is due when one of these has ended
+        while self._offered < most and (gateway := self._next_gateway()) is not None and now >= gateway.again_at:
+            heapq.heappop(self._agenda)
+            waiting = gateway.waiting.values()
+            one = next((each for each in waiting if each.delivery.undelivered is not None), None)
+            one = one or next(iter(waiting))
+            self._take(gateway, one)
+            gateway.offered = one.delivery.number
+            self._offered += 1
+            due.append(one.delivery)
+        self._is_full = self._offered >= most  # the next offer is due when one of these has ended
         return due
 
     def over(self, now: float) -> list[Delivery]:
@@ -148,6 +153,7 @@ class GatewayWaits:
         gateway = self._gateways.pop(place, None) if place is not None else None
         if gateway is None:
             return
+        self._offered -= gateway.offered is not None
         if isinstance(place, str):
             log.info("%s can be reached again", place, extra={"event": "gateway_back", "gateway": place})
         for one in list(gateway.waiting.values()):
@@ -166,7 +172,7 @@ class GatewayWaits:
         if gateway is None or place is None:
             return
         if gateway.offered == delivery.number:
-            gateway.offered = None
+            self._no_more_offered(place, gateway)
         if not gateway.waiting and gateway.offered is None:
             del self._gateways[place]
 
@@ -174,8 +180,27 @@ class GatewayWaits:
         """Return the monotonic time at which `due` or `over` has something to return; infinity if nothing waits."""
         if self._back:
             return 0.0
-        offers = [each.again_at for each in self._gateways.values() if each.offered is None and each.waiting]
-        return min([*([] if self._is_full else offers), self._next_over if self._gateways else float("inf")])
+        gateway = None if self._is_full else self._next_gateway()
+        over = self._next_over if self._gateways else float("inf")
+        return over if gateway is None else min(gateway.again_at, over)
+
+    def _next_gateway(self) -> _Gateway | None:
+        """Return the gateway that is offered something next; its entry is the first of the agenda."""
+        while self._agenda:
+            at, _, place = self._agenda[0]
+            gateway = self._gateways.get(place)
+            if gateway is not None and gateway.waiting and gateway.offered is None and gateway.again_at == at:
+                return gateway
+            heapq.heappop(self._agenda)
+        return None
+
+    def _schedule(self, place: str | int, gateway: _Gateway) -> None:
+        heapq.heappush(self._agenda, (gateway.again_at, next(self._order), place))
+
+    def _no_more_offered(self, place: str | int, gateway: _Gateway) -> None:
+        gateway.offered = None
+        self._offered -= 1
+        self._schedule(place, gateway)
 
     def _take(self, gateway: _Gateway, one: _Waiting) -> None:
         del gateway.waiting[one.delivery.number]

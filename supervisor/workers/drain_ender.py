@@ -40,7 +40,7 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
         waiting.put(job)
     outcomes: list[Outcome] = []
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, lambda report: None)
-    gateways = Gateways(settings.connect_timeout)
+    gateways = Gateways(settings.connect_timeout, THREADS)
     services = attempt.Services(settings, upstream, gateways, OutcomeBuilder(settings, node))
 
     end = time.monotonic() + TIME

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, deque
 
 from workernode.gateway import timing
+from workernode.gateway.offers import Offers
 from workernode.net.http_client import Pool, tls_context
 from workernode.net.origin import Origin
 from workernode.net.waiting import call
@@ -18,9 +19,15 @@ KEPT_ORIGINS = 64  # gateways whose connections are kept; addresses come from me
 
 
 class Connections:
-    """The connections to gateways. Owned by a worker process; its tasks take connections and give them back."""
+    """The connections to gateways. Owned by a worker process; its tasks take connections and give them back.
 
-    def __init__(self, connect_timeout: float) -> None:
+    Args:
+        connect_timeout: seconds for a connection, and again for its handshakes.
+        slots: of the worker.
+    """
+
+    def __init__(self, connect_timeout: float, slots: int) -> None:
+        self.offers = Offers(slots)
         self._connect_timeout = connect_timeout  # seconds
         self._tls: ssl.SSLContext | None = None
         self._pools: OrderedDict[Origin, Pool] = OrderedDict()

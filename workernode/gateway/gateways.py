@@ -19,20 +19,24 @@ class Gateways:
 
     Args:
         connect_timeout: seconds for a connection, and again for its handshakes.
+        slots: of the worker; a share of them may wait for gateways that are away.
     """
 
-    def __init__(self, connect_timeout: float) -> None:
+    def __init__(self, connect_timeout: float, slots: int) -> None:
         self._connect_timeout = connect_timeout
-        self.connections = Connections(connect_timeout)
+        self.connections = Connections(connect_timeout, slots)
 
-    def post(self, endpoint: Endpoint, request_id: str, data: bytes, deadline: float) -> AnswerResult:
+    def post(
+        self, endpoint: Endpoint, request_id: str, data: bytes, deadline: float, *, once: bool = False
+    ) -> AnswerResult:
         """Deliver a plain answer, with a few tries within OFFER_TIME.
 
         Args:
             data: JSON, passed on as it is.
             deadline: monotonic; one offer is made even when it is over.
+            once: a gateway that cannot take it is not tried again: the supervisor does that.
         """
-        return post_answer(self.connections, endpoint, request_id, data, deadline)
+        return post_answer(self.connections, endpoint, request_id, data, deadline, once=once)
 
     def can_reach(self, endpoint: Endpoint) -> bool:
         """Return whether a connection to the gateway's server can be opened now."""

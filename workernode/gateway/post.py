@@ -35,18 +35,20 @@ class _NotRegistered(Exception):
 
 
 def post_answer(
-    connections: Connections, endpoint: Endpoint, request_id: str, data: bytes, deadline: float
+    connections: Connections, endpoint: Endpoint, request_id: str, data: bytes, deadline: float, *, once: bool
 ) -> AnswerResult:
     """Deliver a plain answer, with a few tries within OFFER_TIME.
 
     Args:
         data: JSON, passed on as it is.
         deadline: monotonic; one offer is made even when it is over.
+        once: a gateway that cannot take it is not tried again.
     """
     body = b'{"request_id":' + json.dumps(request_id).encode() + b',"data":' + data + b"}"
     deadline = timing.offered_until(deadline, time.monotonic())
     give_up_at = min(deadline, time.monotonic() + timing.OFFER_TIME)
     first_404: list[float] = []
+    place = connections.offers.place()
 
     def stop(state: RetryCallState) -> bool:
         exc = state.outcome.exception() if state.outcome else None
@@ -54,7 +56,7 @@ def post_answer(
         if isinstance(exc, _NotRegistered):
             first_404[:] = first_404 or [now]
             return now - first_404[0] >= timing.REGISTERING_TIME or now >= deadline
-        return now + state.upcoming_sleep >= give_up_at
+        return once or now + state.upcoming_sleep >= give_up_at or not place.may_wait()
 
     try:
         return call_with_retries(
@@ -68,6 +70,8 @@ def post_answer(
         return AnswerResult.CLIENT_GONE
     except _Failed as failed:
         return AnswerResult.FAILED if failed.is_reached else AnswerResult.UNREACHABLE
+    finally:
+        place.release()
 
 
 def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: float) -> AnswerResult:

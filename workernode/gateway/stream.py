@@ -110,13 +110,14 @@ class StreamReply:
         """Hold frames that an earlier reply has not sent, as its `held` has them."""
         self._hold(frames)
 
-    def end(self, error: bytes | None = None) -> AnswerResult:
+    def end(self, error: bytes | None = None, *, once: bool = False) -> AnswerResult:
         """Send what is held, the error if there is one, and the one end, with a few tries within OFFER_TIME.
 
         Nothing can be sent after it.
 
         Args:
             error: an OpenAI error body; it leaves as the last chunk.
+            once: a gateway that cannot be reached is not tried again: the supervisor does that.
 
         Returns:
             TAKEN; or UNREACHABLE or FAILED, and what could not be sent is in `held`.
@@ -128,11 +129,9 @@ class StreamReply:
         if error is not None:
             self._hold([self._chunk_head + error + b"}"])
         self._wait_until_registered()
-        give_up_at = min(self._deadline, time.monotonic() + timing.OFFER_TIME)
-        while (socket := self._connected(check=True)) is None:
-            if self.due >= (give_up_at if self._refused_at is None else self._deadline):
-                return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
-            sleep(max(0.0, self.due - time.monotonic()))
+        socket = self._connected_in_time(once)
+        if socket is None:
+            return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
         if self.held:
             self._flush(socket)
         self._send_end(socket, [])
@@ -286,6 +285,22 @@ class StreamReply:
         if check:
             self.readable()
         return self._socket
+
+    def _connected_in_time(self, once: bool) -> WebSocket | None:
+        """Return the connection; None if there is none after a few tries."""
+        give_up_at = min(self._deadline, time.monotonic() + timing.OFFER_TIME)
+        place = self._connections.offers.place()
+        try:
+            while (socket := self._connected(check=True)) is None:
+                is_registering = self._refused_at is not None
+                if self.due >= (self._deadline if is_registering else give_up_at):
+                    return None
+                if not is_registering and (once or not place.may_wait()):
+                    return None
+                sleep(max(0.0, self.due - time.monotonic()))
+            return socket
+        finally:
+            place.release()
 
     def _lost(self, exc: OSError) -> None:
         """The connection broke. As long as nothing was sent over it, another one is opened.

@@ -63,7 +63,8 @@ class Bench:
         self.upstream = Upstream(5.0, LONG, lambda seen: None)
         self.upstream.set_target(Target(self.settings.api_url, self.settings.api_key))
         node = record.Node("node-1", "host-a", "remote", "1.2.3", worker=1)
-        self.services = Services(self.settings, self.upstream, Gateways(5.0), OutcomeBuilder(self.settings, node))
+        gateways = Gateways(5.0, slots=8)
+        self.services = Services(self.settings, self.upstream, gateways, OutcomeBuilder(self.settings, node))
         self.progress = Progress()
         self.number = 0
 

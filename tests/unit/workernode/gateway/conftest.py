@@ -12,7 +12,7 @@ from workernode.gateway import post as post_module
 
 @pytest.fixture
 def gateways() -> Iterator[Gateways]:
-    made = Gateways(5.0)
+    made = Gateways(5.0, slots=8)
     yield made
     made.connections.close()
 

@@ -18,8 +18,10 @@ def soon(seconds: float = LONG) -> float:
     return time.monotonic() + seconds
 
 
-def post(gateways: Gateways, gateway: FakeGateway, id: str = "a", seconds: float = LONG) -> AnswerResult:
-    return gateways.post(read_endpoint(gateway.post_url), id, DATA, soon(seconds))
+def post(
+    gateways: Gateways, gateway: FakeGateway, id: str = "a", seconds: float = LONG, once: bool = False
+) -> AnswerResult:
+    return gateways.post(read_endpoint(gateway.post_url), id, DATA, soon(seconds), once=once)
 
 
 class Stream:
@@ -37,13 +39,13 @@ def chunk(number: int, size: int = 0) -> bytes:
 
 
 def speak(
-    gateways: Gateways, gateway: FakeGateway, id: str = "a", chunks: int = 2, seconds: float = LONG
+    gateways: Gateways, gateway: FakeGateway, id: str = "a", chunks: int = 2, seconds: float = LONG, once: bool = False
 ) -> AnswerResult:
     """A stream that goes well on the node's side."""
     stream = Stream(gateways, gateway, id, seconds)
     stream.reply.connect()
     stream.reply.send([chunk(number) for number in range(chunks)])
-    return stream.reply.end()
+    return stream.reply.end(once=once)
 
 
 def kept(gateways: Gateways) -> WebSocket:

@@ -151,7 +151,7 @@ def test_a_connection_that_does_not_come_up_in_time_leaves_the_answer_to_be_offe
 
 def test_a_tls_handshake_that_hangs_leaves_the_answer_to_be_offered_again(gateways: Gateways) -> None:
     """The server accepts the connection and never speaks TLS: nothing was sent."""
-    gateways = Gateways(0.1)
+    gateways = Gateways(0.1, slots=8)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = read_endpoint(f"https://127.0.0.1:{listener.getsockname()[1]}/res")
         assert gateways.post(endpoint, "a", DATA, soon(0)) is AnswerResult.UNREACHABLE

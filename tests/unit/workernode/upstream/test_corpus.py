@@ -62,7 +62,7 @@ def run(gateway: FakeGateway, request: pytest.FixtureRequest) -> Iterator[Any]:
     client = Upstream(settings.connect_timeout, settings.read_timeout, lambda seen: None)
     client.set_target(Target(settings.api_url, settings.api_key))
     node = record.Node("node-1", "host-a", "remote", "1.2.3", worker=1)
-    services = Services(settings, client, Gateways(5.0), OutcomeBuilder(settings, node))
+    services = Services(settings, client, Gateways(5.0, slots=8), OutcomeBuilder(settings, node))
 
     def run_once() -> tuple[Outcome, Answer]:
         id = uuid.uuid4().hex
