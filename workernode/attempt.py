@@ -24,12 +24,14 @@ from workernode.errors import (
     timeout_error,
 )
 from workernode.gateway import AnswerResult, Gateways, StreamReply
-from workernode.outcome import End, Facts, OutcomeBuilder, token_count
+from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
+from workernode.relay import StreamRelay
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
 from workernode.undelivered import Undelivered, end_of
-from workernode.upstream import ChatRequest, StreamedAnswer, Upstream
+from workernode.upstream import ChatRequest, Upstream
+from workernode.usage import token_count
 
 log = logging.getLogger(__name__)
 
@@ -135,16 +137,19 @@ class _Attempt:
 
     def _stream(self, task: Task) -> End:
         """stream=true: ask upstream, and pass on each chunk as it comes."""
+        job, facts, services = self._job, self.facts, self._services
         request = self._chat_request(task)
         reply = self._reply = self._open_reply(task.endpoint, task.request_id)
-        answer = self._services.upstream.stream(request, self.facts.asked, reply, reply.connect)
+        relay = StreamRelay(
+            task, self._settings, services.upstream, reply, facts.asked, job.deadline, self._progress.count_tokens
+        )  # fmt: skip
         try:
-            self._pass_on(answer, reply, request.with_usage)
-            self.facts.answering_since = self.facts.asked.done_at
+            relay.run(request)
+            facts.answering_since = facts.asked.done_at
             result = self._end(task.endpoint, reply)
-            answer.finish()
+            relay.finish()
         except BaseException:
-            answer.abort()
+            relay.abort()
             raise
         return self._answered(result)
 
@@ -165,13 +170,6 @@ class _Attempt:
         if result is AnswerResult.TAKEN:
             self.facts.answered_at = time.monotonic()
         return end_of(kept)
-
-    def _pass_on(self, answer: StreamedAnswer, reply: StreamReply, with_usage: bool) -> None:
-        for batch in answer.batches():
-            chunks = [chunk.raw for chunk in batch if with_usage or not chunk.bare_usage]
-            if chunks:
-                reply.send(chunks)
-            self._progress.count_tokens(sum(chunk.has_text for chunk in batch))
 
     def _answered(self, result: AnswerResult) -> End:
         """Upstream has answered; the answer reached the gateway, or could not."""

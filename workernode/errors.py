@@ -35,6 +35,7 @@ class UpstreamFault(Exception):
         code: upstream's code or type, else a name of ours; for people and metrics.
         body: the error for the client in OpenAI's shape; upstream's own where it sent one.
         retry_after: seconds that upstream asks to be left alone, or None.
+        broke_by: of a BROKEN fault, the kind that it would have before the first chunk.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class UpstreamFault(Exception):
         body: dict[str, Any] | None = None,
         code: str = "",
         retry_after: float | None = None,
+        broke_by: FaultKind | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -54,6 +56,7 @@ class UpstreamFault(Exception):
         self.code = code or kind.value
         self.body = body if body and _is_json(body) else openai_error(message, "upstream_error", code or None)
         self.retry_after = retry_after
+        self.broke_by = broke_by
 
     def without_traceback(self) -> UpstreamFault:
         """Forget how it came. A traceback keeps what was read of an answer in memory, as long as the fault is kept; and
@@ -66,7 +69,7 @@ class UpstreamFault(Exception):
         """Return the same fault without what it came with: traceback, cause and context."""
         return UpstreamFault(
             self.kind, self.message, http_status=self.http_status, body=self.body, code=self.code,
-            retry_after=self.retry_after,
+            retry_after=self.retry_after, broke_by=self.broke_by,
         )  # fmt: skip
 
     def info(self) -> FaultInfo:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workernode import record
-from workernode.call_stats import CallStats
+from workernode.call_stats import BrokenPart, CallStats
 from workernode.errors import UpstreamFault
 from workernode.prices import Cost
 from workernode.protocol import NODE_KINDS, Decision, Durations, FaultInfo, Job, Outcome
 from workernode.redaction import redact
 from workernode.settings import Settings
 from workernode.task import Task
+from workernode.usage import billed_usage, token_count
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class OutcomeBuilder:
             now: monotonic seconds.
         """
         asked = facts.asked
-        usage, usage_source = _billed_usage(asked)
+        usage, usage_source = billed_usage(asked)
         durations = _durations(facts, now)
         cost = self._cost(facts, usage)
         return Outcome(
@@ -78,6 +79,7 @@ class OutcomeBuilder:
             reason=end.reason,
             client_error=_client_error(end),
             attempts=asked.attempts,
+            resumes=len(asked.broken),
             asked_at=asked.sent_at,
             stream=facts.task.stream if facts.task else False,
             prompt_tokens=token_count(usage, "prompt_tokens"),
@@ -116,6 +118,7 @@ class OutcomeBuilder:
             times=_times(facts),
             durations=durations,
             attempts=asked.attempts,
+            resumes=tuple(self._resume(facts, part) for part in asked.broken),
             redeliveries=job.redeliveries,
             end_reason=end.end_reason or asked.finish_reason or (self._redact(fault.code) if fault else end.status),
             http_status=fault.http_status if fault else asked.http_status,
@@ -145,6 +148,10 @@ class OutcomeBuilder:
             info.kind, info.http_status, self._redact(info.code), self._redact(info.message), info.retry_after
         )
 
+    def _resume(self, facts: Facts, part: BrokenPart) -> record.Resume:
+        at = facts.job.received + (part.at - facts.job.received_at)
+        return record.Resume(self._redact(part.reason), at, part.tokens)
+
     def _redact(self, text: str) -> str:
         return redact(text, self._settings.secrets)
 
@@ -153,21 +160,6 @@ def _client_error(end: End) -> dict[str, Any] | None:
     """The error that the client of a nak'd task gets if the fault turns out to be the task's own (spec 5)."""
     is_open = end.decision is Decision.NAK and end.fault is not None and end.fault.kind in NODE_KINDS
     return end.error if is_open else None
-
-
-def token_count(usage: dict[str, Any] | None, name: str) -> int:
-    """Return one figure of a usage object; 0 where it is missing or absurd."""
-    value = (usage or {}).get(name)
-    return value if isinstance(value, int) and 0 <= value < 10**9 else 0
-
-
-def _billed_usage(asked: CallStats) -> tuple[dict[str, Any] | None, str]:
-    """What is billed, and who counted it (spec 6)."""
-    if asked.usage is not None:
-        return asked.usage, "upstream"
-    if asked.text_chunks:
-        return {"completion_tokens": asked.text_chunks}, "counted"
-    return None, "none"
 
 
 def _times(facts: Facts) -> record.Times:
@@ -180,7 +172,7 @@ def _times(facts: Facts) -> record.Times:
         job.published,
         job.received,
         wall(asked.sent_at),
-        wall(asked.first_at),
+        wall(asked.first_token_at),
         wall(asked.done_at),
         wall(facts.answered_at),
     )
@@ -191,8 +183,8 @@ def _durations(facts: Facts, now: float) -> Durations:
     return Durations(
         queue=max(0.0, job.received - job.published),
         waiting=_between(job.received_at, asked.first_sent_at),
-        first_token=_between(asked.sent_at, asked.first_at),
-        upstream=_between(asked.sent_at, asked.done_at),
+        first_token=_between(asked.began_at, asked.first_token_at),
+        upstream=_between(asked.began_at, asked.done_at),
         answer=_between(facts.answering_since, facts.answered_at),
         total=now - job.received_at,
     )
@@ -210,6 +202,7 @@ def log_fields(outcome: Outcome, worker: int | None, redeliveries: int) -> dict[
         "status": outcome.status,
         "decision": outcome.decision.value,
         "attempt": outcome.attempts,
+        "resumes": outcome.resumes,
         "worker": worker,
         "redeliveries": redeliveries,
         "total_ms": round(outcome.durations.total * 1000, 1) if outcome.durations.total is not None else None,

@@ -235,6 +235,7 @@ class Outcome:
     cost: float = 0.0  # by PRICES, in its currency; the record has the exact amount
     kept: Kept | None = None  # not the end: the gateway has not got the answer, which is to be offered again
     durations: Durations = field(default_factory=Durations)
+    resumes: int = 0  # times that a stream went on after a break
 
 
 ToWorker = Job | Hold | Target | Stop

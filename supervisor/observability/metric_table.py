@@ -145,6 +145,7 @@ SERIES = (
     _seconds("total", "From taking a task to its decision."),
     # Upstream.
     _counter("upstream_retries", "Calls upstream beyond the first of a delivery."),
+    _counter("stream_resumes", "Times that a stream went on in another call after a break."),
     _counter("upstream_429", "Answers 429 from upstream, by what they limit.", "kind", LIMITS),
     _counter("upstream_limit_headers_unread", "Rate-limit headers from upstream in an unknown format."),
     _counter("tokens", "Tokens as billed, counted when a delivery ends.", "kind", ("prompt", "completion")),

@@ -72,6 +72,7 @@ class Metrics:
         """A delivery ended. Its message is still in flight."""
         status = outcome.status if outcome.status in STATUSES else "other"
         self._counters[f"task_outcomes {status}"].inc()
+        self._counters["stream_resumes"].inc(outcome.resumes)
         self._counters["upstream_retries"].inc(max(0, outcome.attempts - 1))
         self._counters["tokens prompt"].inc(outcome.prompt_tokens)
         self._counters["tokens completion"].inc(outcome.completion_tokens)

@@ -83,5 +83,5 @@ def test_tasks_outlive_a_model_that_is_killed_twice(local: Node, platform: Platf
         until(lambda had=had: answered() > min(had, len(ids) - 1), TIMEOUT, "answers again")  # type: ignore[misc]
     gateway.wait_all(ids, TIMEOUT)
     assert gateway.faults(ids) == []
-    # A plain task is asked again, a stream that had begun ends with an error; none is lost and none comes twice.
-    assert [id for id in ids[0::2] if gateway.answer(id).error] == []
+    # A plain task is asked again, a stream that had begun goes on; none is lost and none comes twice.
+    assert [id for id in ids if gateway.answer(id).error] == []

@@ -106,7 +106,9 @@ class Handler(BaseHTTPRequestHandler):
         if not self.key_fits():
             self.answer(401, {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}})
             return
-        words = WORDS[: asked.get("max_tokens") or len(WORDS)]
+        last = asked["messages"][-1] if asked["messages"] else {}
+        begun = len(last["content"].split()) if last.get("role") == "assistant" else 0  # it goes on behind that
+        words = WORDS[begun:][: asked.get("max_tokens") or len(WORDS)]
         usage = {"prompt_tokens": 7, "completion_tokens": len(words), "total_tokens": 7 + len(words)}
         head = {"id": "chatcmpl-standin", "created": int(time.time()), "model": self.flags.alias or "standin.gguf"}
         with self.slots:  # more than there are slots wait here, as in the real one

@@ -6,7 +6,7 @@ prompt or answer text, keys, or a client's Authorization.
 """
 
 from workernode.record.encoding import MAX_BYTES, SCHEMA, encode
-from workernode.record.members import Client, Error, Node, Record, Request, Times
+from workernode.record.members import Client, Error, Node, Record, Request, Resume, Times
 from workernode.record.moments import rfc3339
 from workernode.record.readers import client_of, error_of, request_of
 
@@ -18,6 +18,7 @@ __all__ = [
     "Node",
     "Record",
     "Request",
+    "Resume",
     "Times",
     "client_of",
     "encode",

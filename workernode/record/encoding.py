@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from workernode.prices import Cost
-from workernode.record.members import Record
+from workernode.record.members import Record, Resume
 from workernode.record.moments import rfc3339
 from workernode.record.readers import FIGURES, MAX_MESSAGE, NAMES
 from workernode.record.values import MAX_NUMBER, clean_text, is_number
@@ -72,6 +72,7 @@ def encode(record: Record) -> bytes:
             "total": _milliseconds(durations.total),
         },
         "attempts": record.attempts,
+        "resumes": [_resume(each) for each in record.resumes],
         "redeliveries": record.redeliveries,
         "outcome": {
             "status": clean_text(record.status) or "unknown",
@@ -87,6 +88,14 @@ def encode(record: Record) -> bytes:
         },
     }
     return dumps(members)
+
+
+def _resume(resume: Resume) -> dict[str, Any]:
+    return {
+        "reason": clean_text(resume.reason, 100) or "unknown",
+        "at": rfc3339(resume.at),
+        "after_tokens": resume.after_tokens,
+    }
 
 
 def _milliseconds(seconds: float | None) -> float | None:

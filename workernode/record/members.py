@@ -65,6 +65,15 @@ class Error:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """A stream broke, and went on in another call to upstream."""
+
+    reason: str  # the fault's code, or "worker_died"
+    at: float  # seconds since the epoch
+    after_tokens: int  # that the client had then
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What one record holds. The members without a default are always known, even if the worker died."""
 
@@ -89,3 +98,4 @@ class Record:
     http_status: int | None = None  # upstream's last; None or 0: no answer came
     error: Error | None = None
     cost: Cost | None = None  # by PRICES; None: no prices, no usage, or no price for the model
+    resumes: tuple[Resume, ...] = ()  # the breaks after which the stream went on

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workernode.prices import read_prices
+from workernode.resume import ResumeStyle
 
 # An error message shows a wrong value only up to this length. Every provider's keys are longer, so that a key in the
 # wrong variable is not shown.
@@ -189,6 +190,9 @@ def _parse_model(name: str) -> str:
 NODE_TYPE = choice({"remote": "remote", "api": "remote", "local": "local"}, "`remote` or `local`")
 SWITCH = choice({"true": True, "1": True, "false": False, "0": False}, "`true` or `false`")
 LOG_FORMAT = choice({"json": "json", "text": "text"}, "`json` or `text`")
+STREAM_RESUME = choice(
+    {each.value: each for each in ResumeStyle}, "`off`, `llamacpp`, `vllm` (SGLang too) or `prefix` (Mistral, DeepSeek)"
+)
 TEXT = Format(f"printable text, at most {LONGEST_TEXT} characters", _parse_text)
 COMMAND_LINE = Format("a command line whose quotes are closed", _parse_command_line)
 SECRET = Format("the key alone on one line, without quotes and without `Bearer`", _parse_secret)

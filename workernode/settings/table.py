@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from workernode.net.proxy import parse_proxy_url, proxy_for
 from workernode.prices import Prices
+from workernode.resume import ResumeStyle
 from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,
@@ -28,6 +29,7 @@ from workernode.settings.formats import (
     PULSAR_NAMESPACE,
     SECRET,
     SHA256,
+    STREAM_RESUME,
     SWITCH,
     TEXT,
     TOPIC,
@@ -149,6 +151,14 @@ class Settings:
     )
     connect_timeout: float = field(metadata=row(number(0.1, 300, SECONDS), "to connect to upstream", "5"))
     read_timeout: float = field(metadata=row(number(0.1, 3600, SECONDS), "upstream's longest silence", "120"))
+    stream_resume: ResumeStyle | None = field(
+        metadata=row(
+            STREAM_RESUME,
+            "how upstream goes on with a stream that it has broken off",
+            unset=None,
+            default_text="local: llamacpp; remote: off",
+        )
+    )
     max_redeliveries: int = field(metadata=row(integer(0, 100), "naks of a task before the client gets the error", "3"))
     nak_delay: float = field(metadata=row(number(0, 600, SECONDS), "until a refused task is handed out again", "1"))
     drain_timeout: float = field(
@@ -208,6 +218,12 @@ class Settings:
         """The address of the proxy to upstream, with its password; "" to connect directly."""
         proxy = proxy_for(self.api_url, self.http_proxy, self.https_proxy, self.no_proxy)
         return parse_proxy_url(proxy) if proxy else ""
+
+    @property
+    def resume_style(self) -> ResumeStyle:
+        """How upstream is asked to go on with a stream that it has broken off."""
+        default = ResumeStyle.LLAMACPP if self.node_type == "local" else ResumeStyle.OFF
+        return self.stream_resume or default
 
     @property
     def secrets(self) -> tuple[str, ...]:

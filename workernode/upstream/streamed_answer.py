@@ -177,5 +177,10 @@ def fault_of_failed_read(exc: Exception) -> UpstreamFault:
 def _broken(fault: UpstreamFault) -> UpstreamFault:
     """The same fault, after a part of the answer was passed on: asking again would repeat text."""
     return UpstreamFault(
-        FaultKind.BROKEN, fault.message, http_status=fault.http_status, body=fault.body, code=fault.code
+        FaultKind.BROKEN,
+        fault.message,
+        http_status=fault.http_status,
+        body=fault.body,
+        code=fault.code,
+        broke_by=fault.kind,
     )

@@ -11,12 +11,13 @@ import pytest
 
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault, openai_error
-from workernode.outcome import End, Facts, OutcomeBuilder, token_count
+from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.prices import ModelPrice, Prices
 from workernode.protocol import NODE_KINDS, Decision, FaultKind, Job, Outcome
 from workernode.record import Node
 from workernode.settings import Settings, load
 from workernode.task import parse
+from workernode.usage import token_count
 
 KEY = "sk-canary-0123456789"
 SETTINGS = load(

@@ -83,13 +83,14 @@ def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
 def test_an_answered_task_is_counted_in_every_series_concerned() -> None:
     metrics = Metrics(INFO)
     metrics.taken(2, 300.0)
-    metrics.decided(outcome(attempts=3))
+    metrics.decided(outcome(attempts=3, resumes=1))
     metrics.record_stored()
     metrics.settled(Decision.ACK)
     found = scrape(metrics)
     assert found["workernode_tasks_taken_total",] == 1
     assert found["workernode_task_redeliveries_total",] == 1
     assert found["workernode_upstream_retries_total",] == 2
+    assert found["workernode_stream_resumes_total",] == 1
     assert found["workernode_task_outcomes_total", "answered"] == 1
     assert found["workernode_task_decisions_total", "ack"] == 1
     assert found["workernode_tokens_total", "prompt"] == 10

@@ -23,6 +23,7 @@ from workernode.record import (
     Node,
     Record,
     Request,
+    Resume,
     Times,
     client_of,
     encode,
@@ -183,5 +184,6 @@ def test_the_largest_record_is_below_the_limit(sign: str) -> None:
             wide, 10**9, node, wide, Decision.DEAD_LETTER, wide, wide, wide, wide, usage, "upstream",
             Client(wide, wide, wide), request, Times(*[1e9] * 6), Durations(*[1e14] * 6), 10**9, 10**9, wide, 999,
             Error(wide, wide, wide), Cost(Decimal("1" * 15 + "." + "1" * 15), "c" * 64, "v" * 64),
+            (Resume(wide, 1e9, 10**9),) * 2,
         )  # fmt: skip
         read(encode(whole))

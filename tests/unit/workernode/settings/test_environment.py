@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from workernode.resume import ResumeStyle
 from workernode.settings import VARIABLES, SettingsError, load, read_environment
 
 REMOTE = {
@@ -25,6 +26,11 @@ def faults(environ: dict[str, str]) -> tuple[str, ...]:
     with pytest.raises(SettingsError) as caught:
         load(environ)
     return caught.value.faults
+
+
+def test_a_local_node_lets_streams_go_on_and_a_remote_one_only_where_it_is_told_how() -> None:
+    assert [load(each).resume_style for each in (LOCAL, REMOTE)] == [ResumeStyle.LLAMACPP, ResumeStyle.OFF]
+    assert load({**LOCAL, "STREAM_RESUME": "off"}).resume_style is ResumeStyle.OFF
 
 
 def test_the_required_variables_alone_give_the_defaults_of_the_spec() -> None:
@@ -52,6 +58,7 @@ def test_the_required_variables_alone_give_the_defaults_of_the_spec() -> None:
         pytest.param("RES_TOPIC_NAME", "persistent://t/n/bills", "persistent://t/n/bills", id="whole-topic-name"),
         pytest.param("DEBUG", "TRUE", True, id="debug-in-capitals"),
         pytest.param("LOG_FORMAT", "text", "text", id="log-format"),
+        pytest.param("STREAM_RESUME", "vLLM", ResumeStyle.VLLM, id="stream-resume"),
         pytest.param("READ_TIMEOUT", ".5", 0.5, id="fraction"),
         pytest.param("TASK_TIMEOUT", "3e2", 300.0, id="exponent"),
         pytest.param("PULSAR_URL", "pulsar://a:1, b:2", "pulsar://a:1,b:2", id="hosts-with-a-space"),

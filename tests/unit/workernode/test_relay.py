@@ -1,0 +1,196 @@
+"""Streams that upstream breaks off, between a fake upstream and a fake gateway: another call goes on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.continuing import TOKENS, Break, ContinuingModel
+from tests.support.gateway import Answer, FakeGateway
+from tests.support.upstream import FakeUpstream
+from tests.unit.workernode.attempt.bench import LONG, Bench, record_of
+from workernode import relay
+from workernode.gateway import timing
+from workernode.protocol import Decision, Outcome
+from workernode.upstream import retry_policy
+
+STYLES = {"llamacpp": "llamacpp", "vllm": "vllm", "mistral": "prefix", "deepseek": "prefix"}
+Make = Callable[..., Bench]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry_policy, "_backoff", lambda state: 0.01)
+    monkeypatch.setattr(relay, "PAUSE", 0.01)
+    monkeypatch.setattr(timing, "FRAME_AFTER", 0.0)
+
+
+@pytest.fixture
+def make(upstream: FakeUpstream, gateway: FakeGateway) -> Iterator[Make]:
+    """A function that makes a bench whose upstream is a given model."""
+    benches: list[Bench] = []
+
+    def one(model: ContinuingModel, style: str | None = None) -> Bench:
+        path = "/beta/chat/completions" if model.server == "deepseek" else "/v1"
+        bench = Bench(
+            upstream, gateway, STREAM_RESUME=style or STYLES[model.server], API_URL=upstream.url + path
+        )  # fmt: skip
+        upstream.script(model)
+        benches.append(bench)
+        return bench
+
+    yield one
+    for bench in benches:
+        bench.close()
+
+
+def ask(bench: Bench, seconds: float = LONG, **chat: Any) -> tuple[Outcome, Answer]:
+    chat = {"messages": [{"role": "user", "content": "What is the sea like?"}], **chat}
+    return bench.run(stream=True, seconds=seconds, **chat)
+
+
+def chunks_of(answer: Answer) -> list[dict[str, Any]]:
+    return answer.wait().chunks
+
+
+def text_of(answer: Answer) -> str:
+    choices = [choice for chunk in chunks_of(answer) for choice in chunk.get("choices", [])]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def assert_one_stream(answer: Answer, text: str) -> None:
+    """What the client got reads as one stream with this text."""
+    chunks = chunks_of(answer)
+    assert (answer.faults, answer.ends, answer.error, text_of(answer)) == ([], 1, None, text)
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert len([choice for choice in choices if choice["delta"].get("role")]) == 1
+    assert len([choice for choice in choices if choice["finish_reason"]]) == 1
+
+
+@pytest.mark.parametrize("how", ["end", "reset", "error"])
+@pytest.mark.parametrize("after", range(len(TOKENS) + 1))
+def test_a_stream_goes_on_wherever_upstream_breaks_it_off(make: Make, after: int, how: str) -> None:
+    model = ContinuingModel(breaks=[Break(after, how)])
+    outcome, answer = ask(make(model))
+    assert_one_stream(answer, model.text)
+    assert (outcome.decision, outcome.status, outcome.attempts, outcome.resumes) == (Decision.ACK, "answered", 2, 1)
+
+
+@pytest.mark.parametrize("server", STYLES)
+def test_each_server_is_asked_in_its_own_form(make: Make, server: str) -> None:
+    model = ContinuingModel(server, breaks=[Break(6), Break(2)])
+    outcome, answer = ask(make(model))
+    assert_one_stream(answer, model.text)
+    assert outcome.resumes == 2
+
+
+@pytest.mark.parametrize("server", ["mistral", "deepseek"])
+def test_a_server_that_refuses_to_go_on_leaves_the_error_that_broke_the_stream(make: Make, server: str) -> None:
+    model = ContinuingModel(server, breaks=[Break(6, "error")])
+    outcome, answer = ask(make(model, "vllm"))
+    assert (outcome.decision, outcome.status) == (Decision.ACK, "broken")
+    assert len(model.bodies) == 3  # the refusal might be about `stream_options`: it is asked once more without
+    assert answer.wait().error is not None
+    assert answer.error["message"] == "it broke"  # type: ignore[index]
+
+
+def test_a_stream_is_not_resumed_more_than_twice(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(3)] * 3)
+    outcome, answer = ask(make(model))
+    assert (outcome.status, outcome.resumes, len(model.bodies)) == ("broken", 2, 3)
+    assert answer.wait().error is not None
+
+
+def test_a_request_that_upstream_refuses_in_the_middle_is_not_resumed(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(3, "refusal")])
+    outcome, _ = ask(make(model))
+    assert (outcome.status, len(model.bodies)) == ("broken", 1)
+
+
+def test_without_a_style_a_stream_that_breaks_ends_with_an_error(make: Make) -> None:
+    outcome, answer = ask(make(ContinuingModel(breaks=[Break(3)]), "off"))
+    assert (outcome.status, outcome.resumes) == ("broken", 0)
+    assert answer.wait().error is not None
+
+
+def test_usage_of_all_parts_and_the_breaks_are_in_the_record(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(4), Break(3)])
+    outcome, answer = ask(make(model), stream_options={"include_usage": True})
+    made = record_of(outcome)
+    completion = len(TOKENS)
+    assert (made["usage"]["completion_tokens"], made["usage_source"]) == (completion, "counted")
+    assert [(each["reason"], each["after_tokens"]) for each in made["resumes"]] == [
+        ("stream_cut", 4),
+        ("stream_cut", 7),
+    ]
+    assert made["attempts"] == 3
+    assert (made["upstream_model"], made["outcome"]["end_reason"]) == ("served-3", "stop")
+    usage = chunks_of(answer)[-1]["usage"]
+    assert usage["completion_tokens"] == completion
+    assert usage["total_tokens"] == usage["prompt_tokens"] + completion
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_the_limit_of_tokens_holds_for_all_parts(make: Make, limit: str) -> None:
+    model = ContinuingModel(breaks=[Break(4)])
+    outcome, answer = ask(make(model), **{limit: 6})
+    assert_one_stream(answer, "".join(TOKENS[:6]))
+    assert (model.bodies[1][limit], record_of(outcome)["outcome"]["end_reason"]) == (2, "length")
+
+
+def test_a_break_behind_the_last_token_that_the_limit_allows_is_the_end(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(6)])
+    outcome, answer = ask(make(model), max_tokens=6)
+    assert_one_stream(answer, "".join(TOKENS[:6]))
+    assert (outcome.status, len(model.bodies), outcome.completion_tokens) == ("answered", 1, 6)
+    assert record_of(outcome)["outcome"]["end_reason"] == "length"
+
+
+def test_the_beginning_of_a_stop_sequence_is_held_back(make: Make) -> None:
+    """The text that is continued never ends inside what may be a stop sequence."""
+    model = ContinuingModel(breaks=[Break(4)])
+    _, answer = ask(make(model), stop=["blue, and green"])
+    assert model.bodies[1]["messages"][-1]["content"] == "The sea is"
+    assert_one_stream(answer, model.text)
+
+
+def test_upstream_is_asked_until_it_is_back(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(4)])
+    bench, calls = make(model), 0
+
+    def away(exchange: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return {"status": 503} if 2 <= calls <= 9 else model(exchange)
+
+    bench.up.script(away)
+    outcome, answer = ask(bench)
+    assert_one_stream(answer, model.text)
+    assert (outcome.resumes, outcome.attempts) == (1, 10)
+
+
+def test_a_stream_is_not_resumed_beyond_its_tasks_time(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(4, "error")])
+    bench = make(model)
+    bench.up.script(lambda exchange: model(exchange) if not model.bodies else {"status": 503})
+    outcome, answer = ask(bench, seconds=1.5)
+    assert outcome.status == "broken"
+    assert answer.wait().error == {"message": "it broke", "type": "server_error", "param": None, "code": 500}
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [{"reasoning_content": "hm"}, {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{"}}]}],
+    ids=["reasoning", "tool-call"],
+)
+def test_what_is_no_plain_text_is_not_resumed(make: Make, delta: dict[str, Any]) -> None:
+    def change(chunk: dict[str, Any]) -> dict[str, Any]:
+        chunk["choices"][0]["delta"] |= delta
+        return chunk
+
+    model = ContinuingModel(breaks=[Break(4)], change=change)
+    outcome, _ = ask(make(model))
+    assert (outcome.status, len(model.bodies)) == ("broken", 1)

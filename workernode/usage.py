@@ -1,0 +1,47 @@
+"""What is billed of asking upstream, and who counted it (spec 6). Pure.
+
+A stream that went on after a break has several parts, and each was an answer of its own to upstream: their figures are
+added up. Of a part that broke, upstream's figures seldom came; then its chunks are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workernode.call_stats import CallStats
+
+
+def billed_usage(asked: CallStats) -> tuple[dict[str, Any] | None, str]:
+    """Return the figures that are billed, and their source: "upstream", "counted" or "none"."""
+    parts = [(each.usage, each.text_chunks) for each in asked.broken] + [(asked.usage, asked.text_chunks)]
+    billed = [usage or {"completion_tokens": chunks} for usage, chunks in parts if usage is not None or chunks]
+    if not billed:
+        return None, "none"
+    source = "counted" if any(usage is None and chunks for usage, chunks in parts) else "upstream"
+    return billed[0] if len(billed) == 1 else added(billed), source
+
+
+def added(usages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the sum of several usage objects, member by member; what is no number is the last one's."""
+    total: dict[str, Any] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            before = total.get(name)
+            if isinstance(value, Mapping):
+                total[name] = added([before if isinstance(before, dict) else {}, dict(value)])
+            elif isinstance(value, (int, float)) and isinstance(before, (int, float)):
+                total[name] = before + value
+            else:
+                total[name] = value if value is not None else before
+    counts = [total.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    prompt, completion, both = (each if isinstance(each, int) else None for each in counts)
+    if prompt is not None and completion is not None and both is not None:
+        total["total_tokens"] = max(both, prompt + completion)  # a part whose chunks were counted has no total
+    return total
+
+
+def token_count(usage: dict[str, Any] | None, name: str) -> int:
+    """Return one figure of a usage object; 0 where it is missing or absurd."""
+    value = (usage or {}).get(name)
+    return value if isinstance(value, int) and 0 <= value < 10**9 else 0
