@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
+from tests.support.order import ordered
 
 pytest_plugins = ["tests.support.fixtures"]
 
@@ -17,6 +19,17 @@ pytest_plugins = ["tests.support.fixtures"]
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("busy box", deadline=None, suppress_health_check=SUPPRESSED)
 settings.load_profile("busy box")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files into the order of tests/support/order.py; the tests of a file keep theirs."""
+    files = [item.nodeid.partition("::")[0] for item in items]
+    places = {file: place for place, file in enumerate(ordered(files))}
+    items.sort(key=lambda item: places[item.nodeid.partition("::")[0]])
+
+
+# A shell without job control starts its background jobs with SIGINT ignored, and what they start would ignore it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

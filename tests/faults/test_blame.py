@@ -94,8 +94,8 @@ def test_what_all_tasks_are_refused_with_is_reported_once_with_the_right_reason(
     name: str, node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:
     refusal, reason = DIALECTS[name]
-    upstream.mode = refusal
     only = node(MAX_PROCESS_NUM=8)
+    upstream.mode = refusal
     ids = platform.ask_many(["hi"] * 8)
     until(lambda: reports(only), 10, "a report")
     assert [line["reason"] for line in reports(only)] == [reason]

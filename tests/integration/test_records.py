@@ -23,7 +23,7 @@ from tests.support.wait import until
 from workernode.protocol import Decision
 from workernode.record import Node, Record, encode
 
-TIMEOUT = 20
+TIMEOUT = 60  # seconds; a bound for a broken run
 NODE = Node("host-a-1", "host-a", "remote", "0.1.0", worker=0)
 
 

@@ -29,7 +29,7 @@ from tests.support.paths import ROOT
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 
-PATIENCE = 90.0  # seconds; a bound for a broken run
+PATIENCE = 200.0  # seconds; a bound for a broken run
 MARK = "START_UNDER_TEST"  # rides in the environment of everything that start.sh starts: that is how orphans are found
 UP = "everything is up"
 CANARY = "sk-canary-1c0ffee5"

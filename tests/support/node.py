@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from tests.support.wait import until
+from tests.support.wait import patient, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,6 +140,7 @@ class Node:
 
     def wait_exit(self, timeout: float = 60) -> int:
         """Wait until the supervisor is gone; gives its exit code (negative: the signal)."""
+        timeout = patient(timeout)
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -264,6 +265,7 @@ class Node:
 
         found: list[str] = []
         seen = 0
+        timeout = patient(timeout)
         deadline = time.monotonic() + timeout
         with self._changed:
             while not found:

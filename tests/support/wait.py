@@ -10,6 +10,13 @@ T = TypeVar("T")
 
 # Polls start this close together and end this far apart, in seconds: quick for what is nearly there, cheap otherwise.
 SHORTEST, LONGEST = 0.005, 0.1
+# A deadline is a bound for a broken run. A box that does much else beside the tests is slow, but the run is not broken.
+PATIENCE = 4.0
+
+
+def patient(timeout: float) -> float:
+    """Return the seconds to wait, at most, for a thing that takes less than `timeout` seconds on a quiet box."""
+    return timeout * PATIENCE
 
 
 def until_equal(read: Callable[[], T], wanted: T, timeout: float, what: str) -> None:
@@ -29,12 +36,13 @@ def until(condition: Callable[[], T], timeout: float, what: str) -> T:
     An AssertionError that the condition raises counts as "not yet"; any other exception passes through.
 
     Args:
-        timeout: seconds; a bound for a broken run, generous, never a guess of how long the thing takes.
+        timeout: seconds on a quiet box; a bound for a broken run, generous, never a guess of how long it takes.
         what: the thing waited for, in words, for the failure.
 
     Raises:
         AssertionError: the deadline passed; names `what` and the last value seen.
     """
+    timeout = patient(timeout)
     deadline = time.monotonic() + timeout
     pause = SHORTEST
     while True:

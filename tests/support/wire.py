@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast
 
+from tests.support.wait import patient
+
 # How much one read takes off a socket, in bytes; a connection may ask for less to be a slow reader.
 READ_SIZE = 256 * 1024
 
@@ -239,6 +241,7 @@ class Server:
 
     def wait_until(self, condition: Callable[[], Any], timeout: float, what: str) -> None:
         """Wait for a condition on this fake's state, without polling; AssertionError past the deadline."""
+        timeout = patient(timeout)
         with self.changed:
             if not self.changed.wait_for(condition, timeout):
                 raise AssertionError(f"no {what} within {timeout:g} s; {self.summary()}")

@@ -7,6 +7,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.wait import patient
+
 
 @dataclass(slots=True)
 class Post:
@@ -49,6 +51,7 @@ class Answer:
 
     def wait(self, timeout: float = 10) -> Answer:
         """Wait for the POST or the end frame; gives this answer."""
+        timeout = patient(timeout)
         if not self.done.wait(timeout):
             raise AssertionError(f"no answer for {self.id} within {timeout:g} s; {self.describe()}")
         return self

@@ -17,6 +17,7 @@ from websockets.server import ServerProtocol
 from tests.support.gateway.answers import Answer, Frame, Post, json_object
 from tests.support.gateway.behaviour import ANY, FIELDS, GOOD, Behaviour
 from tests.support.gateway.sockets import Socket
+from tests.support.wait import patient
 from tests.support.wire import ClientLeft, Connection, Request, Server, head_of
 
 
@@ -96,6 +97,7 @@ class FakeGateway(Server):
     def wait_all(self, ids: Iterable[str], timeout: float = 30) -> list[Answer]:
         """Wait until every id has its answer; gives the answers in the order of the ids."""
         wanted = [self.answer(one) for one in ids]
+        timeout = patient(timeout)
         deadline = time.monotonic() + timeout
         for answer in wanted:
             if not answer.done.wait(max(0, deadline - time.monotonic())):

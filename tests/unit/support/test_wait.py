@@ -14,7 +14,7 @@ def test_until_gives_the_first_truthy_value() -> None:
 
 
 def test_until_fails_with_what_it_waited_for_and_what_it_saw() -> None:
-    with pytest.raises(AssertionError, match=r"no bread within 0\.01 s; last seen: 0"):
+    with pytest.raises(AssertionError, match=r"no bread within 0\.04 s; last seen: 0"):
         until(lambda: 0, 0.01, "bread")
 
 
