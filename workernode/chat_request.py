@@ -21,6 +21,8 @@ def chat_request(task: Task, data: dict[str, Any], settings: Settings, deadline:
         UnsendableBody: the chat request has no JSON form.
     """
     model = settings.upstream_model or None
+    if settings.node_type == "local":  # llamafiles of 2024 forget a prompt that they are not asked to keep
+        data = {"cache_prompt": True, **data}
     body = for_upstream(data, stream=task.stream, model=model)
     asked_for, choices = data.get("model"), data.get("n")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workernode import record
+from workernode.cached_tokens import cached_tokens
 from workernode.call_stats import BrokenPart, CallStats
 from workernode.errors import UpstreamFault
 from workernode.prices import Cost
@@ -84,6 +85,7 @@ class OutcomeBuilder:
             stream=facts.task.stream if facts.task else False,
             prompt_tokens=token_count(usage, "prompt_tokens"),
             completion_tokens=token_count(usage, "completion_tokens"),
+            cached_tokens=cached_tokens(usage),
             durations=durations,
             cost=float(cost.amount) if cost else 0.0,
         )

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from workernode.cached_tokens import cached_tokens
+from workernode.usage import token_count
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -25,7 +28,6 @@ else:
 
 LARGEST_FILE = 1024 * 1024  # bytes
 MILLION = 1_000_000
-MOST_TOKENS = 10**9  # larger figures are mistakes
 MOST_DECIMALS = 9  # of a price: amounts are then exact within the 28 digits of a Decimal
 
 
@@ -66,10 +68,9 @@ class Prices:
         price = next((self.models[name] for name in models if name is not None and name in self.models), None)
         if price is None:
             return None
-        prompt, completion = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
-        cached = _tokens(usage.get("prompt_tokens_details"), "cached_tokens")
-        cached = min(prompt, cached or _tokens(usage, "prompt_cache_hit_tokens"))  # the second is DeepSeek's
-        reasoning = min(completion, _tokens(usage.get("completion_tokens_details"), "reasoning_tokens"))
+        prompt, completion = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+        cached = cached_tokens(usage)
+        reasoning = min(completion, token_count(usage.get("completion_tokens_details"), "reasoning_tokens"))
         amount = (prompt - cached) * price.prompt + cached * price.cached
         amount += (completion - reasoning) * price.completion + reasoning * price.reasoning
         return Cost(amount.scaleb(-6), self.currency, self.version)
@@ -132,8 +133,3 @@ def _model_price(model: str, value: object) -> ModelPrice:
         raise ValueError(f"{where} has no price {sorted(missing)[0]!r}")
     prompt, completion = prices["prompt"], prices["completion"]
     return ModelPrice(prompt, completion, prices.get("cached", prompt), prices.get("reasoning", completion))
-
-
-def _tokens(usage: object, name: str) -> int:
-    value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0

@@ -232,6 +232,7 @@ class Outcome:
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt: upstream had them in its cache
     cost: float = 0.0  # by PRICES, in its currency; the record has the exact amount
     kept: Kept | None = None  # not the end: the gateway has not got the answer, which is to be offered again
     durations: Durations = field(default_factory=Durations)

@@ -11,6 +11,8 @@ from typing import Any
 
 from workernode.call_stats import CallStats
 
+MOST_TOKENS = 10**9  # larger figures are mistakes
+
 
 def billed_usage(asked: CallStats) -> tuple[dict[str, Any] | None, str]:
     """Return the figures that are billed, and their source: "upstream", "counted" or "none"."""
@@ -41,7 +43,7 @@ def added(usages: list[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-def token_count(usage: dict[str, Any] | None, name: str) -> int:
-    """Return one figure of a usage object; 0 where it is missing or absurd."""
-    value = (usage or {}).get(name)
-    return value if isinstance(value, int) and 0 <= value < 10**9 else 0
+def token_count(usage: object, name: str) -> int:
+    """Return one count of a usage object, or of an object in it; 0 where it is missing or absurd."""
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0

@@ -149,6 +149,7 @@ SERIES = (
     _counter("upstream_429", "Answers 429 from upstream, by what they limit.", "kind", LIMITS),
     _counter("upstream_limit_headers_unread", "Rate-limit headers from upstream in an unknown format."),
     _counter("tokens", "Tokens as billed, counted when a delivery ends.", "kind", ("prompt", "completion")),
+    _counter("prompt_tokens_cached", "Tokens of the billed prompts that upstream had in its cache."),
     _counter("cost", "Cost of the billed tokens by PRICES, in its currency; the exact amounts are in the records."),
     _gauge(
         "fitness_state",

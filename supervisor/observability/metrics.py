@@ -76,6 +76,7 @@ class Metrics:
         self._counters["upstream_retries"].inc(max(0, outcome.attempts - 1))
         self._counters["tokens prompt"].inc(outcome.prompt_tokens)
         self._counters["tokens completion"].inc(outcome.completion_tokens)
+        self._counters["prompt_tokens_cached"].inc(outcome.cached_tokens)
         self._counters["cost"].inc(outcome.cost)
         for stage in STAGES:
             seconds = getattr(outcome.durations, stage)

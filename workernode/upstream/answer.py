@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from workernode.cached_tokens import with_cached_tokens
 from workernode.call_stats import CallStats
 from workernode.errors import openai_error
 from workernode.net.sse import Decoder, NamedEvent
@@ -222,7 +223,7 @@ def _wrong(message: str, code: str) -> Chunk:
 
 def _note_completion(stats: CallStats, answer: dict[str, Any]) -> None:
     usage, model = answer.get("usage"), answer.get("model")
-    stats.usage = usage if has_figures(usage) else None
+    stats.usage = with_cached_tokens(usage, answer) if isinstance(usage, dict) and has_figures(usage) else None
     stats.model = model if isinstance(model, str) else None
     for choice in answer["choices"]:
         if isinstance(choice, dict):

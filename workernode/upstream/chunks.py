@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from workernode.cached_tokens import with_cached_tokens
 from workernode.strict_json import dumps, read_object
 from workernode.upstream.dialects import ErrorBody, error_in_answer
 
@@ -48,7 +49,7 @@ def read_chunk(raw: bytes, event: str = "") -> Chunk | None:
         raw = dump(value)
     choices = value.get("choices")
     usage = value.get("usage")
-    usage = usage if isinstance(usage, dict) else None
+    usage = with_cached_tokens(usage, value) if isinstance(usage, dict) else None
     if value.get("error"):  # also beside choices: OpenRouter ends a stream with both
         return Chunk(raw, usage, error=error_in_answer({**value, "choices": None}, event))
     if not isinstance(choices, list) or not choices:

@@ -59,3 +59,11 @@ def test_the_number_of_choices_is_what_the_client_asked_for(n: Any, choices: int
 def test_the_clients_wish_for_usage_is_known() -> None:
     assert ask(task(stream_options={"include_usage": True})).with_usage
     assert not ask(task()).with_usage
+
+
+def test_a_local_model_is_asked_to_keep_the_prompt_for_the_next_turn() -> None:
+    local = load({"NODE_TYPE": "local", "MODEL_NAME": "m", "PULSAR_URL": "pulsar://127.0.0.1"})
+    assert json.loads(ask(task(), local).body)["cache_prompt"] is True
+    assert json.loads(ask(task(), local).body_without_options())["cache_prompt"] is True
+    assert json.loads(ask(task(cache_prompt=False), local).body)["cache_prompt"] is False
+    assert "cache_prompt" not in json.loads(ask(task()).body)
