@@ -29,6 +29,7 @@ from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Out
 from workernode.relay import StreamRelay
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
+from workernode.trace_context import trace_of
 from workernode.undelivered import Undelivered, end_of
 from workernode.upstream import ChatRequest, Upstream
 from workernode.usage import token_count
@@ -65,7 +66,7 @@ def run(job: Job, services: Services, progress: Progress) -> Outcome:
     except Exception:  # something in the task or in upstream's answer that a record cannot hold: a record without them
         attempt.log_internal_error()
         bare = End(end.status, end.decision, reason=end.reason)
-        outcome = services.outcomes.build(bare, Facts(job, attempt.facts.request_id), time.monotonic())
+        outcome = services.outcomes.build(bare, Facts(job, attempt.facts.request_id, trace=attempt.facts.trace), time.monotonic())
     kept = attempt.undelivered.kept(end, attempt.facts, time.monotonic())
     if log.isEnabledFor(logging.DEBUG):
         _log_durations(outcome)
@@ -108,6 +109,8 @@ class _Attempt:
         except MalformedTask as fault:
             return self._malformed(fault)
         self.facts.request_id = task.request_id
+        makes_spans = self._settings.exports_traces
+        self.facts.trace = trace_of(task.headers, task.request_id, makes_spans=makes_spans)
         kept = self._job.kept
         if kept is None and self._job.rejection is not None:
             return self._rejected(task, self._job.rejection)
@@ -236,7 +239,7 @@ class _Attempt:
     # --- the parts ---
 
     def _chat_request(self, task: Task) -> ChatRequest:
-        return chat_request(task, task.data, self._settings, self._job.deadline)
+        return chat_request(task, task.data, self._settings, self._job.deadline, self.facts.trace)
 
     def _open_reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
         job, gateways = self._job, self._services.gateways

@@ -7,15 +7,19 @@ from typing import Any
 from workernode.body import for_upstream, wants_usage
 from workernode.settings import Settings
 from workernode.task import Task
+from workernode.trace_context import TraceContext
 from workernode.upstream import ChatRequest
 
 
-def chat_request(task: Task, data: dict[str, Any], settings: Settings, deadline: float) -> ChatRequest:
+def chat_request(
+    task: Task, data: dict[str, Any], settings: Settings, deadline: float, trace: TraceContext | None = None
+) -> ChatRequest:
     """Return the request to upstream.
 
     Args:
         data: the chat request in OpenAI's form: `task.data`, or what stands in its place.
         deadline: monotonic.
+        trace: what upstream gets as `traceparent`, `tracestate` and `X-Request-Id`; None: none of them.
 
     Raises:
         UnsendableBody: the chat request has no JSON form.
@@ -37,4 +41,5 @@ def chat_request(task: Task, data: dict[str, Any], settings: Settings, deadline:
         is_own_model=model is not None or asked_for is None or asked_for == settings.model_name,
         with_usage=wants_usage(data),
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
+        headers=trace.headers() if trace is not None else {},
     )

@@ -19,6 +19,7 @@ from workernode.protocol import NODE_KINDS, Decision, Durations, FaultInfo, Job,
 from workernode.redaction import redact
 from workernode.settings import Settings
 from workernode.task import Task
+from workernode.trace_context import TraceContext
 from workernode.usage import billed_usage, token_count
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Facts:
     asked: CallStats = field(default_factory=CallStats)
     answering_since: float | None = None  # from then on the answer, or the error, was on its way to the gateway
     answered_at: float | None = None  # the gateway had all of it
+    trace: TraceContext | None = None  # None: nothing of the message could be read
 
 
 class OutcomeBuilder:
@@ -88,6 +90,7 @@ class OutcomeBuilder:
             cached_tokens=cached_tokens(usage),
             durations=durations,
             cost=float(cost.amount) if cost else 0.0,
+            trace=facts.trace,
         )
 
     def _record(
@@ -104,6 +107,7 @@ class OutcomeBuilder:
         size = len(job.payload)
         return record.Record(
             request_id=facts.request_id,
+            trace_id=facts.trace.trace_id if facts.trace else None,
             delivery=job.number,
             node=self._node,
             status=end.status,
@@ -214,4 +218,6 @@ def log_fields(outcome: Outcome, worker: int | None, redeliveries: int) -> dict[
         fields |= {"http_status": fault.http_status, "code": fault.code, "why": fault.message}
     if outcome.reason:
         fields["why"] = outcome.reason
+    if outcome.trace is not None:
+        fields["trace_id"] = outcome.trace.trace_id
     return fields

@@ -1,7 +1,7 @@
 """The messages between the supervisor and its worker processes. All of them are in this file.
 
 Each is a small frozen dataclass, so that it pickles without surprises. None has slots, because those are pickled field
-by field in Python. This leaf imports the standard library and the leaf call_stats only.
+by field in Python. This leaf imports the standard library and the leaves call_stats and trace_context only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from workernode.call_stats import CallStats
+from workernode.trace_context import TraceContext
 
 # A rate limit or an outage of upstream that lasts longer than this (or a rate limit that names a longer wait) does not
 # pass by itself. Nobody waits for its end: the task goes to another node, and the node is unfit and reports (spec 5).
@@ -237,6 +238,7 @@ class Outcome:
     kept: Kept | None = None  # not the end: the gateway has not got the answer, which is to be offered again
     durations: Durations = field(default_factory=Durations)
     resumes: int = 0  # times that a stream went on after a break
+    trace: TraceContext | None = None  # None: the message could not be read
 
 
 ToWorker = Job | Hold | Target | Stop

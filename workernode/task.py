@@ -32,11 +32,16 @@ class _Envelope(msgspec.Struct):
     request_id: Any = None
 
 
+class _Metadata(msgspec.Struct):
+    metadata: Any = None
+
+
 class _ReplyTo(msgspec.Struct):
     endpoint: Any = None
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
+_METADATA = msgspec.json.Decoder(_Metadata)
 _REPLY_TO = msgspec.json.Decoder(_ReplyTo)
 
 
@@ -132,6 +137,16 @@ def envelope_server(payload: bytes) -> str:
         return read_endpoint(_REPLY_TO.decode(payload).endpoint).server
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return ""
+
+
+def envelope_headers(payload: bytes) -> dict[str, Any]:
+    """Return the client's HTTP headers of a message, which may hold secrets; {} where none can be read."""
+    try:
+        metadata = _METADATA.decode(payload).metadata
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return {}
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    return headers if isinstance(headers, dict) else {}
 
 
 def _read(message: dict[str, Any], reply_hosts: Sequence[str]) -> Task:

@@ -20,6 +20,8 @@ from workernode.outcome import End, Facts, OutcomeBuilder, log_fields
 from workernode.protocol import Decision, Job, Outcome
 from workernode.redaction import redact_message
 from workernode.settings import Settings
+from workernode.task import envelope_headers
+from workernode.trace_context import trace_of
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,11 @@ class Settlement:
     def own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
         """Return the outcome of a task that no worker reports."""
         end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
-        return self._outcomes.build(end, Facts(self.job(delivery), delivery.request_id), self._clock.monotonic())
+        facts = Facts(self.job(delivery), delivery.request_id)
+        if delivery.request_id:
+            headers = envelope_headers(delivery.received.payload)
+            facts.trace = trace_of(headers, delivery.request_id, makes_spans=self._settings.exports_traces)
+        return self._outcomes.build(end, facts, self._clock.monotonic())
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """The delivery is decided: send its record (or dead letter). Carried out once that is stored."""

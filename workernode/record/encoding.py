@@ -26,6 +26,7 @@ def encode(record: Record) -> bytes:
     members = {
         "schema": SCHEMA,
         "request_id": request_id,
+        "trace_id": record.trace_id,
         "attempt_id": f"{request_id or ''}/{node_id}/{record.delivery}",
         "usage": _usage(record.usage),
         "usage_source": record.usage_source,

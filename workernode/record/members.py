@@ -99,3 +99,4 @@ class Record:
     error: Error | None = None
     cost: Cost | None = None  # by PRICES; None: no prices, no usage, or no price for the model
     resumes: tuple[Resume, ...] = ()  # the breaks after which the stream went on
+    trace_id: str | None = None  # W3C: 32 hexadecimal digits

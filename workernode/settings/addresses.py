@@ -80,7 +80,7 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _parse_download_url(text: str) -> str:
+def _parse_http_url(text: str) -> str:
     return _split_url(text, ("http", "https")).geturl()
 
 
@@ -124,7 +124,7 @@ def _parse_hosts(text: str) -> tuple[str, ...]:
 
 
 CHAT_ADDRESS = Format("http(s)://host[:port], with or without /v1, or the full .../chat/completions", chat_address)
-DOWNLOAD_URL = Format("http(s)://host[:port]/path without credentials", _parse_download_url)
+HTTP_URL = Format("http(s)://host[:port]/path without credentials", _parse_http_url)
 PULSAR_URL = Format("pulsar://host:6650 or pulsar+ssl://host:6651, commas between several hosts", _parse_pulsar_url)
 STATUS_ADDR = Format("host:port, [IPv6]:port or `off`", _parse_status_addr)
 HOSTS = Format("hosts or patterns of hosts (*.example.com) without scheme and port, commas between", _parse_hosts)

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from workernode.net.proxy import parse_proxy_url, proxy_for
 from workernode.prices import Prices
 from workernode.resume import ResumeStyle
-from workernode.settings.addresses import CHAT_ADDRESS, DOWNLOAD_URL, HOSTS, PULSAR_URL, STATUS_ADDR, Address
+from workernode.settings.addresses import CHAT_ADDRESS, HOSTS, HTTP_URL, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,
     HEADERS,
@@ -140,6 +140,18 @@ class Settings:
     record_salt: str = field(
         metadata=row(SECRET, "makes `client.key_id` of the records from the clients' keys", secret=True)
     )
+    otel_exporter_otlp_endpoint: str = field(
+        metadata=row(HTTP_URL, "the collector of spans and metrics, OTLP over HTTP; needs the extra `otel`")
+    )
+    otel_exporter_otlp_traces_endpoint: str = field(
+        metadata=row(HTTP_URL, "the whole address for spans, where it is another")
+    )
+    otel_exporter_otlp_metrics_endpoint: str = field(
+        metadata=row(HTTP_URL, "the whole address for metrics, where it is another")
+    )
+    otel_exporter_otlp_headers: str = field(
+        metadata=row(TEXT, "headers for the collector, name=value, commas between", secret=True)
+    )
     debug: bool = field(metadata=row(SWITCH, "the debug log", "false"))
     log_format: str | None = field(
         metadata=row(LOG_FORMAT, "how log lines look", unset=None, default_text="json; text on a terminal")
@@ -201,7 +213,7 @@ class Settings:
     )
     llamafile: str = field(metadata=row(TEXT, "path of the llamafile to run", node_type="local"))
     llamafile_url: str = field(
-        metadata=row(DOWNLOAD_URL, "where to download the llamafile, if it is not there", node_type="local")
+        metadata=row(HTTP_URL, "where to download the llamafile, if it is not there", node_type="local")
     )
     llamafile_sha256: str = field(metadata=row(SHA256, "checksum of the downloaded llamafile", node_type="local"))
     cpu_high: float = field(metadata=row(number(1, 100, PERCENT), "CPU at which the cap may come down", "95"))
@@ -226,6 +238,11 @@ class Settings:
         return self.stream_resume or default
 
     @property
+    def exports_traces(self) -> bool:
+        """Whether spans are sent to a collector."""
+        return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no output may hold: the keys, the values of upstream's headers, and keys in API_URL's query string.
 
@@ -234,8 +251,10 @@ class Settings:
         query = parse_qsl(urlsplit(self.api_url).query)
         in_query = (value for name, value in query if re.search("key|token|secret|sig|code|auth", name.lower()))
         in_headers = (part for _, value in self.upstream_headers for part in (value, value.split()[-1]))
+        in_otlp = (each.partition("=")[2].strip() for each in self.otel_exporter_otlp_headers.split(","))
+        in_otlp = (part for value in map(unquote, in_otlp) for part in (value, *value.split()[-1:]))
         ours = (self.api_key, self.pulsar_token, self.pulsar_oauth2, self.record_salt, *self._proxy_passwords())
-        return tuple(secret for secret in (*ours, *in_headers, *in_query) if secret)
+        return tuple(secret for secret in (*ours, *in_headers, *in_otlp, *in_query) if secret)
 
     def _proxy_passwords(self) -> Iterator[str]:
         for proxy in (self.http_proxy, self.https_proxy):

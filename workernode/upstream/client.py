@@ -61,6 +61,7 @@ class Upstream:
         self._tls: ssl.SSLContext | None = None
         self._path = ""
         self._headers: dict[str, str] = {}
+        self._own_names: set[str] = set()  # of these headers, in lower case
 
     def set_target(self, target: Target) -> None:
         """From now on ask this address with this key."""
@@ -70,6 +71,7 @@ class Upstream:
             self._tls = tls_context(target.ca)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {"Content-Type": "application/json", **request_headers(target)}
+        self._own_names = {name.lower() for name in self._headers}
         redaction.add_secrets(secret for secret in (target.key, *dict(target.headers).values()) if secret)
         old, self._pool = self._pool, Pool(
             origin, self._connect_timeout, self._tls, Proxy.parse(target.proxy) if target.proxy else None
@@ -189,9 +191,12 @@ class Upstream:
         assert self._pool is not None
         self._wait_for_hold(request.deadline, watch, again=stats.attempts > 0)
         stats.begin_attempt(time.monotonic())
-        headers = self._headers
+        headers = dict(self._headers)
+        for name, value in request.headers.items():
+            if name.lower() not in self._own_names:
+                headers[name] = value
         if request.request_id.isascii():
-            headers = {**headers, "X-Client-Request-Id": request.request_id}
+            headers["X-Client-Request-Id"] = request.request_id
         try:
             exchange = self._pool.post(
                 self._path,

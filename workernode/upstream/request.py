@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from workernode.net.connection import Watch
@@ -20,6 +20,8 @@ class ChatRequest:
     is_own_model: bool  # the task asks for the node's own model; if it is unknown, the node is set up wrongly
     with_usage: bool = False  # the client of a stream asked for the usage chunk
     choices: int = 1  # how many choices the client asked for (`n`)
+    # Of this task alone, besides the node's own; one that the operator sets (UPSTREAM_HEADERS) is not overwritten.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Client(Watch, Protocol):
