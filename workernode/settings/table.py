@@ -243,6 +243,11 @@ class Settings:
         return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint)
 
     @property
+    def exports_metrics(self) -> bool:
+        """Whether metrics are sent to a collector."""
+        return bool(self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_metrics_endpoint)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no output may hold: the keys, the values of upstream's headers, and keys in API_URL's query string.
 
