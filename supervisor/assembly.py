@@ -6,7 +6,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from supervisor.broker import Broker, PulsarBroker
@@ -23,6 +23,7 @@ from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.reload import Reloader
 from supervisor.report import Reporter
 from supervisor.states import Exit
+from supervisor.telemetry import NoTelemetry, Telemetry, start_telemetry
 from supervisor.upstream import FaultMessages
 from supervisor.workers import Pool, WorkerProcess, end_all_children, end_streams
 from workernode import __version__, record
@@ -50,6 +51,7 @@ class Parts:
     # starting, and calls back from a thread with each result (supervisor.fitness.start_self_check).
     self_check: Callable[[Target, bool, Callable[[SelfChecked], None]], None]
     end_streams: EndStreams  # ends streams whose workers were killed
+    telemetry: Telemetry = field(default_factory=NoTelemetry)
 
 
 def build(settings: Settings, read_settings: Callable[[], Settings], environ: Mapping[str, str]) -> Node:
@@ -97,6 +99,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
         local_model if settings.node_type == "local" else None,
         lambda target, at_start, done: start_self_check(settings, target, at_start, done),
         lambda jobs, done: end_streams(jobs, settings, identity, done),
+        start_telemetry(settings, identity),
     ))  # fmt: skip
 
 

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # seconds between checks of the workers and of the broker's connection
 WORKERS_STOP = 2.0  # seconds that idle workers get to stop
-REPORTER_STOP = 2.0  # seconds that the last reports get
+FLUSH_LIMIT = 2.0  # seconds that the last reports get, and then the last spans
 # An unfit node that sends a task back leaves the subscription for this long. Otherwise the broker would give it the
 # same task again until its redeliveries are used up, with a healthy node idle beside it. A task that is older than this
 # was taken by no other node: it is taken without a pause, so that its client gets the error soon (spec 5).
@@ -252,6 +252,7 @@ class Node:
         """A delivery was decided."""
         self._concurrency.answered(outcome)
         self._metrics.decided(outcome)
+        self._parts.telemetry.ended(outcome)
         self._note_upstream(delivery, outcome)
 
     def _note_upstream(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -338,7 +339,8 @@ class Node:
         self._local_model.kill()
         if not self._lifecycle.is_forced:  # the process ends at once, and the broker hands out again what was not acked
             self._broker.close()
-            self._parts.reporter.close(REPORTER_STOP)
+            self._parts.reporter.close(FLUSH_LIMIT)
+            self._parts.telemetry.close(FLUSH_LIMIT)
         log.info("stopped", extra={"event": "stopped"})
 
     def _show(self, now: float) -> None:

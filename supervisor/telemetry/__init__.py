@@ -4,6 +4,6 @@ Made in the supervisor when a task has ended, from its record, and sent by the S
 it. Nothing of OpenTelemetry is imported where no collector is named.
 """
 
-from supervisor.telemetry.start import NoTelemetry, Telemetry, start
+from supervisor.telemetry.start import NoTelemetry, Telemetry, start_telemetry
 
-__all__ = ["NoTelemetry", "Telemetry", "start"]
+__all__ = ["NoTelemetry", "Telemetry", "start_telemetry"]

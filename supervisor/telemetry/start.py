@@ -32,7 +32,7 @@ class NoTelemetry:
         """Do nothing."""
 
 
-def start(settings: Settings, node: Node) -> Telemetry:
+def start_telemetry(settings: Settings, node: Node) -> Telemetry:
     """Return the node's telemetry. It is silent where no collector is named, or where the extra is not installed."""
     if not (settings.exports_traces or settings.exports_metrics):
         return NoTelemetry()

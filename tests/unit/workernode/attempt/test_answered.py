@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
-from tests.unit.workernode.attempt.bench import WORDS, Bench, both, record_of
-from workernode.protocol import AnswerState, Decision
+from tests.unit.workernode.attempt.bench import SECRET, WORDS, Bench, both, record_of
+from workernode.outcome import log_fields
+from workernode.protocol import AnswerState, Decision, Target
 
 
 @both
@@ -103,3 +104,30 @@ def test_an_answer_after_retries_is_one_answer(bench: Bench) -> None:
     outcome, answer = bench.run({"status": 503, "key": "k", "fail_times": 2})
     assert (outcome.status, outcome.attempts) == ("answered", 3)
     assert answer.wait().faults == []
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@both
+def test_the_clients_trace_reaches_upstream_and_its_other_headers_do_not(bench: Bench, stream: bool) -> None:
+    headers = {
+        "Traceparent": [f"00-{TRACE}-{SPAN}-01"], "Tracestate": ["a=1"], "X-Request-Id": ["r-7"],
+        "Authorization": [SECRET], "Cookie": ["c"], "X-Other": ["o"],
+    }  # fmt: skip
+    outcome, _ = bench.run(stream=stream, changes={"metadata": {"headers": headers}})
+    (asked,) = bench.up.requests
+    assert asked.headers["traceparent"] == f"00-{TRACE}-{SPAN}-01"
+    assert (asked.headers["tracestate"], asked.headers["x-request-id"]) == ("a=1", "r-7")
+    assert not {"cookie", "x-other"} & set(asked.headers)
+    assert SECRET not in repr(asked.headers)
+    assert record_of(outcome)["trace_id"] == log_fields(outcome, None, 0)["trace_id"] == TRACE
+
+
+def test_a_trace_begins_here_where_the_client_has_none_and_the_operators_own_header_wins(bench: Bench) -> None:
+    outcome, _ = bench.run()
+    bench.upstream.set_target(Target(bench.settings.api_url, None, (("Traceparent", "own"),)))
+    bench.run()
+    begun, own = [asked.headers["traceparent"] for asked in bench.up.requests]
+    assert begun.split("-")[1] == record_of(outcome)["trace_id"]
+    assert own == "own"
