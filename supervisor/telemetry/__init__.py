@@ -1,7 +1,7 @@
 """Spans and metrics of tasks for an OpenTelemetry collector, if one is named (OTLP over HTTP, extra `otel`).
 
-Made in the supervisor when a task has ended, from its record, and sent by the SDK's own threads: a task never waits for
-it. Nothing of OpenTelemetry is imported where no collector is named.
+Made when a task has ended, from its record, in a process of its own: a task never waits for it. Where no collector is
+named, there is no such process, and nothing of OpenTelemetry is imported.
 """
 
 from supervisor.telemetry.start import NoTelemetry, Telemetry, start_telemetry

@@ -20,8 +20,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.re import parse_env_headers
 
-from supervisor.telemetry.spans import Facts, Kind, Names, Span, error_type, read_record, request_model, spans_of
-from workernode.protocol import Outcome
+from supervisor.telemetry.spans import Ended, Facts, Kind, Names, Span, read_record, request_model, spans_of
 from workernode.record import Node
 from workernode.settings import Settings
 from workernode.trace_context import SAMPLED, TraceContext, new_span_id
@@ -32,6 +31,7 @@ log = logging.getLogger(__name__)
 WARN_EVERY = 60.0  # seconds between two log lines about a collector that is away
 MOST_MODELS = 100  # that have figures of their own: a client decides what model it asks for
 KINDS = {Kind.INTERNAL: api.SpanKind.INTERNAL, Kind.CLIENT: api.SpanKind.CLIENT, Kind.CONSUMER: api.SpanKind.CONSUMER}
+FINE, FAILED = api.Status(api.StatusCode.UNSET), api.Status(api.StatusCode.ERROR)
 SCOPE = InstrumentationScope("workernode", version())
 # Bounds of the histograms, as the conventions for GenAI name them.
 TOKEN_BOUNDS = [4**power for power in range(14)]
@@ -40,7 +40,7 @@ CHUNK_BOUNDS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75
 
 
 class OtelTelemetry:
-    """The telemetry of a node whose settings name a collector. `ended` is for the main thread."""
+    """What the settings name a collector for: spans, metrics, or both."""
 
     def __init__(self, settings: Settings, node: Node) -> None:
         """Start the SDK's threads. Variables OTEL_* that are not in `Settings` are read by the SDK."""
@@ -60,20 +60,14 @@ class OtelTelemetry:
             address = settings.otel_exporter_otlp_metrics_endpoint or f"{base}/v1/metrics"
             reader = PeriodicExportingMetricReader(OTLPMetricExporter(address, headers=headers, session=_session()))
             self._metrics = _GenAiMetrics(MeterProvider([reader], resource, shutdown_on_exit=False))
-        self._has_failed = False
 
-    def ended(self, outcome: Outcome) -> None:
-        """A delivery was decided. Takes some 50 microseconds."""
-        try:
-            facts = read_record(outcome.record)
-            if self._metrics is not None:
-                self._metrics.add(outcome, facts, self._names)
-            if self._spans is not None and outcome.trace is not None:
-                self._add_spans(self._spans, outcome, facts, outcome.trace)
-        except Exception:
-            if not self._has_failed:
-                log.exception("no span of a task could be made", extra={"event": "telemetry_failed"})
-            self._has_failed = True
+    def add(self, ended: Ended) -> None:
+        """A delivery was decided."""
+        facts = read_record(ended.record)
+        if self._metrics is not None:
+            self._metrics.add(ended, facts, self._names)
+        if self._spans is not None:
+            self._add_spans(self._spans, ended, facts)
 
     def close(self, limit_s: float) -> None:
         """Send what was not sent yet, for so many seconds at most."""
@@ -88,7 +82,8 @@ class OtelTelemetry:
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _add_spans(self, processor: BatchSpanProcessor, outcome: Outcome, facts: Facts, trace: TraceContext) -> None:
+    def _add_spans(self, processor: BatchSpanProcessor, ended: Ended, facts: Facts) -> None:
+        trace = ended.trace
         if not self._is_sampled(trace):
             return
         trace_id, flags = int(trace.trace_id, 16), api.TraceFlags(trace.flags | SAMPLED)
@@ -96,7 +91,7 @@ class OtelTelemetry:
         def context(span_id: str, is_remote: bool = False) -> api.SpanContext:
             return api.SpanContext(trace_id, int(span_id, 16), is_remote, flags)
 
-        for each in spans_of(outcome, facts, self._names, new_span_id):
+        for each in spans_of(ended, facts, self._names, new_span_id):
             parent = context(each.parent, is_remote=each.parent == trace.parent_id) if each.parent else None
             processor.on_end(_readable(each, context(each.id), parent, self._resource))
 
@@ -130,7 +125,7 @@ class _GenAiMetrics:
         )  # fmt: skip
         self._models: set[str] = set()
 
-    def add(self, outcome: Outcome, facts: Facts, names: Names) -> None:
+    def add(self, ended: Ended, facts: Facts, names: Names) -> None:
         """Count one delivery, if upstream was asked."""
         took = facts.durations_ms
         if facts.timestamps.upstream_sent is None:
@@ -141,15 +136,15 @@ class _GenAiMetrics:
             "gen_ai.request.model": self._known(request_model(names, facts)),
             **names.server,
         }
-        if outcome.upstream_answered:
+        if ended.upstream_answered:
             about["gen_ai.response.model"] = self._known(facts.upstream_model or "")
         for kind, name in (("input", "prompt_tokens"), ("output", "completion_tokens")):
             if (tokens := facts.usage.get(name)) is not None:
                 self._tokens.record(tokens, {**about, "gen_ai.token.type": kind})
-        if outcome.stream and took.upstream_first_token is not None:
+        if ended.stream and took.upstream_first_token is not None:
             self._first_chunk.record(took.upstream_first_token / 1000, about)
-        if error := error_type(outcome):
-            about["error.type"] = self._known(error)
+        if ended.error:
+            about["error.type"] = self._known(ended.error)
         duration = took.upstream if took.upstream is not None else took.total
         if duration is not None:
             self._duration.record(duration / 1000, about)
@@ -163,11 +158,11 @@ class _GenAiMetrics:
 
 
 def _readable(span: Span, context: api.SpanContext, parent: api.SpanContext | None, resource: Resource) -> ReadableSpan:
-    events = [] if span.first_chunk is None else [Event("first chunk", timestamp=span.first_chunk)]
+    events = () if span.first_chunk is None else [Event("first chunk", timestamp=span.first_chunk)]
     attributes = {**span.attributes, "error.type": span.error} if span.error else span.attributes
     return ReadableSpan(
         span.name, context, parent, resource, attributes, events, (), KINDS[span.kind],
-        status=api.Status(api.StatusCode.ERROR if span.error else api.StatusCode.UNSET),
+        status=FAILED if span.error else FINE,
         start_time=span.start, end_time=span.end, instrumentation_scope=SCOPE,
     )  # fmt: skip
 

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from workernode.protocol import Outcome
+from workernode.trace_context import TraceContext
 
 Attributes: TypeAlias = dict[str, Any]
 
@@ -35,6 +36,32 @@ REQUEST_ATTRIBUTES = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "presence_penalty": "gen_ai.request.presence_penalty",
 }
+
+
+class Ended(NamedTuple):
+    """What goes to the telemetry process of a delivery that was decided."""
+
+    record: bytes
+    trace: TraceContext
+    request_id: str
+    status: str
+    decision: str
+    attempts: int
+    stream: bool
+    upstream_answered: bool
+    error: str  # what went wrong upstream; "": nothing
+
+    @classmethod
+    def of(cls, outcome: Outcome, trace: TraceContext) -> Ended:
+        """Return the message about an outcome."""
+        fault = outcome.fault
+        return cls(
+            outcome.record, trace, outcome.request_id, outcome.status, outcome.decision.value, outcome.attempts,
+            outcome.stream, outcome.upstream_answered,
+            "" if fault is None else fault.code or str(fault.http_status or fault.kind.value),
+        )  # fmt: skip
+
+
 FINE = ("answered", "client_gone")  # statuses that are no error
 
 
@@ -78,7 +105,7 @@ class _Durations(msgspec.Struct):
     total: float | None = None
 
 
-class _Ended(msgspec.Struct):
+class _Outcome(msgspec.Struct):
     end_reason: str | None = None
     http_status: int | None = None
 
@@ -88,7 +115,7 @@ class Facts(msgspec.Struct):
 
     timestamps: _Timestamps
     durations_ms: _Durations
-    outcome: _Ended
+    outcome: _Outcome
     request: dict[str, Any]
     usage: dict[str, Any]
     model: str | None = None
@@ -113,23 +140,15 @@ def request_model(names: Names, facts: Facts) -> str:
     return names.upstream_model or facts.model or ""
 
 
-def error_type(outcome: Outcome) -> str:
-    """Return what went wrong upstream; "" if nothing did."""
-    fault = outcome.fault
-    return "" if fault is None else fault.code or str(fault.http_status or fault.kind.value)
-
-
-def spans_of(outcome: Outcome, facts: Facts, names: Names, new_id: Callable[[], str]) -> list[Span]:
+def spans_of(ended: Ended, facts: Facts, names: Names, new_id: Callable[[], str]) -> list[Span]:
     """Return the spans of a delivery, the root first; none where it is not known when the message was taken.
 
     Args:
-        outcome: with its trace.
-        facts: its record, read.
+        facts: the record, read.
         new_id: makes span ids.
     """
-    trace, took = outcome.trace, facts.durations_ms
-    received = _ns(facts.timestamps.received)
-    if trace is None or received is None:
+    took, received = facts.durations_ms, _ns(facts.timestamps.received)
+    if received is None:
         return []
     end = _later(received, took.total)
     published = received - _length(took.queued)
@@ -138,20 +157,20 @@ def spans_of(outcome: Outcome, facts: Facts, names: Names, new_id: Callable[[], 
         "messaging.destination.name": names.topic,
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
-        "workernode.request_id": outcome.request_id,
-        "workernode.status": outcome.status,
-        "workernode.decision": outcome.decision.value,
-        "workernode.attempts": outcome.attempts,
+        "workernode.request_id": ended.request_id,
+        "workernode.status": ended.status,
+        "workernode.decision": ended.decision,
+        "workernode.attempts": ended.attempts,
         "workernode.redeliveries": facts.redeliveries,
     }
-    error = "" if outcome.status in FINE else error_type(outcome) or outcome.status
+    error = "" if ended.status in FINE else ended.error or ended.status
     root = Span(
-        f"process {names.topic}", published, end, new_id(), trace.parent_id, Kind.CONSUMER, about, error,
+        f"process {names.topic}", published, end, new_id(), ended.trace.parent_id, Kind.CONSUMER, about, error,
     )  # fmt: skip
     spans = [root]
     if took.queued:
         spans.append(Span("queue wait", published, received, new_id(), root.id))
-    spans += _upstream_spans(outcome, facts, names, new_id, root, received)
+    spans += _upstream_spans(ended, facts, names, new_id, root, received)
     answered = _ns(facts.timestamps.answered)
     if answered is not None and took.answer is not None:
         spans.append(Span("answer", answered - _length(took.answer), answered, new_id(), root.id))
@@ -159,15 +178,15 @@ def spans_of(outcome: Outcome, facts: Facts, names: Names, new_id: Callable[[], 
 
 
 def _upstream_spans(
-    outcome: Outcome, facts: Facts, names: Names, new_id: Callable[[], str], root: Span, received: int
+    ended: Ended, facts: Facts, names: Names, new_id: Callable[[], str], root: Span, received: int
 ) -> Iterator[Span]:
     """The waits before upstream was asked, and the call."""
     took, sent = facts.durations_ms, _ns(facts.timestamps.upstream_sent)
-    if sent is None or outcome.trace is None:
+    if sent is None:
         return
     first_sent = _later(received, took.waiting)
     yield Span("slot wait", received, first_sent, new_id(), root.id)
-    if outcome.attempts > 1 and sent > first_sent:
+    if ended.attempts > 1 and sent > first_sent:
         yield Span("retries", first_sent, sent, new_id(), root.id)
     else:
         sent = first_sent  # the same moment, finer than the record's timestamp
@@ -175,13 +194,13 @@ def _upstream_spans(
     first = took.upstream_first_token
     model = request_model(names, facts)
     yield Span(
-        f"chat {model}", sent, max(sent, end), outcome.trace.span_id, root.id, Kind.CLIENT,
-        dict(_chat_attributes(outcome, facts, names, model)), error_type(outcome),
+        f"chat {model}", sent, max(sent, end), ended.trace.span_id, root.id, Kind.CLIENT,
+        dict(_chat_attributes(ended, facts, names, model)), ended.error,
         None if first is None else _later(sent, first),
     )  # fmt: skip
 
 
-def _chat_attributes(outcome: Outcome, facts: Facts, names: Names, model: str) -> Iterator[tuple[str, Any]]:
+def _chat_attributes(ended: Ended, facts: Facts, names: Names, model: str) -> Iterator[tuple[str, Any]]:
     yield "gen_ai.operation.name", "chat"
     yield "gen_ai.provider.name", "openai"  # the conventions' name for any API that is spoken to like OpenAI's
     yield "gen_ai.request.model", model
@@ -189,13 +208,13 @@ def _chat_attributes(outcome: Outcome, facts: Facts, names: Names, model: str) -
     for name, attribute in REQUEST_ATTRIBUTES.items():
         if (value := facts.request.get(name)) is not None:
             yield attribute, value
-    if outcome.stream:
+    if ended.stream:
         yield "gen_ai.request.stream", True
         if (first := facts.durations_ms.upstream_first_token) is not None:
             yield "gen_ai.response.time_to_first_chunk", first / 1000
     if facts.outcome.http_status:
         yield "http.response.status_code", facts.outcome.http_status
-    if outcome.upstream_answered:
+    if ended.upstream_answered:
         yield "gen_ai.response.model", facts.upstream_model or model
         if facts.outcome.end_reason:
             yield "gen_ai.response.finish_reasons", (facts.outcome.end_reason,)

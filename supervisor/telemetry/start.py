@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from typing import Protocol
 
+from supervisor.telemetry.process import TelemetryProcess
 from workernode.protocol import Outcome
 from workernode.record import Node
 from workernode.settings import Settings
@@ -36,10 +38,18 @@ def start_telemetry(settings: Settings, node: Node) -> Telemetry:
     """Return the node's telemetry. It is silent where no collector is named, or where the extra is not installed."""
     if not (settings.exports_traces or settings.exports_metrics):
         return NoTelemetry()
-    try:
-        from supervisor.telemetry.exporter import OtelTelemetry
-    except ImportError as error:
-        text = "a collector is named (OTEL_EXPORTER_OTLP_ENDPOINT), but %s is missing: pip install 'workernode[otel]'"
-        log.warning(text, error.name, extra={"event": "telemetry_missing"})
+    if not _is_installed():
+        text = "OTEL_EXPORTER_OTLP_ENDPOINT names a collector, but the extra is missing: pip install 'workernode[otel]'"
+        log.warning(text, extra={"event": "telemetry_missing"})
         return NoTelemetry()
-    return OtelTelemetry(settings, node)
+    return TelemetryProcess(settings, node)
+
+
+def _is_installed() -> bool:
+    """Whether the extra `otel` is there. The supervisor itself imports nothing of it."""
+    try:
+        return all(
+            find_spec(name) is not None for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+        )
+    except ImportError:  # a package above it is missing
+        return False

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.telemetry.spans import Kind, Names, Span, read_record, spans_of
+from supervisor.telemetry.spans import Ended, Kind, Names, Span, read_record, spans_of
 from workernode.call_stats import CallStats
 from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.protocol import Decision, FaultInfo, FaultKind, Job, Outcome
@@ -29,15 +29,17 @@ AT = 1_700_000_000.0  # when the task was taken, in seconds since the epoch; 100
 MS = 1_000_000  # nanoseconds
 
 
-def outcome(end: End, asked: CallStats, trace: TraceContext | None = TRACE, **facts: Any) -> Outcome:
+def outcome(end: End, asked: CallStats, **facts: Any) -> Outcome:
     job = Job(1, 0, b"{}", AT - 0.25, AT, 100.0, 400.0, 0)
-    made = Facts(job, "id-1", TASK, asked, trace=trace, **facts)
+    made = Facts(job, "id-1", TASK, asked, trace=TRACE, **facts)
     return OutcomeBuilder(SETTINGS, Node("n", "host", "remote", "1")).build(end, made, 101.5)
 
 
 def spans(of: Outcome) -> dict[str, Span]:
     numbers = count(1)
-    return {each.name: each for each in spans_of(of, read_record(of.record), NAMES, lambda: f"{next(numbers):016x}")}
+    ended = Ended.of(of, TRACE)
+    made = spans_of(ended, read_record(ended.record), NAMES, lambda: f"{next(numbers):016x}")
+    return {each.name: each for each in made}
 
 
 def asked(**more: Any) -> CallStats:
@@ -103,7 +105,3 @@ def test_a_task_that_never_asked_upstream_has_no_call_and_says_why_it_ended() ->
 @pytest.mark.parametrize("status", ["answered", "client_gone"])
 def test_a_client_that_left_is_no_error(status: str) -> None:
     assert spans(outcome(End(status, Decision.ACK), asked()))["process model-m"].error == ""
-
-
-def test_a_message_that_could_not_be_read_has_no_spans() -> None:
-    assert spans(outcome(End("malformed", Decision.DEAD_LETTER), CallStats(), trace=None)) == {}
