@@ -41,11 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0  # seconds between checks of the workers and of the broker's connection
-WORKERS_STOP = 2.0  # seconds that idle workers get to stop
-FLUSH_LIMIT = 2.0  # seconds that the last reports get, and then the last spans
-# An unfit node that sends a task back leaves the subscription for this long. Otherwise the broker would give it the
-# same task again until its redeliveries are used up, with a healthy node idle beside it. A task that is older than this
-# was taken by no other node: it is taken without a pause, so that its client gets the error soon (spec 5).
+STOP_STEP = 2.0  # seconds that each gets at the end: idle workers to stop, the last reports, the last spans
+# An unfit node that sends a task back leaves the subscription for this long, so that a healthy node gets the task. One
+# that is older was taken by no other node: it is taken without a pause, so that its client gets the error soon.
 STEP_ASIDE = 2.0  # seconds
 
 
@@ -323,7 +321,7 @@ class Node:
 
     def drain_begins(self, limit_s: float) -> None:
         """See lifecycle.Hooks."""
-        self._overview.stopping(limit_s + WORKERS_STOP)
+        self._overview.stopping(limit_s + STOP_STEP)
 
     def stop_model(self, now: float) -> None:
         """See lifecycle.Hooks."""
@@ -335,12 +333,12 @@ class Node:
 
     def stop(self) -> None:
         """Stop whatever still runs. Waits for a few seconds at most; not at all after a second signal."""
-        self._pool.stop(0.0 if self._lifecycle.is_forced else WORKERS_STOP)
+        self._pool.stop(0.0 if self._lifecycle.is_forced else STOP_STEP)
         self._local_model.kill()
         if not self._lifecycle.is_forced:  # the process ends at once, and the broker hands out again what was not acked
             self._broker.close()
-            self._parts.reporter.close(FLUSH_LIMIT)
-            self._parts.telemetry.close(FLUSH_LIMIT)
+            self._parts.reporter.close(STOP_STEP)
+            self._parts.telemetry.close(STOP_STEP)
         log.info("stopped", extra={"event": "stopped"})
 
     def _show(self, now: float) -> None:

@@ -66,7 +66,8 @@ def run(job: Job, services: Services, progress: Progress) -> Outcome:
     except Exception:  # something in the task or in upstream's answer that a record cannot hold: a record without them
         attempt.log_internal_error()
         bare = End(end.status, end.decision, reason=end.reason)
-        outcome = services.outcomes.build(bare, Facts(job, attempt.facts.request_id, trace=attempt.facts.trace), time.monotonic())
+        known = Facts(job, attempt.facts.request_id, trace=attempt.facts.trace)
+        outcome = services.outcomes.build(bare, known, time.monotonic())
     kept = attempt.undelivered.kept(end, attempt.facts, time.monotonic())
     if log.isEnabledFor(logging.DEBUG):
         _log_durations(outcome)

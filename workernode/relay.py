@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
@@ -51,6 +52,7 @@ class StreamRelay:
         self._deadline = deadline
         self._count_tokens = count_tokens
         self._answer: StreamedAnswer | None = None
+        self._headers: Mapping[str, str] = {}
         style = settings.resume_style
         self._transcript = Transcript(task.data, style) if can_be_continued(task.data, style) else None
 
@@ -61,6 +63,7 @@ class StreamRelay:
             UpstreamFault: of kind BROKEN once a chunk was passed on.
             ClientGone, GatewayConnectionLost: as StreamReply has them.
         """
+        self._headers = request.headers
         self._answer = self._upstream.stream(request, self._stats, self._reply, self._reply.connect)
         broke = self._pass_on(self._answer, request.with_usage)
         while broke is not None:
@@ -119,7 +122,8 @@ class StreamRelay:
             return False
         self._stats.part_broke(fault.code, time.monotonic(), transcript.tokens)
         transcript.go_on()
-        self._answer = self._ask_again(chat_request(self._task, rest, self._settings, self._deadline), fault)
+        request = chat_request(self._task, rest, self._settings, self._deadline)
+        self._answer = self._ask_again(replace(request, headers=self._headers), fault)
         about = {"event": "stream_resumed", "request_id": self._task.request_id, "after_tokens": transcript.tokens}
         log.warning("a stream that upstream broke off goes on in another call (%s)", fault.message, extra=about)
         return True
