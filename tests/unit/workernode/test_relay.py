@@ -133,6 +133,13 @@ def test_usage_of_all_parts_and_the_breaks_are_in_the_record(make: Make) -> None
     assert usage["total_tokens"] == usage["prompt_tokens"] + completion
 
 
+def test_all_calls_for_a_stream_belong_to_one_trace(make: Make) -> None:
+    bench = make(ContinuingModel(breaks=[Break(4), Break(3)]))
+    outcome, _ = ask(bench)
+    traces = [asked.headers["traceparent"].split("-")[1] for asked in bench.up.requests]
+    assert traces == [record_of(outcome)["trace_id"]] * 3
+
+
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
 def test_the_limit_of_tokens_holds_for_all_parts(make: Make, limit: str) -> None:
     model = ContinuingModel(breaks=[Break(4)])
