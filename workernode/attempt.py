@@ -112,6 +112,7 @@ class _Attempt:
         self.facts.request_id = task.request_id
         makes_spans = self._settings.exports_traces
         self.facts.trace = trace_of(task.headers, task.request_id, makes_spans=makes_spans)
+        task = self._guarded(task)
         kept = self._job.kept
         if kept is None and self._job.rejection is not None:
             return self._rejected(task, self._job.rejection)
@@ -130,6 +131,14 @@ class _Attempt:
             return self._connection_lost(lost)
         except UpstreamFault as fault:
             return self._failed(task, fault.without_traceback())
+
+    def _guarded(self, task: Task) -> Task:
+        """The task with the chat request that upstream gets; the record is about the client's own."""
+        guards = self._settings.guards
+        if guards is None:
+            return task
+        data, self.facts.changed = guards.apply(task.data)
+        return replace(task, data=data)
 
     def _plain(self, task: Task) -> End:
         """stream=false: ask upstream, and POST the answer."""

@@ -51,6 +51,7 @@ class Facts:
     answering_since: float | None = None  # from then on the answer, or the error, was on its way to the gateway
     answered_at: float | None = None  # the gateway had all of it
     trace: TraceContext | None = None  # None: nothing of the message could be read
+    changed: tuple[str, ...] = ()  # what the operator's guards changed in the chat request, dotted names
 
 
 class OutcomeBuilder:
@@ -120,7 +121,9 @@ class OutcomeBuilder:
             usage_source=usage_source,
             cost=cost,
             client=record.client_of(task.headers, task.data, settings.record_salt) if task else record.Client(),
-            request=record.request_of(task.data, stream=task.stream, size=size) if task else record.Request(bytes=size),
+            request=record.request_of(task.data, stream=task.stream, size=size, changed=facts.changed)
+            if task
+            else record.Request(bytes=size),
             times=_times(facts),
             durations=durations,
             attempts=asked.attempts,

@@ -54,4 +54,6 @@ def send_chat_request(settings: Settings, target: Target, time_limit: float) -> 
 def _body(settings: Settings) -> bytes:
     message = {"role": "user", "content": "hi"}
     model = settings.upstream_model or settings.model_name
-    return json.dumps({"model": model, "messages": [message], "max_tokens": 1, "stream": False}).encode()
+    body = {"model": model, "messages": [message], "max_tokens": 1, "stream": False}
+    guards = settings.guards  # upstream may refuse a request without what they set
+    return json.dumps(guards.apply(body)[0] if guards else body).encode()

@@ -54,6 +54,7 @@ def encode(record: Record) -> bytes:
             "bytes": request.bytes,
             "tools": request.tools,
             "response_format": clean_text(request.response_format),
+            "changed": list(request.changed),
             **{name: asked.get(name) for name in (*FIGURES, *NAMES)},
         },
         "timestamps": {

@@ -41,6 +41,7 @@ class Request:
     tools: int | None = None
     response_format: str | None = None
     settings: Mapping[str, int | float | str] = field(default_factory=dict)  # max_tokens, temperature, ...
+    changed: tuple[str, ...] = ()  # what the operator's guards changed, dotted names
 
 
 @dataclass(frozen=True, slots=True)

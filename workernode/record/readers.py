@@ -51,13 +51,14 @@ def _key_id(authorization: str, salt: str) -> str | None:
     return hmac.digest(salt.encode(), authorization.encode("utf-8", "replace"), "sha256").hex()[:16]
 
 
-def request_of(data: Mapping[str, Any], *, stream: bool, size: int) -> Request:
+def request_of(data: Mapping[str, Any], *, stream: bool, size: int, changed: tuple[str, ...] = ()) -> Request:
     """Return what is recorded of the request.
 
     Args:
         data: the client's chat request.
         stream: the gateway waits for a stream.
         size: bytes of the whole task.
+        changed: what the operator's guards changed in it, dotted names.
     """
     settings: dict[str, int | float | str] = {}
     for name in FIGURES:
@@ -74,6 +75,7 @@ def request_of(data: Mapping[str, Any], *, stream: bool, size: int) -> Request:
         tools=_length(data.get("tools")),
         response_format=as_name(form.get("type")) if isinstance(form, dict) else None,
         settings=settings,
+        changed=changed,
     )
 
 

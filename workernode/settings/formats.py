@@ -11,14 +11,17 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from workernode.guards import PROTECTED
 from workernode.prices import read_prices
 from workernode.resume import ResumeStyle
+from workernode.strict_json import dumps, read_object
 
 # An error message shows a wrong value only up to this length. Every provider's keys are longer, so that a key in the
 # wrong variable is not shown.
 SHOWN_CHARACTERS = 24
 LONGEST_TEXT = 4096  # characters
 LONGEST_SECRET = 16384  # characters
+LONGEST_GUARD = 64  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,44 @@ def _parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(headers.items())
 
 
+MOST_GUARDS = 12  # names in one variable: all of them fit into a billing record
+_GUARD = re.compile(r"[A-Za-z0-9_-]{1,48}(\.[A-Za-z0-9_-]{1,48}){0,3}")
+
+
+def _guard_path(name: str) -> tuple[str, ...]:
+    """A dotted name in a chat request, in its parts."""
+    if len(name) > LONGEST_GUARD or not _GUARD.fullmatch(name):
+        raise ValueError(f"has {quoted(name)}, not a name such as metadata.team")
+    path = tuple(name.split("."))
+    if path[0] in PROTECTED:
+        raise ValueError(f"has {quoted(name)}: {', '.join(PROTECTED)} cannot be changed")
+    return path
+
+
+def _parse_request_set(text: str) -> tuple[tuple[tuple[str, ...], object], ...]:
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"has {len(text)} characters, too many")
+    try:
+        members = read_object(text.encode())
+        dumps(members)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    if not 0 < len(members) <= MOST_GUARDS:
+        raise ValueError(f"has {len(members)} members")
+    paths = [_guard_path(name) for name in members]
+    for path in paths:
+        if any(path != other and path == other[: len(path)] for other in paths):
+            raise ValueError(f"has {quoted('.'.join(path))} and a member of it")
+    return tuple(zip(paths, members.values(), strict=True))
+
+
+def _parse_request_strip(text: str) -> tuple[tuple[str, ...], ...]:
+    names = [name for name in re.split(r"[,\s]+", text) if name]
+    if not 0 < len(names) <= MOST_GUARDS:
+        raise ValueError(f"has {len(names)} names")
+    return tuple(_guard_path(name) for name in names)
+
+
 def _parse_oauth2(text: str) -> str:
     try:
         value = json.loads(_parse_text(text))
@@ -196,6 +237,10 @@ STREAM_RESUME = choice(
 TEXT = Format(f"printable text, at most {LONGEST_TEXT} characters", _parse_text)
 COMMAND_LINE = Format("a command line whose quotes are closed", _parse_command_line)
 SECRET = Format("the key alone on one line, without quotes and without `Bearer`", _parse_secret)
+REQUEST_SET = Format(
+    f'a JSON object of 1 to {MOST_GUARDS} dotted names and values, such as {{"metadata.team": "a"}}', _parse_request_set
+)
+REQUEST_STRIP = Format(f"1 to {MOST_GUARDS} dotted names, commas between", _parse_request_strip)
 HEADERS = Format('a JSON object of names and texts, such as {"X-Team": "research"}', _parse_headers)
 PATH = Format(f"the path of a file, at most {LONGEST_TEXT} characters", _parse_text)
 PRICES = Format("the path of a JSON or TOML file of prices (docs/record.md)", read_prices)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from workernode.guards import Guards
 from workernode.net.proxy import parse_proxy_url, proxy_for
 from workernode.prices import Prices
 from workernode.resume import ResumeStyle
@@ -27,6 +28,8 @@ from workernode.settings.formats import (
     PATH,
     PRICES,
     PULSAR_NAMESPACE,
+    REQUEST_SET,
+    REQUEST_STRIP,
     SECRET,
     SHA256,
     STREAM_RESUME,
@@ -95,9 +98,7 @@ class Settings:
     )
     https_proxy: str = field(metadata=row(TEXT, "the same for an API_URL with https", node_type="remote", secret=True))
     no_proxy: str = field(
-        metadata=row(
-            TEXT, "hosts, domains and networks that need no proxy, commas between", node_type="remote"
-        )
+        metadata=row(TEXT, "hosts, domains and networks that need no proxy, commas between", node_type="remote")
     )
     upstream_ca: str = field(
         metadata=row(
@@ -107,6 +108,19 @@ class Settings:
         )
     )
     upstream_model: str = field(metadata=row(TEXT, "the model name sent upstream instead of the task's"))
+    request_set: tuple[tuple[tuple[str, ...], object], ...] = field(
+        metadata=row(REQUEST_SET, "what is set in each chat request, whatever its client asked for", unset=())
+    )
+    request_strip: tuple[tuple[str, ...], ...] = field(
+        metadata=row(REQUEST_STRIP, "what is taken out of each chat request", unset=())
+    )
+    max_tokens: int = field(
+        metadata=row(
+            integer(1, 100_000_000, " tokens"),
+            "the longest answer: a ceiling for what clients ask for, and the default",
+            unset=0,
+        )
+    )
     max_process_num: int = field(
         metadata=row(integer(1, 4096), "requests handled at once: the ceiling of the dynamic cap", "128")
     )
@@ -230,6 +244,16 @@ class Settings:
         """The address of the proxy to upstream, with its password; "" to connect directly."""
         proxy = proxy_for(self.api_url, self.http_proxy, self.https_proxy, self.no_proxy)
         return parse_proxy_url(proxy) if proxy else ""
+
+    @property
+    def guards(self) -> Guards | None:
+        """What the operator changes in chat requests; None: nothing."""
+        if not (self.request_set or self.request_strip or self.max_tokens):
+            return None
+        # OpenAI's newer models refuse max_tokens; others' servers may not know the new name.
+        is_openai = urlsplit(self.api_url).hostname == "api.openai.com"
+        name = "max_completion_tokens" if is_openai else "max_tokens"
+        return Guards(self.request_set, self.request_strip, self.max_tokens, name)
 
     @property
     def resume_style(self) -> ResumeStyle:

@@ -131,3 +131,21 @@ def test_a_trace_begins_here_where_the_client_has_none_and_the_operators_own_hea
     begun, own = [asked.headers["traceparent"] for asked in bench.up.requests]
     assert begun.split("-")[1] == record_of(outcome)["trace_id"]
     assert own == "own"
+
+
+@both
+def test_upstream_gets_what_the_guards_make_of_a_request_and_the_record_names_it(
+    upstream: FakeUpstream, gateway: FakeGateway, stream: bool
+) -> None:
+    bench = Bench(
+        upstream, gateway, REQUEST_SET='{"temperature": 0.1, "n": 1}', REQUEST_STRIP="user,logit_bias", MAX_TOKENS="50"
+    )
+    outcome, answer = bench.run(stream=stream, user="u-1", max_tokens=900, n=1, seed=3)
+    answer.wait()
+    (asked,) = upstream.requests
+    sent = {name: value for name, value in asked.json.items() if name not in ("messages", "model", "stream_options")}
+    assert sent == {"max_tokens": 50, "n": 1, "seed": 3, "temperature": 0.1, "stream": stream}
+    made = record_of(outcome)
+    assert made["request"]["changed"] == ["user", "temperature", "max_tokens"]
+    assert (made["request"]["max_tokens"], made["client"]["user"]) == (900, "u-1")  # what the client asked for
+    bench.close()

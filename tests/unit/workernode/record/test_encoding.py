@@ -70,7 +70,7 @@ def test_the_record_of_an_answered_task_is_complete() -> None:
             request_id="id-1", delivery=5, node=NODE, status="answered", decision=Decision.ACK,
             model="gpt-4o", upstream_model="gpt-4o-2024", ai_model_name="m", ai_model_namespace="default",
             usage=usage, usage_source="upstream", client=client_of(headers, data, "salt-1"),
-            request=request_of(data, stream=True, size=812),
+            request=request_of(data, stream=True, size=812, changed=("user", "metadata.team")),
             times=Times(published=0, received=1.5, answered=1763920000.1234),
             durations=Durations(queue=-0.003, waiting=0.0012, total=1.2345), attempts=2, redeliveries=1,
             end_reason="stop", http_status=200,
@@ -89,7 +89,7 @@ def test_the_record_of_an_answered_task_is_complete() -> None:
     stated = {name: value for name, value in got["request"].items() if value is not None}
     assert stated == {
         "stream": True, "messages": 1, "bytes": 812, "tools": 2, "response_format": "json_schema", "max_tokens": 100,
-        "temperature": 0.5, "frequency_penalty": -1, "reasoning_effort": "low",
+        "temperature": 0.5, "frequency_penalty": -1, "reasoning_effort": "low", "changed": ["user", "metadata.team"],
     }  # fmt: skip
     assert got["timestamps"]["published"] == "1970-01-01T00:00:00.000Z"
     assert got["timestamps"]["received"] == "1970-01-01T00:00:01.500Z"
@@ -110,6 +110,7 @@ def test_a_record_of_which_nearly_nothing_is_known_is_valid() -> None:
     assert (got["request_id"], got["attempt_id"]) == (None, "/unknown/3")
     assert got["usage"] == {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
     assert (got["usage_source"], got["outcome"]["http_status"], got["outcome"]["error"]) == ("none", None, None)
+    assert got["request"].pop("changed") == []
     assert set(got["request"].values()) | set(got["timestamps"].values()) | set(got["client"].values()) == {None}
 
 
@@ -176,7 +177,8 @@ def test_whatever_a_task_holds_its_record_is_valid(anything: Record) -> None:
 def test_the_largest_record_is_below_the_limit(sign: str) -> None:
     wide = sign * 10_000
     node = Node(wide, wide, wide, wide, worker=10**9)
-    request = Request(settings=dict.fromkeys(("max_tokens", "n", "seed"), -1.2345678901234567e-300))
+    changed = tuple(f"{'m' * 62}{number:02}" for number in range(27))
+    request = Request(settings=dict.fromkeys(("max_tokens", "n", "seed"), -1.2345678901234567e-300), changed=changed)
     figures = {f"{'d' * 46}{number}": 0.1234567890123456 for number in range(9)}
     for value in (figures, 999_999_999_999_999, {}):
         usage = {f"{'k' * 45}{number}": value for number in range(99)}
@@ -184,6 +186,6 @@ def test_the_largest_record_is_below_the_limit(sign: str) -> None:
             wide, 10**9, node, wide, Decision.DEAD_LETTER, wide, wide, wide, wide, usage, "upstream",
             Client(wide, wide, wide), request, Times(*[1e9] * 6), Durations(*[1e14] * 6), 10**9, 10**9, wide, 999,
             Error(wide, wide, wide), Cost(Decimal("1" * 15 + "." + "1" * 15), "c" * 64, "v" * 64),
-            (Resume(wide, 1e9, 10**9),) * 2,
+            (Resume(wide, 1e9, 10**9),) * 2, "f" * 32,
         )  # fmt: skip
         read(encode(whole))
