@@ -17,7 +17,7 @@ from supervisor.fitness import FitnessStateMachine, start_self_check
 from supervisor.health import Incidents
 from supervisor.lifecycle import EndStreams
 from supervisor.loop import Loop
-from supervisor.machine import BackgroundSampler, Clock
+from supervisor.machine import BackgroundSampler, Clock, Sampler, find_gpus
 from supervisor.node import Node
 from supervisor.observability import NodeInfo, Overview, Sources
 from supervisor.reload import Reloader
@@ -75,7 +75,8 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
         settings.worker_processes, settings.max_process_num,
         lambda index, slots: WorkerProcess(index, slots, settings, identity), loop, clock,
     )  # fmt: skip
-    concurrency = ConcurrencyController(settings, BackgroundSampler(settings.sample_interval).latest)
+    sampler = Sampler(read_gpus=find_gpus() if settings.node_type == "local" else None)
+    concurrency = ConcurrencyController(settings, BackgroundSampler(settings.sample_interval, sampler.sample).latest)
     fitness = FitnessStateMachine(
         settings.max_process_num, FaultMessages.of(settings), settings.task_timeout,
         can_check=settings.node_type != "local",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from supervisor.concurrency.gpu_memory import GpuMemory
 from supervisor.concurrency.limit import Cap
 from supervisor.concurrency.sample import Sample
 from supervisor.machine import Resources
@@ -37,6 +38,7 @@ class ConcurrencyController:
         # Until a local model has reported how many slots it has, LOCAL_PARALLEL is what it was asked to have.
         slots = settings.max_process_num
         self._cap = self._new_cap(min(slots, settings.local_parallel) if settings.node_type == "local" else slots)
+        self._gpu_memory = GpuMemory()
         self._is_full = False
         self._tokens = self._tokens_measured = 0.0  # counted at the last sample, and at the last new reading
         self._plain_s = 0.0  # typical duration of a plain answer, whose tokens are counted only at its end
@@ -59,6 +61,7 @@ class ConcurrencyController:
 
     def set_slots(self, slots: int) -> None:
         """The local model works on so many requests at once: more would wait inside it, unseen."""
+        self._gpu_memory.model_ready(self.resources.at)
         slots = max(1, min(slots, self._settings.max_process_num))
         if slots != self._cap.ceiling:  # a model that was restarted is the same model: what was measured still holds
             self._cap = self._new_cap(slots)
@@ -92,11 +95,13 @@ class ConcurrencyController:
             return have_come
         self.resources = now
         new_tokens, self._tokens_measured = max(0.0, tokens - self._tokens_measured), tokens
+        gpu_percent, gpu = self._gpu_memory.observe(now.at, now.gpus)
         change = self._cap.observe(
             Sample(
                 at=now.at,
                 cpu_percent=now.cpu_percent,
-                memory_percent=now.memory_percent,
+                memory_percent=max(now.memory_percent, gpu_percent if in_flight else 0.0),
+                memory_of=f" of GPU {gpu}" if in_flight and gpu_percent > now.memory_percent else "",
                 in_flight=in_flight,
                 is_full=self._is_full,
                 tokens_per_s=new_tokens / elapsed_s,

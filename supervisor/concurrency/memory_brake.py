@@ -62,7 +62,8 @@ class MemoryBrake:
         elif sample.at - self._lowered_at > LONGEST_CALM_S:
             self._calm_s = CALM_S
         self._lowered_at = sample.at
-        return Move(lower, "memory", f"memory {sample.memory_percent:.0f} % is above MEMORY_HIGH {self._high:g} %")
+        reason = f"memory{sample.memory_of} {sample.memory_percent:.0f} % is above MEMORY_HIGH {self._high:g} %"
+        return Move(lower, "memory", reason)
 
     def _raise(self, sample: Sample, level: int, goal: int) -> Move | None:
         if level >= goal:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from supervisor.gpu import Gpu
 from supervisor.machine.cgroups import Cgroups, CpuClock, Memory
+from supervisor.machine.gpu import ReadGpus
 
 # Between two readings that are closer, the kernel's ticks (10 ms) would be most of the result.
 SHORTEST_S = 0.1
@@ -31,19 +33,23 @@ class Resources:
     memory_free_bytes: int
     memory_limit_bytes: int
     memory_source: str  # whose limit is the tightest: "host" or "cgroup"
+    gpus: tuple[Gpu, ...] = ()
 
 
 class Sampler:
     """Reads the machine. Made and used by one thread; a reading takes well under a millisecond."""
 
-    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic, read_gpus: ReadGpus | None = None
+    ) -> None:
         """Begin the first interval of CPU time.
 
         Args:
             root: the file system's root; another one for recorded cgroup files.
             clock: seconds, monotonic.
+            read_gpus: reads the GPUs (supervisor.machine.find_gpus); None: they are of no interest.
         """
-        self._cgroups, self._clock = Cgroups(root), clock
+        self._cgroups, self._clock, self._read_gpus = Cgroups(root), clock, read_gpus
         self._at, self._clocks = clock(), self._read_clocks()
         self._cpu_percent = 0.0
 
@@ -64,6 +70,7 @@ class Sampler:
             memory_free_bytes=max(0, memory.limit - memory.used),
             memory_limit_bytes=memory.limit,
             memory_source=source,
+            gpus=self._read_gpus() if self._read_gpus else (),
         )
 
     def _read_clocks(self) -> dict[str, CpuClock]:

@@ -43,8 +43,15 @@ CAUSES = (
     ),
     Cause(
         GENERAL,
+        r"cudaMalloc failed|hipMalloc failed|(CUDA|HIP|ROCm) (error: )?out of memory|hipErrorOutOfMemory|"
+        r"ErrorOutOfDeviceMemory|(failed|unable) to allocate (CUDA|HIP|ROCm|Vulkan|Metal|SYCL)\w*",
+        "the memory of its GPU ran out: put fewer layers on the GPU (-ngl in LOCAL_EXTRA_ARGS), or lower LOCAL_CTX and "
+        "LOCAL_PARALLEL, or take a smaller model or quantisation, or end other programs that use the GPU",
+    ),
+    Cause(
+        GENERAL,
         r"failed to allocate|unable to allocate|out of memory|insufficient memory|cannot allocate memory|bad_alloc|"
-        r"ErrorOutOfDeviceMemory|failed to fit params|cudaMalloc failed",
+        r"failed to fit params",
         "it ran out of memory: give the node more, or take a smaller model or quantisation, "
         "or lower LOCAL_CTX and LOCAL_PARALLEL",
     ),

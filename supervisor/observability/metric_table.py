@@ -1,7 +1,7 @@
 """The table of all metrics: name, type, meaning, labels, and what is read at the moment of a scrape. Pure.
 
 All values of all labels are known, so that every series is there from the start; only the labels of
-`workernode_build_info` are free text. docs/metrics.md shows the same table.
+`workernode_build_info` are free text, and `gpu` has the GPUs that are there. docs/metrics.md shows the same table.
 """
 
 from __future__ import annotations
@@ -227,6 +227,32 @@ SERIES = (
         "memory_limit_bytes",
         "Memory that this node may use: the container's limit or the machine's memory.",
         lambda reading: reading.now.memory_limit_bytes,
+    ),
+    _gauge(
+        "gpu_memory_used_bytes",
+        "Memory of the GPU in use, by any program.",
+        lambda reading: {gpu.number: gpu.memory_used_bytes for gpu in reading.now.gpus},
+        "gpu",
+    ),
+    _gauge(
+        "gpu_memory_limit_bytes",
+        "Memory that the GPU has.",
+        lambda reading: {gpu.number: gpu.memory_limit_bytes for gpu in reading.now.gpus},
+        "gpu",
+    ),
+    _gauge(
+        "gpu_usage_ratio",
+        "The GPU's load, by any program.",
+        lambda reading: {
+            gpu.number: gpu.load_percent / 100 for gpu in reading.now.gpus if gpu.load_percent is not None
+        },
+        "gpu",
+    ),
+    _gauge(
+        "gpu_temperature_celsius",
+        "The GPU's temperature.",
+        lambda reading: {gpu.number: gpu.temperature_c for gpu in reading.now.gpus if gpu.temperature_c is not None},
+        "gpu",
     ),
     Series(
         "workernode_build_info",

@@ -125,6 +125,7 @@ class Overview:
             memory_percent=limit.resources.memory_percent,
             memory_free_bytes=limit.resources.memory_free_bytes,
             memory_limit_bytes=limit.resources.memory_limit_bytes,
+            gpus=limit.resources.gpus,
             reports=self._reports.newest_first,
             faults=self._faults.newest_first,
         )

@@ -16,6 +16,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+from supervisor.gpu import Gpu
 from supervisor.observability.history import History
 from supervisor.observability.snapshot import INTAKES, NodeInfo, Notice, Snapshot, Upcoming
 from workernode.record import rfc3339
@@ -159,12 +160,21 @@ def _facts(now: Snapshot) -> str:
         ("Upstream", FITNESS.get(now.fitness, now.fitness), now.fitness_why),
         *((("Local model", now.child, ""),) if now.child else ()),
         ("Memory free", f"{now.memory_free_bytes / 2**30:.1f} GiB", f"of {now.memory_limit_bytes / 2**30:.1f} GiB"),
+        *map(_gpu, now.gpus),
     )
     cells = "".join(
         f"<div><dt>{name}</dt><dd>{_text(value)}{f'<span class=note>{_text(note)}</span>' if note else ''}</dd></div>"
         for name, value, note in rows
     )
     return f"<h2>Figures</h2><dl class=facts>{cells}</dl>"
+
+
+def _gpu(gpu: Gpu) -> tuple[str, str, str]:
+    free = (gpu.memory_limit_bytes - gpu.memory_used_bytes) / 2**30
+    load = "" if gpu.load_percent is None else f", load {gpu.load_percent:.0f} %"
+    temperature = "" if gpu.temperature_c is None else f", {gpu.temperature_c:.0f} °C"
+    note = f"of {gpu.memory_limit_bytes / 2**30:.1f} GiB{load}{temperature}: {gpu.name}"
+    return f"Memory free, GPU {escape(gpu.number)}", f"{free:.1f} GiB", note
 
 
 def _notices(heading: str, none: str, notices: Sequence[Notice], moment: float) -> str:

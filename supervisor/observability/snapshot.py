@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from supervisor.gpu import Gpu
+
 # What the intake does: the answer to "why does the backlog stay in the broker?"
 INTAKES = {
     "open": "takes tasks as they come",
@@ -95,6 +97,7 @@ class Snapshot:
     memory_percent: float = 0.0
     memory_free_bytes: int = 0
     memory_limit_bytes: int = 0
+    gpus: tuple[Gpu, ...] = ()  # of a local node
     # Newest first.
     reports: tuple[Notice, ...] = ()
     faults: tuple[Notice, ...] = ()

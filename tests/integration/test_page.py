@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from supervisor.gpu import Gpu
 from supervisor.observability import page
 from supervisor.observability.snapshot import INTAKES, Notice, Upcoming
 from tests.support.browser import MISSING, Browser, Page, browser, find
@@ -123,6 +124,16 @@ def test_the_state_is_one_sentence(fields: dict[str, object], wanted: str, tone:
         read = Read(fresh.get("/").body)
     assert wanted in read.text
     assert [each["class"] for _, each in read.elements if "state" in each.get("class", "")] == [f"card state {tone}"]
+
+
+def test_each_gpu_has_its_figures() -> None:
+    gpus = (Gpu("0", "RTX <4090>", 23 << 30, 24 << 30, 87.0, 63.0), Gpu("1", "Old", 1 << 30, 4 << 30))
+    with shown() as fresh:
+        fresh.server.update(serving(time.monotonic(), gpus=gpus))
+        text = Read(fresh.get("/").body).text
+    assert "Memory free, GPU 0" in text
+    assert "of 24.0 GiB, load 87 %, 63 °C: RTX <4090>" in text
+    assert "of 4.0 GiB: Old" in text
 
 
 def test_a_remote_node_shows_no_local_model() -> None:

@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 
 from supervisor.concurrency import ConcurrencyController
+from supervisor.gpu import Gpu
 from supervisor.machine import Resources
 from supervisor.states import CAP_REASONS
 from workernode import settings
@@ -24,12 +25,13 @@ class Machine:
     """Readings that are a second apart."""
 
     def __init__(self) -> None:
-        self.cpu_percent = self.memory_percent = 50.0
+        self.cpu_percent = self.memory_percent = self.gpu_percent = 50.0
         self._seconds: Iterator[int] = count(100)
 
     def read(self) -> Resources:
         at = float(next(self._seconds))
-        return Resources(at, self.cpu_percent, 2.0, self.memory_percent, 1 << 30, 2 << 30, "host")
+        gpus = (Gpu("0", "card", int(self.gpu_percent * 10), 1000),)
+        return Resources(at, self.cpu_percent, 2.0, self.memory_percent, 1 << 30, 2 << 30, "host", gpus)
 
 
 def controller(variables: dict[str, str], machine: Machine | None = None, **more: str) -> ConcurrencyController:
@@ -121,3 +123,25 @@ def test_a_reading_that_was_seen_before_moves_nothing_and_loses_no_token() -> No
     assert not one.sample(6, 10)
     assert one.sample(4, 20)
     assert one.cap == 4
+
+
+def test_a_gpu_whose_memory_the_tasks_fill_lowers_the_cap_and_one_that_the_model_fills_does_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machine = Machine()
+    one = controller(LOCAL, machine)
+    one.sample(0, 0)
+    machine.gpu_percent = 95.0  # the model loads
+    one.sample(0, 0)
+    one.set_slots(6)
+    for _ in range(20):
+        one.sample(6, 0)
+    assert one.cap == 6
+    machine.gpu_percent = 98.0
+    with caplog.at_level(logging.INFO):
+        one.sample(6, 0)
+    assert (one.cap, one.code) == (4, "memory")
+    assert "memory of GPU 0 98 % is above MEMORY_HIGH 90 %" in caplog.text
+    for _ in range(100):  # it stays: fewer tasks would not free it
+        one.sample(4, 0)
+    assert (one.cap, one.code) == (6, "memory_free")

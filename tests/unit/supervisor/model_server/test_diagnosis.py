@@ -34,6 +34,13 @@ from supervisor.model_server.diagnosis import CAUSES, CONFIGURATION, GENERAL, di
         (126, "/m/x.llamafile: cannot execute binary file: Exec format error", CONFIGURATION, "another processor"),
         (126, "child: 1: exec: /m/x.llamafile: Permission denied", CONFIGURATION, "chmod +x"),
         (127, "child: 1: exec: ./local.sh: not found", CONFIGURATION, "LOCAL_COMMAND"),
+        (1, "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 8192.00 MiB on device 0: cudaMalloc failed: out of "
+         "memory", GENERAL, "-ngl in LOCAL_EXTRA_ARGS"),
+        (1, "CUDA error: out of memory", GENERAL, "-ngl in LOCAL_EXTRA_ARGS"),
+        (1, "hipMalloc failed: out of memory", GENERAL, "-ngl in LOCAL_EXTRA_ARGS"),
+        (1, "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", GENERAL, "-ngl in LOCAL_EXTRA_ARGS"),
+        (1, "llama_kv_cache_init: failed to allocate CUDA0 buffer of size 17179869184", GENERAL, "memory of its GPU"),
+        (1, "ggml_aligned_malloc: insufficient memory (attempted to allocate 9000 MB)", GENERAL, "give the node more"),
         (1, "error: unknown argument: --frob", CONFIGURATION, "LOCAL_EXTRA_ARGS"),
         (1, "error: invalid argument: --frob", CONFIGURATION, "LOCAL_EXTRA_ARGS"),
         (1, "local.sh: the checksum is not LLAMAFILE_SHA256: the download has 00ff", CONFIGURATION, "LLAMAFILE_SHA256"),

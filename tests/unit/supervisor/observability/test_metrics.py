@@ -10,6 +10,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from supervisor.gpu import Gpu
 from supervisor.observability import metric_table as series
 from supervisor.observability.metric_table import SERIES, Type
 from supervisor.observability.metrics import Metrics
@@ -54,6 +55,20 @@ def test_a_task_that_comes_too_late_has_no_time_left() -> None:
     assert (buckets, found[f"{name}_sum",]) == ([1, 2, 3, 3], 306.5)
 
 
+def test_each_gpu_has_its_series_and_what_its_driver_does_not_report_is_left_out() -> None:
+    gpus = (Gpu("0", "RTX", 5, 10, 80.0, 60.0), Gpu("1", "Old", 1, 4))
+    found = scrape(Metrics(INFO), serving(0.0, gpus=gpus))
+    shown = {key: value for key, value in found.items() if key[0].startswith("workernode_gpu")}
+    assert shown == {
+        ("workernode_gpu_memory_used_bytes", "0"): 5,
+        ("workernode_gpu_memory_used_bytes", "1"): 1,
+        ("workernode_gpu_memory_limit_bytes", "0"): 10,
+        ("workernode_gpu_memory_limit_bytes", "1"): 4,
+        ("workernode_gpu_usage_ratio", "0"): 0.8,
+        ("workernode_gpu_temperature_celsius", "0"): 60,
+    }
+
+
 def test_names_follow_prometheus_conventions() -> None:
     assert len({each.name for each in SERIES}) == len(SERIES)
     for each in SERIES:
@@ -61,7 +76,7 @@ def test_names_follow_prometheus_conventions() -> None:
         assert each.name.endswith("_total") == (each.type is Type.COUNTER), each.name
         assert each.name.endswith("_seconds") or each.type is not Type.HISTOGRAM, each.name
         assert not re.search(r"_(ms|percent|mb|kb)\b", each.name)
-        assert bool(each.label) == bool(each.values), each.name
+        assert bool(each.label) == (bool(each.values) or each.label == "gpu"), each.name
         assert (each.info is not None) == each.name.endswith("_info"), each.name
 
 
@@ -70,7 +85,7 @@ def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
     rows = re.findall(r"^\| `(workernode_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
     wanted = []
     for each in SERIES:
-        label = f"`{each.label}`: {', '.join(each.values)}" if each.label else ""
+        label = f"`{each.label}`: {', '.join(each.values) or 'its number'}" if each.label else ""
         if each.info:
             label = ", ".join(f"`{name}`" for name in each.info(INFO)) + ": free text"
         wanted.append((each.name, each.type.value, label, each.meaning))
