@@ -64,7 +64,6 @@ def main(arguments: WorkerArguments) -> None:
     logs.setup(settings, worker=arguments.node.worker)
     threading.Thread(target=_exit_with_parent, name="parent", daemon=True).start()
     hub = Hub()
-    hub = Hub()
     outbox = Outbox(arguments.outbox.fileno(), hub)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
     slots = [_SlotProgress(number, arguments) for number in range(len(arguments.answer_states))]

@@ -30,22 +30,45 @@ class Connections:
         self.offers = Offers(slots)
         self._connect_timeout = connect_timeout  # seconds
         self._tls: ssl.SSLContext | None = None
-        self._pools: OrderedDict[Origin, Pool] = OrderedDict()
+        # By origin, the one that was used last at the end; with the moment of that (monotonic).
+        self._pools: OrderedDict[Origin, tuple[Pool, float]] = OrderedDict()
         self._sockets: OrderedDict[tuple[Origin, str], deque[tuple[WebSocket, float]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def pool(self, endpoint: Endpoint) -> Pool:
         """Return the HTTP connections to the endpoint's server."""
         origin, tls = endpoint.origin, self._tls_for(endpoint)
+        now = time.monotonic()
         with self._lock:
-            pool = self._pools.get(origin)
-            if pool is None:
-                pool = self._pools[origin] = Pool(origin, self._connect_timeout, tls)
+            known = self._pools.get(origin)
+            pool = known[0] if known else Pool(origin, self._connect_timeout, tls)
+            self._pools[origin] = pool, now
             self._pools.move_to_end(origin)
-            dropped = self._pools.popitem(last=False)[1] if len(self._pools) > KEPT_ORIGINS else None
-        if dropped:
-            dropped.close()
+            dropped = [] if known else self._unused(now)
+        for each in dropped:
+            each.close()
         return pool
+
+    def _unused(self, now: float) -> list[Pool | WebSocket]:
+        """Take out the connections to gateways that got nothing for GONE_AFTER, and to the oldest of too many gateways.
+
+        A gateway that is gone for good leaves connections behind, and nobody else would close them.
+        """
+        unused: list[Pool | WebSocket] = []
+        while self._pools:
+            pool, used = next(iter(self._pools.values()))
+            if now - used < timing.GONE_AFTER and len(self._pools) <= KEPT_ORIGINS:
+                break
+            self._pools.popitem(last=False)
+            unused.append(pool)
+        while self._sockets:
+            kept = next(iter(self._sockets.values()))
+            if kept and now - kept[-1][1] < timing.GONE_AFTER and len(self._sockets) <= KEPT_ORIGINS:
+                break
+            self._sockets.popitem(last=False)
+            unused += [socket for socket, _ in kept]
+            kept.clear()  # another may be about to take one
+        return unused
 
     def websocket(self, endpoint: Endpoint) -> WebSocket:
         """Return an open WebSocket: a kept one whose gateway has read everything it was sent, else a new one.
@@ -91,20 +114,20 @@ class Connections:
 
     def keep(self, endpoint: Endpoint, socket: WebSocket) -> None:
         """Keep a WebSocket for another stream. A ping must have been sent behind its last frame."""
-        key = (endpoint.origin, endpoint.target)
+        key, now = (endpoint.origin, endpoint.target), time.monotonic()
         with self._lock:
-            self._sockets.setdefault(key, deque()).append((socket, time.monotonic()))
+            is_new = key not in self._sockets
+            self._sockets.setdefault(key, deque()).append((socket, now))
             self._sockets.move_to_end(key)
-            dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > KEPT_ORIGINS else deque()
-            old = [each for each, _ in dropped]
-            dropped.clear()  # another may be about to take one
-        for each in old:
+            dropped = self._unused(now) if is_new else []
+        for each in dropped:
             each.close()
 
     def close(self) -> None:
         """Close all kept connections."""
         with self._lock:
-            pools, sockets = list(self._pools.values()), [each for kept in self._sockets.values() for each, _ in kept]
+            pools = [pool for pool, _ in self._pools.values()]
+            sockets = [each for kept in self._sockets.values() for each, _ in kept]
             self._pools.clear()
             self._sockets.clear()
         for pool in pools:

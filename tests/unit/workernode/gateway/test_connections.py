@@ -91,6 +91,22 @@ def test_connections_to_many_gateways_are_not_all_kept(
         assert len(others[-1].open_connections) == 2
 
 
+def test_connections_to_a_gateway_that_is_not_used_any_more_are_closed_when_another_one_is_used(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that was started anew at another address leaves its connections behind, half closed."""
+    with closing(FakeGateway()) as other:
+        for each in (gateway, other):
+            each.register("a", "s")
+        assert post(gateways, gateway) is AnswerResult.TAKEN
+        assert speak(gateways, gateway, id="s") is AnswerResult.TAKEN
+        assert speak(gateways, other, id="s") is AnswerResult.TAKEN
+        assert len(gateway.open_connections) == 2
+        monkeypatch.setattr(timing, "GONE_AFTER", 1e-6)
+        assert post(gateways, other) is AnswerResult.TAKEN
+        until(lambda: not gateway.open_connections, LONG, "end of the first gateway's connections")
+
+
 def test_streams_one_after_another_share_a_connection(gateways: Gateways, gateway: FakeGateway) -> None:
     for id in ("a", "b", "c"):
         gateway.register(id)
