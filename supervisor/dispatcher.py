@@ -132,12 +132,13 @@ class Dispatcher:
         """
         if delivery.rejection is not None:
             return True
-        age = max(0.0, delivery.received.received - delivery.received.published)
-        admission = self._hooks.admit(self._clock.monotonic(), age, delivery.request_id)
+        # Where other nodes serve, all tasks are left to them as fresh ones are.
+        age = 0.0 if self._broker.do_others_serve() else delivery.received.received - delivery.received.published
+        admission = self._hooks.admit(self._clock.monotonic(), max(0.0, age), delivery.request_id)
         if admission.admit is not Admit.SEND_BACK or admission.fault is None:
             delivery.is_probe = admission.admit is Admit.PROBE
             return True
-        if self._is_used_up(delivery):
+        if self._settlement.is_used_up(delivery):
             error = unfit_error(admission.fault)
             delivery.rejection = Rejection("gave_up", Decision.ACK, error, admission.fault.http_status)
             return True
@@ -227,15 +228,11 @@ class Dispatcher:
             if verdict is Verdict.AGAIN:
                 self._enqueue(delivery)
                 continue
-            rejection = after_refusal(verdict, outcome, self._is_used_up(delivery))
+            rejection = after_refusal(verdict, outcome, self._settlement.is_used_up(delivery))
             if rejection is None:
                 self._settle(delivery, outcome)
             else:
                 self._reject(delivery, rejection)
-
-    def _is_used_up(self, delivery: Delivery) -> bool:
-        """True if the message was delivered as often as it may be."""
-        return self._ledger.redeliveries(delivery.received) >= self._limit
 
     def _reject(self, delivery: Delivery, rejection: Rejection) -> None:
         """Have a worker send this error to the client."""

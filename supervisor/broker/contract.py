@@ -90,6 +90,9 @@ class Broker(Protocol):
     def next_due_nak(self) -> float:
         """Return the monotonic time at which `send_due_naks` has something to do; infinity if there is nothing."""
 
+    def do_others_serve(self) -> bool:
+        """Return whether other nodes have kept messages that this one sent back lately, and have sent none back."""
+
     @property
     def held_naks(self) -> int:
         """How many naks wait for their time."""

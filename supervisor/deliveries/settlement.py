@@ -25,6 +25,8 @@ from workernode.trace_context import trace_of
 
 log = logging.getLogger(__name__)
 
+LAST_WAIT = 5.0  # seconds that another node needs for a task that is left to it
+
 
 class Hooks(Protocol):
     """What the dispatcher asks, and reports to, besides broker and pool (supervisor.node)."""
@@ -62,10 +64,12 @@ class Settlement:
     def job(self, delivery: Delivery) -> Job:
         """Return the job that a worker gets for a delivery."""
         received = delivery.received
+        redeliveries, limit = self._ledger.redeliveries(received), self._settings.max_redeliveries
+        if redeliveries >= limit > 0 and not self.is_used_up(delivery):
+            redeliveries = limit - 1  # so that the worker leaves it to other nodes
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
-            self._deadline(received), self._ledger.redeliveries(received), delivery.rejection, delivery.attempts,
-            delivery.kept,
+            self._deadline(received), redeliveries, delivery.rejection, delivery.attempts, delivery.kept,
         )  # fmt: skip
 
     def must_wait(self, delivery: Delivery, now: float, others_wait: bool = False) -> bool:
@@ -76,6 +80,16 @@ class Settlement:
         """
         is_to_run = delivery.rejection is None and delivery.kept is None and now < self._deadline(delivery.received)
         return is_to_run and (others_wait or not self._hooks.may_ask(now))
+
+    def is_used_up(self, delivery: Delivery) -> bool:
+        """Return True if the message was delivered as often as it may be. A task that other nodes will serve is not:
+        it is left to them while it has the time.
+        """
+        received = delivery.received
+        if self._ledger.redeliveries(received) < self._settings.max_redeliveries:
+            return False
+        back_at = self._clock.monotonic() + self._settings.nak_delay + LAST_WAIT
+        return back_at >= self._deadline(received) or not self._broker.do_others_serve()
 
     def _deadline(self, received: Received) -> float:
         # A publisher whose clock is ahead gains no time by it.

@@ -46,6 +46,7 @@ class Effects:
         self.may_ask_calls = 1000  # tasks that may ask upstream
         self.given_verdict = Verdict.OPEN
         self.settled_ids: list[str] = []
+        self.others_serve = False
         clock = Clock(lambda: self.now, lambda: 1e9 + self.now)
         node = record.Node("node-1", "host", "remote", "1")
         self.dispatcher = Dispatcher(SETTINGS, node, self, self, self, clock)
@@ -54,6 +55,9 @@ class Effects:
 
     def ack(self, received: Received) -> None:
         self.calls.append(("ack", received.message))
+
+    def do_others_serve(self) -> bool:
+        return self.others_serve
 
     def nak(self, received: Received, delay_s: float) -> None:
         self.calls.append(("nak", received.message, delay_s))

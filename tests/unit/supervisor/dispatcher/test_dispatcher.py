@@ -159,6 +159,26 @@ def test_an_unfit_node_naks_a_task_without_a_worker(effects: Effects) -> None:
     assert effects.made("ended") == [("ended", "unfit")]
 
 
+def test_an_unfit_node_leaves_a_task_to_other_nodes_that_serve_while_it_has_the_time(effects: Effects) -> None:
+    effects.admission = Admission(Admit.SEND_BACK, KEY_REFUSED)
+    effects.others_serve = True
+    effects.receive("a", redeliveries=LIMIT + 5)
+    effects.dispatcher.hand_over()
+    assert effects.made("submit") == []
+    assert effects.made("ended") == [("ended", "unfit")]
+    effects.receive("b", redeliveries=LIMIT + 5, age=SETTINGS.task_timeout - 1)
+    effects.dispatcher.hand_over()
+    assert effects.jobs[-1].rejection is not None
+
+
+@pytest.mark.parametrize(("others_serve", "redeliveries"), [(False, LIMIT + 5), (True, LIMIT - 1)])
+def test_a_worker_gives_no_task_up_that_other_nodes_will_serve(
+    effects: Effects, others_serve: bool, redeliveries: int
+) -> None:
+    effects.others_serve = others_serve
+    assert effects.run("a", redeliveries=LIMIT + 5).redeliveries == redeliveries
+
+
 def test_an_unfit_node_sends_the_error_when_redeliveries_are_used_up(effects: Effects) -> None:
     effects.admission = Admission(Admit.SEND_BACK, KEY_REFUSED)
     job = effects.run("a", redeliveries=LIMIT)

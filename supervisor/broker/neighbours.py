@@ -1,0 +1,55 @@
+"""Whether other nodes serve what this one sends back. Pure: the clock is passed in.
+
+The broker redelivers in the order of the topic, and before anything new. So a message that was sent back, and does not
+come although a later one does, has gone to another node. A node that serves keeps it. One that cannot serve sends it
+back as well: then messages come here with more redeliveries than this node has caused.
+"""
+
+from __future__ import annotations
+
+from supervisor.events import MessageKey, Received
+
+# The broker hands a message out again within so long after its nak.
+REDELIVERED_WITHIN = 1.0  # seconds
+# What was seen holds for so long.
+SEEN_FOR = 15.0  # seconds
+MOST_REMEMBERED = 1000  # messages
+
+
+class Neighbours:
+    """What is seen of the other nodes of the topic. For one thread."""
+
+    def __init__(self) -> None:
+        self._sent_back: dict[MessageKey, float] = {}  # when, the oldest first; what has not come again
+        self._times: dict[MessageKey, int] = {}  # how often each message was sent back here
+        self._kept_at = self._sent_back_at = float("-inf")  # monotonic: when other nodes last kept, or sent back, one
+
+    def sent_back(self, key: MessageKey, now: float) -> None:
+        """A nak was given to the client library."""
+        self._sent_back.pop(key, None)
+        self._sent_back[key] = now
+        self._times[key] = self._times.pop(key, 0) + 1
+        if len(self._sent_back) > MOST_REMEMBERED:
+            del self._sent_back[next(iter(self._sent_back))]
+        if len(self._times) > MOST_REMEMBERED:
+            del self._times[next(iter(self._times))]
+
+    def arrived(self, received: Received, now: float) -> None:
+        """The broker has delivered a message."""
+        key = received.key
+        self._sent_back.pop(key, None)
+        if received.redeliveries > self._times.get(key, 0):
+            self._sent_back_at = now
+        kept = []
+        for other, at in self._sent_back.items():
+            if now - at <= REDELIVERED_WITHIN:
+                break
+            if other[2] == key[2] and other[:2] < key[:2]:
+                kept.append(other)
+        for other in kept:
+            del self._sent_back[other]
+            self._kept_at = now
+
+    def serve(self, now: float) -> bool:
+        """Return whether other nodes have kept messages lately, and have sent none back."""
+        return now - self._kept_at < SEEN_FOR and now - self._sent_back_at >= SEEN_FOR
