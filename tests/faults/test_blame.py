@@ -159,10 +159,15 @@ SICK: dict[str, Callable[[], tuple[dict[str, Any] | None, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SICK)
+@pytest.mark.parametrize(
+    ("name", "tasks", "slots", "latency_ms"),
+    [*((name, 300, 16, 20) for name in SICK), ("wrong key", 120, 4, 400)],
+    ids=[*SICK, "the healthy one is busy"],
+)
 def test_a_healthy_node_serves_the_tasks_that_a_sick_one_beside_it_cannot(
-    name: str, node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
-) -> None:
+    name: str, tasks: int, slots: int, latency_ms: int,
+    node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream,
+) -> None:  # fmt: skip
     refusal, variables = SICK[name]()
     sick_calls: list[float] = []
 
@@ -170,12 +175,12 @@ def test_a_healthy_node_serves_the_tasks_that_a_sick_one_beside_it_cannot(
         if SICK_KEY in exchange.headers.get("authorization", ""):
             sick_calls.append(time.monotonic())
             return refusal
-        return {"latency_ms": 20}
+        return {"latency_ms": latency_ms}
 
     upstream.script(decide)
-    node(MAX_PROCESS_NUM=16, API_KEY=SICK_KEY, **variables)
-    node(MAX_PROCESS_NUM=16)
-    ids = platform.ask_many(["hi"] * 300)
+    node(MAX_PROCESS_NUM=slots, API_KEY=SICK_KEY, **variables)
+    node(MAX_PROCESS_NUM=slots)
+    ids = platform.ask_many(["hi"] * tasks)
     gateway.wait_all(ids, TIMEOUT)
     assert [gateway.answer(id).error for id in ids if gateway.answer(id).error] == []
     assert gateway.faults(ids) == []
