@@ -15,6 +15,7 @@ HEADS = {
     "requests": "requests",
     "errors": "errors",
     "handed_back": "nak'd",
+    "counted": "counted",
     "prompt_tokens": "prompt",
     "completion_tokens": "completion",
     "total_tokens": "tokens",

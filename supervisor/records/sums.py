@@ -85,6 +85,7 @@ class Sum:
     requests: int = 0  # that ended, with whatever result
     errors: int = 0  # of these: the client got an error, or nothing
     handed_back: int = 0  # deliveries that went back to the broker; the request is counted where it ends
+    counted: int = 0  # whose usage upstream did not send: the node counted the tokens of the answer, not the prompt's
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
@@ -99,6 +100,7 @@ class Sum:
             self.requests += 1
             # A client that has left got no error.
             self.errors += member(record, "outcome.status") not in ("answered", "client_gone")
+        self.counted += member(record, "usage_source") == "counted"
         prompt, completion = count(record, "usage.prompt_tokens"), count(record, "usage.completion_tokens")
         self.prompt_tokens += prompt
         self.completion_tokens += completion
@@ -116,6 +118,7 @@ class Sum:
             "requests": self.requests,
             "errors": self.errors,
             "handed_back": self.handed_back,
+            "counted": self.counted,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,

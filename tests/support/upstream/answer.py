@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import zlib
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.support.upstream.directive import Directive, encoded, error_of
 from tests.support.upstream.exchange import Exchange
@@ -177,12 +177,12 @@ class Answer:
         options = self.asked.get("stream_options")
         return isinstance(options, dict) and bool(options.get("include_usage")) and not self.directive.no_usage
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         count = self.directive.chunks
-        return {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}
+        return {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count, **self.directive.usage}
 
     def _chunk(
-        self, delta: dict[str, str] | None, finish: str | None = None, usage: dict[str, int] | None = None
+        self, delta: dict[str, str] | None, finish: str | None = None, usage: dict[str, Any] | None = None
     ) -> str:
         chunk = {
             "id": "chatcmpl-lab",

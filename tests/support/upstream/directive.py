@@ -44,6 +44,7 @@ class Directive:
     nan: bool = False  # a field that is NaN, there too
     invalid_utf8: bool = False  # content that is not UTF-8, there too
     no_usage: bool = False
+    usage: Mapping[str, Any] = field(default_factory=dict)  # figures besides the usual ones, or instead of them
     usage_on_last: bool = False  # usage rides on the last content chunk, asked for or not, and has no chunk of its own
     no_stream: bool = False  # JSON to a stream request
     sse_to_plain: bool = False  # SSE to a plain request
