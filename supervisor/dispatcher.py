@@ -16,11 +16,11 @@ from supervisor.events import Received, Stored
 from supervisor.fitness import Admit, RefusedTasks, Verdict, after_refusal, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
-from supervisor.workers import Pool, WorkerDeath, after_death
+from supervisor.workers import Pool, Settled, WorkerDeath, after_death
 from workernode import record
 from workernode.errors import broken_error, unfit_error
 from workernode.gateway import offered_until
-from workernode.protocol import AnswerState, Decision, Job, Kept, Outcome, Rejection
+from workernode.protocol import AnswerState, Decision, Job, Kept, Outcome, Rejection, SavedStream
 from workernode.settings import Settings
 from workernode.task import envelope_id
 
@@ -121,7 +121,7 @@ class Dispatcher:
 
     def _enqueue(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.QUEUED)
-        alone = delivery.rejection is None and self._ledger.must_run_alone(delivery.received, self._limit)
+        alone = delivery.is_to_be_run and self._ledger.must_run_alone(delivery.received, self._limit)
         (self._alone_queue if alone else self._queue).append(delivery)
 
     def _admitted(self, delivery: Delivery) -> bool:
@@ -130,7 +130,7 @@ class Dispatcher:
         Returns:
             True if it goes to a worker, to be run or to be rejected.
         """
-        if delivery.rejection is not None:
+        if not delivery.is_to_be_run:
             return True
         # Where other nodes serve, all tasks are left to them as fresh ones are.
         age = 0.0 if self._broker.do_others_serve() else delivery.received.received - delivery.received.published
@@ -262,9 +262,9 @@ class Dispatcher:
         for number, state in death.jobs.items():
             delivery = self._ledger.get(number)
             if delivery is not None and delivery.place is Place.RUNNING:
-                self._decide_orphan(delivery, state, death.why)
+                self._decide_orphan(delivery, state, death.why, death.streams.get(number))
 
-    def _decide_orphan(self, delivery: Delivery, state: AnswerState, why: str) -> None:
+    def _decide_orphan(self, delivery: Delivery, state: AnswerState, why: str, saved: SavedStream | None) -> None:
         """Decide one task whose worker died, by how much of its answer had left (spec 3)."""
         deaths = self._ledger.died_with(delivery)
         self._gateways.forget(delivery)
@@ -276,18 +276,17 @@ class Dispatcher:
                 self._settlement.settle_undelivered(delivery)
             return
         delivery.kept = delivery.undelivered = None
-        if delivery.rejection is not None:
-            delivery.failed_rejections += 1
-        delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
+        state, saved = delivery.note_death(state, saved)
         verdict = after_death(
-            state, delivery.rejection, why,
+            state, delivery.rejection, why, saved=saved,
             deaths=deaths, failed_rejections=delivery.failed_rejections, limit=self._limit, is_alone=delivery.is_alone,
             is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._limit,
         )  # fmt: skip
-        if isinstance(verdict, Rejection):
-            self._reject(delivery, verdict)
-        else:
+        if isinstance(verdict, Settled):
             self._settle_own(delivery, verdict.decision, verdict.status, verdict.reason)
+        else:
+            delivery.hand_on(verdict)
+            self._enqueue(delivery)
 
     # --- the node stops ---
 
@@ -296,7 +295,7 @@ class Dispatcher:
         for delivery in self._gateways.take_unasked():
             self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
         for waiting in (self._alone_queue, self._queue):
-            for delivery in [each for each in waiting if each.rejection is None and each.undelivered is None]:
+            for delivery in [each for each in waiting if each.may_go_back]:
                 waiting.remove(delivery)
                 self._gateways.forget(delivery)
                 self._settle_own(delivery, Decision.NAK, "drained", "the node stops")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from supervisor.events import Entry, MessageKey, Received
-from workernode.protocol import Decision, Kept, Outcome, Rejection
+from workernode.protocol import AnswerState, Decision, Kept, Outcome, Rejection, SavedStream
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
 REMEMBERED = 20_000  # answered tasks; the same bound holds for naks and deaths
@@ -48,8 +48,39 @@ class Delivery:
     rejection: Rejection | None = None  # what its client gets instead of it being run
     attempts: int = 0  # times upstream was asked
     kept: Kept | None = None  # what a worker is to offer to the gateway instead of running the task
+    resume: SavedStream | None = None  # the stream that a worker is to go on with instead of running the task
     undelivered: Outcome | None = None  # how it ends if its gateway never gets the answer that `kept` holds
     outcome: Outcome | None = None
+
+    @property
+    def is_to_be_run(self) -> bool:
+        """Whether a worker is to run the task from its beginning."""
+        return self.rejection is None and self.resume is None
+
+    @property
+    def may_go_back(self) -> bool:
+        """Whether the broker may hand it out again: its client was sent nothing, and is to be sent no error."""
+        return self.is_to_be_run and self.undelivered is None
+
+    def note_death(self, state: AnswerState, saved: SavedStream | None) -> tuple[AnswerState, SavedStream | None]:
+        """Its worker died: note that, and return how much of its answer its client was sent, by all workers together.
+
+        Args:
+            state: how much was sent by this worker.
+            saved: the stream that this worker has sent; None if it is not known.
+        """
+        self.failed_rejections += self.rejection is not None
+        if self.resume is not None and state is AnswerState.NOT_STARTED:
+            state, saved = AnswerState.STARTED, self.resume
+        self.has_begun = self.has_begun or state is AnswerState.STARTED
+        return state, saved
+
+    def hand_on(self, what: Rejection | SavedStream) -> None:
+        """Have the next worker send its client this error, or go on with this stream."""
+        if isinstance(what, SavedStream):
+            self.resume = what
+        else:
+            self.rejection = what
 
 
 class Ledger:

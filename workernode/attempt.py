@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from workernode import relay
 from workernode.body import UnsendableBody
 from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
@@ -26,7 +27,6 @@ from workernode.errors import (
 from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
-from workernode.relay import StreamRelay
 from workernode.settings import Settings
 from workernode.task import Endpoint, MalformedTask, Task, parse
 from workernode.trace_context import trace_of
@@ -47,14 +47,11 @@ class Services:
     outcomes: OutcomeBuilder
 
 
-class Progress(Protocol):
+class Progress(relay.Progress, Protocol):
     """What the supervisor sees of an attempt while it runs, even if its process is killed."""
 
     def show_answer_state(self, state: AnswerState) -> None:
         """How much of the answer may have left; called before it leaves."""
-
-    def count_tokens(self, tokens: int) -> None:
-        """Upstream has sent this many more tokens."""
 
 
 def run(job: Job, services: Services, progress: Progress) -> Outcome:
@@ -79,6 +76,8 @@ class _Attempt:
 
     def __init__(self, job: Job, services: Services, progress: Progress) -> None:
         asked = job.kept.asked if job.kept is not None else None
+        if job.resume is not None:
+            asked = job.resume.asked
         self.facts = Facts(job, asked=asked or CallStats(attempts=job.attempts))
         self.undelivered = Undelivered()
         self._job = job
@@ -153,16 +152,19 @@ class _Attempt:
         job, facts, services = self._job, self.facts, self._services
         request = self._chat_request(task)
         reply = self._reply = self._open_reply(task.endpoint, task.request_id)
-        relay = StreamRelay(
-            task, self._settings, services.upstream, reply, facts.asked, job.deadline, self._progress.count_tokens
+        stream = relay.StreamRelay(
+            task, self._settings, services.upstream, reply, facts.asked, job.deadline, self._progress
         )  # fmt: skip
         try:
-            relay.run(request)
+            if job.resume is None:
+                stream.run(request)
+            else:
+                stream.resume(job.resume, request)
             facts.answering_since = facts.asked.done_at
             result = self._end(task.endpoint, reply)
-            relay.finish()
+            stream.finish()
         except BaseException:
-            relay.abort()
+            stream.abort()
             raise
         return self._answered(result)
 

@@ -101,6 +101,19 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class SavedStream:
+    """What the client of a stream was sent by a worker that is dead: another worker goes on with it."""
+
+    members: dict[str, Any]  # of the first chunk: id, created, model
+    has_role: bool  # the client knows whose text it is
+    text: str
+    tokens: int
+    resumes: int  # how often the stream has gone on before
+    is_finished: bool  # the text is whole, only the end is missing
+    asked: CallStats  # what asking upstream has brought
+
+
+@dataclass(frozen=True)
 class Job:
     """One delivery of a task, handed to a worker."""
 
@@ -115,6 +128,7 @@ class Job:
     rejection: Rejection | None = None  # send the client this instead of asking upstream
     attempts: int = 0  # times upstream was asked in this delivery before: it was refused, and kept (spec 5)
     kept: Kept | None = None  # offer this to the gateway instead of asking upstream
+    resume: SavedStream | None = None  # go on with this stream
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
-from workernode.errors import STILL_BUSY, UpstreamFault
+from workernode.errors import STILL_BUSY, UpstreamFault, broken_error
 from workernode.gateway import StreamReply
-from workernode.resume import Transcript, can_be_continued, continued_request
+from workernode.protocol import FaultKind, SavedStream
+from workernode.resume import Opening, Transcript, can_be_continued, continued_request
 from workernode.settings import Settings
+from workernode.stream_memory import StreamSaver
 from workernode.task import Task
 from workernode.upstream import RETRYABLE, ChatRequest, StreamedAnswer, Upstream
 
@@ -25,13 +28,22 @@ log = logging.getLogger(__name__)
 PAUSE = 1.0  # seconds
 
 
+class Progress(Protocol):
+    """What the supervisor sees of a stream while it runs."""
+
+    saver: StreamSaver | None  # what the client was sent; None where that is not kept
+
+    def count_tokens(self, tokens: int) -> None:
+        """Upstream has sent this many more tokens."""
+
+
 class StreamRelay:
     """One streamed answer on its way to the gateway. Owned by one thread; `finish` or `abort` ends it.
 
     Args:
         stats: gets what asking upstream brings.
         deadline: monotonic; the task's.
-        count_tokens: called with the number of chunks with text that have come.
+        progress: shows what the supervisor sees.
     """
 
     def __init__(
@@ -42,7 +54,7 @@ class StreamRelay:
         reply: StreamReply,
         stats: CallStats,
         deadline: float,
-        count_tokens: Callable[[int], None],
+        progress: Progress,
     ) -> None:
         self._task = task
         self._settings = settings
@@ -50,11 +62,14 @@ class StreamRelay:
         self._reply = reply
         self._stats = stats
         self._deadline = deadline
-        self._count_tokens = count_tokens
+        self._progress = progress
         self._answer: StreamedAnswer | None = None
         self._headers: Mapping[str, str] = {}
         style = settings.resume_style
         self._transcript = Transcript(task.data, style) if can_be_continued(task.data, style) else None
+        self._saver = progress.saver if self._transcript is not None else None
+        if self._saver is not None:
+            self._saver.start()
 
     def run(self, request: ChatRequest) -> None:
         """Ask upstream, and pass on each chunk as it comes, to the end of the answer.
@@ -65,12 +80,36 @@ class StreamRelay:
         """
         self._headers = request.headers
         self._answer = self._upstream.stream(request, self._stats, self._reply, self._reply.connect)
-        broke = self._pass_on(self._answer, request.with_usage)
-        while broke is not None:
-            if not self._go_on(broke):
-                return
+        self._go_on_to_the_end(self._pass_on(self._answer, request.with_usage), request.with_usage)
+
+    def resume(self, saved: SavedStream, request: ChatRequest) -> None:
+        """Go on with a stream whose worker died, to the end of the answer.
+
+        Raises:
+            As `run`.
+        """
+        self._headers = request.headers
+        message = "its worker died."
+        fault = UpstreamFault(
+            FaultKind.BROKEN, message, body=broken_error(message), code="worker_died", broke_by=FaultKind.PASSING
+        )
+        if self._transcript is None:
+            raise fault
+        opening = Opening(saved.members, saved.has_role)
+        self._transcript.restore(opening, saved.text, saved.tokens, saved.resumes)
+        if saved.is_finished:
+            self._stats.done_at = time.monotonic()
+            return
+        if not self._transcript.can_go_on:
+            raise fault
+        self._go_on_to_the_end(fault, request.with_usage)
+
+    def _go_on_to_the_end(self, broke: UpstreamFault | None, with_usage: bool) -> None:
+        while broke is not None and self._go_on(broke):
             assert self._answer is not None
-            broke = self._pass_on(self._answer, request.with_usage)
+            broke = self._pass_on(self._answer, with_usage)
+        if self._saver is not None and self._reply.held:  # they leave with the end
+            self._saver.stop()
 
     def finish(self) -> None:
         """The answer was passed on."""
@@ -78,7 +117,12 @@ class StreamRelay:
             self._answer.finish()
 
     def abort(self) -> None:
-        """Stop upstream."""
+        """Stop upstream; the stream does not go on."""
+        if self._saver is not None:
+            self._saver.stop()
+        self._stop_upstream()
+
+    def _stop_upstream(self) -> None:
         if self._answer is not None:
             self._answer.abort()
 
@@ -94,8 +138,8 @@ class StreamRelay:
                 chunks = [chunk for chunk in batch if with_usage or not chunk.bare_usage]
                 raws = [chunk.raw for chunk in chunks] if transcript is None else transcript.pass_on(chunks)
                 if raws:
-                    reply.send(raws)
-                self._count_tokens(sum(chunk.has_text for chunk in batch))
+                    reply.send(raws, self._prepared())
+                self._progress.count_tokens(sum(chunk.has_text for chunk in batch))
         except UpstreamFault as fault:
             if transcript is None or fault.broke_by not in RETRYABLE or not transcript.can_go_on:
                 raise
@@ -113,20 +157,30 @@ class StreamRelay:
         """
         transcript, data, style = self._transcript, self._task.data, self._settings.resume_style
         assert transcript is not None
-        self.abort()
+        self._stop_upstream()
         rest = continued_request(data, style, transcript.text, transcript.tokens)
         if rest is None:
             self._stats.done_at = time.monotonic()
             self._stats.finish_reason = "length"
-            self._reply.send([transcript.ending()])
+            self._reply.send([transcript.ending()], self._prepared())
             return False
         self._stats.part_broke(fault.code, time.monotonic(), transcript.tokens)
         transcript.go_on()
+        if (saver := self._prepared()) is not None and not self._reply.held:
+            saver.done()
         request = chat_request(self._task, rest, self._settings, self._deadline)
         self._answer = self._ask_again(replace(request, headers=self._headers), fault)
         about = {"event": "stream_resumed", "request_id": self._task.request_id, "after_tokens": transcript.tokens}
-        log.warning("a stream that upstream broke off goes on in another call (%s)", fault.message, extra=about)
+        log.warning("a stream that broke off goes on in another call (%s)", fault.message, extra=about)
         return True
+
+    def _prepared(self) -> StreamSaver | None:
+        """Save what is about to leave, and return what notes that it has left; None if it is not saved."""
+        if self._saver is None:
+            return None
+        assert self._transcript is not None
+        is_saved = self._saver.prepare(self._transcript, self._transcript.unsaved(), self._stats)
+        return self._saver if is_saved else None
 
     def _ask_again(self, request: ChatRequest, fault: UpstreamFault) -> StreamedAnswer:
         """Ask until upstream answers: it may be a local model that starts again."""

@@ -21,12 +21,14 @@ from typing import Any
 
 from workernode import attempt, logs
 from workernode.gateway import Gateways
+from workernode.net.handover import Handover
 from workernode.net.hub import Hub
 from workernode.net.waiting import sleep
 from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Ready
 from workernode.record import Node
 from workernode.settings import Settings
+from workernode.stream_memory import StreamMemory, StreamSaver
 from workernode.upstream import Upstream
 from workernode.worker_pipes import Inbox, Outbox
 
@@ -49,6 +51,8 @@ class WorkerArguments:
     answer_states: MutableSequence[int]  # shared memory: an AnswerState for each slot
     token_counts: MutableSequence[float]  # shared memory, for each slot: tokens from upstream since the process started
     beat: Any  # shared memory: monotonic time of the last beat
+    streams: StreamMemory | None = None  # shared memory: what the clients of streams were sent; None: nobody asks
+    handover: tuple[Connection, Connection] | None = None  # the two ends of a pipe; with `streams` (net/handover.py)
 
 
 def main(arguments: WorkerArguments) -> None:
@@ -66,7 +70,8 @@ def main(arguments: WorkerArguments) -> None:
     hub = Hub()
     outbox = Outbox(arguments.outbox.fileno(), hub)
     upstream = Upstream(settings.connect_timeout, settings.read_timeout, outbox.put)
-    slots = [_SlotProgress(number, arguments) for number in range(len(arguments.answer_states))]
+    handover = Handover(*(each.fileno() for each in arguments.handover)) if arguments.handover else None
+    slots = [_SlotProgress(number, arguments, handover) for number in range(len(arguments.answer_states))]
     gateways, outcomes = Gateways(settings.connect_timeout, len(slots)), OutcomeBuilder(settings, arguments.node)
     services = attempt.Services(settings, upstream, gateways, outcomes)
     inbox = arguments.inbox.fileno()
@@ -79,10 +84,12 @@ def main(arguments: WorkerArguments) -> None:
 class _SlotProgress:
     """What the supervisor sees of one slot (attempt.Progress)."""
 
-    def __init__(self, number: int, arguments: WorkerArguments) -> None:
+    def __init__(self, number: int, arguments: WorkerArguments, handover: Handover | None) -> None:
         self._number = number
         self._answer_states = arguments.answer_states
         self._token_counts = arguments.token_counts
+        streams = arguments.streams
+        self.saver = StreamSaver(streams.slot(number), handover) if streams and handover else None
 
     def show_answer_state(self, state: AnswerState) -> None:
         self._answer_states[self._number] = state

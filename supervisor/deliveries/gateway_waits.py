@@ -140,7 +140,7 @@ class GatewayWaits:
             (gateway, one)
             for gateway in self._gateways.values()
             for one in gateway.waiting.values()
-            if one.delivery.undelivered is None and one.delivery.rejection is None
+            if one.delivery.may_go_back
         ]
         for gateway, one in unasked:
             self._take(gateway, one)

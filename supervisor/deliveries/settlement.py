@@ -70,6 +70,7 @@ class Settlement:
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
             self._deadline(received), redeliveries, delivery.rejection, delivery.attempts, delivery.kept,
+            delivery.resume,
         )  # fmt: skip
 
     def must_wait(self, delivery: Delivery, now: float, others_wait: bool = False) -> bool:

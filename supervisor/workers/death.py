@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workernode.errors import broken_error, openai_error
-from workernode.protocol import AnswerState, Decision, Rejection
+from workernode.protocol import AnswerState, Decision, Rejection, SavedStream
+from workernode.resume import MOST_RESUMES
 
 # Workers that may die while they send a client an error, whatever MAX_REDELIVERIES is: most deaths have another cause,
 # and a client that gets no answer waits for ever.
@@ -22,15 +23,16 @@ class Settled:
 
 
 def after_death(
-    state: AnswerState, rejection: Rejection | None, why: str, *,
+    state: AnswerState, rejection: Rejection | None, why: str, *, saved: SavedStream | None = None,
     deaths: int, failed_rejections: int, limit: int, is_used_up: bool, is_alone: bool,
-) -> Settled | Rejection:
+) -> Settled | Rejection | SavedStream:
     """Decide a task by how much of its answer had left when its worker died.
 
     Args:
         state: how much of the answer had left.
         rejection: what the worker was to send the client instead of running the task; None: it ran the task.
         why: why the worker died, for people.
+        saved: what the client of a stream was sent; None if it is not known, or if the stream cannot go on.
         deaths: workers that died while they had this message, this one included.
         failed_rejections: workers that died while they sent the rejection, this one included.
         limit: MAX_REDELIVERIES.
@@ -38,7 +40,7 @@ def after_death(
         is_alone: the worker had no other job, so that this task has caused its death.
 
     Returns:
-        The decision, or an error that another worker has to send to the client.
+        The decision; or an error that another worker has to send to the client; or the stream that it goes on with.
     """
     reason = f"its worker died: {why}"
     text = f"Its worker process died {deaths} times with this request."
@@ -53,6 +55,8 @@ def after_death(
             return Settled(Decision.DEAD_LETTER, "poison", text)
         return rejection
     if state is AnswerState.STARTED:
+        if saved is not None and (saved.is_finished or saved.resumes < MOST_RESUMES) and deaths <= MOST_RESUMES:
+            return saved
         return Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
     if is_used_up and (is_alone or deaths == 1):
         error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")

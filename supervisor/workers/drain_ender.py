@@ -14,6 +14,7 @@ from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Job, Outcome
 from workernode.record import Node
 from workernode.settings import Settings
+from workernode.stream_memory import StreamSaver
 from workernode.upstream import Upstream
 
 THREADS = 16  # streams ended at once
@@ -68,6 +69,8 @@ def run(jobs: Sequence[Job], settings: Settings, node: Node) -> list[Outcome]:
 
 class _Unseen:
     """Progress that nobody watches (attempt.Progress)."""
+
+    saver: StreamSaver | None = None
 
     def show_answer_state(self, state: AnswerState) -> None:
         """Ignored."""

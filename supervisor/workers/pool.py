@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from supervisor.machine import Clock
 from workernode import pipe
-from workernode.protocol import AnswerState, FromWorker, Job, Ready, Stop, Target, ToWorker
+from workernode.protocol import AnswerState, FromWorker, Job, Ready, SavedStream, Stop, Target, ToWorker
 
 HUNG_AFTER = 10.0  # seconds without a beat; a worker beats every second whatever its threads do
 START_LIMIT = 30.0  # seconds to the first sign of life: a box under load is slow to start an interpreter
@@ -59,6 +59,12 @@ class Process(Protocol):
 
     def read_rest(self) -> Iterator[bytes]:
         """Yield what is left in the pipe of a dead process."""
+
+    def forget_stream(self, slot: int) -> None:
+        """Another job is about to get the slot: what the client of its last stream was sent is forgotten."""
+
+    def saved_stream(self, slot: int) -> SavedStream | None:
+        """Return what the client of the slot's stream was sent, once the process is dead; None if it is not known."""
 
     def kill(self) -> None:
         """Kill it."""
@@ -110,6 +116,7 @@ class WorkerDeath:
     jobs: dict[int, AnswerState]  # numbers of the jobs it had, and how much of each answer had left
     why: str
     crashes: int  # how often in a row it died at once, this time included
+    streams: dict[int, SavedStream] = field(default_factory=dict)  # of jobs whose streams others can go on with
 
 
 class Pool:
@@ -177,6 +184,7 @@ class Pool:
         slot = heapq.heappop(one.free)
         one.jobs[slot] = job.number
         one.process.answer_states[slot] = AnswerState.NOT_STARTED
+        one.process.forget_stream(slot)
         one.process.put(replace(job, slot=slot))
         return one.index, slot
 
@@ -224,6 +232,8 @@ class Pool:
     def reap(self, one: Worker) -> tuple[list[FromWorker], WorkerDeath]:
         """The worker's sentinel fired: return what was still in its pipe, then what its death leaves."""
         last = [message for piece in one.process.read_rest() for message in one.unpacker.feed(piece)]
+        saved = {number: one.process.saved_stream(slot) for slot, number in one.jobs.items()}
+        streams = {number: stream for number, stream in saved.items() if stream is not None}
         self._forget(one)
         jobs = {number: AnswerState(one.process.answer_states[slot]) for slot, number in one.jobs.items()}
         now = self._clock.monotonic()
@@ -231,7 +241,7 @@ class Pool:
         crashes = self._crashes[one.index] = self._crashes.get(one.index, 0) + 1 if lived < SHORT_LIFE else 0
         pause = min(BACKOFF_FIRST * 2 ** (crashes - 1), BACKOFF_LONGEST) if crashes > 1 else 0.0
         self._vacant[one.index] = now + pause
-        return last, WorkerDeath(one.index, jobs, one.killed_for or one.process.cause(), crashes)
+        return last, WorkerDeath(one.index, jobs, one.killed_for or one.process.cause(), crashes, streams)
 
     def check(self, now: float) -> None:
         """Kill workers that hang, start successors that are due."""

@@ -6,6 +6,7 @@ So the main thread never waits for the forkserver, or for a process that is slow
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import select
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, MutableSequence
 from dataclasses import replace
+from functools import cache
 from multiprocessing import connection, forkserver, process
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
@@ -22,9 +24,14 @@ from typing import Any
 from supervisor.machine import kill_descendants, wait_gone
 from supervisor.workers.task_queue import TaskQueue
 from workernode import pipe, worker
-from workernode.protocol import ToWorker
+from workernode.net.handover import bytes_in
+from workernode.protocol import SavedStream, ToWorker
 from workernode.record import Node
+from workernode.resume import ResumeStyle
 from workernode.settings import Settings
+from workernode.stream_memory import StreamMemory
+
+log = logging.getLogger(__name__)
 
 PRELOAD = ["workernode.preload"]
 FORKSERVER_GONE = 255  # the exit code that multiprocessing gives a worker whose forkserver died: nothing is known of it
@@ -53,9 +60,11 @@ class WorkerProcess:
         self._sentinel, self._sentinel_writer = os.pipe()
         self.answer_states: MutableSequence[int] = RawArray("B", slots)
         self._tokens, self._beat = RawArray("d", slots), RawValue("d", 0.0)
+        self._streams = _stream_memory(slots) if settings.resume_style is not ResumeStyle.OFF else None
+        self._handover = context.Pipe(duplex=False) if self._streams is not None else None
         arguments = worker.WorkerArguments(
             settings, replace(node, worker=index), self._inbox, self._outbox_writer, self.answer_states, self._tokens,
-            self._beat,
+            self._beat, self._streams, self._handover,
         )  # fmt: skip
         self._process: Any = context.Process(
             target=worker.main, args=(arguments,), name=f"worker-{index}", daemon=True
@@ -109,6 +118,17 @@ class WorkerProcess:
         while piece := self.read():
             yield piece
 
+    def forget_stream(self, slot: int) -> None:
+        """Another job is about to get the slot."""
+        if self._streams is not None:
+            self._streams.slot(slot).forget()
+
+    def saved_stream(self, slot: int) -> SavedStream | None:
+        """Return what the client of the slot's stream was sent, once the process is dead; None if it is not known."""
+        if self._streams is None or self._handover is None:
+            return None
+        return self._streams.slot(slot).read(bytes_in(self._handover[0].fileno()))
+
     def kill(self) -> None:
         """Send SIGKILL. If the process has not started yet, the forkserver hangs, and is killed instead."""
         with self._lock:
@@ -137,6 +157,9 @@ class WorkerProcess:
         """Release the pipes of a dead process."""
         self._queue.close()
         self._outbox.close()
+        if self._streams is not None and self._handover is not None:
+            self._streams.close()
+            self._handover[0].close()
         os.close(self._sentinel)
 
     def _live(self) -> None:
@@ -160,6 +183,8 @@ class WorkerProcess:
         finally:
             self._inbox.close()
             self._outbox_writer.close()
+            if self._handover is not None:
+                self._handover[1].close()
         with self._lock:
             self._is_started = True
             is_kill_wanted = self._is_kill_wanted
@@ -173,6 +198,20 @@ class WorkerProcess:
         except ProcessLookupError:
             return
         wait_gone(self._process.pid, DEATH_LIMIT)
+
+
+@cache  # logged once
+def _log_no_memory(why: str) -> None:
+    text = "the system gives no memory for streams (%s): a stream whose worker dies ends with an error"
+    log.warning(text, why, extra={"event": "stream_memory_missing"})
+
+
+def _stream_memory(slots: int) -> StreamMemory | None:
+    try:
+        return StreamMemory(slots)
+    except OSError as error:
+        _log_no_memory(error.strerror or str(error))
+        return None
 
 
 def prepare_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
 from tests.simulation.world import Violation, World
 from workernode.pipe import pack
-from workernode.protocol import AnswerState, Hold, Job, Ready, Stop, Target, ToWorker
+from workernode.protocol import AnswerState, Hold, Job, Ready, SavedStream, Stop, Target, ToWorker
 
 
 class Host(Protocol):
@@ -107,6 +107,13 @@ class SimProcess:
         while piece := self._buffer:
             self._buffer = bytearray()
             yield bytes(piece)
+
+    def forget_stream(self, slot: int) -> None:
+        """Another job gets the slot. Nothing is saved of streams yet."""
+
+    def saved_stream(self, slot: int) -> SavedStream | None:
+        """Streams whose worker dies end with an error here."""
+        return None
 
     def kill(self) -> None:
         """SIGKILL."""

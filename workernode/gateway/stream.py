@@ -19,7 +19,7 @@ from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
 from workernode.net.waiting import READ, here, sleep
-from workernode.net.websocket import HandshakeRefused, WebSocket
+from workernode.net.websocket import HandshakeRefused, Saver, WebSocket
 from workernode.protocol import AnswerState
 from workernode.task import Endpoint
 
@@ -93,8 +93,11 @@ class StreamReply:
             self._pinged_at = NEVER
             self.due = time.monotonic() + timing.PING_EVERY
 
-    def send(self, chunks: list[bytes]) -> None:
+    def send(self, chunks: list[bytes], saver: Saver | None = None) -> None:
         """Send each chunk as a frame, in order; those that cannot leave yet are held.
+
+        Args:
+            saver: where it is noted what leaves.
 
         Raises:
             ClientGone: nobody waits any more.
@@ -104,7 +107,7 @@ class StreamReply:
         self._wait_until_registered()
         socket = self._connected(check=not self.has_begun)
         if socket is not None:
-            self._flush(socket)
+            self._flush(socket, saver)
 
     def hold(self, frames: Iterable[bytes]) -> None:
         """Hold frames that an earlier reply has not sent, as its `held` has them."""
@@ -238,13 +241,13 @@ class StreamReply:
         if self._held_bytes > MAX_HELD:
             raise ClientGone("the gateway could not be reached, and the answer is too large to be kept")
 
-    def _flush(self, socket: WebSocket) -> None:
+    def _flush(self, socket: WebSocket, saver: Saver | None = None) -> None:
         if not self.has_begun:
             self._show(AnswerState.STARTED)
             self.has_begun = True
         frames, self.held, self._held_bytes = self.held, [], 0
         try:
-            socket.send(frames)
+            socket.send(frames, saver=saver)
         except OSError as exc:
             self._lost(exc)
 

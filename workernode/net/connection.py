@@ -16,6 +16,7 @@ from typing import Protocol
 
 from workernode.net import dial
 from workernode.net.errors import ConnectTimeout, Silence
+from workernode.net.handover import Handover, Note
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
 from workernode.net.tunnel import open_tunnel
@@ -190,6 +191,23 @@ class Wire:
             except ssl.SSLWantReadError:
                 wanted = READ
             self._wait(wanted, float("inf"))
+
+    def hand_over(self, data: bytes, handover: Handover, note: Note) -> None:
+        """Send all of it, so that what the kernel has taken is known even if this process is killed meanwhile.
+
+        Where the connection is not plain TCP, or the other side is slow to read, that is not known for a moment.
+
+        Raises:
+            TimeoutError, OSError: as `sendall` has them.
+        """
+        self._asked = True
+        if self._decrypted is None:
+            data = handover.send(self._fd, data, note)
+        else:
+            note.begin(len(data), is_exact=False)
+        if data:
+            self.sendall(data)
+        note.done()
 
     def stale(self) -> bool:
         """True if a connection that was kept cannot be used again: it was closed, or bytes came that nobody asked

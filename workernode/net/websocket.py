@@ -11,6 +11,7 @@ import ssl
 import struct
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -24,6 +25,7 @@ except ImportError:  # the library was installed without its compiled part
     from websockets.utils import apply_mask
 
 from workernode.net.connection import Wire
+from workernode.net.handover import Handover, Note
 from workernode.net.origin import Origin
 
 # A server whose reader is blocked for ever, and one that is slow, look the same for a while.
@@ -53,6 +55,12 @@ def _text_frame(text: bytes, mask: bytes) -> bytes:
     else:
         head = struct.pack("!BBQ", TEXT_AND_LAST, MASKED | 127, size)
     return b"".join((head, mask, apply_mask(text, mask)))
+
+
+class Saver(Note, Protocol):
+    """Notes what leaves, in memory that outlives the process."""
+
+    handover: Handover
 
 
 class HandshakeRefused(ConnectionError):
@@ -115,8 +123,11 @@ class WebSocket:
     def fileno(self) -> int:
         return self._wire.fileno()
 
-    def send(self, texts: Iterable[bytes], ping: bool = False) -> None:
+    def send(self, texts: Iterable[bytes], ping: bool = False, saver: Saver | None = None) -> None:
         """Send each text as a frame of its own, all in one write; with `ping`, a ping behind them.
+
+        Args:
+            saver: where it is noted what leaves (Wire.hand_over).
 
         Raises:
             TimeoutError: nobody read for SEND_TIME. OSError: the connection broke.
@@ -126,7 +137,7 @@ class WebSocket:
         frames = text_frames(list(texts))
         if ping:
             self._queue_ping()
-        self._flush(SEND_TIME, frames)
+        self._flush(SEND_TIME, frames, saver)
 
     def ping(self) -> None:
         """Send a ping; `answered` shows whether its pong came. Raises as `send` does."""
@@ -184,8 +195,11 @@ class WebSocket:
         self._awaited = b"%d" % self._pings
         self._protocol.send_ping(self._awaited)
 
-    def _flush(self, limit: float, frames: Iterable[bytes] = ()) -> None:
+    def _flush(self, limit: float, frames: Iterable[bytes] = (), saver: Saver | None = None) -> None:
         data = b"".join([*frames, *self._protocol.data_to_send()])
         if data:
             self._wire.deadline = time.monotonic() + limit
-            self._wire.sendall(data)
+            if saver is None:
+                self._wire.sendall(data)
+            else:
+                self._wire.hand_over(data, saver.handover, saver)

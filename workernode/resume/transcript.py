@@ -48,6 +48,9 @@ class Transcript:
         tokens: produced for the text that was passed on, in all parts.
         is_finished: the finish_reason was passed on, so that the text is whole.
         opening: of the first chunk; None before it.
+        resumes: how often the stream went on.
+        is_plain: nothing but text has come.
+        tokens_before: tokens of the parts before this one.
 
     Args:
         data: the client's chat request, which `can_be_continued` has allowed.
@@ -60,13 +63,14 @@ class Transcript:
         self.opening: Opening | None = None
         self.resumes = 0
         self._texts: list[str] = []
+        self._saved = 0  # of them `unsaved` has returned so many
         self._end = ""  # the last characters of the text: as many as a stop sequence may begin with
         self._style = style
         self._stops = StopSequences(data.get("stop"))
-        self._is_plain = True  # nothing but text has come
+        self.is_plain = True
         self._held: list[tuple[bytes, str]] = []  # chunks that may begin a stop sequence, and their texts
         self._echo = Echo("")
-        self._tokens_before = 0  # of the parts before this one
+        self.tokens_before = 0
         self._produced = 0  # tokens of this part: chunks with text, or what upstream has counted
 
     @property
@@ -74,10 +78,15 @@ class Transcript:
         """What was passed on."""
         return "".join(self._texts)
 
+    def unsaved(self) -> str:
+        """Return the text that was passed on since the last call."""
+        texts, self._saved = self._texts[self._saved :], len(self._texts)
+        return "".join(texts)
+
     @property
     def can_go_on(self) -> bool:
         """Whether another call may continue the text."""
-        if self.is_finished or not self._is_plain or self.resumes >= MOST_RESUMES:
+        if self.is_finished or not self.is_plain or self.resumes >= MOST_RESUMES:
             return False
         text = self.text
         if self._style is ResumeStyle.PREFIX and 0 < len(text) < SHORTEST:
@@ -93,7 +102,7 @@ class Transcript:
         """The next chunk is of another call. What was held back comes again."""
         self.resumes += 1
         self._held = []
-        self._tokens_before, self._produced = self.tokens, 0
+        self.tokens_before, self._produced = self.tokens, 0
         self._end = self._end_of(self.text)
         self._echo = Echo(self.text if self._style is ResumeStyle.PREFIX else "")
 
@@ -139,7 +148,7 @@ class Transcript:
             if raw:
                 leaving.append(raw)
         self._held = []
-        self.tokens = self._tokens_before + self._produced
+        self.tokens = self.tokens_before + self._produced
 
     def _note(self, chunk: dict[str, Any], choice: object, delta: object) -> None:
         """What a chunk says of the whole stream."""
@@ -148,9 +157,9 @@ class Transcript:
         if member(delta, "role") and not self.opening.has_role and not self.resumes:
             self.opening = Opening(self.opening.members, has_role=True)
         if member(choice, "logprobs") or member(choice, "index") not in (0, None):
-            self._is_plain = False
+            self.is_plain = False
         if isinstance(delta, dict) and any(value for name, value in delta.items() if name not in ("role", "content")):
-            self._is_plain = False
+            self.is_plain = False
         produced = as_count(member(chunk.get("usage"), "completion_tokens"))
         if produced is not None:
             self._produced = max(self._produced, produced)
@@ -177,7 +186,7 @@ class Transcript:
     def _summed(self, name: str, value: Any) -> Any:
         """A figure of usage for all parts: the tokens of the earlier ones are the answer's, too."""
         is_sum = name in ("completion_tokens", "total_tokens") and type(value) is int
-        return value + self._tokens_before if is_sum else value
+        return value + self.tokens_before if is_sum else value
 
 
 def is_encodable(text: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.continuing import TOKENS, Break, ContinuingModel
 from tests.support.fixtures import API_KEY
 from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 from workernode import worker
+from workernode.net.handover import bytes_in
 from workernode.pipe import Unpacker, pack
 from workernode.protocol import (
     AnswerState,
@@ -29,11 +32,13 @@ from workernode.protocol import (
     Outcome,
     RateLimitReport,
     Ready,
+    SavedStream,
     Stop,
     Target,
 )
 from workernode.record import Node
 from workernode.settings import load
+from workernode.stream_memory import StreamMemory
 
 LONG = 20.0  # seconds: what must end sooner by something else
 
@@ -44,7 +49,7 @@ LONG = 20.0  # seconds: what must end sooner by something else
 class Worker:
     """A worker process as the pool starts one, with a fake upstream and a fake gateway."""
 
-    def __init__(self, upstream: FakeUpstream, gateway: FakeGateway, slots: int = 4) -> None:
+    def __init__(self, upstream: FakeUpstream, gateway: FakeGateway, slots: int = 4, **variables: str) -> None:
         self.gateway = gateway
         context = multiprocessing.get_context("spawn")
         inbox, self.inbox = context.Pipe(duplex=False)
@@ -61,11 +66,13 @@ class Worker:
                 "API_URL": upstream.api_url,
                 "API_KEY": API_KEY,
                 "PULSAR_URL": "pulsar://127.0.0.1",
+                **variables,
             }
         )
         node = Node("node-1", "host-a", "remote", "1.2.3", worker=0)
+        self.streams, self.handover = StreamMemory(slots), context.Pipe(duplex=False)
         arguments = worker.WorkerArguments(
-            settings, node, inbox, outbox, self.answer_states, self.token_counts, self.beat
+            settings, node, inbox, outbox, self.answer_states, self.token_counts, self.beat, self.streams, self.handover
         )
         self.child = context.Process(target=worker.main, args=(arguments,), daemon=True)
         self.child.start()
@@ -74,6 +81,7 @@ class Worker:
         self.target = Target(settings.api_url, API_KEY)
         self._unpacker = Unpacker()
         self.messages: list[FromWorker] = []
+        self.jobs: dict[str, Job] = {}
         self.number = 0
 
     def read_until(self, wanted: Callable[[], Any], what: str) -> Any:
@@ -104,18 +112,28 @@ class Worker:
         }
         payload = json.dumps(task).replace('"messages"', f'"tools": {tools}, "messages"')
         now, wall = time.monotonic(), time.time()
-        self.send(Job(self.number, slot, payload.encode(), wall, wall, now, now + 300, 0))
+        self.jobs[id] = Job(self.number, slot, payload.encode(), wall, wall, now, now + 300, 0)
+        self.send(self.jobs[id])
         return id
 
     def send(self, message: object) -> None:
         os.write(self.inbox.fileno(), pack(message))
 
     def close(self) -> None:
+        self.kill()
+        for end in (self.inbox, self.outbox, *self.handover):
+            end.close()
+        self.streams.close()
+        self.child.close()
+
+    def kill(self) -> None:
+        """SIGKILL."""
         self.child.kill()
         self.child.join()
-        for end in (self.inbox, self.outbox):
-            end.close()
-        self.child.close()
+
+    def saved(self, slot: int) -> SavedStream | None:
+        """What the supervisor reads of a stream of this worker, which is dead."""
+        return self.streams.slot(slot).read(bytes_in(self.handover[0].fileno()))
 
 
 @pytest.fixture
@@ -155,6 +173,47 @@ def test_a_worker_is_ready_runs_a_job_in_each_slot_and_stops(
     process.send(Stop())
     process.child.join(LONG)
     assert process.child.exitcode == 0
+
+
+def test_another_worker_goes_on_with_the_streams_of_one_that_is_killed(
+    upstream: FakeUpstream, gateway: FakeGateway
+) -> None:
+    """The text that the client was sent is in memory that outlives the worker. Of the second nothing was sent but the
+    role.
+    """
+    model = ContinuingModel(breaks=[Break(5, "wait"), Break(0, "wait")])
+    upstream.script(model)
+    first, second = (Worker(upstream, gateway, STREAM_RESUME="llamacpp") for _ in range(2))
+    try:
+        for one in (first, second):
+            one.read_until(lambda one=one: one.messages, "Ready")  # type: ignore[misc]
+            one.send(one.target)
+        ids = []
+        for slot, frames in enumerate((6, 1)):
+            ids.append(first.hand(slot, stream=True))
+            gateway.wait_for_frames(ids[-1], frames)
+        first.kill()
+        assert list(first.answer_states)[:2] == [AnswerState.STARTED] * 2
+        for slot, id in enumerate(ids):
+            saved = first.saved(slot)
+            assert saved is not None
+            assert saved.text == ("".join(TOKENS[:5]) if slot == 0 else "")
+            second.send(replace(first.jobs[id], resume=saved))
+        second.read_until(lambda: len(second.outcomes()) == 2, "both outcomes")
+    finally:
+        for one in (first, second):
+            one.close()
+    gateway.wait_all(ids)
+    assert gateway.faults() == []
+    for id in ids:
+        chunks = gateway.answer(id).chunks
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        assert "".join(delta.get("content") or "" for delta in deltas) == model.text
+        assert len([delta for delta in deltas if delta.get("role")]) == 1
+        assert len({chunk["id"] for chunk in chunks}) == 1
+    for outcome in second.outcomes():
+        assert (outcome.status, outcome.resumes) == ("answered", 1)
+        assert json.loads(outcome.record)["resumes"][0]["reason"] == "worker_died"
 
 
 def test_rate_limits_are_reported_before_the_outcome_and_a_hold_delays_the_next_call(

@@ -12,7 +12,7 @@ from supervisor.ledger import Delivery, Ledger
 from supervisor.machine import Clock
 from supervisor.workers.pool import WorkerDeath
 from workernode import record
-from workernode.protocol import AnswerState, Decision, FaultInfo, FaultKind, Job, Outcome
+from workernode.protocol import AnswerState, Decision, FaultInfo, FaultKind, Job, Outcome, SavedStream
 from workernode.settings import load
 
 LIMIT = 2
@@ -136,9 +136,10 @@ class Effects:
     def stored(self, job: Job, fault: str = "", letter: bool = False) -> None:
         self.dispatcher.stored(Stored(job.number, fault, letter))
 
-    def die(self, job: Job, state: AnswerState) -> None:
+    def die(self, job: Job, state: AnswerState, saved: SavedStream | None = None) -> None:
         self.slots += 1
-        self.dispatcher.worker_died(WorkerDeath(0, {job.number: state}, "killed by SIGKILL", 0))
+        streams = {job.number: saved} if saved is not None else {}
+        self.dispatcher.worker_died(WorkerDeath(0, {job.number: state}, "killed by SIGKILL", 0, streams))
 
     def made(self, *kinds: str) -> list[tuple[Any, ...]]:
         return [call for call in self.calls if call[0] in kinds]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.supervisor.dispatcher.effects import LIMIT, Effects
-from workernode.protocol import AnswerState, Decision, Outcome
+from workernode.call_stats import CallStats
+from workernode.protocol import AnswerState, Decision, Outcome, SavedStream
 
 # A worker died.
 
@@ -28,6 +29,61 @@ def test_a_dead_workers_begun_stream_is_ended_by_another_worker_and_acked(effect
     effects.decide(again, Decision.ACK, "broken")
     effects.stored(again)
     assert effects.made("ack") == [("ack", "a")]
+
+
+def saved(text: str = "so far", resumes: int = 0) -> SavedStream:
+    return SavedStream({"id": "x"}, True, text, 2, resumes, False, CallStats())
+
+
+def test_another_worker_goes_on_with_a_dead_workers_stream(effects: Effects) -> None:
+    job = effects.run("a")
+    effects.die(job, AnswerState.STARTED, saved())
+    effects.dispatcher.hand_over()
+    again = effects.jobs[-1]
+    assert (again.number, again.rejection, again.resume) == (job.number, None, saved())
+    effects.decide(again, Decision.ACK)
+    effects.stored(again)
+    assert effects.made("ack") == [("ack", "a")]
+
+
+@pytest.mark.parametrize(
+    ("state", "second"),
+    [(AnswerState.NOT_STARTED, None), (AnswerState.STARTED, saved("more", 1))],
+    ids=["it had sent nothing", "it had sent more"],
+)
+def test_a_third_worker_goes_on_with_what_the_client_was_sent_by_both(
+    effects: Effects, state: AnswerState, second: SavedStream | None
+) -> None:
+    effects.die(effects.run("a"), AnswerState.STARTED, saved())
+    effects.dispatcher.hand_over()
+    effects.die(effects.jobs[-1], state, second)
+    effects.dispatcher.hand_over()
+    assert effects.jobs[-1].resume == (second or saved())
+    effects.die(effects.jobs[-1], AnswerState.NOT_STARTED)  # the third death with it: it ends with an error
+    effects.dispatcher.hand_over()
+    assert effects.jobs[-1].rejection is not None
+
+
+def test_a_stream_ends_with_an_error_if_it_is_not_known_what_its_second_worker_has_sent(effects: Effects) -> None:
+    effects.die(effects.run("a"), AnswerState.STARTED, saved())
+    effects.dispatcher.hand_over()
+    effects.die(effects.jobs[-1], AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    rejection = effects.jobs[-1].rejection
+    assert rejection is not None
+    assert rejection.status == "broken"
+
+
+def test_a_stream_that_waits_for_a_worker_to_go_on_never_goes_back_to_the_broker() -> None:
+    effects = Effects(slots=1)
+    job = effects.run("begun")
+    effects.slots = -1
+    effects.die(job, AnswerState.STARTED, saved())
+    effects.dispatcher.nak_queued()
+    assert not effects.made("ended")
+    (ending,) = effects.dispatcher.decide_rest({})
+    assert ending.rejection is not None
+    assert ending.rejection.status == "broken"
 
 
 def test_a_task_that_kills_workers_runs_alone_before_it_is_poison(effects: Effects) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from supervisor.workers.death import Settled, after_death
-from workernode.protocol import AnswerState, Decision, Rejection
+from workernode.call_stats import CallStats
+from workernode.protocol import AnswerState, Decision, Rejection, SavedStream
 
 ANSWERED = (Decision.ACK, "answered")
 OTHERS = Rejection("gave_up", Decision.ACK, {"error": {}}, 503)
 LIMIT = 2
 
 
-def decide(state: AnswerState, rejection: Rejection | None = None, **more: Any) -> Settled | Rejection:
+def decide(state: AnswerState, rejection: Rejection | None = None, **more: Any) -> Settled | Rejection | SavedStream:
     facts: dict[str, Any] = {
         "deaths": 1,
         "failed_rejections": 0,
@@ -44,6 +45,32 @@ def test_a_stream_that_the_client_has_begun_to_see_is_ended_and_not_run_again() 
     assert (verdict.status, verdict.decision) == ("broken", Decision.ACK)
 
 
+def saved(*, resumes: int = 0, is_finished: bool = False) -> SavedStream:
+    return SavedStream({}, True, "so far", 2, resumes, is_finished, CallStats())
+
+
+@pytest.mark.parametrize(
+    ("stream", "deaths", "goes_on"),
+    [
+        (saved(), 1, True),
+        (saved(resumes=1), 2, True),
+        (saved(resumes=2), 1, False),
+        (saved(resumes=2, is_finished=True), 1, True),  # only its end is missing
+        (saved(), 3, False),  # it may be what kills them
+    ],
+)
+def test_a_stream_whose_text_is_known_goes_on(stream: SavedStream, deaths: int, goes_on: bool) -> None:
+    verdict = decide(AnswerState.STARTED, saved=stream, deaths=deaths)
+    assert (verdict is stream) is goes_on
+    if not goes_on:
+        assert isinstance(verdict, Rejection)
+
+
+@pytest.mark.parametrize("state", [AnswerState.ENDING, AnswerState.ENDED])
+def test_a_stream_whose_end_may_have_left_does_not_go_on(state: AnswerState) -> None:
+    assert isinstance(decide(state, saved=saved()), Settled)
+
+
 def test_a_task_of_which_nothing_was_seen_goes_back_to_the_broker() -> None:
     verdict = decide(AnswerState.NOT_STARTED)
     assert isinstance(verdict, Settled)
@@ -64,6 +91,7 @@ def test_used_up_redeliveries_end_in_poison_only_where_the_task_caused_the_death
     facts: dict[str, Any], status: str
 ) -> None:
     verdict = decide(AnswerState.NOT_STARTED, is_used_up=True, **facts)
+    assert isinstance(verdict, (Settled, Rejection))
     assert verdict.status == status
 
 

@@ -11,7 +11,19 @@ from supervisor.machine import Clock
 from supervisor.workers import pool as pool_module
 from supervisor.workers.pool import Pool, Worker
 from workernode import pipe
-from workernode.protocol import AnswerState, Decision, FromWorker, Job, Outcome, Ready, Stop, Target, ToWorker
+from workernode.call_stats import CallStats
+from workernode.protocol import (
+    AnswerState,
+    Decision,
+    FromWorker,
+    Job,
+    Outcome,
+    Ready,
+    SavedStream,
+    Stop,
+    Target,
+    ToWorker,
+)
 
 FOR_EVER = float("inf")
 
@@ -30,6 +42,7 @@ class FakeProcess:
         self.pieces: deque[bytes] = deque()
         self.killed = self.closed = 0
         self.stops = True  # when asked to
+        self.streams: dict[int, SavedStream] = {}
 
     def put(self, message: ToWorker) -> None:
         self.got.append(message)
@@ -43,6 +56,12 @@ class FakeProcess:
     def read_rest(self) -> Iterator[bytes]:
         while self.pieces:
             yield self.pieces.popleft()
+
+    def forget_stream(self, slot: int) -> None:
+        self.streams.pop(slot, None)
+
+    def saved_stream(self, slot: int) -> SavedStream | None:
+        return self.streams.get(slot)
 
     def kill(self) -> None:
         self.killed += 1
@@ -190,6 +209,21 @@ def test_the_outcomes_in_the_pipe_of_a_dead_worker_count(harness: Harness) -> No
     assert last == [outcome(1)]
     assert (death.worker, death.jobs, death.why) == (0, {1: AnswerState.ENDED}, "exit code 7")
     assert harness.processes[0].closed == 1
+
+
+def test_what_a_dead_worker_has_sent_of_a_stream_comes_with_its_death(harness: Harness) -> None:
+    stream = SavedStream({}, True, "so far", 2, 0, False, CallStats())
+    harness.processes[0].streams[0] = stream  # of the job before: the next one has its own
+    harness.submit(1)
+    assert harness.die(0).streams == {}
+    harness.pool.check(harness.now)
+    harness.ready()
+    harness.submit(2)
+    harness.submit(3)
+    for one in harness.watched:
+        for slot in one.jobs:
+            one.process.streams[slot] = stream
+    assert harness.die(1).streams | harness.die(0).streams == {2: stream, 3: stream}
 
 
 def test_a_dead_worker_is_replaced_at_once_and_after_crashes_with_growing_pauses(harness: Harness) -> None:

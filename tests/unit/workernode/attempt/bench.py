@@ -22,6 +22,7 @@ from workernode.gateway import Gateways
 from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Job, Kept, Outcome, Rejection, Target
 from workernode.settings import Settings, load
+from workernode.stream_memory import StreamSaver
 from workernode.upstream import Upstream
 
 LONG = 20.0  # seconds: what must end sooner by something else
@@ -36,6 +37,7 @@ class Progress:
     def __init__(self) -> None:
         self.shown: list[AnswerState] = []
         self.tokens = 0
+        self.saver: StreamSaver | None = None
 
     def show_answer_state(self, state: AnswerState) -> None:
         self.shown.append(state)
