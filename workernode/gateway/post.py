@@ -13,9 +13,12 @@ from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
 from workernode.net.errors import AnswerTooLarge, ConnectTimeout
+from workernode.net.http_client import Exchange
 from workernode.net.waiting import sleep
 from workernode.retry import call_with_retries
 from workernode.task import Endpoint
+
+LONGEST_BODY = 65536  # bytes of the gateway's answer to a POST that are read; a longer one costs its connection
 
 
 class _Failed(Exception):
@@ -86,9 +89,6 @@ def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: f
             silence=timing.POST_TIME,
             meanwhile=lambda: sent.append(True),
         )
-        exchange.limit(time.monotonic() + timing.POST_TIME)
-        exchange.read_all()
-        exchange.finish()
     except ConnectTimeout:
         # A broken kept connection may have carried the POST before. It is repeated: a gateway that has it answers 404.
         raise _Failed(is_reached=False) from None
@@ -98,6 +98,7 @@ def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: f
         raise _Failed(is_reached=False) from None
     except (OSError, HTTPException, AnswerTooLarge):
         raise _Failed(is_reached=bool(sent)) from None
+    _skip_body(exchange)
     if exchange.status == 404:
         raise _NotRegistered
     if exchange.status < 300:
@@ -105,6 +106,19 @@ def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: f
     if is_final(exchange.status):
         return AnswerResult.REFUSED
     raise _Failed(is_reached=True)
+
+
+def _skip_body(exchange: Exchange) -> None:
+    """Read the rest of the gateway's answer, so that the connection can be used again. The status alone decides."""
+    exchange.limit(time.monotonic() + timing.BODY_TIME)
+    size = 0
+    try:
+        while size < LONGEST_BODY and (piece := exchange.read_some()):
+            size += len(piece)
+    except (OSError, HTTPException, AnswerTooLarge):
+        exchange.abort()
+    else:
+        exchange.finish()
 
 
 _backoff = wait_random_exponential(multiplier=0.2, max=5.0, min=0.1)

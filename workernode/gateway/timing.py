@@ -1,6 +1,7 @@
 """How long the gateway is waited for, and why. All in seconds."""
 
 POST_TIME = 10.0  # the gateway's POST can hang where its client has just left
+BODY_TIME = 1.0  # for the body of the gateway's answer to a POST, whose status has come
 # The gateway publishes a request first and registers it after that (spec 1.2). Until it has, it answers 404 to a POST,
 # and drops the frames of a stream.
 REGISTERING_TIME = 1.2  # a 404, or a refused handshake, may mean "not registered yet" for this long

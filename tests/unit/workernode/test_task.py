@@ -90,7 +90,7 @@ UNREADABLE = {
     "half": (message()[:-1], "not JSON"),
     "nan": (message(data={"temperature": float("nan")}), "not JSON: NaN"),
     "infinity": (message(data={"temperature": float("inf")}), "not JSON: Infinity"),
-    "a_number_of_5000_digits": (message().replace(b'"m"', b"1" * 5000), "not JSON"),
+    "a_number_of_5000_digits": (message().replace(b'"m"', b"1" * 5000), "not JSON: a number has 5000 digits"),
     "nested_100000_deep": (message().replace(b'"m"', DEEP), "JSON nested too deep"),
     "with_spaces": (b"\n" + json.dumps(TASK, indent=2).encode().replace(b'"m"', DEEP), "JSON nested too deep"),
 }

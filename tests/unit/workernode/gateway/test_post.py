@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -116,6 +117,37 @@ def test_a_gateway_that_refuses_the_answer_is_not_asked_again(
     gateway.behave("a", status=status)
     assert post(gateways, gateway) is AnswerResult.REFUSED
     assert len(gateway.posts) == 1
+
+
+BODIES: dict[str, tuple[bytes, bool]] = {
+    "cut": (b"Content-Length: 100\r\n\r\nok", False),
+    "endless": (b"\r\n", True),
+    "of another encoding": (b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok", False),
+}
+
+
+@pytest.mark.parametrize(("rest", "is_endless"), BODIES.values(), ids=BODIES.keys())
+def test_a_status_of_200_means_taken_whatever_body_follows(gateways: Gateways, rest: bytes, is_endless: bool) -> None:
+    posts: list[bytes] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the client closes an endless body; the test's end shuts the listener
+            while True:
+                with listener.accept()[0] as connection:
+                    posts.append(connection.recv(65536))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n" + rest)
+                    while is_endless:
+                        connection.sendall(b"x" * 65536)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        endpoint = read_endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/res")
+        assert gateways.post(endpoint, "a", DATA, soon(), once=False) is AnswerResult.TAKEN
+        gateways.connections.close()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert len(posts) == 1
 
 
 def test_an_answer_does_not_follow_redirects(gateways: Gateways, gateway: FakeGateway) -> None:
