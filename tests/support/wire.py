@@ -207,6 +207,10 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
 
+# Turns of the loop in which a connection is closed for good, even one in the middle of its TLS handshake.
+CLOSING_TURNS = 10
+
+
 class Server:
     """Listens on a free port of 127.0.0.1; a subclass answers in `serve`.
 
@@ -325,7 +329,8 @@ class Server:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-        await asyncio.sleep(0)
+        for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
 
     def _opened(self, connection: Connection) -> None:
         self.connections.append(connection)
