@@ -24,7 +24,7 @@ from supervisor.reload import Reloader
 from supervisor.report import Reporter
 from supervisor.states import Exit
 from supervisor.telemetry import NoTelemetry, Telemetry, start_telemetry
-from supervisor.upstream import FaultMessages
+from supervisor.upstream import EngineQueue, FaultMessages
 from supervisor.workers import Pool, WorkerProcess, end_all_children, end_streams
 from workernode import __version__, record
 from workernode.protocol import Target
@@ -81,6 +81,7 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
         settings.max_process_num, FaultMessages.of(settings), settings.task_timeout,
         can_check=settings.node_type != "local",
     )  # fmt: skip
+    engine_queue = EngineQueue(settings, concurrency.note_waiting)
     sources: list[Sources] = []
 
     def overview(dispatcher: Dispatcher) -> Overview:
@@ -91,14 +92,16 @@ def build(settings: Settings, read_settings: Callable[[], Settings], environ: Ma
     def local_model(incidents: Incidents) -> LocalModel:
         from supervisor.model_server import LocalModel  # a remote node does without it
 
-        model = LocalModel(settings, lambda: loop.post(Wake()), concurrency.set_slots, incidents, environ)
+        model = LocalModel(
+            settings, lambda: loop.post(Wake()), concurrency.set_slots, concurrency.note_waiting, incidents, environ
+        )
         sources[0].model_server = model.server
         return model
 
     return Node(settings, identity, Parts(
         clock, loop, broker, pool, concurrency, fitness, Reporter(settings), overview,
         local_model if settings.node_type == "local" else None,
-        lambda target, at_start, done: start_self_check(settings, target, at_start, done),
+        lambda target, at_start, done: start_self_check(settings, target, at_start, done, engine_queue.list_seen),
         lambda jobs, done: end_streams(jobs, settings, identity, done),
         start_telemetry(settings, identity),
     ))  # fmt: skip

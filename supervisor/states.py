@@ -78,6 +78,8 @@ CAP_REASONS = {
     "start": "where it began",
     "memory": "memory is short",
     "memory_free": "memory is free again: on the way back",
+    "queue": "requests wait in the engine behind upstream",
+    "queue_free": "no request waits in the engine any more: on the way back",
     "climb": "tries whether more gain",
     "fewer": "the CPU is full: tries whether fewer give as much",
     "best": "the best that was found",

@@ -39,6 +39,7 @@ class ConcurrencyController:
         slots = settings.max_process_num
         self._cap = self._new_cap(min(slots, settings.local_parallel) if settings.node_type == "local" else slots)
         self._gpu_memory = GpuMemory()
+        self._waiting = 0
         self._is_full = False
         self._tokens = self._tokens_measured = 0.0  # counted at the last sample, and at the last new reading
         self._plain_s = 0.0  # typical duration of a plain answer, whose tokens are counted only at its end
@@ -65,6 +66,10 @@ class ConcurrencyController:
         slots = max(1, min(slots, self._settings.max_process_num))
         if slots != self._cap.ceiling:  # a model that was restarted is the same model: what was measured still holds
             self._cap = self._new_cap(slots)
+
+    def note_waiting(self, waiting: int) -> None:
+        """So many requests wait inside the engine behind upstream. May be called from any thread."""
+        self._waiting = waiting
 
     def was_full(self) -> None:
         """A task could have been taken but for the cap."""
@@ -105,6 +110,7 @@ class ConcurrencyController:
                 in_flight=in_flight,
                 is_full=self._is_full,
                 tokens_per_s=new_tokens / elapsed_s,
+                waiting=self._waiting,
                 lag_s=self._plain_s if self._plain_share > 0.5 else 0.0,
             )
         )

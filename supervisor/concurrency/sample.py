@@ -16,6 +16,7 @@ class Sample:
     is_full: bool  # since the last sample, a task could have been taken but for the cap
     tokens_per_s: float  # over the time since the last sample
     memory_of: str = ""  # " of GPU 0", if it is not the machine's
+    waiting: int = 0  # requests that wait inside the engine behind upstream
     lag_s: float = 0.0  # from making a token to counting it: a request's duration where only whole answers are counted
 
 

@@ -28,18 +28,20 @@ UNKNOWN = FaultInfo(FaultKind.PASSING, 0, "", "the self-check shows nothing")
 
 
 def start_self_check(
-    settings: Settings, target: Target, at_start: bool, done: Callable[[SelfChecked], None]
-) -> None:
+    settings: Settings, target: Target, at_start: bool, done: Callable[[SelfChecked], None],
+    list_seen: Callable[[bytes], None] = lambda _: None,
+) -> None:  # fmt: skip
     """Check in the background.
 
     Args:
         target: with the key that is in use now.
         at_start: send the chat request only if the list of models is refused.
         done: called, from the thread, with each result; not called where no chat request was sent.
+        list_seen: called, from the thread, with the body of the list of models that upstream has answered with.
     """
 
     def check() -> None:
-        if not at_start or is_list_refused(settings, target):
+        if not at_start or is_list_refused(settings, target, list_seen):
             done(self_check(settings, target, done))
 
     threading.Thread(target=check, name="self-check", daemon=True).start()
@@ -65,13 +67,16 @@ def self_check(settings: Settings, target: Target, first_refusal: Callable[[Self
     return SelfChecked(asked_at, fault)
 
 
-def is_list_refused(settings: Settings, target: Target) -> bool:
+def is_list_refused(
+    settings: Settings, target: Target, list_seen: Callable[[bytes], None] = lambda _: None
+) -> bool:
     """Return whether the list of models refuses the key, or upstream answers that it does not know the node's model."""
     model = settings.upstream_model or settings.model_name
     models = ModelList(settings, target)
     try:
         answer = models.ask(TIME_LIMIT)
         if answer.status == 200:
+            list_seen(answer.body)
             listed = listed_models(answer.body)
             if not listed or model in listed or models.is_shared:
                 return False

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import requests
 
+from supervisor.engine_metrics import waiting_requests
 from workernode.json_access import as_count, as_list, member, strings
 
 
@@ -50,6 +51,7 @@ class Question:
     pid: int
     want_info: bool  # and for ServerInfo, if it answers 200
     want_work: bool = False  # and for Work, if it answers 200
+    want_waiting: bool = False  # with Work: and for the requests that wait (/metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Work:
     is_busy: bool | None  # a slot processes a request; None: /slots did not answer in time
     slots: str  # changes when /slots does; "": it did not answer
     cpu_s: float  # seconds of CPU time that the child has used
+    waiting: int = 0  # requests that wait for a slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +120,16 @@ class HealthPoll:
             question.run,
             status,
             info=self._info(session) if question.want_info else None,
-            work=self._work(session, question.pid) if question.want_work else None,
+            work=self._work(session, question) if question.want_work else None,
         )
 
-    def _work(self, session: requests.Session, pid: int) -> Work:
+    def _work(self, session: requests.Session, question: Question) -> Work:
         status, body = self._get(session, "/slots")
-        cpu_s = self._cpu_seconds(pid)
+        cpu_s = self._cpu_seconds(question.pid)
         if status == 0:
             return Work(None, "", cpu_s)
-        return Work(is_busy(body), hashlib.sha256(body.encode()).hexdigest(), cpu_s)
+        waiting = waiting_requests(self._get(session, "/metrics")[1]) if question.want_waiting else 0
+        return Work(is_busy(body), hashlib.sha256(body.encode()).hexdigest(), cpu_s, waiting)
 
     def _info(self, session: requests.Session) -> ServerInfo:
         def get(path: str) -> object:

@@ -30,6 +30,7 @@ class LocalModel:
         settings: Settings,
         notify: Callable[[], None],
         set_slots: Callable[[int], None],
+        note_waiting: Callable[[int], None],
         incidents: Incidents,
         environ: Mapping[str, str],
     ) -> None:
@@ -39,6 +40,7 @@ class LocalModel:
             settings: the LOCAL_* and LLAMAFILE* variables.
             notify: makes the main thread call `tick` soon; called from helper threads.
             set_slots: takes the number of requests that the model works on at once, whenever it is ready.
+            note_waiting: takes the number of requests that wait inside the model server, at each tick.
             incidents: takes failures that need a person.
             environ: what the model server inherits.
         """
@@ -48,7 +50,7 @@ class LocalModel:
         self._is_waking = False
         self._idleness = Idleness(settings.local_idle_stop)
         self._slots_asked = settings.local_parallel
-        self._set_slots = set_slots
+        self._set_slots, self._note_waiting = set_slots, note_waiting
         self._incidents = incidents
 
     @property
@@ -85,6 +87,7 @@ class LocalModel:
         if self.is_stopped:
             return
         self._take_events(now)
+        self._note_waiting(self.server.waiting if self.is_ready else 0)
         if self.server.state in (ModelServerState.BACKOFF, ModelServerState.FAILED):
             self._is_waking = False
         if self.is_ready and self._idleness.note(now, tasks):

@@ -78,6 +78,7 @@ class ModelServer:
         """
         self.state = ModelServerState.STOPPED
         self.info = ServerInfo()
+        self.waiting = 0  # requests that wait in it for a slot, when it was asked last
         self.port = settings.local_port or command.free_port()
         # Made for this run of the node, so that nobody else on the machine uses the model unbilled. It stays the same
         # when the child is restarted, because the workers hold it.
@@ -208,7 +209,7 @@ class ModelServer:
         elif self._child:  # the next probe follows the answer to this one
             want_info = self.state is ModelServerState.STARTING
             want_work = not want_info and self._in_flight > 0
-            self._health_poll.ask(Question(self._run, self._child.pid, want_info, want_work))
+            self._health_poll.ask(Question(self._run, self._child.pid, want_info, want_work, self.info.metrics))
         return []
 
     def _spawn(self, now: float) -> None:
@@ -296,6 +297,7 @@ class ModelServer:
         if report.cpu_s is not None:
             self._signs.cpu(now, report.cpu_s)
             self._engine.busy(now, report.cpu_s, "")
+        self.waiting = report.work.waiting if report.work else 0
         if report.work is not None and report.work.is_busy is not False:
             self._engine.busy(now, report.work.cpu_s, report.work.slots)
         elif report.status == 200:

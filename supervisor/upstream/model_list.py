@@ -61,9 +61,19 @@ class ModelList:
         """
         path = self.address.path + (f"/{quote(model, safe='')}" if model else "")
         query = f"?{self.address.query}" if self.address.query else ""
-        headers = request_headers(self._target if with_key else Target(self._target.url, None))
+        return self._get(path + query, self._target if with_key else Target(self._target.url, None), time_limit)
+
+    def ask_metrics(self, time_limit: float) -> ListAnswer:
+        """Return the answer of the server's `/metrics`, which is asked for without the key.
+
+        Raises:
+            OSError, http.client.HTTPException, ValueError: as `ask`.
+        """
+        return self._get("/metrics", Target(self._target.url, None), time_limit)
+
+    def _get(self, path: str, target: Target, time_limit: float) -> ListAnswer:
         deadline = time.monotonic() + time_limit
-        exchange = self._pool.get(path + query, headers, deadline=deadline, silence=time_limit)
+        exchange = self._pool.get(path, request_headers(target), deadline=deadline, silence=time_limit)
         try:
             body = b""
             while len(body) < MOST_BYTES and (piece := exchange.read_some()):

@@ -275,6 +275,15 @@ def test_a_long_prompt_that_uses_the_cpu_is_not_taken_for_a_stuck_engine(owners:
     assert owner.events == []
 
 
+def test_the_requests_that_wait_in_it_are_counted(owners: Callable[..., Owner]) -> None:
+    owner = owners({"STANDIN_PROMPT_S": "1"}, LOCAL_COMMAND=f"{COMMAND} --metrics", LOCAL_PARALLEL="1").started()
+    owner.llamafile.note_in_flight(3)
+    answers = [ask_in_background(owner) for _ in range(3)]
+    owner.run_until(lambda: owner.llamafile.waiting == 2, "requests that wait")
+    owner.run_until(lambda: owner.llamafile.waiting == 0, "requests that wait no more")
+    assert [status.result(LONG) for status in answers] == [200, 200, 200]
+
+
 def test_a_server_with_tasks_that_are_not_at_the_model_is_not_taken_for_stuck(owners: Callable[..., Owner]) -> None:
     """The answers of those tasks wait for a gateway that is away."""
     owner = owners().started()

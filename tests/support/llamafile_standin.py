@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
     flags: argparse.Namespace
     loaded_at: float
     slots: threading.Semaphore
-    busy = 0
+    busy = waiting = 0
 
     def log_message(self, format: str, *args: object) -> None:
         print(f"srv  log_server_r: request: {format % args}", flush=True)
@@ -97,7 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/v1/models":
             self.answer(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
         elif path == "/metrics" and flags.metrics:
-            self.answer(200, f"llamacpp:requests_processing {Handler.busy}\n")
+            figures = {"processing": Handler.busy, "deferred": Handler.waiting}
+            self.answer(200, "".join(f"llamacpp:requests_{name} {value}\n" for name, value in figures.items()))
         else:
             self.answer(404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}})
 
@@ -111,7 +112,9 @@ class Handler(BaseHTTPRequestHandler):
         words = WORDS[begun:][: asked.get("max_tokens") or len(WORDS)]
         usage = {"prompt_tokens": 7, "completion_tokens": len(words), "total_tokens": 7 + len(words)}
         head = {"id": "chatcmpl-standin", "created": int(time.time()), "model": self.flags.alias or "standin.gguf"}
+        Handler.waiting += 1
         with self.slots:  # more than there are slots wait here, as in the real one
+            Handler.waiting -= 1
             Handler.busy += 1
             while os.path.exists(ENV.get("STANDIN_STUCK", "")):
                 time.sleep(0.1)

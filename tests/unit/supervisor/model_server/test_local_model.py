@@ -25,6 +25,7 @@ class FakeServer:
         self.info = ServerInfo(slots=4)
         self.events: list[Event] = []
         self.asked: list[str] = []
+        self.waiting = 0
 
     @property
     def is_asleep(self) -> bool:
@@ -60,7 +61,7 @@ def made(monkeypatch: pytest.MonkeyPatch, idle_stop: str = "15m") -> tuple[Local
     """A local model that has just become ready, at the moment 0."""
     monkeypatch.setattr(local_model, "ModelServer", FakeServer)
     variables = {**VARIABLES, "LOCAL_IDLE_STOP": idle_stop}
-    model = LocalModel(settings.load(variables), mock.Mock(), mock.Mock(), mock.Mock(), {})
+    model = LocalModel(settings.load(variables), mock.Mock(), mock.Mock(), mock.Mock(), mock.Mock(), {})
     server = model.server
     assert isinstance(server, FakeServer)
     server.became(ModelServerState.READY, EventKind.READY)
