@@ -55,6 +55,8 @@ _KEYS = re.compile(
 # One of these is in every text that the pattern matches. Searching for them first makes the usual case 20 times faster.
 _HINTS = ("authorization", "bearer", "api", "sk-", "gsk_", "xai-", "hf_", "pplx-", "aiza", "akia", "eyj")
 
+# A user and password in any address: scheme://user:password@host. JSON may write `/` as `\/`.
+_LOGIN = re.compile(r"""(:(?:\\{0,8}/){2})[^\s"'\\/?#<>]{1,1000}@""")
 
 # A local model has a new key at each start: the older ones are worth nothing any more.
 MOST_ADDED = 50
@@ -69,7 +71,12 @@ def add_secrets(secrets: Iterable[str]) -> None:
 
 
 def mask_keys(text: str) -> str:
-    """Return the text with `***` for whatever looks like a key. Words such as `max_tokens` stay."""
+    """Return the text with `***` for whatever looks like a key, and for a user and password in an address.
+
+    Words such as `max_tokens` stay.
+    """
+    if "@" in text:
+        text = _LOGIN.sub(rf"\1{MASK}@", text)
     lower = text.lower()
     for hint in _HINTS:
         if hint in lower:

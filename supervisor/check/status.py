@@ -1,4 +1,4 @@
-"""`--check`: is STATUS_ADDR free? If a node listens there already, is it ready?"""
+"""`--check`: is STATUS_ADDR free? If a node listens there already, is it ready, and do the publishers' clocks agree?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from supervisor.check.findings import Check, Context, Finding, Mark
 from workernode.settings import Address
 
 NAME = "status address"
+PUBLISHERS = "clock of publishers"
+CLOCK_METRIC = "workernode_clock_difference_seconds"
 TIMEOUT = 3.0  # seconds
 FREE_ADDRESS = "set STATUS_ADDR to a free address, or to off"
 
 
 def checks() -> list[Check]:
     """Return the checks of this module."""
-    return [Check((NAME,), _check)]
+    return [Check((NAME, PUBLISHERS), _check)]
 
 
 def _check(context: Context) -> Iterator[Finding]:
@@ -29,12 +31,39 @@ def _check(context: Context) -> Iterator[Finding]:
         yield finding
     finally:
         context.running_node.set_result(model)
+    if model == settings.model_name and settings.status_addr is not None:
+        yield _publishers_clock(settings.status_addr)
+    else:
+        text = "known only while a node runs here: it compares the clocks when tasks come"
+        yield Finding(PUBLISHERS, Mark.SKIPPED, text)
+
+
+def _publishers_clock(address: Address) -> Finding:
+    """What the node that runs here has seen of the clocks of those who publish tasks."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            metrics = session.get(f"http://{_shown(address)}/metrics", timeout=TIMEOUT, allow_redirects=False).text
+        behind = next(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(CLOCK_METRIC))
+    except (requests.RequestException, StopIteration, ValueError):
+        return Finding(PUBLISHERS, Mark.SKIPPED, "the node that runs here does not answer with its metrics")
+    if not behind:
+        return Finding(PUBLISHERS, Mark.OK, "the node that runs here has found no difference from this machine's clock")
+    which = "behind" if behind > 0 else "ahead of"
+    text = f"{abs(behind):.0f} s {which} this machine's clock; the node takes it off the age of the tasks"
+    advice = "synchronise both clocks (timedatectl set-ntp true); the line `clock` shows whether this one is right"
+    return Finding(PUBLISHERS, Mark.WARNING, text, advice)
+
+
+def _shown(address: Address) -> str:
+    """Return the address as it stands in a URL; that of all interfaces is asked on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  # read, not listened on
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
 
 def _listener(address: Address, our_model: str) -> tuple[Finding, str]:
     """Who listens there, and the model of the node, if it is a node."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  # read, not listened on
-    shown = f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    shown = _shown(address)
     try:
         with requests.Session() as session:
             session.trust_env = False

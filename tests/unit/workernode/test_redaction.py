@@ -32,6 +32,9 @@ TASK = {"request_id": "id", "stream": False, "endpoint": "http://gw:8080/res", "
         ("max_tokens: 100, token: 5, task-12345", "max_tokens: 100, token: 5, task-12345"),
         ("sk-learn, risk-20240101, disk_2000", "sk-learn, risk-20240101, disk_2000"),
         ("authorization failed; api_key: must be a string", "authorization failed; api_key: must be a string"),
+        ("cannot reach http://me:pa55@gw:8080/res", "cannot reach http://***@gw:8080/res"),
+        ("pulsar+ssl://u:p@ss@broker:6651, wss:\\/\\/u:p@gw", "pulsar+ssl://***@broker:6651, wss:\\/\\/***@gw"),
+        ("see https://host/a@b or mail me@host", "see https://host/a@b or mail me@host"),
     ],
 )
 def test_what_looks_like_a_key_is_masked_and_other_words_stay(text: str, masked: str) -> None:

@@ -251,8 +251,7 @@ def test_a_folder_that_is_not_writable_is_a_fault(folder: str | None, monkeypatc
 
 def status_finding(address: str, model: str = "gpt-4o") -> tuple[Finding, str]:
     known = context(STATUS_ADDR=address, MODEL_NAME=model)
-    (found,) = check_status._check(known)
-    return found, known.running_node.result(0)
+    return next(check_status._check(known)), known.running_node.result(0)
 
 
 def test_a_status_address_that_is_off_or_free_passes() -> None:
@@ -289,6 +288,29 @@ def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
     api.open, api.body = True, b'{"model": "m", "ready": true, "why": []}'
     found, model = check_status._listener(Address("0.0.0.0", api.server.server_address[1]), "m")  # noqa: S104
     assert (found.mark, model) == (Mark.OK, "m")
+
+
+def test_the_publishers_clocks_are_known_only_while_a_node_runs() -> None:
+    _, clock = check_status._check(context(STATUS_ADDR=f"127.0.0.1:{closed_port()}"))
+    assert (clock.name, clock.mark) == (check_status.PUBLISHERS, Mark.SKIPPED)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "mark", "expected"),
+    [
+        ("workernode_clock_difference_seconds 0.0\n", Mark.OK, "no difference"),
+        ("# HELP x\nworkernode_clock_difference_seconds 360.2\n", Mark.WARNING, "360 s behind this machine's clock"),
+        ('workernode_clock_difference_seconds{model="m"} -61.0\n', Mark.WARNING, "61 s ahead of this machine's clock"),
+        ("workernode_clock_difference_seconds many\n", Mark.SKIPPED, "does not answer with its metrics"),
+        ("", Mark.SKIPPED, "does not answer with its metrics"),
+    ],
+)
+def test_the_publishers_clocks_are_those_that_the_running_node_has_seen(
+    api: Api, metrics: str, mark: Mark, expected: str
+) -> None:
+    api.open, api.body = True, metrics.encode()
+    found = check_status._publishers_clock(Address("127.0.0.1", api.server.server_address[1]))
+    assert (found.mark, expected in found.text) == (mark, True)
 
 
 # The clock.
