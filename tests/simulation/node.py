@@ -87,6 +87,7 @@ class SimNode:
         self.memory_percent, self.cpu_percent = 20.0, schedule.cpu_percent
         self.sampling_takes = 0.0
         self.start_takes = 0.0
+        self.probe_due_since: float | None = None  # a probe is due, and could be taken
         self.processes: list[SimProcess] = []
         self.stored: dict[int, set[str]] = {}  # number of a delivery → "record", "letter"
         self.numbers: dict[int, str] = {}
@@ -97,7 +98,7 @@ class SimNode:
         self._busy = False
         self._stopped_until = 0.0
         self._turn_at = float("inf")
-        self._excused_until = 0.0  # the node itself was stopped: late events are not its fault
+        self.excused_until = 0.0  # the node itself was stopped: late events are not its fault
         self.loop = SimLoop(self)
         self.link = Link(world, server)
         self.clock = Clock(lambda: world.now, lambda: world.now - START + EPOCH + self.wall_ahead)
@@ -248,7 +249,7 @@ class SimNode:
         self.world.tell(f"{self.name}: {how}")
         if len(self.was_told_to_stop) > 1:
             late = self.world.now - self.was_told_to_stop[1]
-            if late > FORCED_WITHIN and self.world.now > self._excused_until:
+            if late > FORCED_WITHIN and self.world.now > self.excused_until:
                 raise Violation("a second signal ends it within a second", f"{self.name} took {late:.2f} s")
         for delivery in self.dispatcher._ledger:
             if delivery.place is Place.RECORDING:
@@ -282,7 +283,7 @@ class SimNode:
             self.kill()
 
     def _must_be_gone(self) -> None:
-        if self.is_alive and self.world.now > self._excused_until:
+        if self.is_alive and self.world.now > self.excused_until:
             raise Violation("a second signal ends it within a second", f"{self.name} is still here")
 
     def reload(self, key: str) -> None:
@@ -293,7 +294,7 @@ class SimNode:
         """The whole process does not move for so long (SIGSTOP)."""
         self._stopped_until = max(self._stopped_until, self.world.now + seconds)
         self.gateway.outages.append(("", self.world.now, self._stopped_until))  # nobody offers it anything
-        self._excused_until = max(self._excused_until, self._stopped_until + TAKEN_IN_WITHIN)
+        self.excused_until = max(self.excused_until, self._stopped_until + TAKEN_IN_WITHIN)
 
     @property
     def is_serving(self) -> bool:
@@ -305,7 +306,7 @@ class SimNode:
     def check_age(self, since: float, what: str) -> None:
         """An event is taken in soon."""
         age = self.world.now - since
-        if age > TAKEN_IN_WITHIN and self.world.now > self._excused_until:
+        if age > TAKEN_IN_WITHIN and self.world.now > self.excused_until:
             raise Violation("every event is taken in within a second", f"{self.name}: {what} after {age:.2f} s")
 
 

@@ -6,7 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from supervisor.events import MessageKey
+from supervisor.fitness.half_open import LONGEST_INTERVAL
 from supervisor.ledger import Place
+from supervisor.states import FitnessState
 from tests.simulation.library import Consumer
 from tests.simulation.pulsar import Delivery
 from tests.simulation.world import Violation
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 BEYOND_CAP = 2  # messages that may be unacknowledged beyond the cap (spec 3)
 MOST_IN_BATCH = 5  # messages
+PROBE_TAKEN_WITHIN = 4.0  # seconds
 
 
 def check_counts(node: SimNode) -> None:
@@ -60,3 +63,35 @@ def _check_unacked(node: SimNode, parts: list[Consumer]) -> None:
 def received_key(delivery: Delivery) -> MessageKey:
     """The key of a message that lies in the library's queue."""
     return (delivery.ledger_id(), delivery.entry_id(), delivery.partition(), delivery.batch_index())
+
+
+def check_probing(node: SimNode) -> None:
+    """A fit upstream is used again within the interval of the probes."""
+    fitness, now = node.node._fitness, node.world.now
+    if not node.is_serving or fitness.state not in (FitnessState.UNFIT, FitnessState.AWAY):
+        node.probe_due_since = None
+        return
+    probing = fitness._probing
+    rule = "a fit upstream is used again within its probe interval"
+    if not probing.is_on_its_way(now) and probing.next_at() > now + LONGEST_INTERVAL:
+        raise Violation(rule, f"{node.name}: the next probe is due in {probing.next_at() - now:.0f} s")
+    if probing.is_on_its_way(now) and not any(delivery.is_probe for delivery in node.dispatcher._ledger):
+        raise Violation(rule, f"{node.name}: it waits for a probe that nobody runs")
+    # Due, room for it, and messages that wait at the broker: this node takes one, or another does.
+    waits = [one for one in node.server._waiting if now - one.waits_since > PROBE_TAKEN_WITHIN]
+    is_able = (
+        probing.is_due(now)
+        and node.pool.free_slots() > 0
+        and not len(node.dispatcher)
+        and not fitness._limit.is_held(now)
+        and node.connection.is_up()
+        and node.connection.parts
+        and now >= node.excused_until
+        and (node.model is None or node.model.is_ready)
+    )
+    if not waits or not is_able:
+        node.probe_due_since = None
+        return
+    node.probe_due_since = node.probe_due_since or now
+    if now - node.probe_due_since > PROBE_TAKEN_WITHIN:
+        raise Violation(rule, f"{node.name}: a probe is due, and {len(waits)} messages wait")

@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.simulation.faults import FAULTS
+from tests.simulation.memory import kept_by
 from tests.simulation.node import SimNode
+from tests.simulation.node_rules import check_probing
 from tests.simulation.outside import Client, Gateway, Upstream
 from tests.simulation.pulsar import LEDGER, Entry, Server
 from tests.simulation.schedule import Schedule, Step, TaskPlan
@@ -150,10 +152,11 @@ class Simulation:
         for node in self.nodes:
             if node.is_alive:
                 self._check_kept(node, now)
+                check_probing(node)
 
     def _check_kept(self, node: SimNode, now: float) -> None:
         """A closed intake keeps no message that others could serve."""
-        if now < node._excused_until:
+        if now < node.excused_until:
             return
         timeout = self.schedule.task_timeout
         for due, received in node.broker.held:
@@ -215,6 +218,11 @@ class Simulation:
     def _check_memory(self, node: SimNode) -> None:
         if len(node.dispatcher) and _settled(node):
             raise Violation("no state is kept for what is gone", f"{node.name}: {node.dispatcher.request_ids()}")
+        if not len(node.dispatcher) and node.link.is_up:
+            # A nak that is held of a message that another node has answered meanwhile goes when it is due.
+            kept = [one for one in (*kept_by(node.node), *kept_by(node.broker)) if "._naks._held[" not in one]
+            if kept:
+                raise Violation("no state is kept for what is gone", f"{node.name}: {'; '.join(kept[:5])}")
 
 
 def _settled(node: SimNode) -> bool:
