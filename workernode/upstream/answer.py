@@ -133,7 +133,7 @@ class StreamReader:
             self._seen.add(index)
             if reason is not None:
                 self._finished.add(index)
-        if has_figures(chunk.usage):
+        if chunk.usage is not None and has_figures(chunk.usage):
             stats.usage = chunk.usage
             self.has_usage = self.is_whole
         if chunk.finish_reason is not None:
