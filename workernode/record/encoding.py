@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 from workernode.prices import Cost
-from workernode.record.members import Record, Resume
+from workernode.record.members import Node, Record, Resume
 from workernode.record.moments import rfc3339
 from workernode.record.readers import FIGURES, MAX_MESSAGE, NAMES
 from workernode.record.values import MAX_NUMBER, clean_text, is_number
@@ -16,13 +17,14 @@ from workernode.strict_json import dumps
 SCHEMA = "workernode.record/1"  # the number changes when a member is taken away or changes its meaning
 MAX_BYTES = 16384  # far below the 5 MB of a Pulsar message, so that records that wait for the broker cost little memory
 MAX_USAGE_FIGURES = 40
+_NO_SETTINGS = dict.fromkeys((*FIGURES, *NAMES))
 
 
 def encode(record: Record) -> bytes:
     """Return the record as JSON, valid against docs/record.schema.json."""
     node, client, request, times, durations = record.node, record.client, record.request, record.times, record.durations
     error, asked = record.error, request.settings
-    request_id, node_id = clean_text(record.request_id), clean_text(node.id) or "unknown"
+    request_id, node_id = clean_text(record.request_id), _node(node)["id"]
     members = {
         "schema": SCHEMA,
         "request_id": request_id,
@@ -35,13 +37,7 @@ def encode(record: Record) -> bytes:
         "upstream_model": clean_text(record.upstream_model),
         "ai_model_name": clean_text(record.ai_model_name),
         "ai_model_namespace": clean_text(record.ai_model_namespace),
-        "node": {
-            "id": node_id,
-            "host": clean_text(node.host),
-            "type": clean_text(node.type),
-            "version": clean_text(node.version),
-            "worker": node.worker,
-        },
+        "node": _node(node),
         "client": {
             "user_agent": clean_text(client.user_agent),
             "address": clean_text(client.address),
@@ -55,7 +51,8 @@ def encode(record: Record) -> bytes:
             "tools": request.tools,
             "response_format": clean_text(request.response_format),
             "changed": list(request.changed),
-            **{name: asked.get(name) for name in (*FIGURES, *NAMES)},
+            **_NO_SETTINGS,
+            **asked,
         },
         "timestamps": {
             "published": rfc3339(times.published),
@@ -90,6 +87,17 @@ def encode(record: Record) -> bytes:
         },
     }
     return dumps(members)
+
+
+@lru_cache(maxsize=16)  # a process makes records of one node, a supervisor of one for each worker as well
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        "id": clean_text(node.id) or "unknown",
+        "host": clean_text(node.host),
+        "type": clean_text(node.type),
+        "version": clean_text(node.version),
+        "worker": node.worker,
+    }
 
 
 def _resume(resume: Resume) -> dict[str, Any]:
