@@ -17,6 +17,7 @@ from benchmarks.testbed import GO, LITELLM, RESULTS, Parties
 from devstack.terminal import StackError
 
 LOCAL = "local"
+LAB = "lab"  # everything that is compared with the lab's programs or with LiteLLM, and large tasks
 REPEATS = 3
 
 
@@ -25,8 +26,9 @@ def main() -> int:
     names = [one.name for one in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "scenario", nargs="*", choices=[*names, LOCAL, []], default=[],
-        help=f"what to measure: {', '.join(names)} (default: all of these), or {LOCAL}: the embedded model",
+        "scenario", nargs="*", choices=[*names, LAB, LOCAL, []], default=[],
+        help=f"what to measure: {', '.join(names)} (default: all of these); {LAB}: lab-..., litellm and large; "
+        f"{LOCAL}: the embedded model",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a small run that shows that it works; not exact")
     parser.add_argument("--repeats", type=int, help=f"turns of each scenario (default: {REPEATS}, with --quick 1)")
@@ -38,14 +40,22 @@ def main() -> int:
         if options.scenario == [LOCAL]:
             keep_local(options.quick)
         else:
-            chosen = [one for one in SCENARIOS if one.name in options.scenario or not options.scenario]
-            keep(chosen, repeats, options.quick, options.lab)
+            keep(choose(options.scenario), repeats, options.quick, options.lab)
     except (BenchmarkError, StackError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def choose(names: Sequence[str]) -> list[Scenario]:
+    """Return the scenarios with these names, in the order of the table; all of them without a name."""
+
+    def is_meant(one: Scenario) -> bool:
+        return one.name in names or (LAB in names and (GO in one.targets or one.name in (LITELLM.lower(), "large")))
+
+    return [one for one in SCENARIOS if not names or is_meant(one)]
 
 
 def keep(scenarios: Sequence[Scenario], repeats: int, quick: bool, folder: Path | None) -> None:

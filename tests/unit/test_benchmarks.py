@@ -10,7 +10,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from benchmarks import figures, litellm, local, report
-from benchmarks.__main__ import find_parties
+from benchmarks.__main__ import choose, find_parties
 from benchmarks.figures import BenchmarkError, Sample
 from benchmarks.gateway import Frames, QuickGateway
 from benchmarks.runner import Measurement, plan
@@ -120,6 +120,12 @@ def test_the_lab_is_left_out_if_one_of_its_programs_is_missing(
 def test_the_time_added_is_what_the_median_answer_takes_longer_than_upstream() -> None:
     samples = [Sample(0.0, [moment]) for moment in (0.5, 0.024, 0.023)]
     assert litellm.added_ms(samples) == pytest.approx(4.0)
+
+
+def test_lab_stands_for_all_that_is_compared_with_programs_that_are_not_everywhere_and_for_large_tasks() -> None:
+    names = [one.name for one in choose(["lab", "plain"])]
+    assert names == ["plain", "large", *(one.name for one in SCENARIOS if GO in one.targets), "litellm"]
+    assert choose([]) == list(SCENARIOS)
 
 
 def test_names_of_scenarios_are_unique() -> None:
