@@ -77,6 +77,22 @@ def test_a_node_whose_working_directory_is_gone_serves_and_says_so(
     assert [line for line in one.logs() if line.get("event") == "worker_died"] == []
 
 
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root reads everything")
+def test_a_node_whose_working_directory_cannot_be_read_serves_and_says_so(
+    shell: Callable[..., Node], platform: Platform, gateway: FakeGateway, tmp_path: Path
+) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    bare = "set -- setpriv --bounding-set=-dac_override,-dac_read_search" if os.geteuid() == 0 else "set --"
+    try:
+        one = shell(f'cd {folder}; chmod 000 .; {bare} "$@"').wait_ready()
+        ask(platform, gateway)
+        assert "the working directory cannot be entered" in one.wait_log("working_directory")
+        assert [line for line in one.logs() if line.get("event") == "worker_died"] == []
+    finally:
+        folder.chmod(0o700)
+
+
 def test_a_node_whose_log_reader_dies_serves_and_drains(
     shell: Callable[..., Node], platform: Platform, gateway: FakeGateway, tmp_path: Path
 ) -> None:
