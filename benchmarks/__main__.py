@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import lab, litellm, local, machine, plot, report, runner
+from benchmarks import conversations, lab, litellm, local, machine, plot, report, runner
 from benchmarks.figures import BenchmarkError
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.testbed import GO, LITELLM, RESULTS, Parties
@@ -18,6 +18,7 @@ from devstack.terminal import StackError
 
 LOCAL = "local"
 LAB = "lab"  # everything that is compared with the lab's programs or with LiteLLM, and large tasks
+CONVERSATIONS = "conversations"
 REPEATS = 3
 
 
@@ -26,9 +27,9 @@ def main() -> int:
     names = [one.name for one in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "scenario", nargs="*", choices=[*names, LAB, LOCAL, []], default=[],
+        "scenario", nargs="*", choices=[*names, LAB, LOCAL, CONVERSATIONS, []], default=[],
         help=f"what to measure: {', '.join(names)} (default: all of these); {LAB}: lab-..., litellm and large; "
-        f"{LOCAL}: the embedded model",
+        f"{LOCAL}: the embedded model; {CONVERSATIONS}: its cache of prompts",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a small run that shows that it works; not exact")
     parser.add_argument("--repeats", type=int, help=f"turns of each scenario (default: {REPEATS}, with --quick 1)")
@@ -39,6 +40,8 @@ def main() -> int:
     try:
         if options.scenario == [LOCAL]:
             keep_local(options.quick)
+        elif options.scenario == [CONVERSATIONS]:
+            keep_conversations(options.quick)
         else:
             keep(choose(options.scenario), repeats, options.quick, options.lab)
     except (BenchmarkError, StackError) as error:
@@ -95,6 +98,16 @@ def keep_local(quick: bool) -> None:
     path.with_suffix(".json").write_text(json.dumps({"machine": machine.facts(), **found.as_dict()}, indent=1))
     local.draw(found, path.with_suffix(".png"))
     print_result(local.table(found), path)
+
+
+def keep_conversations(quick: bool) -> None:
+    """Measure the cache of prompts, and write the results."""
+    began = time.time()
+    found = conversations.measure(quick)
+    path = RESULTS / time.strftime("%Y%m%d-%H%M%S-conversations.json", time.gmtime(began))
+    path.write_text(json.dumps(conversations.as_dict(found), indent=1))
+    print(conversations.table(found))
+    print(f"kept: {path}")
 
 
 def print_result(table: str, path: Path) -> None:

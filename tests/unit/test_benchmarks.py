@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from websockets.frames import Frame, Opcode
 
-from benchmarks import figures, litellm, local, report
+from benchmarks import conversations, figures, litellm, local, report
 from benchmarks.__main__ import choose, find_parties
 from benchmarks.figures import BenchmarkError, Sample
 from benchmarks.gateway import Frames, QuickGateway
@@ -164,3 +164,16 @@ def test_local_figures_leave_the_warming_up_out() -> None:
     assert trace.tokens_per_s == pytest.approx(2.0)
     assert trace.first_ms == pytest.approx(500)
     assert trace.rates[0] == (10, 1.9)
+
+
+def test_each_turn_of_a_conversation_repeats_the_one_before_and_adds_a_question() -> None:
+    for turn in range(1, conversations.TURNS + 1):
+        said = conversations.messages(3, turn)
+        assert [one["role"] for one in said] == ["user", "assistant"] * (turn - 1) + ["user"]
+        assert said[: 2 * turn - 3] == conversations.messages(3, turn - 1)[: 2 * turn - 3]
+    assert conversations.messages(3, 1) != conversations.messages(4, 1)
+
+
+def test_the_first_token_is_compared_with_the_best_possible() -> None:
+    found = [conversations.Found("best", 16, 200.0, 0.9), conversations.Found("node", 16, 250.0, 0.87)]
+    assert "| node | 16 | 250 | 1.25 | 87% |" in conversations.table(found)
