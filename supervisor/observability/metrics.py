@@ -36,6 +36,7 @@ class Metrics:
                 self._histograms[name] = histogram
             elif series.read is None and series.info is None:
                 self._add_counter(series)
+        self.cost = 0.0  # since the start, in the currency of PRICES
         self._totals = MessageTotals()  # replaced as a whole, so that its figures agree in every scrape
 
     def _add_counter(self, series: Series) -> None:
@@ -78,6 +79,7 @@ class Metrics:
         self._counters["tokens completion"].inc(outcome.completion_tokens)
         self._counters["prompt_tokens_cached"].inc(outcome.cached_tokens)
         self._counters["cost"].inc(outcome.cost)
+        self.cost += outcome.cost
         for stage in STAGES:
             seconds = getattr(outcome.durations, stage)
             if seconds is not None:

@@ -13,6 +13,7 @@ from supervisor.observability.history import RecentFaults, RecentNotices
 from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import NodeInfo, Snapshot, Upcoming
 from supervisor.observability.sources import Fitness, ModelServer, Sources
+from supervisor.observability.spending import Spending
 from supervisor.observability.status_server import StatusServer
 from supervisor.states import CAP_REASONS, FitnessState, Intake, ModelServerState, NodeState, cap_in_force
 from workernode.redaction import Redactor
@@ -38,6 +39,7 @@ class Overview:
         """
         self._settings, self._sources = settings, sources
         self.metrics = Metrics(info)
+        self._spending = Spending()
         self.clock_difference = 0.0  # seconds; set by the node (PublisherClocks.largest)
         self._reports = RecentNotices()
         self._faults = RecentFaults(Redactor(settings.secrets, as_json=False))
@@ -88,6 +90,10 @@ class Overview:
         if self._server is not None:
             self._server.update(self._snapshot(now, state, why, broker_up, intake))
 
+    def _cost(self, now: float) -> str:
+        prices = self._settings.prices
+        return f"{self._spending.last_hour(now, self.metrics.cost):.4f} {prices.currency}" if prices else ""
+
     def stopping(self, seconds: float) -> None:
         """Tell systemd that the node was asked to stop, and needs at most so many seconds."""
         systemd.stopping(seconds)
@@ -114,6 +120,7 @@ class Overview:
             slots=sources.workers.slots(),
             totals=self.metrics.totals,
             tokens=sources.workers.tokens(),
+            cost=self._cost(now),
             records_held=sources.tasks.unrecorded,
             held_back=sources.broker.held_naks,
             clock_difference=self.clock_difference,

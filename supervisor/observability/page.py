@@ -151,10 +151,12 @@ def _facts(now: Snapshot) -> str:
     rows: Sequence[tuple[str, str, str]] = (
         ("Cap", str(now.cap), now.cap_reason),
         ("Slots", str(now.slots), f"{now.workers_ready} of {now.workers} workers ready"),
+        ("Backlog", *_backlog(now)),
         ("Messages taken", str(totals.taken), "since the start"),
         ("Acked", str(totals.acked), ""),
         ("Nak'd", str(totals.nakked), nak_note),
         ("Dead-lettered", str(totals.dead_lettered), ""),
+        *((("Cost of the last hour", now.cost, "by PRICES"),) if now.cost else ()),
         ("Records not stored yet", str(now.records_held), ""),
         ("Broker", "connected" if now.broker_connected else "not connected", ""),
         ("Upstream", FITNESS.get(now.fitness, now.fitness), now.fitness_why),
@@ -175,6 +177,13 @@ def _gpu(gpu: Gpu) -> tuple[str, str, str]:
     temperature = "" if gpu.temperature_c is None else f", {gpu.temperature_c:.0f} °C"
     note = f"of {gpu.memory_limit_bytes / 2**30:.1f} GiB{load}{temperature}: {gpu.name}"
     return f"Memory free, GPU {escape(gpu.number)}", f"{free:.1f} GiB", note
+
+
+def _backlog(now: Snapshot) -> tuple[str, str]:
+    """What the node knows of the tasks that wait in the broker: only an administrator may ask how many there are."""
+    if now.intake == "open":
+        return "short", "the node has room: it takes what comes"
+    return "not known", "see the broker's metric pulsar_subscription_back_log"
 
 
 def _notices(heading: str, none: str, notices: Sequence[Notice], moment: float) -> str:

@@ -85,6 +85,7 @@ class Snapshot:
     slots: int = 0  # of workers that take tasks
     totals: MessageTotals = field(default_factory=MessageTotals)
     tokens: float = 0.0  # that came from upstream since the start, counted as they come
+    cost: str = ""  # of the last hour, with its currency; "": there are no prices
     records_held: int = 0  # decided tasks whose record is not stored yet
     held_back: int = 0  # nak'd messages that stay at this node until their delay is over
     clock_difference: float = 0.0  # seconds taken off the age of a publisher's tasks: the largest
