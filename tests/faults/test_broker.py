@@ -514,6 +514,47 @@ class Issuer(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+def test_oauth2_tokens_are_fetched_anew_and_a_rotated_key_file_is_read_when_the_connection_was_lost(
+    locked: GuardedTestbed, tmp_path: Path
+) -> None:
+    locked.grant_all()
+    given: list[str] = []  # the secret of each token that was given
+
+    class Rotating(Issuer):
+        """Gives tokens of four seconds for the secret that is valid now."""
+
+        secret = "old-secret"
+
+        def do_POST(self) -> None:
+            sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            if self.secret not in sent:
+                return self.send_error(401)
+            given.append(self.secret)
+            token = token_for(locked.role, SECRET, expires=time.time() + 4)
+            return self._answer({"access_token": token, "token_type": "bearer", "expires_in": 3})
+
+    credentials = tmp_path / "credentials.json"
+    credentials.write_text(json.dumps({"client_id": "the-client", "client_secret": "old-secret"}))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Rotating) as issuer:
+        threading.Thread(target=issuer.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{issuer.server_port}"
+        oauth2 = {"issuer_url": address, "private_key": f"file://{credentials}", "audience": "urn:pulsar"}
+        node = locked.start(PULSAR_TOKEN=None, PULSAR_OAUTH2=json.dumps(oauth2))
+        assert locked.platform.ask_and_wait("hello").text
+        before = len(given)
+        until(lambda: len(given) > before + 1, 60, "new tokens")
+        node.wait_ready(40)
+        assert locked.platform.ask_and_wait("hello").text
+        credentials.write_text(json.dumps({"client_id": "the-client", "client_secret": "new-secret"}))
+        Rotating.secret = "new-secret"
+        until(lambda: "new-secret" in given, 120, "a token for the rotated secret")
+        node.wait_ready(60)
+        assert locked.platform.ask_and_wait("hello").text
+        locked.platform.wait_balanced()
+        locked.close_nodes()
+        issuer.shutdown()
+
+
 def test_a_node_that_authenticates_by_oauth2_serves(locked: GuardedTestbed, tmp_path: Path) -> None:
     locked.grant_all()
     handler = type("OneIssuer", (Issuer,), {"token": token_for(locked.role, SECRET)})
