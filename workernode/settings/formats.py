@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from workernode.guards import PROTECTED
 from workernode.prices import read_prices
@@ -145,6 +146,10 @@ _HEADERS_OF_THE_CLIENT = {
 }
 
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile("[!-~]([ -~]*[!-~])?")
+
+
 def _parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     # No message shows any part of the text: the values are secrets.
     if len(text) > LONGEST_SECRET:
@@ -156,15 +161,26 @@ def _parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise ValueError("is not an object whose values are texts")
     for number, (name, value) in enumerate(headers.items(), start=1):
-        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+        if not _HEADER_NAME.fullmatch(name):
             raise ValueError(f"has a name that no header can have (number {number})")
         if name.lower() in _HEADERS_OF_THE_CLIENT:
             raise ValueError(f"sets {name}, which the node sets itself")
-        if not re.fullmatch("[!-~]([ -~]*[!-~])?", value):
+        if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"has a value that is empty or no printable ASCII (number {number})")
     if len({name.lower() for name in headers}) < len(headers):
         raise ValueError("has a name twice")
     return tuple(headers.items())
+
+
+def _parse_otlp_headers(text: str) -> str:
+    """Return the text itself: OpenTelemetry's library reads it, but would log a wrong header with its secret."""
+    for number, header in enumerate(_parse_text(text).split(","), start=1):
+        name, is_there, value = header.partition("=")
+        if not is_there or not _HEADER_NAME.fullmatch(name.strip()):
+            raise ValueError(f"has no name and `=` where they must be (number {number})")
+        if not _HEADER_VALUE.fullmatch(unquote(value.strip())):
+            raise ValueError(f"has a value that is empty or no printable ASCII (number {number})")
+    return text
 
 
 MOST_GUARDS = 12  # names in one variable: all of them fit into a billing record
@@ -242,6 +258,7 @@ REQUEST_SET = Format(
 )
 REQUEST_STRIP = Format(f"1 to {MOST_GUARDS} dotted names, commas between", _parse_request_strip)
 HEADERS = Format('a JSON object of names and texts, such as {"X-Team": "research"}', _parse_headers)
+OTLP_HEADERS = Format("name=value, commas between, with %20 for a space", _parse_otlp_headers)
 PATH = Format(f"the path of a file, at most {LONGEST_TEXT} characters", _parse_text)
 PRICES = Format("the path of a JSON or TOML file of prices (docs/record.md)", read_prices)
 MODEL_NAME = Format("letters, digits and . _ : @ = ~ - only, at most 200 characters", _parse_model)

@@ -25,6 +25,7 @@ from workernode.settings.formats import (
     NODE_TYPE,
     OAUTH2,
     OBJECT_NAME,
+    OTLP_HEADERS,
     PATH,
     PRICES,
     PULSAR_NAMESPACE,
@@ -164,7 +165,7 @@ class Settings:
         metadata=row(HTTP_URL, "the whole address for metrics, where it is another")
     )
     otel_exporter_otlp_headers: str = field(
-        metadata=row(TEXT, "headers for the collector, name=value, commas between", secret=True)
+        metadata=row(OTLP_HEADERS, "headers for the collector", secret=True)
     )
     debug: bool = field(metadata=row(SWITCH, "the debug log", "false"))
     log_format: str | None = field(

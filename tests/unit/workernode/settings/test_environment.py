@@ -20,6 +20,7 @@ REMOTE = {
     "PULSAR_URL": "pulsar://broker:6650",
 }
 LOCAL = {"NODE_TYPE": "local", "MODEL_NAME": "gemma", "PULSAR_URL": "pulsar://broker:6650"}
+OTLP = "OTEL_EXPORTER_OTLP_HEADERS"
 
 
 def faults(environ: dict[str, str]) -> tuple[str, ...]:
@@ -284,6 +285,11 @@ def test_a_token_may_be_named_as_pulsars_tools_do(tmp_path: Path, prefix: str) -
         pytest.param({"UPSTREAM_HEADERS": '{"A": "canary\\r\\nB: c"}'}, "no printable ASCII (number 1)", id="line-end"),
         pytest.param({"UPSTREAM_HEADERS": '{"Host": "canary"}'}, "sets Host, which the node sets itself", id="host"),
         pytest.param({"UPSTREAM_HEADERS": '{"A": "canary", "a": "b"}'}, "has a name twice", id="twice"),
+        pytest.param({OTLP: "x-key: canary"}, "no name and `=` where they must be (number 1)", id="otlp-colon"),
+        pytest.param({OTLP: "a=b,canary"}, "no name and `=` where they must be (number 2)", id="otlp-no-name"),
+        pytest.param({OTLP: "=canary"}, "no name and `=` where they must be (number 1)", id="otlp-empty-name"),
+        pytest.param({OTLP: "a="}, "is empty or no printable ASCII (number 1)", id="otlp-empty"),
+        pytest.param({OTLP: "a=canary%0d%0aB: c"}, "is empty or no printable ASCII (number 1)", id="otlp-line-end"),
     ],
 )
 def test_a_file_or_headers_that_cannot_be_used_are_reported_without_the_secret(
