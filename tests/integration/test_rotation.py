@@ -58,6 +58,22 @@ def test_a_key_that_is_rotated_in_its_file_is_used_and_an_unfit_node_serves_agai
     assert not any(key in one.tail(10_000) for key in (FIRST, SECOND))
 
 
+def test_headers_that_are_rotated_in_their_file_are_sent_with_the_next_task(
+    node: Callable[..., Node], platform: Platform, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    swap(folder, 1, f'{{"X-Gateway-Key": "{FIRST}"}}')
+    one = node(UPSTREAM_HEADERS_FILE=folder / "key")
+    assert platform.ask_and_wait("hi").error is None
+    assert upstream.requests[-1].headers["x-gateway-key"] == FIRST
+    swap(folder, 2, f'{{"X-Gateway-Key": "{SECOND}"}}')
+    one.wait_log("settings_reloaded")
+    assert platform.ask_and_wait("hi").error is None
+    assert upstream.requests[-1].headers["x-gateway-key"] == SECOND
+    assert not any(key in one.tail(10_000) for key in (FIRST, SECOND))
+
+
 def test_a_broker_token_that_is_rotated_in_its_file_is_used_before_the_old_one_expires(
     upstream: FakeUpstream, gateway: FakeGateway, tmp_path: Path
 ) -> None:
