@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,12 +28,14 @@ COMMAND = [sys.executable, "-m", "devstack.embedded"]
 class Embedded:
     """`python -m devstack.embedded` on a port of its own; its output goes to `log`."""
 
+    command: Sequence[str] = COMMAND
+
     def __init__(self, log: Path, *arguments: str, port: int | None = None, **environment: str) -> None:
         self.port = port or free_port()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, "--port", str(self.port), *arguments],
+                [*self.command, "--port", str(self.port), *arguments],
                 env={**os.environ, **environment},
                 stdout=output,
                 stderr=output,

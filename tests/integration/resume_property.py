@@ -1,0 +1,166 @@
+"""The text of a stream that was cut equals the unbroken one, wherever it was cut, on the embedded model.
+
+Not a part of the suite, which has a small part of it (test_resume.py): 20 answers take many minutes. By hand:
+
+    python -m tests.integration.resume_property --answers 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.integration.test_embedded import Embedded
+from tests.support.gateway import FakeGateway
+from tests.support.upstream import Exchange, FakeUpstream
+from tests.unit.workernode.attempt.bench import Bench
+
+PROMPTS = (
+    "Write a sentence about the sea with many emojis 🌊🐟🚢.",
+    "Zähle auf Deutsch von eins bis zehn.",
+    "请用中文介绍一下北京。",
+    "Write a Python function that adds two numbers.",
+    "What is the capital of France?",
+    "Напиши предложение о зиме.",
+    "List three colours, one on each line.",
+    "Say a short sentence about rivers.",
+    "1, 1, 2, 3, 5, 8,",
+    "日本の首都はどこですか。",
+    "Tell me a story about a cat.",
+    "Repeat: 🙂 🙃 🙂 🙃 🙂",
+    "What is 12 times 12?",
+    "Écris une phrase sur l'été à Paris.",
+    "Give me a JSON object with a name and an age.",
+    "मुझे भारत के बारे में बताओ।",
+    "Who wrote Hamlet?",
+    "Write a haiku about snow.",
+    "Name four animals.",
+    "مرحبا، كيف حالك؟",
+)
+TIMEOUT = 600.0  # seconds
+# The embedded model, which reads its prompt token by token. Otherwise llama.cpp computes a prompt in batches and an
+# answer one by one, with results that differ in the last digits: enough to change a word where two are as likely.
+ONE_BY_ONE = """
+import xllamacpp
+real = xllamacpp.CommonParams
+def one_by_one():
+    parameters = real()
+    parameters.n_ubatch = 1
+    return parameters
+xllamacpp.CommonParams = one_by_one
+from devstack import embedded
+embedded.main()
+"""
+
+
+class OneByOne(Embedded):
+    """The embedded model server, with the same text for the same prompt, however much of it was an answer before."""
+
+    command = (sys.executable, "-c", ONE_BY_ONE)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One stream that was cut."""
+
+    prompt: str
+    after: int  # chunks with text
+    unbroken: str
+    joined: str
+    resumes: int
+
+    @property
+    def is_same(self) -> bool:
+        return self.joined == self.unbroken and self.resumes == 1
+
+
+class CutModel:
+    """A script for FakeUpstream: the first call gets the beginning of a recorded answer, the second the real model."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.events: list[bytes] = []
+        self._beginning: list[bytes] | None = None
+
+    def record(self, data: Mapping[str, Any]) -> str:
+        """Record the unbroken answer, and return its text."""
+        body = self._ask({**data, "stream": True})
+        self.events = [event + b"\n\n" for event in body.split(b"\n\n") if event.startswith(b"data: {")]
+        return "".join(map(_text, self.events))
+
+    def cuts(self) -> Iterator[int]:
+        """Let the next call break after each chunk with text in turn; yields the number of these chunks."""
+        for place, event in enumerate(self.events):
+            if place == 0 or _text(event):
+                self._beginning = self.events[: place + 1]
+                yield sum(bool(_text(each)) for each in self._beginning)
+
+    def __call__(self, exchange: Exchange) -> Mapping[str, Any]:
+        beginning, self._beginning = self._beginning, None
+        raw = b"".join(beginning) if beginning is not None else self._ask(exchange.json)
+        return {"raw": raw, "content_type": "text/event-stream"}
+
+    def _ask(self, data: Mapping[str, Any]) -> bytes:
+        response = requests.post(f"{self._url}/v1/chat/completions", json=data, timeout=TIMEOUT)
+        response.raise_for_status()
+        return response.content
+
+
+def _text(event: bytes) -> str:
+    choices = json.loads(event.removeprefix(b"data: "))["choices"]
+    return (choices[0]["delta"].get("content") or "") if choices else ""
+
+
+def cut_everywhere(bench: Bench, model: CutModel, prompt: str, tokens: int) -> Iterator[Cut]:
+    """Cut the answer after each of its chunks in turn."""
+    data = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 1, "max_tokens": tokens}
+    unbroken = model.record(data)
+    for after in model.cuts():
+        outcome, answer = bench.run(stream=True, seconds=TIMEOUT, **data)
+        choices = [choice for chunk in answer.wait().chunks for choice in chunk.get("choices", [])]
+        joined = "".join(choice["delta"].get("content") or "" for choice in choices)
+        is_at_limit = after == tokens  # the node knows that nothing is missing, and does not ask
+        yield Cut(prompt, after, unbroken, joined, outcome.resumes + is_at_limit)
+
+
+def main() -> None:
+    """Run the property and print what differs."""
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answers", type=int, default=len(PROMPTS))
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--batches", action="store_true", help="let llama.cpp read prompts in batches, as it does")
+    options = parser.parse_args()
+    kind = Embedded if options.batches else OneByOne
+    server = kind(Path(tempfile.mkdtemp()) / "log", "--server", "--parallel", "1", "--ctx-size", "2048")
+    try:
+        server.wait_output("serving gemma3-270m at")
+        model = CutModel(f"http://127.0.0.1:{server.port}")
+        with closing(FakeUpstream()) as upstream, closing(FakeGateway()) as gateway:
+            upstream.script(model)
+            bench = Bench(upstream, gateway, STREAM_RESUME="llamacpp")
+            cuts = same = 0
+            for prompt in PROMPTS[: options.answers]:
+                for cut in cut_everywhere(bench, model, prompt, options.tokens):
+                    cuts, same = cuts + 1, same + cut.is_same
+                    if not cut.is_same:
+                        print(cut, flush=True)
+                print(f"{prompt!r}: {same} of {cuts} so far", flush=True)
+            bench.close()
+            print(f"{same} of {cuts} cuts gave the unbroken text")
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
