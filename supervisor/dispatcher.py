@@ -11,14 +11,15 @@ from collections import deque
 from collections.abc import Iterable
 
 from supervisor.broker import Broker
-from supervisor.deliveries import GatewayWaits, Hooks, Settlement
+from supervisor.claims import Claims
+from supervisor.deliveries import ClaimWaits, GatewayWaits, Hooks, Settlement, decide_rest, settle_ended_streams
 from supervisor.events import Received, Stored
 from supervisor.fitness import Admit, RefusedTasks, Verdict, after_refusal, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
 from supervisor.workers import Pool, Settled, WorkerDeath, after_death
 from workernode import record
-from workernode.errors import broken_error, unfit_error
+from workernode.errors import unfit_error
 from workernode.gateway import offered_until
 from workernode.protocol import AnswerState, Decision, Job, Kept, Outcome, Rejection, SavedStream
 from workernode.settings import Settings
@@ -39,10 +40,12 @@ class Dispatcher:
         self._ledger = Ledger()
         self._queue: deque[Delivery] = deque()  # deliveries that wait for a free slot
         self._alone_queue: deque[Delivery] = deque()  # deliveries that wait for a worker of their own
-        self._settlement = Settlement(settings, identity, broker, self._ledger, hooks, clock)
+        claims = Claims(identity.id, broker, settings.task_timeout)
+        self._settlement = Settlement(settings, identity, broker, self._ledger, hooks, clock, claims)
         self._settle, self._settle_own = self._settlement.settle, self._settlement.settle_own
         self._records = self._settlement.records
         self._refused, self._gateways = RefusedTasks(), GatewayWaits()
+        self.claims = ClaimWaits(claims, self._ledger, self._settlement, broker, pool)
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""
@@ -65,8 +68,8 @@ class Dispatcher:
 
     @property
     def beyond_cap(self) -> int:
-        """Messages that wait for a gateway that is away, and do not count against the cap."""
-        return self._gateways.beyond_cap
+        """Messages that wait for a gateway that is away, or for another node, and do not count against the cap."""
+        return self._gateways.beyond_cap + self._ledger.count(Place.HELD)
 
     # --- messages in, jobs out ---
 
@@ -87,7 +90,9 @@ class Dispatcher:
             # Published twice: it comes back when the first is done, and is then known as answered.
             self._broker.nak(received, self._settings.nak_delay)
             return False
-        self._enqueue(self._ledger.open(received, request_id))
+        delivery = self._ledger.open(received, request_id)
+        if not self.claims.looks_up(self._clock.monotonic(), delivery):
+            self._enqueue(delivery)
         return True
 
     def hand_over(self) -> None:
@@ -111,6 +116,7 @@ class Dispatcher:
         """Give it to a worker; there is one that can take it."""
         if delivery.kept is None and (self._waits_for_gateway(delivery) or not self._admitted(delivery)):
             return
+        self.claims.take(self._clock.monotonic(), delivery)
         place = self._pool.submit(self._settlement.job(delivery), alone)
         assert place is not None
         delivery.worker, delivery.slot = place
@@ -234,6 +240,17 @@ class Dispatcher:
             else:
                 self._reject(delivery, rejection)
 
+    # --- messages that may be at another node too ---
+
+    def tend_claims(self, now: float) -> None:
+        """Go on with the messages of which it is known by now whether another node has them."""
+        for delivery, rejection in self.claims.decided(now):
+            if rejection is None:
+                self._enqueue(delivery)
+            else:
+                self._reject(delivery, rejection)
+        self.claims.tick(now)
+
     def _reject(self, delivery: Delivery, rejection: Rejection) -> None:
         """Have a worker send this error to the client."""
         delivery.rejection = rejection
@@ -292,7 +309,7 @@ class Dispatcher:
 
     def nak_queued(self) -> None:
         """The node drains: tasks that no worker has begun go back to the broker."""
-        for delivery in self._gateways.take_unasked():
+        for delivery in (*self.claims.waiting(), *self._gateways.take_unasked()):
             self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
         for waiting in (self._alone_queue, self._queue):
             for delivery in [each for each in waiting if each.may_go_back]:
@@ -314,23 +331,7 @@ class Dispatcher:
             Jobs that end the streams of which clients have seen a part; `streams_ended` decides these.
         """
         self._queue, self._alone_queue, self._gateways = deque(), deque(), GatewayWaits()
-        jobs = []
-        for delivery in self._ledger:
-            if delivery.place is Place.RECORDING:
-                continue
-            state = states.get(delivery.number)
-            delivery.has_begun = delivery.has_begun or state is AnswerState.STARTED
-            reason = "the node was stopped"
-            if state in (AnswerState.ENDING, AnswerState.ENDED):
-                status = "broken" if delivery.has_begun else "answered"
-                self._settle_own(delivery, Decision.ACK, status, reason)
-            elif delivery.has_begun:
-                delivery.rejection = Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
-                self._ledger.move(delivery, Place.ENDING)
-                jobs.append(self._settlement.job(delivery))
-            else:
-                self._settle_own(delivery, Decision.NAK, "drained", reason)
-        return jobs
+        return decide_rest(self._ledger, self._settlement, states)
 
     def streams_ended(self, outcomes: Iterable[Outcome]) -> None:
         """Decide the streams that `decide_rest` gave.
@@ -338,8 +339,4 @@ class Dispatcher:
         Args:
             outcomes: of the streams that could be ended. Others are acked, too: another node would repeat their text.
         """
-        known = {outcome.number: outcome for outcome in outcomes}
-        for delivery in self._ledger:
-            if delivery.place is Place.ENDING:
-                own = self._settlement.own_outcome(delivery, Decision.ACK, "broken", "the node was stopped")
-                self._settle(delivery, known.get(delivery.number, own))
+        settle_ended_streams(self._ledger, self._settlement, outcomes)

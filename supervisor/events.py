@@ -54,6 +54,30 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimsOpened:
+    """The topic of claims is open (supervisor/claims), or could not be opened."""
+
+    fault: str = ""  # why not, in the library's word; "" if it is open
+    is_refused: bool = False  # a right or the topic is missing; otherwise it is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsStored:
+    """A message with claims is safely with the broker, or not."""
+
+    number: int  # which
+    fault: str  # "" when stored; else why not, in the library's word
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsRead:
+    """The next message of the topic of claims."""
+
+    data: bytes
+    is_start: bool = False  # no message: the reader begins, and all messages come again
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerUp:
     """Messages can be taken, records stored."""
 
@@ -104,6 +128,6 @@ class Wake:
 
 
 Event: TypeAlias = (
-    Received | RetryHere | Stored | BrokerUp | BrokerDown | SelfChecked | SettingsReloaded | ReloadFailed
-    | StreamsEnded | Wake
+    Received | RetryHere | Stored | ClaimsOpened | ClaimsStored | ClaimsRead | BrokerUp | BrokerDown | SelfChecked
+    | SettingsReloaded | ReloadFailed | StreamsEnded | Wake
 )

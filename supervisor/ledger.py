@@ -21,6 +21,8 @@ REMEMBERED = 20_000  # answered tasks; the same bound holds for naks and deaths
 class Place(Enum):
     """Where a delivery is."""
 
+    LOOKED_UP = "looked_up"  # taken; it may be at another node too, which is not known yet
+    HELD = "held"  # another node works on it: it waits without a slot for what becomes of it
     QUEUED = "queued"  # taken; waits for a free slot
     RUNNING = "running"  # at a worker
     REFUSED = "refused"  # upstream refused it; it is kept until it is known whose fault that is
@@ -46,6 +48,7 @@ class Delivery:
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again
     failed_rejections: int = 0  # workers that died while they sent its client the rejection
     rejection: Rejection | None = None  # what its client gets instead of it being run
+    supersedes: str = ""  # the node that had it before, and is gone
     attempts: int = 0  # times upstream was asked
     kept: Kept | None = None  # what a worker is to offer to the gateway instead of running the task
     resume: SavedStream | None = None  # the stream that a worker is to go on with instead of running the task

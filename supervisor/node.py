@@ -31,7 +31,16 @@ from supervisor.reload import log_reload
 from supervisor.states import Exit, FitnessState, Intake, NodeState, cap_in_force
 from supervisor.workers import CRASHES_TO_REPORT, Worker
 from workernode import __version__, record
-from workernode.protocol import AnswerBegun, CallFailed, Decision, FromWorker, Outcome, RateLimitReport, Ready
+from workernode.protocol import (
+    AnswerBegun,
+    CallFailed,
+    ClaimAsked,
+    Decision,
+    FromWorker,
+    Outcome,
+    RateLimitReport,
+    Ready,
+)
 from workernode.settings import Settings
 from workernode.upstream import upstream_target
 
@@ -137,23 +146,25 @@ class Node:
         self._dispatcher.send_back(now)
         self._dispatcher.retry_records(now)
         self._dispatcher.hand_over()
+        self._dispatcher.tend_claims(now)
         self._set_intake(now)
         self._lifecycle.step(now)
         self._show(now)
 
     def next_turn(self) -> float:
         """Monotonic time at which something is due, even if nothing comes."""
+        now = self._clock.monotonic()
         due = min(
             self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_due_nak(),
             self._pool.next_check(), self._dispatcher.next_retry(), self._lifecycle.next_due,
-            self._fitness.next_tick(self._clock.monotonic()),
+            self._fitness.next_tick(now), self._dispatcher.claims.next_tick(now),
         )  # fmt: skip
         # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
         if self._gate.allowed == 0:
             due = min(due, self._gate.again_at)
         return min(due, self._local_model.next_tick())
 
-    def _on_event(self, event: events.Event) -> None:
+    def _on_event(self, event: events.Event) -> None:  # of events.Wake, the turn itself is what was asked for
         match event:
             case events.Received():
                 self._broker.seen(event)
@@ -165,6 +176,8 @@ class Node:
                 if not event.fault and not event.dead_letter:
                     self._metrics.record_stored()
                 self._dispatcher.stored(event)
+            case events.ClaimsOpened() | events.ClaimsStored() | events.ClaimsRead():
+                self._dispatcher.claims.on_event(self._clock.monotonic(), event)
             case events.BrokerUp():
                 self._broker_state.connected()
             case events.BrokerDown():
@@ -177,8 +190,6 @@ class Node:
                     self._use_secrets(event)
             case events.StreamsEnded():
                 self._lifecycle.streams_ended(self._clock.monotonic(), event.outcomes)
-            case events.Wake():
-                pass  # the turn itself is what was asked for
 
     def _take(self, received: events.Received) -> bool:
         """Have the dispatcher take a message in; return False if it is here already, or was answered."""
@@ -206,6 +217,8 @@ class Node:
         match message:
             case Outcome():
                 self._dispatcher.decided(message)
+            case ClaimAsked():
+                self._dispatcher.claims.asked(message)
             case RateLimitReport():
                 self._metrics.limit_seen(message)
                 self._fitness.limit_seen(self._clock.monotonic(), message)

@@ -17,6 +17,7 @@ from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
 from workernode.ends import ANSWER_STATUS, end_of_fault
 from workernode.errors import (
+    ClaimLost,
     ClientGone,
     GatewayConnectionLost,
     UpstreamFault,
@@ -28,6 +29,7 @@ from workernode.gateway import AnswerResult, Gateways, StreamReply
 from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
 from workernode.settings import Settings
+from workernode.stream_claim import StreamClaim
 from workernode.task import Endpoint, MalformedTask, Task, parse
 from workernode.trace_context import trace_of
 from workernode.undelivered import Undelivered, end_of
@@ -54,9 +56,13 @@ class Progress(relay.Progress, Protocol):
         """How much of the answer may have left; called before it leaves."""
 
 
-def run(job: Job, services: Services, progress: Progress) -> Outcome:
-    """Run the task and return how it ended."""
-    attempt = _Attempt(job, services, progress)
+def run(job: Job, services: Services, progress: Progress, claim: StreamClaim | None = None) -> Outcome:
+    """Run the task and return how it ended.
+
+    Args:
+        claim: what a stream waits for before it may be sent; None: it may be.
+    """
+    attempt = _Attempt(job, services, progress, claim)
     end = attempt.run()
     try:
         outcome = services.outcomes.build(end, attempt.facts, time.monotonic())
@@ -74,7 +80,7 @@ def run(job: Job, services: Services, progress: Progress) -> Outcome:
 class _Attempt:
     """One delivery. Owned by one task, or thread."""
 
-    def __init__(self, job: Job, services: Services, progress: Progress) -> None:
+    def __init__(self, job: Job, services: Services, progress: Progress, claim: StreamClaim | None) -> None:
         asked = job.kept.asked if job.kept is not None else None
         if job.resume is not None:
             asked = job.resume.asked
@@ -84,6 +90,7 @@ class _Attempt:
         self._services = services
         self._settings = services.settings
         self._progress = progress
+        self._claim = claim
         self._answer_state = AnswerState.NOT_STARTED
         self._reply: StreamReply | None = None  # the way back of a stream, as long as it can be used
 
@@ -91,11 +98,15 @@ class _Attempt:
         """Run the task; an internal error still yields a decision."""
         try:
             return self._run()
+        except ClaimLost as lost:
+            return self._taken_over(lost)
         except Exception as exc:
             self.log_internal_error()
             fault = exc
         try:
             return self._internal_error(fault)
+        except ClaimLost as lost:
+            return self._taken_over(lost)
         except Exception:
             self.log_internal_error()
             reason = f"the node itself failed ({type(fault).__name__}), and failed again as it sent the client's error"
@@ -186,6 +197,11 @@ class _Attempt:
             self.facts.answered_at = time.monotonic()
         return end_of(kept)
 
+    def _taken_over(self, lost: ClaimLost) -> End:
+        """Another node answers the task, or may: nothing may leave here any more."""
+        self._abort_reply()
+        return End("taken_over", Decision.NAK, reason=str(lost))
+
     def _answered(self, result: AnswerResult) -> End:
         """Upstream has answered; the answer reached the gateway, or could not."""
         if result is AnswerResult.TAKEN:
@@ -255,14 +271,21 @@ class _Attempt:
 
     def _open_reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
         job, gateways = self._job, self._services.gateways
-        return gateways.stream(endpoint, request_id, job.received_at, job.deadline, self._show_answer_state)
+        show, may_send = self._show_answer_state, self._may_send
+        return gateways.stream(endpoint, request_id, job.received_at, job.deadline, show, may_send)
 
     def _abort_reply(self) -> None:
         if self._reply is not None:
             self._reply.abort()
             self._reply = None
 
+    def _may_send(self) -> None:
+        if self._claim is not None:
+            self._claim.check()
+
     def _show_answer_state(self, state: AnswerState) -> None:
+        if self._claim is not None:
+            self._claim.wait_for(state)
         self._answer_state = state
         self._progress.show_answer_state(state)
 

@@ -10,6 +10,7 @@
       REFUSED
       BROKEN                 a part of the answer has left: asking again would repeat text
     ClientGone               nobody waits for the answer any more
+    ClaimLost                this node may not answer the task any more: another node does
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class UpstreamFault(Exception):
 
 class ClientGone(Exception):
     """Nobody waits for this answer any more: the gateway reports it, or answers no ping."""
+
+
+class ClaimLost(Exception):
+    """This node may not answer the task any more: another node has taken it over, or may have (stream_claim.py)."""
 
 
 class GatewayConnectionLost(Exception):

@@ -12,13 +12,27 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from workernode.protocol import AnswerBegun, CallFailed, Hold, Job, Outcome, RateLimitReport, Ready, Stop, Target
+from workernode.protocol import (
+    AnswerBegun,
+    CallFailed,
+    ClaimAsked,
+    Granted,
+    Hold,
+    Job,
+    Outcome,
+    RateLimitReport,
+    Ready,
+    Stop,
+    Target,
+)
 
 HEAD = struct.Struct("!IB")  # before each message: the number of bytes that follow, and the kind of message
 PIECE = 65536  # bytes read at once
 
 # The kind of a message is its place in this list.
-_TYPES: list[Any] = [Job, Hold, Target, Stop, Ready, RateLimitReport, CallFailed, AnswerBegun, Outcome]
+_TYPES: list[Any] = [
+    Job, Granted, Hold, Target, Stop, Ready, RateLimitReport, CallFailed, AnswerBegun, ClaimAsked, Outcome
+]  # fmt: skip
 _KINDS = {each: kind for kind, each in enumerate(_TYPES)}
 _PICKLED = len(_TYPES)
 _ENCODER = msgspec.msgpack.Encoder()

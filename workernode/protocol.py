@@ -129,6 +129,16 @@ class Job:
     attempts: int = 0  # times upstream was asked in this delivery before: it was refused, and kept (spec 5)
     kept: Kept | None = None  # offer this to the gateway instead of asking upstream
     resume: SavedStream | None = None  # go on with this stream
+    is_claimed: bool = False  # a stream may be sent only with the supervisor's grants (ClaimAsked)
+    supersedes: str = ""  # the node that had this task before, and is gone; "": none had
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The answer to ClaimAsked; also sent unasked, when another node has taken the task over."""
+
+    number: int  # of the job
+    is_granted: bool  # False: nothing may be sent any more
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,14 @@ class AnswerBegun:
 
 
 @dataclass(frozen=True)
+class ClaimAsked:
+    """From a worker: may the first frame of a stream leave, or its end? Granted is the answer."""
+
+    number: int  # of the job
+    is_end: bool
+
+
+@dataclass(frozen=True)
 class Durations:
     """How long the stages of one delivery took, in seconds; None: the delivery never got to that stage."""
 
@@ -255,5 +273,5 @@ class Outcome:
     trace: TraceContext | None = None  # None: the message could not be read
 
 
-ToWorker = Job | Hold | Target | Stop
-FromWorker = Ready | RateLimitReport | CallFailed | AnswerBegun | Outcome
+ToWorker = Job | Granted | Hold | Target | Stop
+FromWorker = Ready | RateLimitReport | CallFailed | AnswerBegun | ClaimAsked | Outcome

@@ -25,9 +25,10 @@ from workernode.net.handover import Handover
 from workernode.net.hub import Hub
 from workernode.net.waiting import sleep
 from workernode.outcome import OutcomeBuilder
-from workernode.protocol import AnswerState, Ready
+from workernode.protocol import AnswerState, Granted, Job, Ready
 from workernode.record import Node
 from workernode.settings import Settings
+from workernode.stream_claim import StreamClaim
 from workernode.stream_memory import StreamMemory, StreamSaver
 from workernode.upstream import Upstream
 from workernode.worker_pipes import Inbox, Outbox
@@ -51,6 +52,7 @@ class WorkerArguments:
     answer_states: MutableSequence[int]  # shared memory: an AnswerState for each slot
     token_counts: MutableSequence[float]  # shared memory, for each slot: tokens from upstream since the process started
     beat: Any  # shared memory: monotonic time of the last beat
+    lease: Any  # shared memory: monotonic time until which streams may be sent (workernode/stream_claim.py)
     streams: StreamMemory | None = None  # shared memory: what the clients of streams were sent; None: nobody asks
     handover: tuple[Connection, Connection] | None = None  # the two ends of a pipe; with `streams` (net/handover.py)
 
@@ -74,8 +76,20 @@ def main(arguments: WorkerArguments) -> None:
     slots = [_SlotProgress(number, arguments, handover) for number in range(len(arguments.answer_states))]
     gateways, outcomes = Gateways(settings.connect_timeout, len(slots)), OutcomeBuilder(settings, arguments.node)
     services = attempt.Services(settings, upstream, gateways, outcomes)
-    inbox = arguments.inbox.fileno()
-    Inbox(inbox, hub, upstream, lambda job: outbox.put(attempt.run(job, services, slots[job.slot])))
+    claims: dict[int, StreamClaim] = {}  # of the jobs that run, by their numbers
+
+    def run(job: Job) -> None:
+        claim = None
+        if job.is_claimed:
+            claim = claims[job.number] = StreamClaim(job, outbox.put, lambda: float(arguments.lease.value))
+        outbox.put(attempt.run(job, services, slots[job.slot], claim))
+        claims.pop(job.number, None)
+
+    def granted(message: Granted) -> None:
+        if (claim := claims.get(message.number)) is not None:
+            claim.answered(message)
+
+    Inbox(arguments.inbox.fileno(), hub, upstream, run, granted)
     hub.start(lambda: _beat(arguments.beat))
     outbox.put(Ready(os.getpid()))
     hub.run()

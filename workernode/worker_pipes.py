@@ -10,7 +10,7 @@ from functools import partial
 from workernode.net.hub import Hub
 from workernode.net.waiting import FOREVER, WRITE
 from workernode.pipe import PIECE, Unpacker, pack
-from workernode.protocol import FromWorker, Hold, Job, Stop, Target, ToWorker
+from workernode.protocol import FromWorker, Granted, Hold, Job, Stop, Target, ToWorker
 from workernode.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -24,13 +24,17 @@ class Inbox:
         upstream: gets holds and targets.
         run: runs a job and never raises. If it does raise, the process exits: the supervisor then decides the tasks of
             this worker, while a job that just ended would keep its slot for good.
+        granted: takes the supervisor's answers to ClaimAsked.
     """
 
-    def __init__(self, fd: int, hub: Hub, upstream: Upstream, run: Callable[[Job], None]) -> None:
+    def __init__(
+        self, fd: int, hub: Hub, upstream: Upstream, run: Callable[[Job], None], granted: Callable[[Granted], None]
+    ) -> None:
         self._fd = fd
         self._hub = hub
         self._upstream = upstream
         self._run = run
+        self._granted = granted
         self._unpacker: Unpacker[ToWorker] = Unpacker()
         hub.on_readable(fd, self._read)
 
@@ -42,6 +46,8 @@ class Inbox:
             match message:
                 case Job():
                     self._hub.start(partial(self._run_job, message))
+                case Granted():
+                    self._granted(message)
                 case Hold():
                     self._upstream.set_hold(message)
                 case Target():

@@ -12,6 +12,7 @@ from typing import Any
 import pulsar
 
 from supervisor.broker.access import Access
+from supervisor.broker.claims_topic import ClaimsTopic
 from supervisor.broker.connection import Connection
 from supervisor.broker.contract import Batches
 from supervisor.broker.intake import GIVE_BACK, Intake
@@ -21,6 +22,9 @@ from supervisor.broker.publisher import DeadLetters, send_record
 from supervisor.broker.topics import Topics
 from supervisor.events import Event, MessageKey, Received, RetryHere
 from workernode.settings import Settings
+
+# Seconds beyond TASK_TIMEOUT that claims are kept: clocks differ, and a task may end a little after its time.
+CLAIMS_MARGIN = 60.0
 
 
 class PulsarBroker:
@@ -52,7 +56,8 @@ class PulsarBroker:
         self._retrying = 0  # messages that are neither held here nor at the owner yet: RetryHere was posted for them
         self._intake = Intake(post, clock, wall)
         topics = Topics.of(settings)
-        self._connection = Connection(library, Access.of(settings), topics, self._intake, post, clock)
+        self._claims = ClaimsTopic(library, topics.claims, settings.task_timeout + CLAIMS_MARGIN, post, wall)
+        self._connection = Connection(library, Access.of(settings), topics, self._intake, post, clock, self._claims)
         self._letters = DeadLetters(library, topics.dead_letters, post, lambda: self._connection.client)
 
     def start(self) -> None:
@@ -130,12 +135,21 @@ class PulsarBroker:
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
         self._letters.send(number, payload, properties)
 
+    # --- claims ---
+
+    def publish_claims(self, number: int, message: bytes) -> None:
+        self._claims.publish(number, message)
+
+    def read_claims(self, is_wanted: bool) -> None:
+        self._claims.read(is_wanted)
+
     # --- the connection ---
 
     def connected(self) -> bool:
         return self._connection.is_up()
 
     def close(self) -> None:
+        self._claims.close()
         self._connection.close()
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor.broker.access import Access
+from supervisor.broker.claims_topic import ClaimsTopic
 from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.intake import Intake
 from supervisor.broker.library import (
@@ -50,6 +51,7 @@ class Connection:
         intake: takes the consumer's messages.
         post: takes events from any thread.
         clock: monotonic time.
+        claims: the topic of claims; it is opened with each client, before the first message may be taken.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Connection:
         intake: Intake,
         post: Callable[[Event], None],
         clock: Callable[[], float],
+        claims: ClaimsTopic,
     ) -> None:
         self._library = library
+        self._claims = claims
         self._access = access
         self._topics = topics
         self._intake = intake
@@ -144,6 +148,7 @@ class Connection:
         self.records = open_records(client, self._topics.records)
         # The subscription exists from now on, and a missing right shows, before the first message may be taken.
         subscribe_without_taking(client, self._topics.tasks, self._topics.subscription, self._library)
+        self._claims.open(client)
 
     def _serve(self) -> None:
         """Open and close the consumer as it is needed, until the node stops or the client is to be made anew."""

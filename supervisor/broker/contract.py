@@ -28,7 +28,8 @@ class Broker(Protocol):
     except `close`.
 
     The broker answers with events (supervisor.events): BrokerUp and BrokerDown about the connection, Received for each
-    message that is taken, Stored for each record and dead letter, RetryHere for a nak that cannot be sent.
+    message that is taken, Stored for each record and dead letter, RetryHere for a nak that cannot be sent, and
+    ClaimsOpened, ClaimsStored and ClaimsRead about claims.
     """
 
     def start(self) -> None:
@@ -104,6 +105,16 @@ class Broker(Protocol):
 
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
         """Send a message to the dead-letter topic. Stored(number, fault, dead_letter=True) is posted."""
+
+    # --- claims (supervisor/claims) ---
+
+    def publish_claims(self, number: int, message: bytes) -> None:
+        """Send a message to the topic of claims. ClaimsStored(number, fault) is posted when the broker has it, or why
+        it has not. ClaimsOpened is posted at each connection, before messages are taken.
+        """
+
+    def read_claims(self, is_wanted: bool) -> None:
+        """Begin or end to read the topic of claims. ClaimsRead is posted for each message of the last minutes."""
 
     # --- the connection ---
 

@@ -16,12 +16,14 @@ class Topics:
         subscription: what all nodes of the model share on it, and what autoscaling reads.
         records: where billing records go.
         dead_letters: where messages go that no node can serve.
+        claims: where the nodes of the model claim tasks.
     """
 
     tasks: str
     subscription: str
     records: str
     dead_letters: str
+    claims: str
 
     @classmethod
     def of(cls, settings: Settings) -> Topics:
@@ -34,6 +36,7 @@ class Topics:
             subscription,
             whole_name(settings.res_topic_name, namespace),
             whole_name(f"{tasks}-{subscription}-DLQ", namespace),
+            whole_name(f"{tasks}-claims", namespace),
         )
 
 

@@ -1,7 +1,17 @@
-"""A message's age by two clocks, its wait for a gateway that is away, and the settlement of a decided delivery."""
+"""A message's age by two clocks, its waits for a gateway or for another node, and the settlement of what is decided."""
 
+from supervisor.deliveries.claim_waits import ClaimWaits
 from supervisor.deliveries.gateway_waits import GatewayWaits
 from supervisor.deliveries.publisher_clocks import PublisherClocks
+from supervisor.deliveries.rest import decide_rest, settle_ended_streams
 from supervisor.deliveries.settlement import Hooks, Settlement
 
-__all__ = ["GatewayWaits", "Hooks", "PublisherClocks", "Settlement"]
+__all__ = [
+    "ClaimWaits",
+    "GatewayWaits",
+    "Hooks",
+    "PublisherClocks",
+    "Settlement",
+    "decide_rest",
+    "settle_ended_streams",
+]

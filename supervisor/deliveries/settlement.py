@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from supervisor.broker import Broker, DeadLetter, RecordSender
+from supervisor.claims import Claims
 from supervisor.events import Received, Stored
 from supervisor.fitness import Admission, Verdict, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
@@ -54,11 +55,13 @@ class Settlement:
     """The deliveries that are decided and not carried out yet."""
 
     def __init__(
-        self, settings: Settings, identity: record.Node, broker: Broker, ledger: Ledger, hooks: Hooks, clock: Clock
-    ) -> None:
+        self, settings: Settings, identity: record.Node, broker: Broker, ledger: Ledger, hooks: Hooks, clock: Clock,
+        claims: Claims,
+    ) -> None:  # fmt: skip
         self._settings, self._identity = settings, identity
         self._outcomes = OutcomeBuilder(settings, identity)
         self._broker, self._ledger, self._hooks, self._clock = broker, ledger, hooks, clock
+        self._claims = claims
         self.records = RecordSender(broker)
 
     def job(self, delivery: Delivery) -> Job:
@@ -70,7 +73,7 @@ class Settlement:
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
             self._deadline(received), redeliveries, delivery.rejection, delivery.attempts, delivery.kept,
-            delivery.resume,
+            delivery.resume, self._claims.is_on, delivery.supersedes,
         )  # fmt: skip
 
     def must_wait(self, delivery: Delivery, now: float, others_wait: bool = False) -> bool:
@@ -113,6 +116,7 @@ class Settlement:
         about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
         log.log(level, "task %s", outcome.status, extra=about)
         self._hooks.ended(delivery, outcome)
+        self._claims.decided(delivery.number, delivery.request_id, outcome.decision is not Decision.NAK)
         self.records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
 
     def settle_own(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> None:

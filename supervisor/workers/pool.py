@@ -14,7 +14,17 @@ from typing import Any, Protocol
 
 from supervisor.machine import Clock
 from workernode import pipe
-from workernode.protocol import AnswerState, FromWorker, Job, Ready, SavedStream, Stop, Target, ToWorker
+from workernode.protocol import (
+    AnswerState,
+    FromWorker,
+    Granted,
+    Job,
+    Ready,
+    SavedStream,
+    Stop,
+    Target,
+    ToWorker,
+)
 
 HUNG_AFTER = 10.0  # seconds without a beat; a worker beats every second whatever its threads do
 START_LIMIT = 30.0  # seconds to the first sign of life: a box under load is slow to start an interpreter
@@ -30,6 +40,7 @@ class Process(Protocol):
     """What the pool needs of a worker process. WorkerProcess is the real one."""
 
     answer_states: MutableSequence[int]  # shared memory: how much of the answer of each slot has left (AnswerState)
+    lease: float  # shared memory: monotonic time until which it may send streams (supervisor/claims)
 
     @property
     def pid(self) -> int | None:
@@ -143,6 +154,7 @@ class Pool:
         self._vacant: dict[int, float] = {}  # index → monotonic time at which a successor may start
         self._crashes: dict[int, int] = {}
         self._target: Target | None = None
+        self._lease = float("inf")
         self._last_check = clock.monotonic()
         self._tokens_before = 0.0  # of workers that are gone
 
@@ -193,6 +205,19 @@ class Pool:
         one = self._workers.get(index)
         if one is not None and one.jobs.pop(slot, None) is not None:
             heapq.heappush(one.free, slot)
+
+    def grant(self, index: int, granted: Granted) -> None:
+        """Answer a worker that asked for a claim; one that is gone is passed over."""
+        one = self._workers.get(index)
+        if one is not None:
+            one.process.put(granted)
+
+    def set_lease(self, until: float) -> None:
+        """Let all workers, and those to come, send streams until this monotonic time."""
+        if until != self._lease:
+            self._lease = until
+            for each in self._workers.values():
+                each.process.lease = until
 
     def set_target(self, target: Target) -> None:
         """Tell all workers, and those to come, whom to ask."""
@@ -320,6 +345,7 @@ class Pool:
     def _spawn(self, index: int) -> None:
         slots = self._slots_of(index)
         process = self._start_process(index, slots)
+        process.lease = self._lease
         one = Worker(index, process, list(range(slots)), self._clock.monotonic())
         self._workers[index] = one
         if self._target is not None:

@@ -60,11 +60,12 @@ class WorkerProcess:
         self._sentinel, self._sentinel_writer = os.pipe()
         self.answer_states: MutableSequence[int] = RawArray("B", slots)
         self._tokens, self._beat = RawArray("d", slots), RawValue("d", 0.0)
+        self._lease = RawValue("d", float("inf"))
         self._streams = _stream_memory(slots) if settings.resume_style is not ResumeStyle.OFF else None
         self._handover = context.Pipe(duplex=False) if self._streams is not None else None
         arguments = worker.WorkerArguments(
             settings, replace(node, worker=index), self._inbox, self._outbox_writer, self.answer_states, self._tokens,
-            self._beat, self._streams, self._handover,
+            self._beat, self._lease, self._streams, self._handover,
         )  # fmt: skip
         self._process: Any = context.Process(
             target=worker.main, args=(arguments,), name=f"worker-{index}", daemon=True
@@ -95,6 +96,15 @@ class WorkerProcess:
     def beat(self) -> float:
         """Monotonic time of its last sign of life; 0 before the first."""
         return float(self._beat.value)
+
+    @property
+    def lease(self) -> float:
+        """Monotonic time until which it may send streams."""
+        return float(self._lease.value)
+
+    @lease.setter
+    def lease(self, until: float) -> None:
+        self._lease.value = until
 
     @property
     def tokens(self) -> float:

@@ -53,6 +53,7 @@ class Gateways:
         received_at: float,
         deadline: float,
         show: Callable[[AnswerState], None],
+        may_send: Callable[[], None] = lambda: None,
     ) -> StreamReply:
         """Return the way back for one stream; it connects when `connect` is called, or when it has something to send.
 
@@ -60,6 +61,7 @@ class Gateways:
             received_at: monotonic; when the task was received.
             deadline: monotonic.
             show: called with the state of the answer, before anything leaves that makes it true.
+            may_send: called before frames leave; waits until they may.
         """
         earliest = received_at + timing.FRAME_AFTER
-        return StreamReply(self.connections, endpoint, request_id, earliest, deadline, show)
+        return StreamReply(self.connections, endpoint, request_id, earliest, deadline, show, may_send)

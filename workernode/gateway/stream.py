@@ -40,6 +40,7 @@ class StreamReply:
         earliest: monotonic; no frame leaves before it.
         deadline: monotonic; until then the gateway is tried again.
         show: called with the state of the answer, before anything leaves that makes it true.
+        may_send: called before frames leave; waits until they may.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StreamReply:
         earliest: float,
         deadline: float,
         show: Callable[[AnswerState], None],
+        may_send: Callable[[], None],
     ) -> None:
         self._connections = connections
         self._endpoint = endpoint
@@ -58,6 +60,7 @@ class StreamReply:
         self._earliest = earliest
         self._deadline = timing.offered_until(deadline, time.monotonic())
         self._show = show
+        self._may_send = may_send
         self._socket: WebSocket | None = None
         self.held: list[bytes] = []
         self._held_bytes = 0
@@ -245,6 +248,7 @@ class StreamReply:
         if not self.has_begun:
             self._show(AnswerState.STARTED)
             self.has_begun = True
+        self._may_send()
         frames, self.held, self._held_bytes = self.held, [], 0
         try:
             socket.send(frames, saver=saver)
@@ -257,8 +261,9 @@ class StreamReply:
         Raises:
             ClientGone, GatewayConnectionLost: the end has not left.
         """
-        self.has_begun = True
         self._show(AnswerState.ENDING)
+        self.has_begun = True
+        self._may_send()
         try:
             socket.send([*frames, b'{"request_id":' + self._id + b',"end":true}'], ping=True)
         except OSError as exc:

@@ -1,0 +1,177 @@
+"""The topic in which the nodes of a model claim tasks, on a real Pulsar. What the claims mean: supervisor/claims.
+
+Facts from a real broker (4.0.8; docs/decisions/0011-claims.md): a topic without a subscription loses its messages when
+its owner dies, so that a durable subscription keeps them. Nobody consumes from it. Once a minute a node moves its mark
+on, past the claims that are too old to matter, so that the broker may delete them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from supervisor.broker.library import describe, keep_thread_state, subscribe_without_taking
+from supervisor.broker.publisher import NOT_CONNECTED, fault_of
+from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
+
+log = logging.getLogger(__name__)
+
+SUBSCRIPTION = "workernode"
+SEND_TIMEOUT = 10_000  # milliseconds after which the library gives up a message that the broker has not stored
+MAX_PENDING = 10_000  # messages in the library's hands
+READ_WAIT = 500  # milliseconds that the reader waits for a message before it checks whether it is still needed
+READER_QUEUE = 1000  # messages
+TRIM_INTERVAL = 60.0  # seconds, and up to as much again, between two moves of the subscription's mark
+TRIM_MARGIN = 3600.0  # seconds for which claims are kept beyond their time: a node's clock may be ahead
+REOPEN = 1.0  # seconds before what failed is tried again
+
+
+class ClaimsTopic:
+    """Publishes and reads claims. `open` is called by the thread that connects, all else by the owner's thread.
+
+    Args:
+        library: the module `pulsar`, or a fake of it.
+        topic: its whole name.
+        keep_s: seconds that a claim matters.
+        post: takes events from any thread.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        library: Any,
+        topic: str,
+        keep_s: float,
+        post: Callable[[Event], None],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._library = library
+        self._name = self._topic = topic
+        self._keep_s = keep_s
+        self._post = post
+        self._wall = wall
+        self._client: Any = None
+        self._producer: Any = None
+        self._is_refused = False
+        self._is_wanted = False  # the owner wants to read
+        self._reader_number = 0  # counts the calls of `read`: a reader of an earlier one stops
+        self._tending: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def open(self, client: Any) -> None:
+        """Make topic and subscription if they are not there, and a producer. ClaimsOpened is posted in any case.
+
+        Called with each client, before the first message may be taken.
+        """
+        self._client, self._producer = client, None
+        self._try_to_open(client)
+        if self._tending is None:
+            self._tending = threading.Thread(target=self._tend, name="claims", daemon=True)
+            self._tending.start()
+
+    def _try_to_open(self, client: Any) -> None:
+        library = self._library
+        try:
+            # The order of one partition decides, where the namespace makes its topics partitioned.
+            topic = client.get_topic_partitions(self._name)[0]
+            subscribe_without_taking(client, topic, SUBSCRIPTION, library)
+            producer = client.create_producer(
+                topic,
+                send_timeout_millis=SEND_TIMEOUT,
+                block_if_queue_full=False,
+                max_pending_messages=MAX_PENDING,
+                batching_enabled=False,  # one message holds all claims of some milliseconds already
+            )
+        except library.PulsarException as error:
+            is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
+            self._is_refused = is_refused
+            self._post(ClaimsOpened(describe(error), is_refused))
+            return
+        self._topic, self._producer, self._is_refused = topic, producer, False
+        self._post(ClaimsOpened())
+
+    def publish(self, number: int, message: bytes) -> None:
+        """Send a message without waiting. ClaimsStored is posted for it in any case, from any thread."""
+
+        def done(result: Any, _id: object) -> None:
+            keep_thread_state()
+            self._post(ClaimsStored(number, fault_of(self._library, result)))
+
+        producer = self._producer
+        if producer is None:
+            self._post(ClaimsStored(number, NOT_CONNECTED))
+            return
+        try:
+            producer.send_async(message, done)
+        except self._library.PulsarException as error:
+            self._post(ClaimsStored(number, describe(error)))
+
+    def read(self, is_wanted: bool) -> None:
+        """Begin or end to read. ClaimsRead is posted for each message, beginning with those of `keep_s` ago."""
+        self._reader_number += 1
+        self._is_wanted = is_wanted
+        if is_wanted:
+            number = self._reader_number
+            threading.Thread(target=lambda: self._read(number), name="claims-reader", daemon=True).start()
+
+    def close(self) -> None:
+        """The node stops: end the threads."""
+        self._stopping.set()
+
+    # --- the threads ---
+
+    def _is_reading(self, number: int) -> bool:
+        return self._is_wanted and number == self._reader_number and not self._stopping.is_set()
+
+    def _read(self, number: int) -> None:
+        while self._is_reading(number):
+            client = self._client
+            try:
+                if client is not None and self._producer is not None:
+                    self._read_from(client, number)
+            except self._library.PulsarException as error:
+                about = {"event": "claims_not_read", "why": describe(error)}
+                log.warning("the claims of other nodes cannot be read (%s); tried again", about["why"], extra=about)
+            self._stopping.wait(REOPEN)
+
+    def _read_from(self, client: Any, number: int) -> None:
+        """Read until nobody wants to, or until the client is made anew."""
+        reader = client.create_reader(self._topic, self._library.MessageId.earliest, receiver_queue_size=READER_QUEUE)
+        reader.seek(int((self._wall() - self._keep_s) * 1000))
+        if self._is_reading(number):
+            self._post(ClaimsRead(b"", is_start=True))
+        while self._is_reading(number) and client is self._client:
+            try:
+                message = reader.read_next(READ_WAIT)
+            except self._library.Timeout:
+                continue
+            if self._is_reading(number):
+                self._post(ClaimsRead(message.data()))
+        reader.close()
+
+    def _tend(self) -> None:
+        """Open the topic if that failed; move the subscription's mark on now and then."""
+        trim_at = time.monotonic() + TRIM_INTERVAL
+        while not self._stopping.wait(REOPEN):
+            client = self._client
+            if self._producer is None and not self._is_refused:
+                self._try_to_open(client)
+            elif self._producer is not None and time.monotonic() >= trim_at:
+                trim_at = time.monotonic() + TRIM_INTERVAL * (1 + random.random())  # nodes take turns
+                self._trim(client)
+
+    def _trim(self, client: Any) -> None:
+        try:
+            consumer = client.subscribe(
+                self._topic, SUBSCRIPTION, consumer_type=self._library.ConsumerType.Shared, receiver_queue_size=1
+            )
+            try:
+                consumer.seek(int((self._wall() - self._keep_s - TRIM_MARGIN) * 1000))
+            finally:
+                consumer.close()
+        except self._library.PulsarException as error:  # another node does it at this moment, or no connection
+            log.debug("the claims' mark was not moved", extra={"event": "claims_trim", "why": describe(error)})

@@ -1,0 +1,291 @@
+"""One answer across nodes: what the broker hands out twice is answered once (spec 4, decision 0011). Pure.
+
+A node claims each task in a topic that all nodes of the model share; the order in that topic decides. Nobody waits for
+a claim on the normal way, but the first frame and the end of a stream, which leave only when the claim is stored.
+Claims are read only where a message may be at another node too. Clock and topic are passed in; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from supervisor.claims.freshness import Freshness
+from supervisor.claims.look_ups import Finding, Found, LookUps
+from supervisor.claims.outbox import ClaimOutbox, Request
+from supervisor.claims.table import decode
+from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
+
+log = logging.getLogger(__name__)
+
+FOREVER = float("inf")
+LEASE = 15.0  # seconds after its last stored message for which the streams of a node may be sent; see look_ups.LIFE
+SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds claims
+READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
+
+
+class Topic(Protocol):
+    """What claims need of the broker (supervisor.broker.Broker)."""
+
+    def publish_claims(self, number: int, message: bytes) -> None:
+        """Send a message; ClaimsStored(number, fault) follows."""
+
+    def read_claims(self, is_wanted: bool) -> None:
+        """Begin or end to read; ClaimsRead follows for each message."""
+
+
+@dataclass(slots=True)
+class _Own:
+    """A claim of this node."""
+
+    number: int  # of the delivery
+    since: float  # monotonic: others may see it from then on
+    is_certain: bool = True  # no other node holds it
+    is_begun: bool = False
+    has_ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The answer to a worker that asked whether it may send."""
+
+    number: int  # of the delivery
+    is_granted: bool  # False: another node has taken the task over; nothing may be sent any more
+
+
+class Claims:
+    """The claims of this node, and what it knows of those of others. Owned by the supervisor's main thread.
+
+    Attributes:
+        is_on: claims can be published; otherwise everything is granted at once.
+        lease: monotonic time until which streams of this node may be sent.
+
+    Args:
+        node: the name of this node, unique for each of its starts.
+        topic: publishes and reads.
+        keep_s: seconds that a claim matters.
+    """
+
+    def __init__(self, node: str, topic: Topic, keep_s: float) -> None:
+        self._node = node
+        self._topic = topic
+        self._keep_s = keep_s
+        self._outbox = ClaimOutbox(node, topic.publish_claims)
+        self._look_ups = LookUps(node, self._outbox)
+        self._freshness = Freshness()
+        self._own: dict[str, _Own] = {}  # by request id
+        self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
+        self._grants: list[Grant] = []
+        self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
+        self._doubt_mark = 0  # not 0: others may take this node for gone; it is known better once the mark is read back
+        self._is_reading = False
+        self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
+        self.is_on = False
+        self.lease = FOREVER
+
+    # --- what the node asks ---
+
+    def is_new(self, received: Received) -> bool:
+        """Return True if the message cannot be at another node. Otherwise it is to be looked up."""
+        return not self.is_on or self._freshness.is_new(received)
+
+    def look_up(self, now: float, number: int, request_id: str, received: Received, deadline: float) -> None:
+        """Find out whether another node holds the task. The result follows in `found`.
+
+        Args:
+            now: monotonic.
+            number: of the delivery.
+            deadline: monotonic; after it nobody waits for the answer.
+        """
+        self._received[number] = received
+        self._look_ups.add(now, number, request_id, deadline)
+
+    def take(self, now: float, number: int, request_id: str) -> None:
+        """Claim a task that goes to a worker."""
+        if not self.is_on or not request_id:
+            return
+        if request_id in self._own:
+            self._own[request_id].number = number
+        else:
+            self._own[request_id] = _Own(number, now)
+            self._outbox.taken(request_id)
+
+    def ask(self, number: int, request_id: str, is_end: bool) -> None:
+        """A worker asks whether the first frame of a stream, or its end, may leave. A grant follows."""
+        own = self._own.get(request_id)
+        if not self.is_on or own is None:
+            self._grants.append(Grant(number, not self.is_on))
+        else:
+            self._ask(own, Request(number, request_id, is_end))
+
+    def decided(self, number: int, request_id: str, is_ended: bool) -> None:
+        """A delivery was decided.
+
+        Args:
+            is_ended: the client has the answer, or gets none: no other node may answer. False: it goes back.
+        """
+        waited, own = self._look_ups.remove(number), self._own.pop(request_id, None)
+        self._received.pop(number, None)
+        if not self.is_on or not (waited or own):
+            return
+        if is_ended and own is not None and not own.has_ended:
+            self._outbox.ended(request_id)
+        elif not is_ended and (own is None or not own.is_begun):
+            self._outbox.released(request_id)
+
+    def found(self, now: float) -> list[Found]:
+        """Return what was found out since the last call about messages that were looked up.
+
+        Those with SERVE, NOT_KNOWN and END_STREAM are this node's from now on.
+        """
+        found = self._look_ups.found()
+        for each in found:
+            received = self._received.get(each.number)
+            if each.finding is not Finding.HELD:
+                self._received.pop(each.number, None)
+            if each.finding is Finding.SERVE and not each.node and received is not None:
+                self._freshness.was_new(received)
+            if each.finding in (Finding.SERVE, Finding.NOT_KNOWN, Finding.END_STREAM):
+                is_certain = each.finding is not Finding.NOT_KNOWN
+                self._own[each.request_id] = _Own(each.number, now, is_certain, each.finding is Finding.END_STREAM)
+        return found
+
+    def grants(self) -> list[Grant]:
+        """Return the answers to workers since the last call."""
+        grants, self._grants = self._grants, []
+        return grants
+
+    # --- what the broker reports ---
+
+    def opened(self, event: ClaimsOpened) -> None:
+        """The node is connected; claims can be used, or not."""
+        if event.is_refused:
+            text = "claims cannot be used: when a node or the broker fails, a client may get a text twice. Reason: %s"
+            log.warning(text, event.fault, extra={"event": "claims_off", "why": event.fault})
+            self._turn_off()
+        elif not self.is_on:
+            self.is_on, self.lease = True, 0.0
+
+    def stored(self, now: float, event: ClaimsStored) -> None:
+        """A message with claims was stored, or not."""
+        sent = self._outbox.stored(now, event.number, event.fault)
+        if sent is None:
+            return
+        self._note_lapse(now)
+        if not self._doubt_mark:
+            self.lease = max(self.lease, sent.at + LEASE)
+        for request in sent.requests:
+            own = self._own.get(request.request_id)
+            if own is None:
+                self._grants.append(Grant(request.number, False))
+            elif self._doubt_mark:
+                self._unsure.append((self._doubt_mark, request))
+            else:
+                own.is_begun, own.has_ended = True, own.has_ended or request.is_end
+                self._grants.append(Grant(request.number, True))
+
+    def read(self, now: float, event: ClaimsRead) -> None:
+        """The next message of the topic has come."""
+        if event.is_start:
+            self._look_ups.restart(now)
+            return
+        message = decode(event.data)
+        if message is None:
+            return
+        self._look_ups.read(now, message)
+        if message.node == self._node and message.mark:
+            self._read_back(message.mark)
+
+    # --- what time brings ---
+
+    def tick(self, now: float) -> None:
+        """Publish what is due; look after what waits."""
+        if not self.is_on:
+            return
+        self._note_lapse(now)
+        self._look_ups.tick(now)
+        self._outbox.flush(now, self._sign_interval)
+        self._read_or_not(now)
+
+    def next_tick(self, now: float) -> float:
+        """Return the monotonic time at which `tick` has something to do."""
+        if not self.is_on:
+            return FOREVER
+        lapse = self.lease if self._own and not self._doubt_mark and self.lease > now else FOREVER
+        return min(self._outbox.next_flush(self._sign_interval), self._look_ups.next_tick(now), lapse)
+
+    # --- the parts ---
+
+    @property
+    def _sign_interval(self) -> float:
+        return SIGN_INTERVAL if self._own else FOREVER
+
+    def _ask(self, own: _Own, request: Request) -> None:
+        own.number = request.number
+        if self._doubt_mark:
+            self._unsure.append((self._doubt_mark, request))
+        elif not own.is_certain:
+            self._unsure.append((self._outbox.next_mark(), request))
+        else:
+            self._outbox.ask(request)
+
+    def _turn_off(self) -> None:
+        waiting = [*self._outbox.clear(), *(request for _, request in self._unsure)]
+        self._grants += [Grant(request.number, not self._doubt_mark) for request in waiting]
+        self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
+        self._unsure.clear()
+        self._look_ups.give_up()
+        self._own.clear()
+
+    def _note_lapse(self, now: float) -> None:
+        """Be in doubt if another node may have taken this one for gone."""
+        if now < self.lease or self._doubt_mark or not any(now >= own.since + LEASE for own in self._own.values()):
+            return
+        text = "no claim could be stored for %g s: streams wait until it is known whether another node has taken over"
+        log.warning(text, LEASE, extra={"event": "claims_in_doubt"})
+        self._doubt_mark = self._outbox.next_mark()
+
+    def _read_back(self, mark: int) -> None:
+        """All that was published before this own message is known."""
+        if self._doubt_mark and mark >= self._doubt_mark:
+            self._end_doubt(mark)
+        known = [request for wanted, request in self._unsure if wanted <= mark]
+        self._unsure = [(wanted, request) for wanted, request in self._unsure if wanted > mark]
+        for request in known:
+            own = self._own.get(request.request_id)
+            if own is not None and not own.is_certain:
+                self._make_certain(request.request_id, own)
+            own = self._own.get(request.request_id)
+            if own is None:
+                self._grants.append(Grant(request.number, False))
+            else:
+                self._ask(own, request)
+
+    def _make_certain(self, request_id: str, own: _Own) -> bool:
+        """Drop a claim that another node holds; return whether it is this node's."""
+        claim = self._look_ups.table.get(request_id)
+        own.is_certain = claim is None or claim.holder == self._node
+        if not own.is_certain:
+            del self._own[request_id]
+            self._grants.append(Grant(own.number, False))
+        return own.is_certain
+
+    def _end_doubt(self, mark: int) -> None:
+        """Drop what another node has taken over; go on with the rest."""
+        self._doubt_mark = 0
+        self.lease = max(self.lease, self._outbox.sent_at(mark) + LEASE)
+        lost = sum(not self._make_certain(request_id, own) for request_id, own in list(self._own.items()))
+        about = {"event": "claims_certain", "taken_over": lost}
+        log.warning("claims can be stored again; other nodes have taken over %d tasks of this one", lost, extra=about)
+
+    def _read_or_not(self, now: float) -> None:
+        if self._look_ups or self._doubt_mark or self._unsure:
+            self._read_until = now + READ_ON
+        is_wanted = now < self._read_until
+        if is_wanted:
+            self._look_ups.table.forget_before(now - self._keep_s)
+        if is_wanted != self._is_reading:
+            self._is_reading = is_wanted
+            self._look_ups.restart(now)
+            self._topic.read_claims(is_wanted)

@@ -1,0 +1,124 @@
+"""Who holds which task, by the order of the messages in the topic of claims. Pure.
+
+Every node that reads the same messages gets the same table: the first claim of a task wins.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+
+class ClaimState(Enum):
+    """How far the holder of a task has come."""
+
+    TAKEN = "taken"  # it works on the task; nothing of a stream has left
+    BEGUN = "begun"  # it may have sent a part of a stream
+    ENDED = "ended"  # the answer is whole, or its end is about to leave
+
+
+class ClaimMessage(msgspec.Struct, omit_defaults=True):
+    """One message in the topic of claims: what one node has to report of some moments. Without more than the name of
+    the node it is a sign of life.
+    """
+
+    node: str  # unique for each start of a node
+    taken: list[str] = []  # request ids that it begins to work on
+    begun: list[str] = []  # request ids of streams of which the first frame is about to leave
+    ended: list[str] = []  # request ids of which the answer is whole, or the end of the stream is about to leave
+    released: list[str] = []  # request ids that it has given back to the broker
+    suspects: list[str] = []  # nodes that may be gone
+    takes: list[tuple[str, str]] = []  # request ids that it takes over, and from which node
+    mark: int = 0  # tells the node how far it has read when its own message comes back
+
+
+@dataclass(slots=True)
+class Claim:
+    """The claim of one task."""
+
+    holder: str  # the node
+    state: ClaimState
+    noted_at: float  # monotonic, of this reader
+    supersedes: str = ""  # the node that it was taken over from
+
+
+def decode(data: bytes) -> ClaimMessage | None:
+    """Return a message of the topic; None if it is not one."""
+    try:
+        return msgspec.json.decode(data, type=ClaimMessage)
+    except msgspec.DecodeError:
+        return None
+
+
+def encode(message: ClaimMessage) -> bytes:
+    """Return the bytes of a message."""
+    return msgspec.json.encode(message)
+
+
+class ClaimTable:
+    """The claims as they stand after the messages that were applied."""
+
+    def __init__(self) -> None:
+        self._claims: OrderedDict[str, Claim] = OrderedDict()  # by request id, oldest first
+        self._suspected_by: dict[str, set[str]] = {}  # node → nodes that suspect it since its last message
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def get(self, request_id: str) -> Claim | None:
+        """Return the claim of a task; None if nobody holds it."""
+        return self._claims.get(request_id)
+
+    def is_suspected(self, node: str, by: str) -> bool:
+        """Return True if `by` has suspected the node and no message of the node has come since."""
+        return by in self._suspected_by.get(node, ())
+
+    def apply(self, message: ClaimMessage, now: float) -> None:
+        """Take in the next message of the topic.
+
+        Args:
+            now: monotonic.
+        """
+        node = message.node
+        self._suspected_by.pop(node, None)
+        for suspect in message.suspects:
+            self._suspected_by.setdefault(suspect, set()).add(node)
+        for request_id in message.taken:
+            if request_id not in self._claims:
+                self._claims[request_id] = Claim(node, ClaimState.TAKEN, now)
+        for request_id in message.begun:
+            self._advance(request_id, node, ClaimState.BEGUN, now)
+        for request_id in message.ended:
+            self._advance(request_id, node, ClaimState.ENDED, now)
+        for request_id in message.released:
+            claim = self._claims.get(request_id)
+            if claim is not None and claim.holder == node and claim.state is ClaimState.TAKEN:
+                del self._claims[request_id]
+        for request_id, holder in message.takes:
+            self._take_over(request_id, holder, node, now)
+
+    def forget_before(self, moment: float) -> None:
+        """Forget the claims that were noted before this monotonic time: nobody waits for their answers any more."""
+        while self._claims:
+            request_id, claim = next(iter(self._claims.items()))
+            if claim.noted_at >= moment:
+                return
+            del self._claims[request_id]
+
+    def _advance(self, request_id: str, node: str, state: ClaimState, now: float) -> None:
+        claim = self._claims.get(request_id)
+        if claim is None:
+            self._claims[request_id] = Claim(node, state, now)
+        elif claim.holder == node and claim.state is not ClaimState.ENDED:
+            claim.state = state
+
+    def _take_over(self, request_id: str, holder: str, node: str, now: float) -> None:
+        claim = self._claims.get(request_id)
+        if claim is None or claim.holder != holder or claim.state is ClaimState.ENDED:
+            return
+        if self.is_suspected(holder, node):
+            self._claims[request_id] = Claim(node, claim.state, now, supersedes=holder)
+            self._claims.move_to_end(request_id)

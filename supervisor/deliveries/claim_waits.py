@@ -1,0 +1,103 @@
+"""The claims of the deliveries: which wait because another node may have them too, and which streams may be sent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from supervisor.broker import Broker
+from supervisor.claims import Claims, Finding, Found
+from supervisor.deliveries.settlement import Settlement
+from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
+from supervisor.ledger import Delivery, Ledger, Place
+from supervisor.workers import Pool
+from workernode.errors import broken_error
+from workernode.protocol import ClaimAsked, Decision, Granted, Rejection
+
+log = logging.getLogger(__name__)
+
+
+class ClaimWaits:
+    """The deliveries in LOOKED_UP and HELD. Called by the main thread only, by the dispatcher."""
+
+    def __init__(self, claims: Claims, ledger: Ledger, settlement: Settlement, broker: Broker, pool: Pool) -> None:
+        self._claims, self._ledger, self._settlement = claims, ledger, settlement
+        self._broker, self._pool = broker, pool
+
+    def looks_up(self, now: float, delivery: Delivery) -> bool:
+        """Find out whether another node has the message. Returns False if that cannot be."""
+        if not delivery.request_id or self._claims.is_new(delivery.received):
+            return False
+        self._ledger.move(delivery, Place.LOOKED_UP)
+        deadline = self._settlement.job(delivery).deadline
+        self._claims.look_up(now, delivery.number, delivery.request_id, delivery.received, deadline)
+        return True
+
+    def take(self, now: float, delivery: Delivery) -> None:
+        """Claim a delivery that goes to a worker."""
+        self._claims.take(now, delivery.number, delivery.request_id)
+
+    def asked(self, asked: ClaimAsked) -> None:
+        """A worker asks whether a stream may begin, or end."""
+        delivery = self._ledger.get(asked.number)
+        if delivery is not None:
+            self._claims.ask(asked.number, delivery.request_id, asked.is_end)
+
+    def on_event(self, now: float, event: ClaimsOpened | ClaimsStored | ClaimsRead) -> None:
+        """The broker reports something about claims."""
+        match event:
+            case ClaimsOpened():
+                self._claims.opened(event)
+            case ClaimsStored():
+                self._claims.stored(now, event)
+            case ClaimsRead():
+                self._claims.read(now, event)
+
+    def tick(self, now: float) -> None:
+        """Publish what there is to publish, and give workers their answers."""
+        self._claims.tick(now)
+        for grant in self._claims.grants():
+            delivery = self._ledger.get(grant.number)
+            if delivery is not None and delivery.worker is not None and delivery.place is Place.RUNNING:
+                self._pool.grant(delivery.worker, Granted(grant.number, grant.is_granted))
+        self._pool.set_lease(self._claims.lease)
+
+    def next_tick(self, now: float) -> float:
+        """Return the monotonic time at which `tick` has something to do."""
+        return self._claims.next_tick(now)
+
+    def waiting(self) -> list[Delivery]:
+        """Return the deliveries that wait for what the claims show."""
+        return [each for each in self._ledger if each.place in (Place.LOOKED_UP, Place.HELD)]
+
+    def decided(self, now: float) -> Iterator[tuple[Delivery, Rejection | None]]:
+        """Yield the deliveries that are this node's, and the error that the client of a begun stream gets. Those that
+        another node has answered are acked.
+        """
+        for found in self._claims.found(now):
+            delivery = self._ledger.get(found.number)
+            if delivery is None or delivery.place not in (Place.LOOKED_UP, Place.HELD):
+                continue
+            match found.finding:
+                case Finding.SERVE | Finding.NOT_KNOWN:
+                    delivery.supersedes = found.node
+                    yield delivery, None
+                case Finding.END_STREAM:
+                    delivery.supersedes, delivery.has_begun = found.node, True
+                    _log("the node that had begun to answer is gone: its client gets an error", delivery, found)
+                    yield delivery, Rejection("broken", Decision.ACK, broken_error("its node is gone."), 0)
+                case Finding.HELD:
+                    self._ledger.move(delivery, Place.HELD)
+                    _log("another node works on this task: it is left to that node", delivery, found)
+                case Finding.ENDED:
+                    _log("delivered again after another node had answered it", delivery, found)
+                    self._broker.ack(delivery.received)
+                    self._ledger.close(delivery)
+                case Finding.GIVE_BACK:
+                    reason = "another node has it, and has not answered in time"
+                    self._settlement.settle_own(delivery, Decision.NAK, "taken_over", reason)
+
+
+def _log(text: str, delivery: Delivery, found: Found) -> None:
+    about = {"event": "claim", "request_id": delivery.request_id, "finding": found.finding.value, "holder": found.node}
+    log.info(text, extra=about)
