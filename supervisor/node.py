@@ -30,17 +30,7 @@ from supervisor.loop import Source
 from supervisor.reload import log_reload
 from supervisor.states import Exit, FitnessState, Intake, NodeState, cap_in_force
 from supervisor.workers import CRASHES_TO_REPORT, Worker
-from workernode import __version__, record
-from workernode.protocol import (
-    AnswerBegun,
-    CallFailed,
-    ClaimAsked,
-    Decision,
-    FromWorker,
-    Outcome,
-    RateLimitReport,
-    Ready,
-)
+from workernode import __version__, protocol, record
 from workernode.settings import Settings
 from workernode.upstream import upstream_target
 
@@ -70,14 +60,11 @@ class Node:
         self._metrics = self._overview.metrics
         self._incidents = Incidents(parts.reporter, self._overview.note_report, parts.clock)
         self._broker_state = BrokerState(self._incidents, parts.clock)
-        self._is_remote = parts.local_model is None
         self._local_model = parts.local_model(self._incidents) if parts.local_model else NoLocalModel()
-        self._hold = self._fitness.hold
-        self._gate = self._fitness.gate(self._clock.monotonic())
+        self._hold, self._gate = self._fitness.hold, self._fitness.gate(self._clock.monotonic())
         self._next_check = self._next_sample = 0.0
-        self._lifecycle = Lifecycle(
-            settings.drain_timeout, parts.loop, parts.pool, self._dispatcher, parts.end_streams, self
-        )
+        ending = parts.end_streams
+        self._lifecycle = Lifecycle(settings.drain_timeout, parts.loop, parts.pool, self._dispatcher, ending, self)
 
     @property
     def state(self) -> NodeState:
@@ -204,7 +191,7 @@ class Node:
         """Use new secrets from now on, and let an unfit node try a new key at once."""
         if "PULSAR_TOKEN" in event.changed:
             self._broker.use_token(event.settings.pulsar_token)
-        if self._is_remote and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
+        if self._parts.local_model is None and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
             self._use_target(event.settings)
             self._fitness.probe_now(self._clock.monotonic())
 
@@ -212,21 +199,21 @@ class Node:
         self._target = upstream_target(settings)
         self._pool.set_target(self._target)
 
-    def on_worker_message(self, message: FromWorker) -> None:
+    def on_worker_message(self, message: protocol.FromWorker) -> None:
         """See lifecycle.Hooks."""
         match message:
-            case Outcome():
+            case protocol.Outcome():
                 self._dispatcher.decided(message)
-            case ClaimAsked():
+            case protocol.ClaimAsked():
                 self._dispatcher.claims.asked(message)
-            case RateLimitReport():
+            case protocol.RateLimitReport():
                 self._metrics.limit_seen(message)
                 self._fitness.limit_seen(self._clock.monotonic(), message)
-            case CallFailed() if self._local_model.is_ready:
+            case protocol.CallFailed() if self._local_model.is_ready:
                 self._fitness.call_failed(self._clock.monotonic(), message, self._dispatcher.running)
-            case AnswerBegun():
+            case protocol.AnswerBegun():
                 self._fitness.answer_begun(self._clock.monotonic(), message.asked)
-            case Ready():
+            case protocol.Ready():
                 log.debug("worker ready", extra={"event": "worker_ready", "pid": message.pid})
 
     def _on_worker_death(self, worker: Worker) -> None:
@@ -250,7 +237,7 @@ class Node:
         """Return whether a task may ask upstream now (FitnessStateMachine.may_ask). Wakes a local model that sleeps."""
         return self._local_model.request(now) and self._fitness.may_ask(now)
 
-    def refused(self, delivery: Delivery, outcome: Outcome) -> None:
+    def refused(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
         """Upstream refused a task that is not decided yet: pass on what that shows of upstream."""
         self._note_upstream(delivery, outcome)
         delivery.handed_at, delivery.is_probe = 0.0, False  # noted once
@@ -259,22 +246,22 @@ class Node:
         """Return whose fault the refusal of a task is (see FitnessStateMachine.verdict)."""
         return self._fitness.verdict(request_id)
 
-    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+    def ended(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
         """A delivery was decided."""
         self._concurrency.answered(outcome)
         self._metrics.decided(outcome)
         self._parts.telemetry.ended(outcome)
         self._note_upstream(delivery, outcome)
 
-    def _note_upstream(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _note_upstream(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
         note_upstream(self._fitness, self._clock.monotonic(), delivery, outcome, self._local_model.is_ready)
 
-    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
+    def settled(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
         """The message has left this node. One that an unfit node sent back is to go to another node."""
         self._metrics.settled(outcome.decision)
+        was_sent_back = outcome.decision is protocol.Decision.NAK and self._fitness.state is FitnessState.UNFIT
         is_young = delivery.received.age(self._clock.monotonic()) < STEP_ASIDE
-        is_empty = len(self._dispatcher) == 0
-        if outcome.decision is Decision.NAK and is_young and is_empty and self._fitness.state is FitnessState.UNFIT:
+        if was_sent_back and is_young and len(self._dispatcher) == 0:
             self._broker.step_aside(STEP_ASIDE)
 
     # --- how much to take ---

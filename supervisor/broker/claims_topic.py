@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from supervisor.broker.library import describe, keep_thread_state, subscribe_without_taking
+from supervisor.broker.library import close_client, describe, keep_thread_state, subscribe_without_taking
 from supervisor.broker.publisher import NOT_CONNECTED, fault_of
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
 
@@ -27,6 +27,7 @@ READ_WAIT = 500  # milliseconds that the reader waits for a message before it ch
 READER_QUEUE = 1000  # messages
 TRIM_INTERVAL = 60.0  # seconds, and up to as much again, between two moves of the subscription's mark
 TRIM_MARGIN = 3600.0  # seconds for which claims are kept beyond their time: a node's clock may be ahead
+LOST_TIME = 2.0  # seconds without a connection after which the producer is made anew
 REOPEN = 1.0  # seconds before what failed is tried again
 
 
@@ -156,8 +157,14 @@ class ClaimsTopic:
     def _tend(self) -> None:
         """Open the topic if that failed; move the subscription's mark on now and then."""
         trim_at = time.monotonic() + TRIM_INTERVAL
+        up_at = time.monotonic()
         while not self._stopping.wait(REOPEN):
             client = self._client
+            if self._producer is None or self._producer.is_connected():
+                up_at = time.monotonic()
+            elif time.monotonic() > up_at + LOST_TIME:  # the library's own pauses double up to a minute
+                lost, self._producer = self._producer, None
+                close_client(lost, self._library)
             if self._producer is None and not self._is_refused:
                 self._try_to_open(client)
             elif self._producer is not None and time.monotonic() >= trim_at:

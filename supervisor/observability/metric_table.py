@@ -39,6 +39,7 @@ STATUSES = {
     "certificate_refused": "upstream's TLS certificate is not trusted",
     "access_refused": "upstream refused without saying whether key, quota or request is the reason",
     "unfit": "not tried, because the node is unfit",
+    "taken_over": "another node answers the task, or may: this one has stopped",
     "drained": "not started or not finished when the node stopped",
     "other": "none of these",
 }

@@ -27,6 +27,10 @@ class AuthorizationError(PulsarException):
     """The role has no right."""
 
 
+class TopicNotFound(PulsarException):
+    """There is no such topic, and the broker makes none."""
+
+
 class InvalidConfiguration(PulsarException):
     """The library refuses a combination of arguments."""
 
@@ -184,6 +188,7 @@ class Library:
     PulsarException = PulsarException
     Timeout = Timeout
     AuthorizationError = AuthorizationError
+    TopicNotFound = TopicNotFound
     InvalidConfiguration = InvalidConfiguration
     Result = Result
     ConsumerType = SimpleNamespace(Shared="Shared")

@@ -72,8 +72,9 @@ class Worker:
         node = Node("node-1", "host-a", "remote", "1.2.3", worker=0)
         self.streams, self.handover = StreamMemory(slots), context.Pipe(duplex=False)
         arguments = worker.WorkerArguments(
-            settings, node, inbox, outbox, self.answer_states, self.token_counts, self.beat, self.streams, self.handover
-        )
+            settings, node, inbox, outbox, self.answer_states, self.token_counts, self.beat,
+            RawValue("d", float("inf")), self.streams, self.handover,
+        )  # fmt: skip
         self.child = context.Process(target=worker.main, args=(arguments,), daemon=True)
         self.child.start()
         inbox.close()

@@ -59,7 +59,7 @@ def outcome(number: int, size: int = 0) -> Outcome:
 def serve(pipe: Pipe, run: Callable[[Job], None], upstream: Any = None) -> None:
     """Run a hub with an inbox until it stops."""
     hub = Hub()
-    Inbox(pipe.reader, hub, upstream or Upstream(), run)
+    Inbox(pipe.reader, hub, upstream or Upstream(), run, lambda granted: None)
     hub.run()
 
 

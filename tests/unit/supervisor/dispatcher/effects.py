@@ -71,7 +71,16 @@ class Effects:
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
         self.calls.append(("letter", number, properties["reason"]))
 
+    def publish_claims(self, number: int, message: bytes) -> None:
+        self.calls.append(("claims", number))
+
+    def read_claims(self, is_wanted: bool) -> None:
+        self.calls.append(("read_claims", is_wanted))
+
     # pool
+
+    def set_lease(self, until: float) -> None:
+        """Ignored."""
 
     def free_slots(self) -> int:
         return self.slots
