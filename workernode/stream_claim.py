@@ -14,6 +14,8 @@ from workernode.net.waiting import Event
 from workernode.protocol import AnswerState, ClaimAsked, Granted, Job
 
 CHECK_INTERVAL = 0.05  # seconds between two looks at a lease that has ended
+# Seconds beyond the task's time that a stream waits for its claim: a client whose task came too late gets an error.
+GRACE = 10.0
 
 
 class StreamClaim:
@@ -26,9 +28,10 @@ class StreamClaim:
     """
 
     def __init__(self, job: Job, ask: Callable[[ClaimAsked], None], lease: Callable[[], float]) -> None:
-        self._job = job
+        self._number = job.number
         self._ask = ask
         self._lease = lease
+        self._until = max(job.deadline, time.monotonic()) + GRACE
         self._granted = Event()
         self._is_lost = False
         self._has_begun = self._has_ended = False
@@ -62,14 +65,14 @@ class StreamClaim:
 
     def _wait_for_grant(self, *, is_end: bool) -> None:
         self._granted = Event()
-        self._ask(ClaimAsked(self._job.number, is_end))
-        while not self._wait_once(self._granted, self._job.deadline):
+        self._ask(ClaimAsked(self._number, is_end))
+        while not self._wait_once(self._granted, self._until):
             pass
 
     def _wait_once(self, event: Event, until: float) -> bool:
-        is_set = event.wait(min(until, self._job.deadline))
+        is_set = event.wait(min(until, self._until))
         if self._is_lost:
             raise ClaimLost("another node has taken the task over")
-        if not is_set and time.monotonic() >= self._job.deadline:
+        if not is_set and time.monotonic() >= self._until:
             raise ClaimLost("its claim could not be stored before the time of the task was over")
         return is_set
