@@ -1,0 +1,156 @@
+"""Who holds which task after the messages of the topic."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.claims.table import ClaimMessage, ClaimState, ClaimTable, decode, encode
+
+
+def table_of(*messages: ClaimMessage) -> ClaimTable:
+    """Return the table of a reader that has read these messages, one each second."""
+    table = ClaimTable()
+    for second, message in enumerate(messages):
+        table.apply(message, float(second))
+    return table
+
+
+def holder(table: ClaimTable, request_id: str = "r") -> str | None:
+    """Return the node that holds a task."""
+    claim = table.get(request_id)
+    return None if claim is None else claim.holder
+
+
+def state(table: ClaimTable, request_id: str = "r") -> ClaimState | None:
+    """Return how far the holder of a task has come."""
+    claim = table.get(request_id)
+    return None if claim is None else claim.state
+
+
+TAKEN = ClaimMessage("a", taken=["r"])
+BEGUN = ClaimMessage("a", begun=["r"])
+ENDED = ClaimMessage("a", ended=["r"])
+RELEASED = ClaimMessage("a", released=["r"])
+SUSPICION = ClaimMessage("b", suspects=["a"])
+TAKE_OVER = ClaimMessage("b", takes=[("r", "a")])
+
+
+def test_the_first_claim_of_a_task_wins() -> None:
+    assert holder(table_of(TAKEN, ClaimMessage("b", taken=["r"]))) == "a"
+
+
+def test_a_task_that_nobody_has_claimed_has_no_holder() -> None:
+    assert table_of(ClaimMessage("a", taken=["other"])).get("r") is None
+
+
+@pytest.mark.parametrize("message", [BEGUN, ENDED])
+def test_a_stream_that_begins_or_ends_claims_a_task_that_nobody_holds(message: ClaimMessage) -> None:
+    assert holder(table_of(message, ClaimMessage("b", taken=["r"]))) == "a"
+
+
+def test_the_holder_brings_its_claim_from_taken_to_begun_to_ended() -> None:
+    table = ClaimTable()
+    seen = []
+    for message in (TAKEN, BEGUN, ENDED):
+        table.apply(message, 0.0)
+        seen.append(state(table))
+    assert seen == [ClaimState.TAKEN, ClaimState.BEGUN, ClaimState.ENDED]
+
+
+def test_a_node_that_does_not_hold_a_task_does_not_change_it() -> None:
+    others = [ClaimMessage("b", begun=["r"]), ClaimMessage("b", ended=["r"]), ClaimMessage("b", released=["r"])]
+    table = table_of(TAKEN, *others)
+    assert (holder(table), state(table)) == ("a", ClaimState.TAKEN)
+
+
+def test_an_ended_task_stays_ended() -> None:
+    """The library may store a message a second time when its receipt is lost."""
+    assert state(table_of(TAKEN, BEGUN, ENDED, BEGUN, RELEASED, TAKEN)) is ClaimState.ENDED
+
+
+def test_a_released_task_belongs_to_the_next_that_claims_it() -> None:
+    assert holder(table_of(TAKEN, RELEASED, ClaimMessage("b", taken=["r"]))) == "b"
+
+
+def test_a_stream_that_has_begun_is_not_released() -> None:
+    assert holder(table_of(TAKEN, BEGUN, RELEASED)) == "a"
+
+
+def test_a_task_is_taken_over_from_a_node_that_was_suspected_before_and_has_been_silent_since() -> None:
+    table = table_of(TAKEN, SUSPICION, TAKE_OVER)
+    claim = table.get("r")
+    assert claim is not None
+    assert (claim.holder, claim.supersedes, claim.state) == ("b", "a", ClaimState.TAKEN)
+
+
+def test_who_takes_a_begun_stream_over_knows_that_it_has_begun() -> None:
+    assert state(table_of(BEGUN, SUSPICION, TAKE_OVER)) is ClaimState.BEGUN
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([TAKEN, TAKE_OVER], id="nobody has suspected it"),
+        pytest.param([TAKEN, ClaimMessage("c", suspects=["a"]), TAKE_OVER], id="only another has suspected it"),
+        pytest.param([TAKEN, SUSPICION, ClaimMessage("a"), TAKE_OVER], id="it has given a sign of life since"),
+        pytest.param([ENDED, SUSPICION, TAKE_OVER], id="it has ended the task"),
+        pytest.param(
+            [TAKEN, SUSPICION, ClaimMessage("b", takes=[("r", "c")])], id="the task is not that node's"
+        ),
+        pytest.param([TAKEN, ClaimMessage("b", suspects=["a"]), ClaimMessage("a", begun=["r"]), TAKE_OVER], id="begun"),
+    ],
+)  # fmt: skip
+def test_a_task_is_not_taken_over(messages: list[ClaimMessage]) -> None:
+    assert holder(table_of(*messages)) == "a"
+
+
+def test_of_two_that_take_a_task_over_the_first_gets_it() -> None:
+    both = [SUSPICION, ClaimMessage("c", suspects=["a"])]
+    assert holder(table_of(TAKEN, *both, TAKE_OVER, ClaimMessage("c", takes=[("r", "a")]))) == "b"
+
+
+def test_a_node_that_comes_back_does_not_change_what_was_taken_over() -> None:
+    table = table_of(TAKEN, SUSPICION, TAKE_OVER, TAKEN, BEGUN, ENDED, RELEASED)
+    assert (holder(table), state(table)) == ("b", ClaimState.TAKEN)
+
+
+def test_a_suspicion_and_a_take_over_in_one_message_is_valid_in_this_order() -> None:
+    """The one who takes over waits for LIFE between them; the table only checks their order."""
+    assert holder(table_of(TAKEN, ClaimMessage("b", suspects=["a"], takes=[("r", "a")]))) == "b"
+
+
+def test_claims_are_forgotten_oldest_first() -> None:
+    table = table_of(*(ClaimMessage("a", taken=[each]) for each in "xyz"))
+    table.forget_before(2.0)
+    assert [table.get(each) is not None for each in "xyz"] == [False, False, True]
+
+
+def test_a_task_that_was_taken_over_is_kept_as_long_as_a_new_one() -> None:
+    table = table_of(TAKEN, ClaimMessage("a", taken=["later"]), SUSPICION, TAKE_OVER)
+    table.forget_before(1.5)
+    assert (holder(table), holder(table, "later"), len(table)) == ("b", None, 1)
+
+
+def test_a_reader_forgets_who_suspected_whom_when_a_sign_of_life_comes() -> None:
+    table = table_of(TAKEN, SUSPICION)
+    assert table.is_suspected("a", "b") and not table.is_suspected("b", "a")
+    table.apply(ClaimMessage("a"), 3.0)
+    assert not table.is_suspected("a", "b")
+
+
+def test_a_message_comes_back_as_it_was_published() -> None:
+    message = ClaimMessage("a", ["1"], ["2"], ["3"], ["4"], ["b"], [("5", "c")], 7)
+    assert decode(encode(message)) == message
+
+
+def test_a_sign_of_life_is_some_bytes() -> None:
+    assert encode(ClaimMessage("a")) == b'{"node":"a"}'
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"taken":["r"]}', b'{"node":1}', b'{"node":"a","taken":"r"}', b"\xff"])
+def test_what_is_no_message_is_passed_over(data: bytes) -> None:
+    assert decode(data) is None
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    assert decode(b'{"node":"a","taken":["r"],"new":{"x":1}}') == TAKEN
