@@ -116,7 +116,7 @@ class Dispatcher:
         """Give it to a worker; there is one that can take it."""
         if delivery.kept is None and (self._waits_for_gateway(delivery) or not self._admitted(delivery)):
             return
-        self.claims.take(self._clock.monotonic(), delivery)
+        self.claims.take(delivery)
         place = self._pool.submit(self._settlement.job(delivery), alone)
         assert place is not None
         delivery.worker, delivery.slot = place

@@ -11,10 +11,10 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from supervisor.claims.freshness import Freshness
+from supervisor.claims.freshness import FRAME_AFTER, Freshness
 from supervisor.claims.look_ups import Finding, Found, LookUps
 from supervisor.claims.outbox import ClaimOutbox, Request
-from supervisor.claims.table import decode
+from supervisor.claims.table import ClaimState, decode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 FOREVER = float("inf")
 LEASE = 15.0  # seconds after its last stored message for which the streams of a node may be sent; see look_ups.LIFE
 SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds claims
+# Seconds from the receipt of a message within which its claim must be stored. Another node that gets the message later
+# finds the claim; of a claim that is stored later it must be read whether it was the first.
+STORED_WITHIN = FRAME_AFTER
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 
 
@@ -40,8 +43,10 @@ class _Own:
     """A claim of this node."""
 
     number: int  # of the delivery
-    since: float  # monotonic: others may see it from then on
+    since: float  # monotonic: when the message was received, or its claim was sent
     is_certain: bool = True  # no other node holds it
+    is_stored: bool = False
+    is_known: bool = True  # False: this node may have begun or ended an answer to it before, which is not known
     is_begun: bool = False
     has_ended: bool = False
 
@@ -80,6 +85,7 @@ class Claims:
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
         self._doubt_mark = 0  # not 0: others may take this node for gone; it is known better once the mark is read back
         self._is_reading = False
+        self._has_start = False  # the messages that come begin with the first
         self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
         self.is_on = False
         self.lease = FOREVER
@@ -101,14 +107,18 @@ class Claims:
         self._received[number] = received
         self._look_ups.add(now, number, request_id, deadline)
 
-    def take(self, now: float, number: int, request_id: str) -> None:
-        """Claim a task that goes to a worker."""
+    def take(self, since: float, number: int, request_id: str) -> None:
+        """Claim a task.
+
+        Args:
+            since: monotonic; when its message was received.
+        """
         if not self.is_on or not request_id:
             return
         if request_id in self._own:
             self._own[request_id].number = number
         else:
-            self._own[request_id] = _Own(number, now)
+            self._own[request_id] = _Own(number, since)
             self._outbox.taken(request_id)
 
     def ask(self, number: int, request_id: str, is_end: bool) -> None:
@@ -147,8 +157,10 @@ class Claims:
             if each.finding is Finding.SERVE and not each.node and received is not None:
                 self._freshness.was_new(received)
             if each.finding in (Finding.SERVE, Finding.NOT_KNOWN, Finding.END_STREAM):
-                is_certain = each.finding is not Finding.NOT_KNOWN
-                self._own[each.request_id] = _Own(each.number, now, is_certain, each.finding is Finding.END_STREAM)
+                is_known = each.finding is not Finding.NOT_KNOWN
+                since = each.claimed_at if is_known else now
+                is_begun = each.finding is Finding.END_STREAM
+                self._own[each.request_id] = _Own(each.number, since, is_known, is_known, is_known, is_begun)
         return found
 
     def grants(self) -> list[Grant]:
@@ -166,6 +178,9 @@ class Claims:
             self._turn_off()
         elif not self.is_on:
             self.is_on, self.lease = True, 0.0
+            for request_id, own in self._own.items():  # claimed when claims could be used before
+                own.is_certain = False
+                self._outbox.again(request_id, own.is_begun)
 
     def stored(self, now: float, event: ClaimsStored) -> None:
         """A message with claims was stored, or not."""
@@ -175,6 +190,11 @@ class Claims:
         self._note_lapse(now)
         if not self._doubt_mark:
             self.lease = max(self.lease, sent.at + LEASE)
+        for request_id in sent.message.taken:
+            own = self._own.get(request_id)
+            if own is not None and not own.is_stored:
+                own.is_stored = True
+                own.is_certain = own.is_certain and now <= own.since + STORED_WITHIN
         for request in sent.requests:
             own = self._own.get(request.request_id)
             if own is None:
@@ -188,9 +208,10 @@ class Claims:
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
         if event.is_start:
+            self._has_start = True
             self._look_ups.restart(now)
             return
-        message = decode(event.data)
+        message = decode(event.data) if self._has_start else None
         if message is None:
             return
         self._look_ups.read(now, message)
@@ -225,7 +246,7 @@ class Claims:
         own.number = request.number
         if self._doubt_mark:
             self._unsure.append((self._doubt_mark, request))
-        elif not own.is_certain:
+        elif not (own.is_certain and own.is_stored):
             self._unsure.append((self._outbox.next_mark(), request))
         else:
             self._outbox.ask(request)
@@ -236,7 +257,6 @@ class Claims:
         self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
         self._unsure.clear()
         self._look_ups.give_up()
-        self._own.clear()
 
     def _note_lapse(self, now: float) -> None:
         """Be in doubt if another node may have taken this one for gone."""
@@ -254,28 +274,27 @@ class Claims:
         self._unsure = [(wanted, request) for wanted, request in self._unsure if wanted > mark]
         for request in known:
             own = self._own.get(request.request_id)
-            if own is not None and not own.is_certain:
-                self._make_certain(request.request_id, own)
-            own = self._own.get(request.request_id)
-            if own is None:
-                self._grants.append(Grant(request.number, False))
-            else:
+            if own is not None and self._keeps(request.request_id, own):
                 self._ask(own, request)
 
-    def _make_certain(self, request_id: str, own: _Own) -> bool:
-        """Drop a claim that another node holds; return whether it is this node's."""
+    def _keeps(self, request_id: str, own: _Own) -> bool:
+        """Drop a claim that another node holds, or of a task that this node has answered before. Returns False then."""
         claim = self._look_ups.table.get(request_id)
-        own.is_certain = claim is None or claim.holder == self._node
-        if not own.is_certain:
+        if claim is None:  # not stored yet, or lost
+            own.is_certain = False
+            self._outbox.again(request_id, own.is_begun)
+        elif claim.holder == self._node and (own.is_known or claim.state is ClaimState.TAKEN):
+            own.is_certain = own.is_stored = own.is_known = True
+        else:
             del self._own[request_id]
             self._grants.append(Grant(own.number, False))
-        return own.is_certain
+        return request_id in self._own
 
     def _end_doubt(self, mark: int) -> None:
         """Drop what another node has taken over; go on with the rest."""
         self._doubt_mark = 0
         self.lease = max(self.lease, self._outbox.sent_at(mark) + LEASE)
-        lost = sum(not self._make_certain(request_id, own) for request_id, own in list(self._own.items()))
+        lost = sum(not self._keeps(request_id, own) for request_id, own in list(self._own.items()))
         about = {"event": "claims_certain", "taken_over": lost}
         log.warning("claims can be stored again; other nodes have taken over %d tasks of this one", lost, extra=about)
 
@@ -286,6 +305,6 @@ class Claims:
         if is_wanted:
             self._look_ups.table.forget_before(now - self._keep_s)
         if is_wanted != self._is_reading:
-            self._is_reading = is_wanted
+            self._is_reading, self._has_start = is_wanted, False
             self._look_ups.restart(now)
             self._topic.read_claims(is_wanted)

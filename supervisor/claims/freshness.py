@@ -13,6 +13,8 @@ from supervisor.events import Received
 # No frame leaves a node sooner than this after it has received the task (spec 1.2). So a message that is younger when
 # it comes cannot have had its stream begun by another node.
 FRAME_AFTER = 0.1  # seconds
+# Seconds for which a node has asked for a message and got none: the next one has not waited at the broker.
+ASKED_FOR = 0.1
 MOST_PUBLISHERS = 1000
 
 
@@ -20,6 +22,7 @@ MOST_PUBLISHERS = 1000
 class _Publisher:
     latest: float  # seconds since the epoch, by its clock: when the latest message that was seen was published
     least_age: float | None = None  # seconds, by two clocks: the least age of a message that was new; None: not known
+    last_age: float | None = None  # that of the last message that was new and has not waited at the broker
 
 
 class Freshness:
@@ -49,8 +52,15 @@ class Freshness:
         return age <= known.least_age + FRAME_AFTER
 
     def was_new(self, received: Received) -> None:
-        """The claims have shown that no other node had the message."""
+        """The claims have shown that no other node had the message.
+
+        If it has not waited at the broker either, its age is the difference of the two clocks; or this node, or the
+        network, stood still. So it takes two such messages, one after the other, and the lesser age counts. After a
+        clock was set, this brings a least age up to date that is too low.
+        """
         known = self._publishers.get(received.publisher)
-        age = received.received - received.published
-        if known is not None and not received.redeliveries:
-            known.least_age = age if known.least_age is None else min(known.least_age, age)
+        if known is not None and not received.redeliveries and received.asked_for >= ASKED_FOR:
+            age = received.received - received.published
+            if known.last_age is not None:
+                known.least_age = min(known.last_age, age)
+            known.last_age = age

@@ -39,6 +39,7 @@ class Found:
     request_id: str
     finding: Finding
     node: str = ""  # HELD, ENDED: the node that holds it; END_STREAM, SERVE: the node that it was taken over from
+    claimed_at: float = 0.0  # END_STREAM, SERVE: monotonic; when the claim was sent that has made the task this node's
 
 
 @dataclass(slots=True)
@@ -169,4 +170,5 @@ class LookUps:
 
     def _end(self, number: int, look: _LookUp, finding: Finding, node: str = "") -> None:
         del self._waiting[number]
-        self._found.append(Found(number, look.request_id, finding, node))
+        claimed_at = self._outbox.sent_at(look.takes_mark or look.mark)
+        self._found.append(Found(number, look.request_id, finding, node, claimed_at))

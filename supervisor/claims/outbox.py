@@ -11,7 +11,7 @@ FOREVER = float("inf")
 FLUSH_INTERVAL = 0.01  # seconds between two messages
 ASKED_INTERVAL = 0.003  # seconds, if a stream waits for it
 RETRY = 0.5  # seconds before what could not be stored is sent again
-REMEMBERED_MARKS = 100
+REMEMBERED_MARKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ClaimOutbox:
         self._sent: dict[int, Sent] = {}
         self._number = 0
         self._mark = 0
-        self._marks_sent: dict[int, float] = {}  # mark → monotonic time of the last message with it
+        self._marks_sent: dict[int, float] = {}  # mark → monotonic time at which its message was sent
         self._last_flush = 0.0  # monotonic
         self._not_before = 0.0  # monotonic
 
@@ -58,6 +58,13 @@ class ClaimOutbox:
         if request_id in self._next.released:  # taken again at once: it was never given back
             self._next.released.remove(request_id)
         self._next.taken.append(request_id)
+        self._is_empty = False
+
+    def again(self, request_id: str, is_begun: bool) -> None:
+        """The node works on the task, which others may not know any more."""
+        self._next.taken.append(request_id)
+        if is_begun:
+            self._next.begun.append(request_id)
         self._is_empty = False
 
     def ask(self, request: Request) -> None:
@@ -136,11 +143,15 @@ class ClaimOutbox:
             return sent
         self._not_before = now + RETRY
         old, new = sent.message, self._next
-        taken_again = {each for later in self._sent.values() for each in later.message.taken} | set(new.taken)
-        old.released = [each for each in old.released if each not in taken_again]
+        later = [each.message for later, each in self._sent.items() if later > number]
+        taken_again = {each for message in (*later, new) for each in message.taken}
+        given_back = {each for message in later for each in message.released}
+        if old.mark or new.mark:  # each message has a mark of its own: the one that failed may be stored all the same
+            self._mark += 1
         self._next = ClaimMessage(
-            self._node, old.taken + new.taken, old.begun + new.begun, old.ended + new.ended,
-            old.released + new.released, old.suspects + new.suspects, old.takes + new.takes, max(old.mark, new.mark),
+            self._node, [each for each in old.taken if each not in given_back] + new.taken, old.begun + new.begun,
+            old.ended + new.ended, [each for each in old.released if each not in taken_again] + new.released,
+            old.suspects + new.suspects, old.takes + new.takes, self._mark if old.mark or new.mark else 0,
         )  # fmt: skip
         self._requests = sent.requests + self._requests
         self._is_empty = False

@@ -26,16 +26,18 @@ class ClaimWaits:
 
     def looks_up(self, now: float, delivery: Delivery) -> bool:
         """Find out whether another node has the message. Returns False if that cannot be."""
-        if not delivery.request_id or self._claims.is_new(delivery.received):
+        received = delivery.received
+        if not delivery.request_id or self._claims.is_new(received):
+            self._claims.take(received.received_at, delivery.number, delivery.request_id)
             return False
         self._ledger.move(delivery, Place.LOOKED_UP)
         deadline = self._settlement.job(delivery).deadline
-        self._claims.look_up(now, delivery.number, delivery.request_id, delivery.received, deadline)
+        self._claims.look_up(now, delivery.number, delivery.request_id, received, deadline)
         return True
 
-    def take(self, now: float, delivery: Delivery) -> None:
-        """Claim a delivery that goes to a worker."""
-        self._claims.take(now, delivery.number, delivery.request_id)
+    def take(self, delivery: Delivery) -> None:
+        """Claim a delivery that goes to a worker, if it is not claimed yet."""
+        self._claims.take(delivery.received.received_at, delivery.number, delivery.request_id)
 
     def asked(self, asked: ClaimAsked) -> None:
         """A worker asks whether a stream may begin, or end."""

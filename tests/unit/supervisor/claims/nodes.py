@@ -130,6 +130,27 @@ class World:
         node = message.at = self.random.choice(nodes)
         self.after(self.random.uniform(0.001, 0.01), lambda: node.receive(message))
 
+    def take_topic_away(self, seconds: float) -> None:
+        """The owner of the topic of claims is gone for a while."""
+        self.note(f"no topic of claims for {seconds:.1f} s")
+        self.is_log_away = True
+        self.after(seconds, self._bring_topic_back)
+
+    def _bring_topic_back(self) -> None:
+        self.is_log_away = False
+
+    def check_end(self) -> None:
+        """Check that nothing is lost and nothing is left behind, long after the last fault."""
+        for message in self.messages:
+            client = message.client
+            if not message.is_acked:
+                raise Violation(f"{client.request_id}: nobody has acked it")
+            if not (client.is_ended or client.can_miss_end):
+                raise Violation(f"{client.request_id}: its client waits for ever")
+        for node in self.nodes:
+            if node.is_alive:
+                node.check_end()
+
     def lose(self, node: Node) -> None:
         """The broker finds out that a node is gone: others get its messages."""
         for message in self.messages:
@@ -168,6 +189,7 @@ class Node:
     _is_started: bool = False
     _generation: int = 0
     _next_turn: float = float("inf")
+    _last_received: float = float("inf")
     killed_at: float = float("inf")
 
     def __post_init__(self) -> None:
@@ -184,10 +206,19 @@ class Node:
         self.turn()
         self.world.after(1.0, self._every_second)
 
+    def check_end(self) -> None:
+        """Check that it remembers nothing and reads nothing."""
+        claims = self.claims
+        left = [claims._own, claims._received, claims._unsure, claims._grants, claims._outbox._sent, claims._look_ups]
+        if self.is_reading or any(map(len, left)) or len(claims._look_ups.table):
+            raise Violation(f"{self.name}: reads={self.is_reading}, {left}")
+
     # --- what happens to it ---
 
     def kill(self) -> None:
-        """Kill its supervisor; its workers go on for a moment."""
+        """Kill its supervisor; its workers go on for a moment. The last node stays."""
+        if not self.is_alive or sum(node.is_alive for node in self.world.nodes) == 1:
+            return
         self.world.note(f"{self.name} killed")
         self.is_alive = self.is_linked = False
         self.killed_at = self.world.now
@@ -199,6 +230,8 @@ class Node:
 
     def cut(self, seconds: float, detected_after: float) -> None:
         """Cut its connection for a while; the broker finds out later."""
+        if not self.is_linked:
+            return
         self.world.note(f"{self.name} cut for {seconds:.1f} s, detected after {detected_after:.1f} s")
         self.is_linked = False
         self._generation += 1
@@ -327,11 +360,16 @@ class Node:
             return
         self._number += 1
         key = (1, self._number, 0, -1)
-        received = Received(message, key, b"", WALL + message.published, WALL + now + self.skew, now, 0, publisher="p")
+        received = Received(
+            message, key, b"", WALL + message.published, WALL + now + self.skew, now, 0,
+            publisher="p", asked_for=now - self._last_received,
+        )  # fmt: skip
+        self._last_received = now
         task = self.tasks[self._number] = Task(message, self._number, received)
         request_id = message.client.request_id
         self.world.note(f"{self.name} receives {request_id}")
         if self.claims.is_new(received):
+            self.claims.take(now, task.number, request_id)
             self._serve(task)
         else:
             self.claims.look_up(now, task.number, request_id, received, now + KEEP)
@@ -353,7 +391,7 @@ class Node:
             self._decide(task, is_ended=False)
 
     def _serve(self, task: Task) -> None:
-        self.claims.take(self.world.now, task.number, task.message.client.request_id)
+        self.claims.take(task.received.received_at, task.number, task.message.client.request_id)
         task.is_running = True
         if task.is_rejection:
             self.world.after(0.01, lambda: self._ask(task, "end"))

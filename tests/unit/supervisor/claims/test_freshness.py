@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.claims.freshness import FRAME_AFTER, MOST_PUBLISHERS, Freshness
+from supervisor.claims.freshness import ASKED_FOR, FRAME_AFTER, MOST_PUBLISHERS, Freshness
 from supervisor.events import Received
 
 WALL = 1e9
@@ -18,32 +18,42 @@ class Messages:
     def __init__(self) -> None:
         self.freshness, self.now = Freshness(), 0.0
 
-    def message(self, age: float = 0.0, *, behind: float = 0.0, redeliveries: int = 0, by: str = "p") -> Received:
+    def message(
+        self, age: float = 0.0, *, behind: float = 0.0, redeliveries: int = 0, by: str = "p", asked_for: float = 1.0
+    ) -> Received:
         """Return the next message.
 
         Args:
             behind: seconds by which the publisher's clock is behind the node's.
+            asked_for: seconds for which the node has asked for a message.
         """
         self.now += 1.0
         published = WALL + self.now - age - behind
-        return Received(None, (1, 1, 0, -1), b"", published, WALL + self.now, self.now, redeliveries, publisher=by)
+        return Received(
+            None, (1, 1, 0, -1), b"", published, WALL + self.now, self.now, redeliveries,
+            publisher=by, asked_for=asked_for,
+        )  # fmt: skip
 
     def is_new(self, age: float = 0.0, *, behind: float = 0.0, redeliveries: int = 0, by: str = "p") -> bool:
         """Return whether the next message is new."""
         return self.freshness.is_new(self.message(age, behind=behind, redeliveries=redeliveries, by=by))
 
     def know(self, behind: float = 0.0, by: str = "p") -> None:
-        """Look the first message of a publisher up; nobody had it before."""
-        first = self.message(behind=behind, by=by)
-        self.freshness.is_new(first)
-        self.freshness.was_new(first)
+        """Look the first messages of a publisher up; nobody had them before."""
+        self.look_up(self.message(behind=behind, by=by))
+        self.look_up(self.message(behind=behind, by=by))
+
+    def look_up(self, message: Received) -> None:
+        """Look a message up; nobody had it before."""
+        self.freshness.is_new(message)
+        self.freshness.was_new(message)
 
 
 def test_the_first_message_of_a_publisher_is_looked_up() -> None:
     assert not Messages().is_new()
 
 
-def test_messages_are_looked_up_until_the_claims_have_shown_that_one_was_new() -> None:
+def test_messages_are_looked_up_until_the_claims_have_shown_that_two_were_new() -> None:
     messages = Messages()
     assert [messages.is_new() for _ in range(3)] == [False, False, False]
     messages.know()
@@ -83,20 +93,36 @@ def test_a_message_of_the_same_moment_as_the_one_before_is_new() -> None:
 
 def test_a_redelivered_message_does_not_show_the_publishers_clock() -> None:
     messages = Messages()
-    redelivered = messages.message(50.0, redeliveries=1)
-    messages.freshness.is_new(redelivered)
-    messages.freshness.was_new(redelivered)
+    for _ in range(2):
+        messages.look_up(messages.message(50.0, redeliveries=1))
     assert not messages.is_new()
 
 
-def test_an_old_message_that_nobody_had_lets_no_redelivered_one_through() -> None:
-    """After a long outage the first message may be old; the least age falls to the truth with the next ones."""
+def test_messages_that_have_waited_at_the_broker_do_not_show_the_publishers_clock() -> None:
+    """All are old then, and one of another node that was killed is no older than they are."""
     messages = Messages()
-    old = messages.message(50.0)
-    messages.freshness.is_new(old)
-    messages.freshness.was_new(old)
+    for _ in range(10):
+        messages.look_up(messages.message(50.0, asked_for=ASKED_FOR / 2))
+    assert not messages.is_new(40.0)
+
+
+def test_one_message_that_was_on_its_way_while_the_node_stood_still_does_not_show_the_publishers_clock() -> None:
+    messages = Messages()
+    messages.look_up(messages.message(16.0, asked_for=16.0))
+    assert not messages.is_new(5.0)
+    messages.look_up(messages.message(0.0))
+    assert not messages.is_new(5.0)
     assert messages.is_new(0.0)
-    assert not messages.is_new(1.0)
+
+
+def test_after_a_publishers_clock_was_set_back_its_messages_are_new_again() -> None:
+    messages = Messages()
+    messages.know()
+    assert not messages.is_new(behind=5.0), "it comes out of order"
+    messages.now += 10.0
+    messages.know(behind=5.0)
+    assert messages.is_new(behind=5.0)
+    assert not messages.is_new(1.0, behind=5.0)
 
 
 def test_publishers_are_known_apart() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.claims.outbox import ASKED_INTERVAL, FLUSH_INTERVAL, FOREVER, RETRY, ClaimOutbox, Request
+from supervisor.claims.outbox import ASKED_INTERVAL, FLUSH_INTERVAL, FOREVER, REMEMBERED_MARKS, RETRY, ClaimOutbox, Request
 from supervisor.claims.table import ClaimMessage, decode
 
 FAULT = "Timeout"
@@ -28,7 +28,7 @@ class Outbox:
         self.now += 1.0
         before = len(self.sent)
         self.box.flush(self.now, sign)
-        return self.sent[max(self.sent)] if len(self.sent) > before else None
+        return self.sent[len(self.sent)] if len(self.sent) > before else None
 
 
 def test_what_is_collected_goes_in_one_message() -> None:
@@ -146,14 +146,51 @@ def test_a_mark_belongs_to_the_next_message_and_grows() -> None:
     assert [outbox.box.sent_at(1), outbox.box.sent_at(2)] == [at, outbox.now]
 
 
-def test_a_mark_that_was_not_stored_is_sent_again_with_the_highest_of_the_marks() -> None:
+@pytest.mark.parametrize("next_has_mark", [False, True])
+def test_what_is_sent_again_has_a_mark_of_its_own(next_has_mark: bool) -> None:
+    """What failed may be stored all the same. Who reads it must not take it for what was sent later."""
     outbox = Outbox()
-    outbox.box.next_mark()
+    marks = [outbox.box.next_mark()]
     outbox.flush()
-    outbox.box.next_mark()
+    first_at = outbox.now
+    if next_has_mark:
+        marks.append(outbox.box.next_mark())
     outbox.box.stored(outbox.now, 1, FAULT)
     again = outbox.flush()
-    assert again is not None and again.mark == 2
+    assert again is not None and again.mark > max(marks)
+    assert [outbox.box.sent_at(1), outbox.box.sent_at(again.mark)] == [first_at, outbox.now]
+
+
+def test_what_is_sent_again_without_a_mark_gets_none() -> None:
+    outbox = Outbox()
+    outbox.box.taken("1")
+    outbox.flush()
+    outbox.box.stored(outbox.now, 1, FAULT)
+    again = outbox.flush()
+    assert again is not None and again.mark == 0
+
+
+def test_a_task_that_was_given_back_meanwhile_is_not_taken_by_a_message_that_is_sent_again() -> None:
+    """A node that lives would hold it for ever."""
+    outbox = Outbox()
+    outbox.box.taken("1")
+    outbox.flush()
+    outbox.box.released("1")
+    outbox.flush()
+    outbox.box.stored(outbox.now, 1, FAULT)
+    again = outbox.flush()
+    assert again is not None and again.taken == []
+
+
+def test_a_task_that_was_taken_and_released_in_two_messages_is_released_when_the_second_is_sent_again() -> None:
+    outbox = Outbox()
+    outbox.box.taken("1")
+    outbox.flush()
+    outbox.box.released("1")
+    outbox.flush()
+    outbox.box.stored(outbox.now, 2, FAULT)
+    again = outbox.flush()
+    assert again is not None and again.released == ["1"]
 
 
 def test_what_is_cleared_is_not_sent_and_its_requests_come_back() -> None:
@@ -170,9 +207,9 @@ def test_what_is_cleared_is_not_sent_and_its_requests_come_back() -> None:
 
 def test_nothing_is_remembered_of_what_was_stored() -> None:
     outbox = Outbox()
-    for number in range(1, 1001):
+    for number in range(1, 2 * REMEMBERED_MARKS):
         outbox.box.taken(str(number))
         outbox.box.next_mark()
         outbox.flush()
         outbox.box.stored(outbox.now, number, "")
-    assert len(outbox.box._sent) == 0 and len(outbox.box._marks_sent) <= 100
+    assert len(outbox.box._sent) == 0 and len(outbox.box._marks_sent) == REMEMBERED_MARKS
