@@ -1,6 +1,6 @@
 """Some nodes with claims, their tasks and their clients, under a clock of the test's own: one topic, one order.
 
-Nodes are killed, paused and cut off at random. Everything that a client sees is checked at the moment at which it comes.
+Nodes are killed, paused and cut off at random. Everything that a client sees is checked when it comes.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def test_a_message_without_request_id_is_not_claimed() -> None:
 
 
 @pytest.mark.parametrize(
-    "is_begun, is_ended, published",
+    ("is_begun", "is_ended", "published"),
     [
         pytest.param(False, True, [ClaimMessage("me", ended=["r"])], id="answered"),
         pytest.param(False, False, [ClaimMessage("me", released=["r"])], id="given back"),
@@ -261,7 +261,9 @@ def test_a_node_whose_claims_still_stand_goes_on() -> None:
 
 def test_a_node_whose_claim_was_taken_over_sends_nothing_more() -> None:
     box = lapsed()
-    box.read(ClaimMessage("me", begun=["r"]), ClaimMessage("b", suspects=["me"]), ClaimMessage("b", takes=[("r", "me")]))
+    box.read(
+        ClaimMessage("me", begun=["r"]), ClaimMessage("b", suspects=["me"]), ClaimMessage("b", takes=[("r", "me")])
+    )
     box.store()
     assert box.claims.grants() == DENIED
     assert box.ask(is_end=True) == DENIED
@@ -349,7 +351,8 @@ def test_a_message_is_looked_up_with_a_reader_that_stops_after_a_while() -> None
     box.claims.decided(1, "r", True)
     box.run(READ_ON + 2.0)
     assert box.reading == [True, False]
-    assert not box.claims._received and not box.claims._own
+    assert not box.claims._received
+    assert not box.claims._own
 
 
 def test_messages_of_a_reader_that_was_stopped_are_passed_over() -> None:

@@ -88,7 +88,9 @@ def test_a_message_of_the_same_moment_as_the_one_before_is_new() -> None:
     messages = Messages()
     messages.know()
     first = messages.message()
-    assert [messages.freshness.is_new(first), messages.freshness.is_new(replace(first, key=(1, 2, 0, -1)))] == [True] * 2
+    assert [messages.freshness.is_new(first), messages.freshness.is_new(replace(first, key=(1, 2, 0, -1)))] == [
+        True
+    ] * 2
 
 
 def test_a_redelivered_message_does_not_show_the_publishers_clock() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.claims.outbox import ASKED_INTERVAL, FLUSH_INTERVAL, FOREVER, REMEMBERED_MARKS, RETRY, ClaimOutbox, Request
+from supervisor.claims.outbox import (
+    ASKED_INTERVAL,
+    FLUSH_INTERVAL,
+    FOREVER,
+    REMEMBERED_MARKS,
+    RETRY,
+    ClaimOutbox,
+    Request,
+)
 from supervisor.claims.table import ClaimMessage, decode
 
 FAULT = "Timeout"
@@ -61,7 +69,7 @@ def test_a_sign_of_life_is_sent_when_nothing_else_was_for_a_while() -> None:
     assert outbox.flush(sign=2.0) == ClaimMessage("a"), "after two"
 
 
-@pytest.mark.parametrize("is_asked, interval", [(False, FLUSH_INTERVAL), (True, ASKED_INTERVAL)])
+@pytest.mark.parametrize(("is_asked", "interval"), [(False, FLUSH_INTERVAL), (True, ASKED_INTERVAL)])
 def test_messages_follow_each_other_no_closer_than_an_interval_that_is_shorter_if_a_stream_waits(
     is_asked: bool, interval: float
 ) -> None:
@@ -104,7 +112,8 @@ def test_what_was_not_stored_is_sent_again_before_what_came_later() -> None:
     assert outbox.box.next_flush(FOREVER) == outbox.now + RETRY
     assert outbox.flush() == ClaimMessage("a", ["1", "2"], ["1"], ["2"], takes=[("9", "b")])
     sent = outbox.box.stored(outbox.now, 2, "")
-    assert sent is not None and sent.requests == [first, second]
+    assert sent is not None
+    assert sent.requests == [first, second]
 
 
 def test_a_task_that_was_taken_again_is_not_released_by_a_message_that_is_sent_again() -> None:
@@ -116,7 +125,8 @@ def test_a_task_that_was_taken_again_is_not_released_by_a_message_that_is_sent_a
     outbox.flush()
     outbox.box.stored(outbox.now, 1, FAULT)
     again = outbox.flush()
-    assert again is not None and again.released == []
+    assert again is not None
+    assert again.released == []
 
 
 def test_a_task_that_is_released_and_taken_at_once_is_not_released() -> None:
@@ -157,7 +167,8 @@ def test_what_is_sent_again_has_a_mark_of_its_own(next_has_mark: bool) -> None:
         marks.append(outbox.box.next_mark())
     outbox.box.stored(outbox.now, 1, FAULT)
     again = outbox.flush()
-    assert again is not None and again.mark > max(marks)
+    assert again is not None
+    assert again.mark > max(marks)
     assert [outbox.box.sent_at(1), outbox.box.sent_at(again.mark)] == [first_at, outbox.now]
 
 
@@ -167,7 +178,8 @@ def test_what_is_sent_again_without_a_mark_gets_none() -> None:
     outbox.flush()
     outbox.box.stored(outbox.now, 1, FAULT)
     again = outbox.flush()
-    assert again is not None and again.mark == 0
+    assert again is not None
+    assert again.mark == 0
 
 
 def test_a_task_that_was_given_back_meanwhile_is_not_taken_by_a_message_that_is_sent_again() -> None:
@@ -179,7 +191,8 @@ def test_a_task_that_was_given_back_meanwhile_is_not_taken_by_a_message_that_is_
     outbox.flush()
     outbox.box.stored(outbox.now, 1, FAULT)
     again = outbox.flush()
-    assert again is not None and again.taken == []
+    assert again is not None
+    assert again.taken == []
 
 
 def test_a_task_that_was_taken_and_released_in_two_messages_is_released_when_the_second_is_sent_again() -> None:
@@ -190,7 +203,8 @@ def test_a_task_that_was_taken_and_released_in_two_messages_is_released_when_the
     outbox.flush()
     outbox.box.stored(outbox.now, 2, FAULT)
     again = outbox.flush()
-    assert again is not None and again.released == ["1"]
+    assert again is not None
+    assert again.released == ["1"]
 
 
 def test_what_is_cleared_is_not_sent_and_its_requests_come_back() -> None:
@@ -212,4 +226,5 @@ def test_nothing_is_remembered_of_what_was_stored() -> None:
         outbox.box.next_mark()
         outbox.flush()
         outbox.box.stored(outbox.now, number, "")
-    assert len(outbox.box._sent) == 0 and len(outbox.box._marks_sent) == REMEMBERED_MARKS
+    assert len(outbox.box._sent) == 0
+    assert len(outbox.box._marks_sent) == REMEMBERED_MARKS

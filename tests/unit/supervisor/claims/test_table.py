@@ -133,7 +133,8 @@ def test_a_task_that_was_taken_over_is_kept_as_long_as_a_new_one() -> None:
 
 def test_a_reader_forgets_who_suspected_whom_when_a_sign_of_life_comes() -> None:
     table = table_of(TAKEN, SUSPICION)
-    assert table.is_suspected("a", "b") and not table.is_suspected("b", "a")
+    assert table.is_suspected("a", "b")
+    assert not table.is_suspected("b", "a")
     table.apply(ClaimMessage("a"), 3.0)
     assert not table.is_suspected("a", "b")
 
@@ -147,7 +148,9 @@ def test_a_sign_of_life_is_some_bytes() -> None:
     assert encode(ClaimMessage("a")) == b'{"node":"a"}'
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"taken":["r"]}', b'{"node":1}', b'{"node":"a","taken":"r"}', b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"taken":["r"]}', b'{"node":1}', b'{"node":"a","taken":"r"}', b"\xff"]
+)
 def test_what_is_no_message_is_passed_over(data: bytes) -> None:
     assert decode(data) is None
 
