@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from workernode.call_stats import CallStats
 from workernode.trace_context import TraceContext
@@ -131,6 +131,13 @@ class Job:
     resume: SavedStream | None = None  # go on with this stream
     is_claimed: bool = False  # a stream may be sent only with the supervisor's grants (ClaimAsked)
     supersedes: str = ""  # the node that had this task before, and is gone; "": none had
+
+
+class Lease(NamedTuple):
+    """Until when a worker may send streams (supervisor/claims)."""
+
+    until: float  # monotonic
+    lapses: int = 0  # how often it had run out, so that other nodes may have taken streams over
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """May this stream be sent? A stream leaves a node only while the node holds the claim of its task (supervisor/claims).
 
 The worker asks the supervisor before the first frame and before the end, and waits until that is stored. In between it
-looks at the lease, which ends by itself: a worker whose supervisor is gone or hangs sends nothing after it.
+looks at the lease, which ends by itself: a worker whose supervisor is gone or hangs sends nothing after it. When it had
+run out and goes on, another node may have taken the task over meanwhile: the worker asks again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from workernode.errors import ClaimLost
 from workernode.net.waiting import Event
@@ -24,16 +25,17 @@ class StreamClaim:
     Args:
         job: whose claim it is.
         ask: sends a question to the supervisor.
-        lease: returns the monotonic time until which frames may leave.
+        lease: returns the monotonic time until which frames may leave, and how often that had run out.
     """
 
-    def __init__(self, job: Job, ask: Callable[[ClaimAsked], None], lease: Callable[[], float]) -> None:
+    def __init__(self, job: Job, ask: Callable[[ClaimAsked], None], lease: Callable[[], Sequence[float]]) -> None:
         self._number = job.number
         self._ask = ask
         self._lease = lease
         self._until = max(job.deadline, time.monotonic()) + GRACE
         self._granted = Event()
         self._is_lost = False
+        self._lapses = 0.0  # how often the lease had run out when the claim was granted last
         self._has_begun = self._has_ended = False
 
     def answered(self, granted: Granted) -> None:
@@ -60,11 +62,19 @@ class StreamClaim:
         Raises:
             ClaimLost: another node has taken the task over, or the time of the task is over.
         """
-        while (now := time.monotonic()) >= self._lease():
-            self._wait_once(Event(), now + CHECK_INTERVAL)
+        while True:
+            until, lapses = self._lease()
+            now = time.monotonic()
+            if lapses != self._lapses:
+                self._wait_for_grant(is_end=False)
+            elif now >= until:
+                self._wait_once(Event(), now + CHECK_INTERVAL)
+            else:
+                return
 
     def _wait_for_grant(self, *, is_end: bool) -> None:
         self._granted = Event()
+        _, self._lapses = self._lease()
         self._ask(ClaimAsked(self._number, is_end))
         while not self._wait_once(self._granted, self._until):
             pass

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -52,7 +52,8 @@ class WorkerArguments:
     answer_states: MutableSequence[int]  # shared memory: an AnswerState for each slot
     token_counts: MutableSequence[float]  # shared memory, for each slot: tokens from upstream since the process started
     beat: Any  # shared memory: monotonic time of the last beat
-    lease: Any  # shared memory: monotonic time until which streams may be sent (workernode/stream_claim.py)
+    # Shared memory: monotonic time until which streams may be sent, and how often that had run out (stream_claim.py).
+    lease: Sequence[float]
     streams: StreamMemory | None = None  # shared memory: what the clients of streams were sent; None: nobody asks
     handover: tuple[Connection, Connection] | None = None  # the two ends of a pipe; with `streams` (net/handover.py)
 
@@ -81,7 +82,7 @@ def main(arguments: WorkerArguments) -> None:
     def run(job: Job) -> None:
         claim = None
         if job.is_claimed:
-            claim = claims[job.number] = StreamClaim(job, outbox.put, lambda: float(arguments.lease.value))
+            claim = claims[job.number] = StreamClaim(job, outbox.put, lambda: tuple(arguments.lease))
         outbox.put(attempt.run(job, services, slots[job.slot], claim))
         claims.pop(job.number, None)
 

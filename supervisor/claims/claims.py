@@ -65,6 +65,7 @@ class Claims:
     Attributes:
         is_on: claims can be published; otherwise everything is granted at once.
         lease: monotonic time until which streams of this node may be sent.
+        lapses: how often that had run out, so that others may have taken streams over. Who sends one asks again then.
 
     Args:
         node: the name of this node, unique for each of its starts.
@@ -89,6 +90,7 @@ class Claims:
         self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
         self.is_on = False
         self.lease = FOREVER
+        self.lapses = 0
 
     # --- what the node asks ---
 
@@ -264,6 +266,7 @@ class Claims:
             return
         text = "no claim could be stored for %g s: streams wait until it is known whether another node has taken over"
         log.warning(text, LEASE, extra={"event": "claims_in_doubt"})
+        self.lapses += 1
         self._doubt_mark = self._outbox.next_mark()
 
     def _read_back(self, mark: int) -> None:

@@ -12,7 +12,7 @@ from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.workers import Pool
 from workernode.errors import broken_error
-from workernode.protocol import ClaimAsked, Decision, Granted, Rejection
+from workernode.protocol import ClaimAsked, Decision, Granted, Lease, Rejection
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ClaimWaits:
             delivery = self._ledger.get(grant.number)
             if delivery is not None and delivery.worker is not None and delivery.place is Place.RUNNING:
                 self._pool.grant(delivery.worker, Granted(grant.number, grant.is_granted))
-        self._pool.set_lease(self._claims.lease)
+        self._pool.set_lease(Lease(self._claims.lease, self._claims.lapses))
 
     def next_tick(self, now: float) -> float:
         """Return the monotonic time at which `tick` has something to do."""

@@ -19,6 +19,7 @@ from workernode.protocol import (
     FromWorker,
     Granted,
     Job,
+    Lease,
     Ready,
     SavedStream,
     Stop,
@@ -40,7 +41,7 @@ class Process(Protocol):
     """What the pool needs of a worker process. WorkerProcess is the real one."""
 
     answer_states: MutableSequence[int]  # shared memory: how much of the answer of each slot has left (AnswerState)
-    lease: float  # shared memory: monotonic time until which it may send streams (supervisor/claims)
+    lease: Lease  # shared memory: until when it may send streams (supervisor/claims)
 
     @property
     def pid(self) -> int | None:
@@ -154,7 +155,7 @@ class Pool:
         self._vacant: dict[int, float] = {}  # index → monotonic time at which a successor may start
         self._crashes: dict[int, int] = {}
         self._target: Target | None = None
-        self._lease = float("inf")
+        self._lease = Lease(float("inf"))
         self._last_check = clock.monotonic()
         self._tokens_before = 0.0  # of workers that are gone
 
@@ -212,12 +213,12 @@ class Pool:
         if one is not None:
             one.process.put(granted)
 
-    def set_lease(self, until: float) -> None:
-        """Let all workers, and those to come, send streams until this monotonic time."""
-        if until != self._lease:
-            self._lease = until
+    def set_lease(self, lease: Lease) -> None:
+        """Let all workers, and those to come, send streams until a moment."""
+        if lease != self._lease:
+            self._lease = lease
             for each in self._workers.values():
-                each.process.lease = until
+                each.process.lease = lease
 
     def set_target(self, target: Target) -> None:
         """Tell all workers, and those to come, whom to ask."""

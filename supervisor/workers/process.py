@@ -25,7 +25,7 @@ from supervisor.machine import kill_descendants, wait_gone
 from supervisor.workers.task_queue import TaskQueue
 from workernode import pipe, worker
 from workernode.net.handover import bytes_in
-from workernode.protocol import SavedStream, ToWorker
+from workernode.protocol import Lease, SavedStream, ToWorker
 from workernode.record import Node
 from workernode.resume import ResumeStyle
 from workernode.settings import Settings
@@ -60,7 +60,7 @@ class WorkerProcess:
         self._sentinel, self._sentinel_writer = os.pipe()
         self.answer_states: MutableSequence[int] = RawArray("B", slots)
         self._tokens, self._beat = RawArray("d", slots), RawValue("d", 0.0)
-        self._lease = RawValue("d", float("inf"))
+        self._lease = RawArray("d", [float("inf"), 0.0])
         self._streams = _stream_memory(slots) if settings.resume_style is not ResumeStyle.OFF else None
         self._handover = context.Pipe(duplex=False) if self._streams is not None else None
         arguments = worker.WorkerArguments(
@@ -98,13 +98,14 @@ class WorkerProcess:
         return float(self._beat.value)
 
     @property
-    def lease(self) -> float:
-        """Monotonic time until which it may send streams."""
-        return float(self._lease.value)
+    def lease(self) -> Lease:
+        """Until when it may send streams."""
+        return Lease(self._lease[0], int(self._lease[1]))
 
     @lease.setter
-    def lease(self, until: float) -> None:
-        self._lease.value = until
+    def lease(self, lease: Lease) -> None:
+        self._lease[1] = lease.lapses  # first: who sees the new time sees this, too
+        self._lease[0] = lease.until
 
     @property
     def tokens(self) -> float:

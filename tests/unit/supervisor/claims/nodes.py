@@ -69,8 +69,11 @@ class Task:
     is_running: bool = False
     has_begun: bool = False
     is_rejection: bool = False
-    waits_for: str = ""  # "begin" or "end": the grant that it has asked for
+    asked: str = ""  # "begin" or "end": the grant that it has asked for last
+    waits_for: str = ""  # the same, until it is granted
+    until: float = 0.0  # when its text is over
     is_lost: bool = False
+    lapses: int = 0  # of the lease, when it asked last
 
 
 class World:
@@ -224,7 +227,7 @@ class Node:
         self.killed_at = self.world.now
         self._generation += 1
         for task in self.tasks.values():
-            if task.waits_for == "end" or task.is_rejection:
+            if task.asked == "end" or task.is_rejection:
                 task.message.client.can_miss_end = True
         self.world.lose(self)
 
@@ -424,7 +427,8 @@ class Node:
     def _ask(self, task: Task, what: str) -> None:
         if task.is_lost or not self.is_alive:
             return
-        task.waits_for = what
+        task.asked = task.waits_for = what
+        task.lapses = self.claims.lapses
         request_id = task.message.client.request_id
         self.post(lambda: self.claims.ask(task.number, request_id, what == "end"))
 
@@ -434,36 +438,45 @@ class Node:
             return
         if not is_granted:
             self.world.note(f"{self.name} loses {task.message.client.request_id}")
-            task.is_lost = True
-            self.world.after(0.001, lambda: self.post(lambda: self._decide(task, is_ended=False)))
+            self.world.after(self.world.random.choice([0.001, 0.02, 1.0]), lambda: self._lose(task))
         elif task.waits_for == "begin":
             task.waits_for = ""
-            until = self.world.now + self.world.random.choice([0.5, 5.0, 40.0])
-            self.world.after(0.001, lambda: self._frame(task, until))
+            task.until = task.until or self.world.now + self.world.random.choice([0.5, 5.0, 40.0])
+            self.world.after(0.001, lambda: self._frame(task))
         elif task.waits_for == "end":
+            task.waits_for = ""
             self.world.after(0.001, lambda: self._end(task))
 
-    def _frame(self, task: Task, until: float) -> None:
-        now = self.world.now
+    def _lose(self, task: Task) -> None:
+        task.is_lost = True
+        self.post(lambda: self._decide(task, is_ended=False))
+
+    def _may_send(self, task: Task, go_on: Callable[[], None]) -> bool:
         if task.is_lost or not self._is_worker_alive():
-            return
-        if now >= self.claims.lease:
-            self.world.after(0.05, lambda: self._frame(task, until))
+            return False
+        if task.lapses != self.claims.lapses:
+            self._ask(task, task.asked)
+        elif self.world.now >= self.claims.lease:
+            self.world.after(0.05, go_on)
+        else:
+            return True
+        return False
+
+    def _frame(self, task: Task) -> None:
+        now = self.world.now
+        if not self._may_send(task, lambda: self._frame(task)):
             return
         if not task.has_begun:
             self.world.note(f"{self.name} begins {task.message.client.request_id}")
         task.has_begun = True
         task.message.client.frame(self.name)
-        if now >= until:
+        if now >= task.until:
             self._ask(task, "end")
         else:
-            self.world.after(self.world.random.uniform(0.1, 1.0), lambda: self._frame(task, until))
+            self.world.after(self.world.random.uniform(0.1, 1.0), lambda: self._frame(task))
 
     def _end(self, task: Task) -> None:
-        if task.is_lost or not self._is_worker_alive():
-            return
-        if self.world.now >= self.claims.lease:
-            self.world.after(0.05, lambda: self._end(task))
+        if not self._may_send(task, lambda: self._end(task)):
             return
         self.world.note(f"{self.name} ends {task.message.client.request_id}")
         task.message.client.end(self.name)

@@ -12,7 +12,7 @@ from supervisor.ledger import Delivery, Ledger
 from supervisor.machine import Clock
 from supervisor.workers.pool import WorkerDeath
 from workernode import record
-from workernode.protocol import AnswerState, Decision, FaultInfo, FaultKind, Job, Outcome, SavedStream
+from workernode.protocol import AnswerState, Decision, FaultInfo, FaultKind, Job, Lease, Outcome, SavedStream
 from workernode.settings import load
 
 LIMIT = 2
@@ -79,7 +79,7 @@ class Effects:
 
     # pool
 
-    def set_lease(self, until: float) -> None:
+    def set_lease(self, lease: Lease) -> None:
         """Ignored."""
 
     def free_slots(self) -> int:
