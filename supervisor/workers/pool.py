@@ -8,11 +8,12 @@ tasks is the dispatcher's decision. Processes (process.py), clock and loop are p
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from supervisor.machine import Clock
+from supervisor.workers.contract import Process
 from workernode import pipe
 from workernode.protocol import (
     AnswerState,
@@ -35,60 +36,6 @@ DEATH_LIMIT = 2.0  # seconds that a killed worker gets to be gone
 SHORT_LIFE = 5.0  # seconds
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.5, 30.0  # seconds
 CRASHES_TO_REPORT = 4  # deaths at once in a row, after which it is reported
-
-
-class Process(Protocol):
-    """What the pool needs of a worker process. WorkerProcess is the real one."""
-
-    answer_states: MutableSequence[int]  # shared memory: how much of the answer of each slot has left (AnswerState)
-    lease: Lease  # shared memory: until when it may send streams (supervisor/claims)
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id; None if it could not be started."""
-
-    @property
-    def pipe(self) -> Any:
-        """What becomes readable when the worker has written something, or when its pipe ends."""
-
-    @property
-    def sentinel(self) -> Any:
-        """What becomes readable when the process is dead."""
-
-    @property
-    def beat(self) -> float:
-        """Monotonic time of its last sign of life; 0 before the first."""
-
-    @property
-    def tokens(self) -> float:
-        """Tokens that it has received from upstream since its start."""
-
-    def put(self, message: ToWorker) -> None:
-        """Send the message to the worker; never waits."""
-
-    def read(self) -> bytes:
-        """Read once from the pipe, which is readable; b"" at its end."""
-
-    def read_rest(self) -> Iterator[bytes]:
-        """Yield what is left in the pipe of a dead process."""
-
-    def forget_stream(self, slot: int) -> None:
-        """Another job is about to get the slot: what the client of its last stream was sent is forgotten."""
-
-    def saved_stream(self, slot: int) -> SavedStream | None:
-        """Return what the client of the slot's stream was sent, once the process is dead; None if it is not known."""
-
-    def kill(self) -> None:
-        """Kill it."""
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until the process is dead, for at most `timeout` seconds; True if it is."""
-
-    def cause(self) -> str:
-        """Why the process ended, for a person."""
-
-    def close(self) -> None:
-        """Release what belongs to a dead process."""
 
 
 class Watcher(Protocol):
