@@ -42,7 +42,7 @@ _multiprocessing_lock = threading.Lock()
 
 
 class WorkerProcess:
-    """A worker process and the supervisor's ends of its pipes (supervisor.workers.pool.Process)."""
+    """A worker process and the supervisor's ends of its pipes (supervisor.workers.contract.Process)."""
 
     def __init__(self, index: int, slots: int, settings: Settings, node: Node) -> None:
         """Begin to start the process. A start that fails counts as a process that died at once.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.workers.pool import Process
+from supervisor.workers.contract import Process
 from supervisor.workers.process import WorkerProcess
 from tests.simulation.node import SimNode, settings_of
 from tests.simulation.outside import Gateway, Upstream

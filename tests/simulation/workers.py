@@ -38,7 +38,7 @@ class Host(Protocol):
 
 
 class SimProcess:
-    """A worker process (supervisor.workers.pool.Process)."""
+    """A worker process (supervisor.workers.contract.Process)."""
 
     def __init__(self, host: Host, index: int, slots: int, start_takes: float, count: int) -> None:
         self.host = host
@@ -62,7 +62,7 @@ class SimProcess:
         self._deferred: list[Callable[[], None]] = []
         self._world.after(start_takes, self._start)
 
-    # --- what the pool does (supervisor.workers.pool.Process) ---
+    # --- what the pool does (supervisor.workers.contract.Process) ---
 
     @property
     def pipe(self) -> SimProcess:
