@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Telemetry(Protocol):
-    """Who is told of every delivery that ended. Never raises, and never waits but in `close`."""
+    """What gets every delivery that ended. Never raises, and never waits but in `close`."""
 
     def ended(self, outcome: Outcome) -> None:
         """A delivery was decided."""

@@ -23,7 +23,7 @@ THINKING = "<think>"  # reasoning that stands in the text: templates cut it out 
 
 @dataclass(frozen=True)
 class Opening:
-    """What the first chunk of a stream has said of all of it."""
+    """What the first chunk of a stream fixes for the whole stream."""
 
     members: dict[str, Any]  # its OWN
     has_role: bool = False  # the client knows whose text it is
