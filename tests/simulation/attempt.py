@@ -13,6 +13,7 @@ from workernode.protocol import (
     AnswerBegun,
     AnswerState,
     CallFailed,
+    ClaimAsked,
     Decision,
     Durations,
     FaultInfo,
@@ -32,6 +33,7 @@ RETRY_FIRST = 0.2  # seconds
 UNKNOWN_FOR = 1.0  # seconds for which a 404 is retried
 OFFER_TIME = 1.0  # seconds for which a worker offers an answer; then its supervisor keeps it
 SHORTEST_OFFER = 3.0  # seconds for which an answer is offered that comes late
+CLAIM_GRACE = 10.0  # seconds for which a claim is waited for, even after the time of the task
 RECONNECT_TIME = 5.0  # seconds for telling a client that the connection broke amid its stream
 STATUS_OF = {
     "taken": "answered", "unknown": "client_gone", "refused": "gateway_unreachable", "away": "gateway_unreachable",
@@ -46,6 +48,10 @@ ERROR: dict[str, Any] = {"error": {"message": "", "type": "server_error", "param
 Waits = Generator[float, None, None]  # yields how long it waits
 
 
+class ClaimLost(Exception):
+    """Nothing may leave any more."""
+
+
 class Attempt:
     """One job at a worker."""
 
@@ -54,9 +60,20 @@ class Attempt:
         self.job, self.plan = job, process.host.request_of(job)
         self._dice = self._world.dice_for(self.plan.id, process.host.name, job.number)
         self._held: list[bytes] = []  # frames that have not left: a chunk's number, or b"E" for an error
+        self._is_begun_claim = self._is_ended_claim = not job.is_claimed or not process.asks_claims
+        self._lapses = 0
+        self._claim_until = max(job.deadline, self._world.now) + CLAIM_GRACE
         self._undelivered: tuple[bool, tuple[bytes, ...]] | None = None  # is the gateway reached; what it has not got
 
     def run(self) -> Waits:
+        """The whole task."""
+        self._process.grants.pop(self.job.number, None)
+        try:
+            yield from self._run()
+        except ClaimLost:
+            self._finish(Decision.NAK, "taken_over")
+
+    def _run(self) -> Waits:
         dice = self._dice
         yield dice.uniform(0.0002, 0.002)
         if self.plan.malformed:
@@ -199,10 +216,46 @@ class Attempt:
     def _has_begun(self) -> bool:
         return self._process.answer_states[self.job.slot] != AnswerState.NOT_STARTED
 
+    def _wait_for_claim(self, is_end: bool) -> Waits:
+        """Ask whether the first frame, or the end, may leave (workernode.stream_claim)."""
+        if self._is_ended_claim or (self._is_begun_claim and not is_end):
+            return
+        yield from self._ask_for_claim(is_end)
+        self._is_begun_claim, self._is_ended_claim = True, is_end
+
+    def _ask_for_claim(self, is_end: bool) -> Waits:
+        self._process.grants.pop(self.job.number, None)
+        self._lapses = self._process.lease.lapses
+        self._process.write(ClaimAsked(self.job.number, is_end))
+        pause = 0.003
+        while not self._is_granted():
+            yield pause
+            pause = min(0.25, pause * 1.3)
+
+    def _is_granted(self) -> bool:
+        granted = self._process.grants.get(self.job.number)
+        if granted is False or (granted is None and self._world.now >= self._claim_until):
+            raise ClaimLost
+        return bool(granted)
+
+    def _wait_for_lease(self) -> Waits:
+        while self.job.is_claimed and self._process.asks_claims:
+            if self._process.lease.lapses != self._lapses:
+                yield from self._ask_for_claim(is_end=False)
+            elif self._world.now >= self._process.lease.until:
+                self._is_granted()
+                yield 0.05
+            else:
+                return
+
     def _flush(self) -> Waits:
-        if not self._has_begun and self._held:
+        if not self._held:
+            return
+        yield from self._wait_for_claim(is_end=False)
+        if not self._has_begun:
             self._process.answer_states[self.job.slot] = AnswerState.STARTED
             yield 0.000002
+        yield from self._wait_for_lease()
         frames, self._held = self._held, []
         for frame in frames:
             self._send(None if frame == b"E" else int(frame), False)
@@ -236,8 +289,10 @@ class Attempt:
         yield from self._send_end()
 
     def _send_end(self) -> Waits:
+        yield from self._wait_for_claim(is_end=True)
         self._process.answer_states[self.job.slot] = AnswerState.ENDING
         yield 0.000002
+        yield from self._wait_for_lease()
         self._send(-1, True)
         yield 0.003  # the ping behind the end is answered
         self._process.answer_states[self.job.slot] = AnswerState.ENDED

@@ -10,6 +10,7 @@ from supervisor.broker import PulsarBroker
 from supervisor.broker.connection import OPERATION_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, LossTimer
 from supervisor.broker.partitions import PartitionedConsumer
 from supervisor.events import BrokerDown, BrokerUp, MessageKey, Received
+from tests.simulation.claims_topic import SimClaimsTopic
 from tests.simulation.library import Consumer, Link, PulsarException
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class SimConnection:
         self.intake: Any = None
         self.client: object = None
         self.consumer: Any = None
+        self.claims = SimClaimsTopic(node.world, link, link.server.claims, node.loop.post)
         self.parts: list[Consumer] = []  # the library's consumers: one, or one for each partition
         self.records: Link | None = None
         self.token = ""
@@ -51,6 +53,7 @@ class SimConnection:
         if self._link.is_up:
             self.client = self.records = self._link
             self._link.has_producer = True
+            self.claims.open()
             self._node.loop.post(BrokerUp())
             self._act()
         else:
@@ -136,6 +139,7 @@ class SimConnection:
             consumer.disconnect()
         if records:
             self._link.has_producer = False
+            self.claims.lost()
         if not self._is_watching and self.records is not None:
             self._is_watching = True
             self._watch(LossTimer())
@@ -150,6 +154,7 @@ class SimConnection:
     def _back(self, parts: list[Consumer]) -> None:
         if self._link.is_up:
             self._link.has_producer = self.records is not None
+            self.claims.back()
             for consumer in parts:
                 consumer.connect()
             if any(consumer in self.parts for consumer in parts):
@@ -177,6 +182,7 @@ class SimConnection:
             self._world.faults["producer made anew"] += 1
             self._link.has_producer = True
             self._link.fail_pending()
+            self.claims.back()
         elif not has_consumer:
             self._world.faults["consumer made anew"] += 1
             self.intake.detach()
@@ -192,6 +198,7 @@ class SimConnection:
         self.client = self.records = None
         self._subscribing_since = 0.0
         self._link.fail_pending()
+        self.claims.fail_pending()
         self._world.after(0.05, self._connect, RETRY_FIRST)
 
     def _close_consumer(self) -> None:
@@ -250,6 +257,14 @@ class SimBroker(PulsarBroker):
         """Only after the record is stored."""
         self._node.check_ack(received)
         super().ack(received)
+
+    def publish_claims(self, number: int, message: bytes) -> None:
+        """Over the simulated topic."""
+        self.connection.claims.publish(number, message)
+
+    def read_claims(self, is_wanted: bool) -> None:
+        """Over the simulated topic."""
+        self.connection.claims.read(is_wanted)
 
     def publish_record(self, number: int, record: bytes) -> None:
         """Store it, or not."""

@@ -132,6 +132,17 @@ def _kill_supervisor(simulation: Simulation, step: Step, node: SimNode) -> None:
         simulation._restart_when_gone(step.node % len(simulation.nodes))
 
 
+def _kill_supervisor_alone(simulation: Simulation, step: Step, node: SimNode) -> None:
+    """Its workers notice only after up to five seconds."""
+    node.workers_outlive_it = min(step.seconds, 5.0)
+    _kill_supervisor(simulation, step, node)
+
+
+def _kill_claims_owner(simulation: Simulation, step: Step, node: SimNode) -> None:
+    server = simulation.server
+    server.claims_away_until = max(server.claims_away_until, simulation.world.now + step.seconds)
+
+
 def _kill_then_terminate(simulation: Simulation, step: Step, node: SimNode) -> None:
     _kill_one(simulation, step, node)
     simulation.world.after(step.seconds, _terminate, simulation, step, node)
@@ -236,4 +247,7 @@ FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
     "owner of the topic killed": _kill_owner,
     "node and its workers stand still": _stand_still,
     "topic gets another partition": _add_partition,
+    "supervisor killed, its workers live on": _kill_supervisor_alone,
+    "supervisor stands still": _pause,
+    "owner of the claims' topic killed": _kill_claims_owner,
 }

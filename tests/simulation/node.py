@@ -88,6 +88,7 @@ class SimNode:
         self.sampling_takes = 0.0
         self.start_takes = 0.0
         self.probe_due_since: float | None = None  # a probe is due, and could be taken
+        self.workers_outlive_it = 0.0  # seconds
         self.processes: list[SimProcess] = []
         self.stored: dict[int, set[str]] = {}  # number of a delivery → "record", "letter"
         self.numbers: dict[int, str] = {}
@@ -183,11 +184,13 @@ class SimNode:
     def check_ack(self, received: Received) -> None:
         plan = self.plan_of(received)
         delivery = self.dispatcher._ledger._by_key.get(received.key)
-        if delivery is not None:
+        if delivery is not None and delivery.place not in (Place.LOOKED_UP, Place.HELD):  # another node has answered it
             is_stored = self.dispatcher._records.is_stored(delivery.number)
             if not is_stored or "record" not in self.stored.get(delivery.number, ()):
                 raise Violation("an ack follows the stored record", plan.id)
-        elif not any(id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()):
+        elif not self.gateway.is_claimed and not any(
+            id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()
+        ):
             raise Violation("an ack follows the stored record", plan.id)
 
     # --- life ---
@@ -257,7 +260,9 @@ class SimNode:
                 client.excuses.add("its record could not be stored while its node lived")
         self.connection.kill()
         for process in self.processes:
-            self.world.after(self.dice.uniform(0.0, 0.05), process.die, "its supervisor is gone")
+            self.world.after(
+                self.dice.uniform(0.0, 0.05) + self.workers_outlive_it, process.die, "its supervisor is gone"
+            )
 
     def kill(self) -> None:
         """SIGKILL to the supervisor."""

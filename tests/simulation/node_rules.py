@@ -47,7 +47,9 @@ def _check_unacked(node: SimNode, parts: list[Consumer]) -> None:
     # What has waited for its gateway was beyond the cap, and is still here when the gateway is back (decision 13).
     here = list(node.dispatcher._ledger)
     for delivery in here:
-        if delivery.place is Place.UNDELIVERED and delivery.kept is not None:
+        if delivery.place is Place.HELD:  # another node works on it
+            node.waited.add(delivery.number)
+        elif delivery.place is Place.UNDELIVERED and delivery.kept is not None:
             node.waited.add(delivery.number)
             client = node.gateway.clients[node.plan_of(delivery.received).id]
             client.kept_at, client.kept_until = client.kept_at or node.world.now, delivery.kept.until

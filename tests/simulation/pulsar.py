@@ -15,6 +15,22 @@ from tests.simulation.world import World
 if TYPE_CHECKING:
     from tests.simulation.library import Consumer
 
+
+class ClaimsLog:
+    """What the topic of claims holds."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.readers: list[Callable[[], None]] = []
+        self.is_refused = False  # no node may write there
+
+    def append(self, data: bytes) -> None:
+        """Store a message."""
+        self.messages.append(data)
+        for reader in self.readers:
+            reader()
+
+
 LEDGER = 7
 
 
@@ -111,11 +127,18 @@ class Server:
         self.entries: list[Entry] = []
         self._waiting: list[Entry] = []  # by number
         self.consumers: list[Consumer] = []
+        self.claims = ClaimsLog()
+        self.claims_away_until = 0.0
         self._turn = 0
         self.is_moving = False  # the topic has no owner for a while; records can be stored
         self.records_refused_until = self.records_late_until = 0.0
         self.recent_acks: list[tuple[float, Entry, set[int]]] = []
         self.on_lost: Callable[[Entry], None] = lambda entry: None  # an entry is handed out again although it was held
+
+    @property
+    def are_claims_away(self) -> bool:
+        """Whether the topic of claims has no owner at the moment."""
+        return self._world.now < self.claims_away_until
 
     def publish(self, plans: list[TaskPlan], payloads: list[bytes], wall: float) -> None:
         """Store one entry."""

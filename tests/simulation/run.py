@@ -56,6 +56,8 @@ class Simulation:
         self.server.on_lost = self._handed_out_again
         self.gateway = Gateway(self.world)
         self.upstream = Upstream(self.world, schedule.headers)
+        self.gateway.is_claimed = not schedule.claims_refused
+        self.server.claims.is_refused = schedule.claims_refused
         self.plans: dict[str, TaskPlan] = {}
         self.nodes: list[SimNode] = []
         self._lives: Counter[int] = Counter()
@@ -87,6 +89,8 @@ class Simulation:
         self._lives[index] += 1
         name = f"node{index}" + f"'{self._lives[index]}" * (self._lives[index] > 1)
         node = SimNode(name, self.schedule, self.world, self.server, self.gateway, self.upstream, self.plans)
+        if self.schedule.skews:
+            node.wall_ahead = self.schedule.skews[index]
         while len(self.nodes) <= index:
             self.nodes.append(node)
         self.nodes[index] = node

@@ -66,6 +66,22 @@ NEW_FAULTS: list[tuple[str, int, bool]] = [
     ("node and its workers stand still", 3, True),
     ("topic gets another partition", 2, False),
 ]
+# From CLAIMED on: several nodes whose clocks differ, and what has a task handed out twice.
+CLAIMED = 200_000
+CLAIM_FAULTS: list[tuple[str, int, bool]] = [
+    ("supervisor killed", 6, False),
+    ("supervisor killed, its workers live on", 6, True),
+    ("SIGTERM twice", 2, False),
+    ("worker killed, then SIGTERM", 3, False),
+    ("node cut off from the broker", 6, True),
+    ("owner of the topic killed", 4, True),
+    ("owner of the claims' topic killed", 4, True),
+    ("topic unloaded", 3, False),
+    ("broker restarts", 3, True),
+    ("node and its workers stand still", 4, True),
+    ("supervisor stands still", 3, True),
+    ("library connects late", 3, True),
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,8 @@ class Schedule:
     headers: bool  # upstream tells its limits in headers
     cpu_percent: float  # what the machine's other users leave of its CPU, as the nodes read it
     partitions: int = 1  # of the topic
+    skews: tuple[float, ...] = ()  # seconds by which the clock of each node is ahead
+    claims_refused: bool = False  # no node may write the topic of claims
     steps: tuple[Step, ...] = field(default=())
 
     def with_steps(self, steps: list[Step]) -> Schedule:
@@ -163,6 +181,8 @@ def make(seed: int, tasks: int = TASKS, only: str = "") -> Schedule:
     steps += _faults(dice, schedule, span, only)
     if seed >= NEWER:
         schedule, steps = _newer(schedule, steps, span, only)
+    if seed >= CLAIMED:
+        schedule, steps = _claimed(schedule, steps, span, only)
     return replace(schedule, steps=tuple(sorted(steps, key=lambda step: step.at)))
 
 
@@ -212,9 +232,22 @@ def _newer(schedule: Schedule, steps: list[Step], span: float, only: str) -> tup
         task = replace(step.task, server=server, partition=partition % schedule.partitions)
         placed.append(replace(step, task=task))
     kinds = [one for one in NEW_FAULTS if only in ("", one[0])]
-    for _ in range(dice.choice((0, 0, 1, 2, 3)) if kinds else 0):
+    return schedule, placed + _some(dice, kinds, dice.choice((0, 0, 1, 2, 3)), schedule.nodes, span)
+
+
+def _claimed(schedule: Schedule, steps: list[Step], span: float, only: str) -> tuple[Schedule, list[Step]]:
+    dice = random.Random(f"{schedule.seed}/claimed")
+    nodes = dice.choice((2, 2, 3))
+    skews = tuple(dice.choice((0.0, 1.0)) * dice.uniform(-2.0, 2.0) for _ in range(nodes))
+    schedule = replace(schedule, nodes=nodes, skews=skews, claims_refused=dice.random() < 0.03)
+    kinds = [one for one in CLAIM_FAULTS if only in ("", one[0])]
+    return schedule, steps + _some(dice, kinds, dice.choice((0, 1, 2, 3)), nodes, span)
+
+
+def _some(dice: random.Random, kinds: list[tuple[str, int, bool]], number: int, nodes: int, span: float) -> list[Step]:
+    steps = []
+    for _ in range(number if kinds else 0):
         ((kind, _, lasts),) = dice.choices(kinds, [weight for _, weight, _ in kinds])
         seconds = dice.choice((0.3, 3.0, 12.0, 40.0)) * dice.uniform(0.5, 1.5) if lasts else dice.uniform(0.0, 0.4)
-        at = (span + 3.0) * dice.random()
-        placed.append(Step(at, kind, dice.randrange(schedule.nodes), seconds, dice.random()))
-    return schedule, placed
+        steps.append(Step((span + 3.0) * dice.random(), kind, dice.randrange(nodes), seconds, dice.random()))
+    return steps

@@ -71,7 +71,7 @@ def end_streams(node: SimNode, jobs: Sequence[Job], done: Callable[[list[Outcome
 
     for job in jobs:
         ender = SimProcess(node, 99, 1, 0.0, 1000 + len(node.processes))
-        ender.is_ready = True
+        ender.is_ready, ender.asks_claims = True, False
         ender.write = functools.partial(came, ender, job)  # type: ignore[method-assign]
         node.processes.append(ender)
         enders.append(ender)

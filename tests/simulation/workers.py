@@ -13,7 +13,7 @@ from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
 from tests.simulation.world import Violation, World
 from workernode.pipe import pack
-from workernode.protocol import AnswerState, Hold, Job, Ready, SavedStream, Stop, Target, ToWorker
+from workernode.protocol import AnswerState, Granted, Hold, Job, Lease, Ready, SavedStream, Stop, Target, ToWorker
 
 
 class Host(Protocol):
@@ -56,6 +56,9 @@ class SimProcess:
         self._cause = ""
         self.hold = Hold(0.0)
         self.key = FIRST_KEY  # upstream's
+        self.asks_claims = True
+        self.lease = Lease(float("inf"))
+        self.grants: dict[int, bool] = {}  # by the number of the job
         self._buffer = bytearray()
         self._attempts: dict[int, Waits] = {}
         self._jobs: dict[int, Job] = {}
@@ -206,6 +209,8 @@ class SimProcess:
     def _take(self, message: ToWorker) -> None:
         if isinstance(message, Hold):
             self.hold = message
+        elif isinstance(message, Granted):
+            self.grants[message.number] = self.grants.get(message.number, True) and message.is_granted
         elif isinstance(message, Target):
             self.key = message.key or FIRST_KEY  # a local model has none
         elif isinstance(message, Stop):
