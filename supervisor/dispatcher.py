@@ -331,7 +331,9 @@ class Dispatcher:
             Jobs that end the streams of which clients have seen a part; `streams_ended` decides these.
         """
         self._queue, self._alone_queue, self._gateways = deque(), deque(), GatewayWaits()
-        return decide_rest(self._ledger, self._settlement, states)
+        jobs = decide_rest(self._ledger, self._settlement, states)
+        self.claims.ask_to_end(jobs)
+        return jobs
 
     def streams_ended(self, outcomes: Iterable[Outcome]) -> None:
         """Decide the streams that `decide_rest` gave.

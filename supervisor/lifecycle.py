@@ -16,6 +16,7 @@ from workernode.protocol import FromWorker, Job, Outcome
 
 log = logging.getLogger(__name__)
 
+CLAIMS_LIMIT = 2.0  # seconds after the drain until it is known which begun streams may be ended here
 STREAMS_LIMIT = 6.0  # seconds after the drain that the ending of begun streams gets
 RECORDS_LIMIT = 3.0  # seconds after that for the last records to be stored
 
@@ -62,6 +63,7 @@ class Lifecycle:
         self._loop, self._pool, self._dispatcher = loop, pool, dispatcher
         self._end_streams, self._hooks = end_streams, hooks
         self._is_drain_over = False
+        self._ends: list[Job] = []  # that end begun streams, once it is known which of them may be ended here
 
     def ready(self) -> None:
         """All that the node needs is there."""
@@ -89,6 +91,8 @@ class Lifecycle:
             self._dispatcher.nak_queued()
             if len(self._dispatcher) and now >= self.next_due and not self._is_drain_over:
                 self._end_drain(now)
+            if self._ends:
+                self._end_begun_streams(now)
             if len(self._dispatcher) and now < self.next_due and not self.is_forced:
                 return
             self._dispatcher.send_back(now, everything=True)
@@ -118,7 +122,14 @@ class Lifecycle:
             self._hooks.on_worker_message(message)
         if self.is_forced:
             return
-        jobs = self._dispatcher.decide_rest(states)
+        self._ends = self._dispatcher.decide_rest(states)
+        self.next_due = now + (CLAIMS_LIMIT if self._ends else RECORDS_LIMIT)
+
+    def _end_begun_streams(self, now: float) -> None:
+        jobs = self._dispatcher.claims.may_end(self._ends, at_once=now >= self.next_due)
+        if jobs is None:
+            return
+        self._ends = []
         self.next_due = now + (STREAMS_LIMIT if jobs else RECORDS_LIMIT)
         if jobs:
             self._end_streams(jobs, self._post_streams_ended)

@@ -25,6 +25,7 @@ SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds cl
 # Seconds from the receipt of a message within which its claim must be stored. Another node that gets the message later
 # finds the claim; of a claim that is stored later it must be read whether it was the first.
 STORED_WITHIN = FRAME_AFTER
+KEPT_BEYOND = 60.0  # seconds beyond TASK_TIMEOUT that a claim matters: a stream may end a little after its time
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 
 
@@ -70,13 +71,13 @@ class Claims:
     Args:
         node: the name of this node, unique for each of its starts.
         topic: publishes and reads.
-        keep_s: seconds that a claim matters.
+        task_timeout: TASK_TIMEOUT, seconds.
     """
 
-    def __init__(self, node: str, topic: Topic, keep_s: float) -> None:
+    def __init__(self, node: str, topic: Topic, task_timeout: float) -> None:
         self._node = node
         self._topic = topic
-        self._keep_s = keep_s
+        self._keep_s = task_timeout + KEPT_BEYOND
         self._outbox = ClaimOutbox(node, topic.publish_claims)
         self._look_ups = LookUps(node, self._outbox)
         self._freshness = Freshness()
@@ -143,7 +144,7 @@ class Claims:
             return
         if is_ended and own is not None and not own.has_ended:
             self._outbox.ended(request_id)
-        elif not is_ended and (own is None or not own.is_begun):
+        elif not is_ended:
             self._outbox.released(request_id)
 
     def found(self, now: float) -> list[Found]:

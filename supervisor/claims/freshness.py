@@ -15,6 +15,7 @@ from supervisor.events import Received
 FRAME_AFTER = 0.1  # seconds
 # Seconds for which a node has asked for a message and got none: the next one has not waited at the broker.
 ASKED_FOR = 0.1
+AGREE = 0.05  # seconds by which the ages of two such messages may differ
 MOST_PUBLISHERS = 1000
 
 
@@ -55,12 +56,12 @@ class Freshness:
         """The claims have shown that no other node had the message.
 
         If it has not waited at the broker either, its age is the difference of the two clocks; or this node, or the
-        network, stood still. So it takes two such messages, one after the other, and the lesser age counts. After a
-        clock was set, this brings a least age up to date that is too low.
+        network, stood still. So it takes two such messages, one after the other, that agree; the lesser age counts.
+        After a clock was set, this brings a least age up to date that is too low.
         """
         known = self._publishers.get(received.publisher)
         if known is not None and not received.redeliveries and received.asked_for >= ASKED_FOR:
             age = received.received - received.published
-            if known.last_age is not None:
+            if known.last_age is not None and abs(known.last_age - age) <= AGREE:
                 known.least_age = min(known.last_age, age)
             known.last_age = age

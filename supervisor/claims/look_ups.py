@@ -140,7 +140,7 @@ class LookUps:
     def _decide(self, now: float, number: int, look: _LookUp) -> None:
         """Decide a message by the table, which is as far as its mark."""
         claim = self.table.get(look.request_id)
-        if claim is None:  # it was given back meanwhile
+        if claim is None or not claim.holder:  # it was given back meanwhile
             self._outbox.taken(look.request_id)
             look.mark, look.holder, look.since = self._outbox.next_mark(), "", now
         elif claim.state is ClaimState.ENDED:

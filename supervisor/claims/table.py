@@ -39,7 +39,7 @@ class ClaimMessage(msgspec.Struct, omit_defaults=True):
 class Claim:
     """The claim of one task."""
 
-    holder: str  # the node
+    holder: str  # the node; "": it has given the task back after its stream had begun
     state: ClaimState
     noted_at: float  # monotonic, of this reader
     supersedes: str = ""  # the node that it was taken over from
@@ -87,8 +87,11 @@ class ClaimTable:
         for suspect in message.suspects:
             self._suspected_by.setdefault(suspect, set()).add(node)
         for request_id in message.taken:
-            if request_id not in self._claims:
+            claim = self._claims.get(request_id)
+            if claim is None:
                 self._claims[request_id] = Claim(node, ClaimState.TAKEN, now)
+            elif not claim.holder:
+                claim.holder = node
         for request_id in message.begun:
             self._advance(request_id, node, ClaimState.BEGUN, now)
         for request_id in message.ended:
@@ -97,6 +100,8 @@ class ClaimTable:
             claim = self._claims.get(request_id)
             if claim is not None and claim.holder == node and claim.state is ClaimState.TAKEN:
                 del self._claims[request_id]
+            elif claim is not None and claim.holder == node and claim.state is ClaimState.BEGUN:
+                claim.holder, claim.supersedes = "", node  # whoever claims it next ends the stream
         for request_id, holder in message.takes:
             self._take_over(request_id, holder, node, now)
 
@@ -113,7 +118,8 @@ class ClaimTable:
         if claim is None:
             self._claims[request_id] = Claim(node, state, now)
         elif claim.holder == node and claim.state is not ClaimState.ENDED:
-            claim.state = state
+            claim.state, claim.noted_at = state, now
+            self._claims.move_to_end(request_id)
 
     def _take_over(self, request_id: str, holder: str, node: str, now: float) -> None:
         claim = self._claims.get(request_id)

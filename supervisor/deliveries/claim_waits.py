@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from supervisor.broker import Broker
 from supervisor.claims import Claims, Finding, Found
@@ -12,7 +12,7 @@ from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.workers import Pool
 from workernode.errors import broken_error
-from workernode.protocol import ClaimAsked, Decision, Granted, Lease, Rejection
+from workernode.protocol import ClaimAsked, Decision, Granted, Job, Lease, Rejection
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ class ClaimWaits:
     def __init__(self, claims: Claims, ledger: Ledger, settlement: Settlement, broker: Broker, pool: Pool) -> None:
         self._claims, self._ledger, self._settlement = claims, ledger, settlement
         self._broker, self._pool = broker, pool
+        self._ends: dict[int, bool] = {}  # may a begun stream be ended here as the node stops? By the delivery's number
 
     def looks_up(self, now: float, delivery: Delivery) -> bool:
         """Find out whether another node has the message. Returns False if that cannot be."""
@@ -38,6 +39,29 @@ class ClaimWaits:
     def take(self, delivery: Delivery) -> None:
         """Claim a delivery that goes to a worker, if it is not claimed yet."""
         self._claims.take(delivery.received.received_at, delivery.number, delivery.request_id)
+
+    def ask_to_end(self, jobs: Iterable[Job]) -> None:
+        """Ask for the ends of begun streams: the node stops."""
+        for job in jobs:
+            self.asked(ClaimAsked(job.number, is_end=True))
+
+    def may_end(self, jobs: Iterable[Job], *, at_once: bool) -> list[Job] | None:
+        """Return the jobs whose streams may be ended here. The others go back: another node has them, or ends them.
+
+        Args:
+            at_once: wait no longer for what is not known yet.
+
+        Returns:
+            None if it is not known of all of them.
+        """
+        known = [(job, self._ends.get(job.number)) for job in jobs]
+        if not at_once and any(may is None for _, may in known):
+            return None
+        for job, may in known:
+            delivery = self._ledger.get(job.number)
+            if not may and delivery is not None:
+                self._settlement.settle_own(delivery, Decision.NAK, "drained", "its claim could not be stored")
+        return [job for job, may in known if may]
 
     def asked(self, asked: ClaimAsked) -> None:
         """A worker asks whether a stream may begin, or end."""
@@ -60,7 +84,9 @@ class ClaimWaits:
         self._claims.tick(now)
         for grant in self._claims.grants():
             delivery = self._ledger.get(grant.number)
-            if delivery is not None and delivery.worker is not None and delivery.place is Place.RUNNING:
+            if delivery is not None and delivery.place is Place.ENDING:
+                self._ends[grant.number] = grant.is_granted
+            elif delivery is not None and delivery.worker is not None and delivery.place is Place.RUNNING:
                 self._pool.grant(delivery.worker, Granted(grant.number, grant.is_granted))
         self._pool.set_lease(Lease(self._claims.lease, self._claims.lapses))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor.events import Event, StreamsEnded
-from supervisor.lifecycle import RECORDS_LIMIT, STREAMS_LIMIT, Lifecycle
+from supervisor.lifecycle import CLAIMS_LIMIT, RECORDS_LIMIT, STREAMS_LIMIT, Lifecycle
 from supervisor.states import NodeState
 from workernode.protocol import AnswerState, FromWorker, Job, Outcome, Ready
 
@@ -25,6 +25,7 @@ class Fakes:
         self.in_flight = 0
         self.begun: list[Job] = []
         self.model_stopped = True
+        self.is_claimed = True  # begun streams may be ended here
         self.lifecycle = Lifecycle(DRAIN_TIMEOUT, self, self, self, self.end_streams, self)  # type: ignore[arg-type]
 
     # loop
@@ -60,6 +61,13 @@ class Fakes:
         assert states == {1: AnswerState.STARTED}
         self.calls.append("decide")
         return self.begun
+
+    @property
+    def claims(self) -> Fakes:
+        return self
+
+    def may_end(self, jobs: list[Job], *, at_once: bool) -> list[Job] | None:
+        return jobs if self.is_claimed else [] if at_once else None
 
     def streams_ended(self, outcomes: Sequence[Outcome]) -> None:
         self.calls.append("streams ended")
@@ -147,6 +155,17 @@ def test_begun_streams_are_ended_before_it_stops(fakes: Fakes) -> None:
     assert fakes.turn(33.0) is NodeState.DRAINING
     fakes.in_flight = 0
     assert fakes.turn(34.0) is NodeState.STOPPED
+
+
+def test_begun_streams_are_not_ended_without_their_claims(fakes: Fakes) -> None:
+    """Another node may have taken them over, or will: it ends them."""
+    fakes.in_flight, fakes.begun, fakes.is_claimed = 1, [Job(1, -1, b"{}", 0.0, 0.0, 0.0, 1.0, 0)], False
+    fakes.turn(1.0, signal.SIGTERM)
+    assert fakes.turn(31.0) is NodeState.DRAINING
+    assert fakes.lifecycle.next_due == 31.0 + CLAIMS_LIMIT
+    assert fakes.turn(31.0 + CLAIMS_LIMIT) is NodeState.DRAINING
+    assert "end streams" not in fakes.calls
+    assert fakes.lifecycle.next_due == 31.0 + CLAIMS_LIMIT + RECORDS_LIMIT
 
 
 @pytest.mark.parametrize("moment", ["drain", "streams", "model"])

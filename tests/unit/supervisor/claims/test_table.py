@@ -72,8 +72,19 @@ def test_a_released_task_belongs_to_the_next_that_claims_it() -> None:
     assert holder(table_of(TAKEN, RELEASED, ClaimMessage("b", taken=["r"]))) == "b"
 
 
-def test_a_stream_that_has_begun_is_not_released() -> None:
-    assert holder(table_of(TAKEN, BEGUN, RELEASED)) == "a"
+def test_who_claims_a_begun_stream_that_was_given_back_knows_that_it_has_begun() -> None:
+    table = table_of(TAKEN, BEGUN, RELEASED)
+    assert (holder(table), state(table)) == ("", ClaimState.BEGUN)
+    table.apply(ClaimMessage("b", taken=["r"]), 0.0)
+    assert (holder(table), state(table)) == ("b", ClaimState.BEGUN)
+
+
+def test_a_claim_is_remembered_from_its_last_change_on() -> None:
+    table = ClaimTable()
+    table.apply(TAKEN, 0.0)
+    table.apply(BEGUN, 50.0)
+    table.forget_before(50.0)
+    assert state(table) is ClaimState.BEGUN
 
 
 def test_a_task_is_taken_over_from_a_node_that_was_suspected_before_and_has_been_silent_since() -> None:
