@@ -1,0 +1,138 @@
+"""Deliveries that another node may have too: what becomes of them, and what their workers are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.claims.table import ClaimMessage, decode, encode
+from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
+from tests.unit.supervisor.dispatcher.effects import Effects
+from workernode.protocol import ClaimAsked, Decision, Granted
+
+LONG = 60.0  # seconds; a node that was silent for so long is gone
+
+
+class Node(Effects):
+    """A dispatcher with claims. What it publishes is stored and read back at its next step."""
+
+    def __init__(self) -> None:
+        self.published: dict[int, ClaimMessage] = {}
+        self.granted: list[Granted] = []
+        super().__init__()
+        self.event(ClaimsOpened())
+
+    def publish_claims(self, number: int, message: bytes) -> None:
+        """See Broker."""
+        decoded = decode(message)
+        assert decoded is not None
+        self.published[number] = decoded
+
+    def read_claims(self, is_wanted: bool) -> None:
+        """See Broker."""
+        if is_wanted:
+            self.event(ClaimsRead(b"", is_start=True))
+
+    def grant(self, index: int, granted: Granted) -> None:
+        """See Pool."""
+        self.granted.append(granted)
+
+    def event(self, event: ClaimsOpened | ClaimsStored | ClaimsRead) -> None:
+        """The broker reports something."""
+        self.dispatcher.claims.on_event(self.now, event)
+
+    def read(self, *messages: ClaimMessage) -> None:
+        """Messages of the topic come."""
+        for message in messages:
+            self.event(ClaimsRead(encode(message)))
+
+    def step(self, seconds: float = 0.5) -> None:
+        """Let time pass, half a second at a time."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 0.5
+            for number, message in list(self.published.items()):
+                del self.published[number]
+                self.event(ClaimsStored(number, ""))
+                self.read(message)
+            self.dispatcher.tend_claims(self.now)
+            self.dispatcher.hand_over()
+
+    def look_up(self, *others: ClaimMessage) -> None:
+        """Take a message in that may be at another node too, of which these messages tell."""
+        self.receive("r", redeliveries=1)
+        self.dispatcher.tend_claims(self.now)
+        self.read(*others)
+        self.step(1.5)
+
+
+OTHER_HAS_IT = ClaimMessage("other", taken=["r"])
+
+
+def test_a_message_that_no_other_node_has_is_run_after_it_was_looked_up() -> None:
+    node = Node()
+    node.look_up()
+    assert [job.is_claimed for job in node.jobs] == [True]
+    assert node.jobs[0].supersedes == ""
+
+
+def test_a_message_that_another_node_works_on_waits_without_a_slot() -> None:
+    node = Node()
+    node.look_up(OTHER_HAS_IT)
+    assert (node.jobs, node.dispatcher.beyond_cap, node.made("ack", "nak")) == ([], 1, [])
+
+
+def test_a_message_that_another_node_has_answered_is_acked_without_a_record() -> None:
+    node = Node()
+    node.look_up(ClaimMessage("other", ended=["r"]))
+    assert node.made("ack", "nak", "record") == [("ack", "r")]
+    assert (node.jobs, len(node.dispatcher)) == ([], 0)
+
+
+def test_a_task_of_a_node_that_is_gone_is_run_and_names_that_node() -> None:
+    node = Node()
+    node.look_up(OTHER_HAS_IT)
+    node.step(LONG)
+    assert [(job.rejection, job.supersedes) for job in node.jobs] == [(None, "other")]
+
+
+def test_the_client_of_a_begun_stream_of_a_node_that_is_gone_gets_an_error() -> None:
+    node = Node()
+    node.look_up(ClaimMessage("other", begun=["r"]))
+    node.step(LONG)
+    (job,) = node.jobs
+    assert job.rejection is not None
+    assert (job.rejection.status, job.rejection.decision, job.supersedes) == ("broken", Decision.ACK, "other")
+
+
+def test_a_worker_that_asks_for_its_stream_gets_its_grant() -> None:
+    node = Node()
+    node.look_up()
+    node.dispatcher.claims.asked(ClaimAsked(node.jobs[0].number, is_end=False))
+    node.step(1.0)
+    assert node.granted == [Granted(node.jobs[0].number, is_granted=True)]
+
+
+def test_a_question_about_a_delivery_that_is_not_here_any_more_is_passed_over() -> None:
+    node = Node()
+    node.dispatcher.claims.asked(ClaimAsked(7, is_end=False))
+    node.step(1.0)
+    assert node.granted == []
+
+
+@pytest.mark.parametrize("others", [[], [OTHER_HAS_IT]], ids=["looked up", "held"])
+def test_what_waits_for_claims_goes_back_when_the_node_drains(others: list[ClaimMessage]) -> None:
+    node = Node()
+    node.receive("r", redeliveries=1)
+    node.dispatcher.tend_claims(node.now)
+    if others:
+        node.read(*others)
+        node.step(1.5)
+    node.dispatcher.nak_queued()
+    assert node.made("ended") == [("ended", "drained")]
+    assert node.dispatcher.claims.waiting() == []
+
+
+def test_a_message_without_request_id_is_not_looked_up() -> None:
+    node = Node()
+    node.receive("", redeliveries=1)
+    assert node.dispatcher.queued == 1
