@@ -1,0 +1,154 @@
+"""The topic of claims on a fake client library: how it is opened, written and read."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from supervisor.broker import claims_topic
+from supervisor.broker.claims_topic import ClaimsTopic
+from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
+from tests.support.fake_pulsar import AuthorizationError, Client, Library, Result, Timeout, TopicNotFound
+
+NAME = "persistent://public/default/model-m-claims"
+WALL, KEEP = 1e9, 600.0
+
+
+class Reader:
+    """Reads what the test gives it."""
+
+    def __init__(self, messages: queue.Queue[bytes]) -> None:
+        self._messages = messages
+        self.sought: list[int] = []
+
+    def seek(self, milliseconds: int) -> None:
+        """Note from where it reads."""
+        self.sought.append(milliseconds)
+
+    def read_next(self, _milliseconds: int) -> Any:
+        """Return the next message."""
+        try:
+            data = self._messages.get(timeout=0.01)
+        except queue.Empty:
+            raise Timeout from None
+        return SimpleNamespace(data=lambda: data)
+
+    def close(self) -> None:
+        """Read no more."""
+
+
+class ReadingClient(Client):
+    """A client with readers."""
+
+    def __init__(self, library: Library) -> None:
+        super().__init__(library)
+        self.messages: queue.Queue[bytes] = queue.Queue()
+        self.readers: list[Reader] = []
+
+    def create_reader(self, topic: str, _start: object, **_how: Any) -> Reader:
+        """Return a reader."""
+        self._library.called("create_reader", topic)
+        self.readers.append(Reader(self.messages))
+        return self.readers[-1]
+
+
+class Topic:
+    """A topic of claims, and what it posts."""
+
+    def __init__(self) -> None:
+        self.library = Library()
+        self.library.MessageId = SimpleNamespace(earliest="earliest")  # type: ignore[attr-defined]
+        self.client = ReadingClient(self.library)
+        self.posted: queue.Queue[Event] = queue.Queue()
+        self.topic = ClaimsTopic(self.library, NAME, KEEP, self.posted.put, lambda: WALL)
+
+    def next(self) -> Event:
+        """Return what is posted next."""
+        return self.posted.get(timeout=60)
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> Iterator[Topic]:
+    monkeypatch.setattr(claims_topic, "REOPEN", 0.01)
+    topic = Topic()
+    yield topic
+    topic.topic.close()
+
+
+def test_topic_and_subscription_are_there_before_the_producer(claims: Topic) -> None:
+    claims.topic.open(claims.client)
+    assert claims.next() == ClaimsOpened()
+    assert claims.library.calls[:2] == [("try_to_subscribe", NAME), ("create_producer", NAME)]
+
+
+def test_of_a_partitioned_topic_the_first_partition_is_used(claims: Topic) -> None:
+    claims.library.partitions = 4
+    claims.topic.open(claims.client)
+    assert [topic for _, topic in claims.library.calls] == [f"{NAME}-partition-0"] * 2
+
+
+@pytest.mark.parametrize("error", [AuthorizationError("no"), TopicNotFound("no")])
+@pytest.mark.parametrize("method", ["try_to_subscribe", "create_producer"])
+def test_a_missing_right_or_topic_is_a_refusal(claims: Topic, method: str, error: Exception) -> None:
+    claims.library.failures.append((method, error))
+    claims.topic.open(claims.client)
+    opened = claims.next()
+    assert isinstance(opened, ClaimsOpened)
+    assert opened.is_refused
+    assert opened.fault
+
+
+def test_any_other_fault_is_tried_again(claims: Topic) -> None:
+    claims.library.failures.append(("create_producer", Timeout()))
+    claims.topic.open(claims.client)
+    first, second = claims.next(), claims.next()
+    assert isinstance(first, ClaimsOpened)
+    assert (bool(first.fault), first.is_refused) == (True, False)
+    assert second == ClaimsOpened()
+
+
+def test_a_message_is_stored_or_reported_with_the_librarys_word(claims: Topic) -> None:
+    claims.library.results = [Result.Ok, Result.Timeout, Timeout()]
+    claims.topic.open(claims.client)
+    claims.next()
+    for number in (1, 2, 3):
+        claims.topic.publish(number, b"x")
+    stored = [claims.next() for _ in range(3)]
+    assert stored[0] == ClaimsStored(1, "")
+    assert all(isinstance(each, ClaimsStored) and each.fault for each in stored[1:])
+
+
+def test_a_message_without_a_connection_is_reported_at_once(claims: Topic) -> None:
+    claims.topic.publish(1, b"x")
+    assert claims.next() == ClaimsStored(1, "not connected")
+
+
+def test_a_reader_begins_with_the_claims_that_still_matter(claims: Topic) -> None:
+    claims.topic.open(claims.client)
+    claims.next()
+    claims.client.messages.put(b"first")
+    claims.topic.read(True)
+    assert [claims.next(), claims.next()] == [ClaimsRead(b"", is_start=True), ClaimsRead(b"first")]
+    assert claims.client.readers[0].sought == [int((WALL - KEEP) * 1000)]
+
+
+def test_a_reader_that_fails_is_opened_again_and_begins_anew(claims: Topic) -> None:
+    claims.topic.open(claims.client)
+    claims.next()
+    claims.library.failures.append(("create_reader", Timeout()))
+    claims.topic.read(True)
+    assert claims.next() == ClaimsRead(b"", is_start=True)
+
+
+def test_with_a_new_client_everything_is_read_again(claims: Topic) -> None:
+    claims.topic.open(claims.client)
+    claims.next()
+    claims.topic.read(True)
+    assert claims.next() == ClaimsRead(b"", is_start=True)
+    claims.topic.open(ReadingClient(claims.library))
+    assert claims.next() == ClaimsOpened()
+    assert claims.next() == ClaimsRead(b"", is_start=True)
