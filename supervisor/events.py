@@ -30,6 +30,7 @@ class Received:
     is_chunked: bool = False  # it came in chunks: the client library cannot nak it
     publisher: str = ""  # the name of the producer that has published it
     asked_for: float = 0.0  # seconds that the node had asked for a message and got none before this one
+    stamped: float = 0.0  # seconds since the epoch: `published` as the publisher has stamped it, never corrected
     is_corrected: bool = False  # `published` is by this node's clock already (deliveries.PublisherClocks)
 
     def age(self, now: float) -> float:

@@ -248,6 +248,7 @@ def received_of(message: Any, now: float, wall: float, asked_for: float = 0.0) -
         is_chunked=place.batch_index() < 0 and FIRST_CHUNK in dict(fields(place.serialize())),
         publisher=message.producer_name(),
         asked_for=asked_for,
+        stamped=message.publish_timestamp() / 1000,
     )
 
 

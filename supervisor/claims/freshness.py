@@ -42,13 +42,13 @@ class Freshness:
         if known is None:
             if len(self._publishers) >= MOST_PUBLISHERS:
                 self._publishers.popitem(last=False)
-            self._publishers[received.publisher] = _Publisher(received.published)
+            self._publishers[received.publisher] = _Publisher(received.stamped)
             return False
-        is_in_order = received.published >= known.latest
-        known.latest = max(known.latest, received.published)
+        is_in_order = received.stamped >= known.latest
+        known.latest = max(known.latest, received.stamped)
         if received.redeliveries or not is_in_order or known.least_age is None:
             return False
-        age = received.received - received.published
+        age = received.received_at - received.stamped
         known.least_age = min(known.least_age, age)
         return age <= known.least_age + FRAME_AFTER
 
@@ -61,7 +61,7 @@ class Freshness:
         """
         known = self._publishers.get(received.publisher)
         if known is not None and not received.redeliveries and received.asked_for >= ASKED_FOR:
-            age = received.received - received.published
+            age = received.received_at - received.stamped
             if known.last_age is not None and abs(known.last_age - age) <= AGREE:
                 known.least_age = min(known.last_age, age)
             known.last_age = age

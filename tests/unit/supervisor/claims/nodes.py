@@ -365,7 +365,7 @@ class Node:
         key = (1, self._number, 0, -1)
         received = Received(
             message, key, b"", WALL + message.published, WALL + now + self.skew, now, 0,
-            publisher="p", asked_for=now - self._last_received,
+            publisher="p", asked_for=now - self._last_received, stamped=WALL + message.published,
         )  # fmt: skip
         self._last_received = now
         task = self.tasks[self._number] = Task(message, self._number, received)

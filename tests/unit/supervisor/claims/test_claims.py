@@ -88,7 +88,7 @@ GRANTED, DENIED = [Grant(1, True)], [Grant(1, False)]
 
 def message(published: float = 0.0) -> Received:
     """Return a message of an unknown publisher."""
-    return Received(None, (1, 1, 0, -1), b"", published, published, 100.0, 0, publisher="p")
+    return Received(None, (1, 1, 0, -1), b"", published, published, 100.0, 0, publisher="p", stamped=published)
 
 
 # --- off ---

@@ -31,7 +31,7 @@ class Messages:
         published = WALL + self.now - age - behind
         return Received(
             None, (1, 1, 0, -1), b"", published, WALL + self.now, self.now, redeliveries,
-            publisher=by, asked_for=asked_for,
+            publisher=by, asked_for=asked_for, stamped=published,
         )  # fmt: skip
 
     def is_new(self, age: float = 0.0, *, behind: float = 0.0, redeliveries: int = 0, by: str = "p") -> bool:
