@@ -176,6 +176,9 @@ class Attempt:
         shown = self.plan.chunks // 2 if what == "cut" else self.plan.chunks
         for number in range(shown):
             yield seconds / self.plan.chunks
+            if self._world.now >= self.job.deadline:  # upstream is stopped, and the client gets an error
+                what = "cut"
+                break
             if number == 0:
                 if self._process.hold.reports_begun:
                     self._process.write(AnswerBegun(asked))

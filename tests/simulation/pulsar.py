@@ -46,6 +46,7 @@ class Entry:
     owner: Consumer | None = None
     waits_since: float = 0.0  # since when it could be handed out
     partition: int = 0
+    handed_at: float = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -165,7 +166,7 @@ class Server:
             consumer = able[self._turn % len(able)]
             self._waiting.remove(entry)
             messages = [one for one in entry.messages if one.place not in entry.acked or not self._index_acks]
-            entry.owner = consumer
+            entry.owner, entry.handed_at = consumer, self._world.now
             if not self._index_acks:
                 entry.acked.clear()  # it is forgotten with the entry's coming again
             consumer.permits -= len(messages)

@@ -10,7 +10,7 @@ from tests.simulation.faults import FAULTS
 from tests.simulation.memory import kept_by
 from tests.simulation.node import SimNode
 from tests.simulation.node_rules import check_probing
-from tests.simulation.outside import Client, Gateway, Upstream
+from tests.simulation.outside import LOST_AT_ONCE, Client, Gateway, Upstream
 from tests.simulation.pulsar import LEDGER, Entry, Server
 from tests.simulation.schedule import Schedule, Step, TaskPlan
 from tests.simulation.world import EPOCH, START, Violation, World
@@ -19,6 +19,7 @@ FULL_NODE_KEEPS = 6.0  # seconds that a message may wait for room at a node that
 CLOSED_INTAKE_KEEPS = 2.0  # seconds that a message may wait at a node whose intake is closed (spec 3)
 SETTLES_WITHIN = 60.0  # seconds beyond a task's time in which at least one message must be decided
 OFFERED_WITHIN = 12.0  # seconds that a gateway is back, in which it gets an answer that waits for it
+AT_ONCE = 0.25  # seconds
 CHECK_EVERY = 0.5  # seconds between checks of the whole world
 HELD_BEYOND = 3.0  # seconds beyond a task's time for which a node may keep its message without a worker
 
@@ -141,6 +142,8 @@ class Simulation:
         """The broker hands out what a node still works on: nobody can keep the promise of one answer then."""
         for message in entry.messages:
             client = self.gateway.clients[message.plan.id]
+            if self.world.now < entry.handed_at + AT_ONCE:  # decision 11 says what is left
+                client.excuses.add(LOST_AT_ONCE)
             client.excuses.add("the broker handed it out again while a node had it, or had just acked it")
 
     # --- the rules that hold for the world ---
