@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-
-from workernode.strict_json import dumps
 
 Path: TypeAlias = tuple[str, ...]  # a dotted name: ("metadata", "team")
 
@@ -83,7 +82,7 @@ def _is_same(one: Any, other: Any) -> bool:
     if one is _MISSING:
         return False
     try:
-        return dumps(one) == dumps(other)
+        return json.dumps(one) == json.dumps(other)
     except (ValueError, RecursionError):  # the client's value has no JSON form
         return False
 

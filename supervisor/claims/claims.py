@@ -132,11 +132,12 @@ class Claims:
         else:
             self._ask(own, Request(number, request_id, is_end))
 
-    def decided(self, number: int, request_id: str, is_ended: bool) -> None:
+    def decided(self, number: int, request_id: str, is_ended: bool, has_left: bool = True) -> None:
         """A delivery was decided.
 
         Args:
             is_ended: the client has the answer, or gets none: no other node may answer. False: it goes back.
+            has_left: something of an answer may have left.
         """
         waited, own = self._look_ups.remove(number), self._own.pop(request_id, None)
         self._received.pop(number, None)
@@ -144,8 +145,10 @@ class Claims:
             return
         if is_ended and own is not None and not own.has_ended:
             self._outbox.ended(request_id)
-        elif not is_ended:
+        elif not is_ended and has_left:
             self._outbox.released(request_id)
+        elif not is_ended:
+            self._outbox.withdrawn(request_id)
 
     def found(self, now: float) -> list[Found]:
         """Return what was found out since the last call about messages that were looked up.

@@ -55,8 +55,9 @@ class ClaimOutbox:
 
     def taken(self, request_id: str) -> None:
         """The node works on the task."""
-        if request_id in self._next.released:  # taken again at once: it was never given back
-            self._next.released.remove(request_id)
+        for given_back in (self._next.released, self._next.withdrawn):
+            if request_id in given_back:  # taken again at once: it was never given back
+                given_back.remove(request_id)
         self._next.taken.append(request_id)
         self._is_empty = False
 
@@ -81,6 +82,11 @@ class ClaimOutbox:
     def released(self, request_id: str) -> None:
         """The task goes back to the broker."""
         self._next.released.append(request_id)
+        self._is_empty = False
+
+    def withdrawn(self, request_id: str) -> None:
+        """The task goes back to the broker, and nothing of an answer has left."""
+        self._next.withdrawn.append(request_id)
         self._is_empty = False
 
     def suspect(self, node: str) -> None:
@@ -145,12 +151,13 @@ class ClaimOutbox:
         old, new = sent.message, self._next
         later = [each.message for later, each in self._sent.items() if later > number]
         taken_again = {each for message in (*later, new) for each in message.taken}
-        given_back = {each for message in later for each in message.released}
+        given_back = {each for message in later for each in message.released + message.withdrawn}
         if old.mark or new.mark:  # each message has a mark of its own: the one that failed may be stored all the same
             self._mark += 1
         self._next = ClaimMessage(
             self._node, [each for each in old.taken if each not in given_back] + new.taken, old.begun + new.begun,
             old.ended + new.ended, [each for each in old.released if each not in taken_again] + new.released,
+            [each for each in old.withdrawn if each not in taken_again] + new.withdrawn,
             old.suspects + new.suspects, old.takes + new.takes, self._mark if old.mark or new.mark else 0,
         )  # fmt: skip
         self._requests = sent.requests + self._requests

@@ -30,6 +30,7 @@ class ClaimMessage(msgspec.Struct, omit_defaults=True):
     begun: list[str] = []  # request ids of streams of which the first frame is about to leave
     ended: list[str] = []  # request ids of which the answer is whole, or the end of the stream is about to leave
     released: list[str] = []  # request ids that it has given back to the broker
+    withdrawn: list[str] = []  # likewise, and nothing of an answer has left, whatever was announced
     suspects: list[str] = []  # nodes that may be gone
     takes: list[tuple[str, str]] = []  # request ids that it takes over, and from which node
     mark: int = 0  # tells the node how far it has read when its own message comes back
@@ -102,6 +103,10 @@ class ClaimTable:
                 del self._claims[request_id]
             elif claim is not None and claim.holder == node and claim.state is ClaimState.BEGUN:
                 claim.holder, claim.supersedes = "", node  # whoever claims it next ends the stream
+        for request_id in message.withdrawn:
+            claim = self._claims.get(request_id)
+            if claim is not None and claim.holder == node:
+                del self._claims[request_id]
         for request_id, holder in message.takes:
             self._take_over(request_id, holder, node, now)
 

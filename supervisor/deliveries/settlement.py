@@ -116,7 +116,9 @@ class Settlement:
         about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
         log.log(level, "task %s", outcome.status, extra=about)
         self._hooks.ended(delivery, outcome)
-        self._claims.decided(delivery.number, delivery.request_id, outcome.decision is not Decision.NAK)
+        has_left = delivery.has_begun or outcome.status == "taken_over"
+        is_ended = outcome.decision is not Decision.NAK
+        self._claims.decided(delivery.number, delivery.request_id, is_ended, has_left)
         self.records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
 
     def settle_own(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> None:

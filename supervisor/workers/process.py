@@ -27,7 +27,7 @@ from workernode import pipe, worker
 from workernode.net.handover import bytes_in
 from workernode.protocol import Lease, SavedStream, ToWorker
 from workernode.record import Node
-from workernode.resume import ResumeStyle
+from workernode.resume_style import ResumeStyle
 from workernode.settings import Settings
 from workernode.stream_memory import StreamMemory
 

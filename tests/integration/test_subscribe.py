@@ -21,7 +21,8 @@ def test_a_task_that_is_published_before_any_node_is_counted_and_answered_when_o
     platform.wait_backlog(1)
     assert platform.unacked() == 0, "the subscription was made, and nobody holds the task"
     node()
-    assert gateway.answer(id).text
+    (answer,) = gateway.wait_all([id])
+    assert answer.text
     platform.wait_backlog(0)
 
 

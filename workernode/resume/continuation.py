@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workernode.json_access import as_count, member
-from workernode.resume.style import ResumeStyle
+from workernode.resume_style import ResumeStyle
 
 # The limits of an answer, in tokens: what was produced already is taken off. The last is llama.cpp's own.
 LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workernode.json_access import member
-from workernode.resume.style import ResumeStyle
+from workernode.resume_style import ResumeStyle
 
 # Members of a request that forbid it when they are set: the answer is not plain text (tools, a grammar), or more comes
 # with the text than a second call can continue (log probabilities), or the server repeats the prompt (`echo`).

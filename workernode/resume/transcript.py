@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from workernode.json_access import as_count, member
 from workernode.resume.echo import SHORTEST, Echo
 from workernode.resume.stop_sequences import StopSequences
-from workernode.resume.style import ResumeStyle
+from workernode.resume_style import ResumeStyle
 from workernode.strict_json import dumps, read_object
 
 MOST_RESUMES = 2  # of one task

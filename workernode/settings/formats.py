@@ -14,8 +14,7 @@ from urllib.parse import unquote
 
 from workernode.guards import PROTECTED
 from workernode.prices import read_prices
-from workernode.resume import ResumeStyle
-from workernode.strict_json import dumps, read_object
+from workernode.resume_style import ResumeStyle
 
 # An error message shows a wrong value only up to this length. Every provider's keys are longer, so that a key in the
 # wrong variable is not shown.
@@ -200,6 +199,8 @@ def _guard_path(name: str) -> tuple[str, ...]:
 def _parse_request_set(text: str) -> tuple[tuple[tuple[str, ...], object], ...]:
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"has {len(text)} characters, too many")
+    from workernode.strict_json import dumps, read_object  # late: `--version` works without any package
+
     try:
         members = read_object(text.encode())
         dumps(members)

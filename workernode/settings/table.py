@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from workernode.guards import Guards
 from workernode.net.proxy import parse_proxy_url, proxy_for
 from workernode.prices import Prices
-from workernode.resume import ResumeStyle
+from workernode.resume_style import ResumeStyle
 from workernode.settings.addresses import CHAT_ADDRESS, HOSTS, HTTP_URL, PULSAR_URL, STATUS_ADDR, Address
 from workernode.settings.formats import (
     COMMAND_LINE,

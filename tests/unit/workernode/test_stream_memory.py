@@ -13,7 +13,8 @@ import pytest
 from workernode.call_stats import CallStats
 from workernode.net.handover import Handover
 from workernode.protocol import SavedStream
-from workernode.resume import ResumeStyle, Transcript
+from workernode.resume import Transcript
+from workernode.resume_style import ResumeStyle
 from workernode.stream_memory import SLOT, TEXT_AT, StreamMemory, StreamSaver
 
 

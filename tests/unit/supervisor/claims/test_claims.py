@@ -413,6 +413,18 @@ def test_a_message_that_goes_back_before_it_was_decided_is_released() -> None:
     assert [sent.released for sent in box.turn()] == [["r"]]
 
 
+def test_a_task_whose_worker_died_before_anything_had_left_is_withdrawn_though_its_stream_was_announced() -> None:
+    box = Box()
+    box.claims.take(box.now, 1, "r")
+    box.turn()
+    box.store()
+    box.claims.ask(1, "r", False)
+    box.turn()
+    box.store()
+    box.claims.decided(1, "r", False, has_left=False)
+    assert [sent.withdrawn for sent in box.turn()] == [["r"]]
+
+
 # --- random faults ---
 
 

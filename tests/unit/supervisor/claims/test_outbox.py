@@ -49,7 +49,7 @@ def test_what_is_collected_goes_in_one_message() -> None:
     outbox.box.released("6")
     outbox.box.suspect("b")
     outbox.box.take_over("7", "b")
-    assert outbox.flush() == ClaimMessage("a", ["1", "2"], ["3"], ["4", "5"], ["6"], ["b"], [("7", "b")])
+    assert outbox.flush() == ClaimMessage("a", ["1", "2"], ["3"], ["4", "5"], ["6"], [], ["b"], [("7", "b")])
 
 
 def test_nothing_is_sent_when_there_is_nothing_to_send() -> None:

@@ -31,6 +31,7 @@ TAKEN = ClaimMessage("a", taken=["r"])
 BEGUN = ClaimMessage("a", begun=["r"])
 ENDED = ClaimMessage("a", ended=["r"])
 RELEASED = ClaimMessage("a", released=["r"])
+WITHDRAWN = ClaimMessage("a", withdrawn=["r"])
 SUSPICION = ClaimMessage("b", suspects=["a"])
 TAKE_OVER = ClaimMessage("b", takes=[("r", "a")])
 
@@ -151,7 +152,7 @@ def test_a_reader_forgets_who_suspected_whom_when_a_sign_of_life_comes() -> None
 
 
 def test_a_message_comes_back_as_it_was_published() -> None:
-    message = ClaimMessage("a", ["1"], ["2"], ["3"], ["4"], ["b"], [("5", "c")], 7)
+    message = ClaimMessage("a", ["1"], ["2"], ["3"], ["4"], ["6"], ["b"], [("5", "c")], 7)
     assert decode(encode(message)) == message
 
 
@@ -168,3 +169,12 @@ def test_what_is_no_message_is_passed_over(data: bytes) -> None:
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
     assert decode(b'{"node":"a","taken":["r"],"new":{"x":1}}') == TAKEN
+
+
+@pytest.mark.parametrize("before", [[TAKEN], [TAKEN, BEGUN], [TAKEN, BEGUN, ENDED]])
+def test_a_task_of_which_nothing_has_left_can_be_withdrawn_whatever_was_announced(before: list[ClaimMessage]) -> None:
+    assert holder(table_of(*before, WITHDRAWN)) is None
+
+
+def test_only_the_holder_can_withdraw_a_task() -> None:
+    assert holder(table_of(TAKEN, ClaimMessage("b", withdrawn=["r"]))) == "a"

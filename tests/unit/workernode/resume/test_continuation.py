@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from workernode.resume import ResumeStyle, continued_request
+from workernode.resume import continued_request
+from workernode.resume_style import ResumeStyle
 
 ASKED = {"role": "user", "content": "hi"}
 

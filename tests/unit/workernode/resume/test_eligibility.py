@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from workernode.resume import ResumeStyle, can_be_continued
+from workernode.resume import can_be_continued
+from workernode.resume_style import ResumeStyle
 
 ASKED = [{"role": "user", "content": "hi"}]
 BEGUN = [*ASKED, {"role": "assistant", "content": "It"}]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from workernode.resume import Opening, ResumeStyle, Transcript
+from workernode.resume import Opening, Transcript
 from workernode.resume.transcript import is_encodable
+from workernode.resume_style import ResumeStyle
 
 LONG = "a text of more than sixteen characters"
 

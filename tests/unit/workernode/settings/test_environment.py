@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from workernode.resume import ResumeStyle
+from workernode.resume_style import ResumeStyle
 from workernode.settings import VARIABLES, SettingsError, load, read_environment
 
 REMOTE = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workernode.resume import ResumeStyle
+from workernode.resume_style import ResumeStyle
 
 
 def test_the_values_are_those_of_the_variable() -> None:
