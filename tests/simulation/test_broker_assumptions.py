@@ -228,3 +228,25 @@ def test_the_counts_are_forgotten_when_the_last_consumer_has_left(side: Side) ->
     side.consumer("A").close()
     side.subscribe("B")
     side.expect("B", [("a", 0)])
+
+
+def test_each_message_of_a_shared_subscription_goes_to_one_consumer(side: Side) -> None:
+    side.subscribe("A")
+    side.subscribe("B")
+    side.publish("a")
+    side.publish("b")
+    side.quiet()
+    came = [*side.came("A"), *side.came("B")]
+    assert sorted(came) == [("a", 0), ("b", 0)]
+    assert len(side.came("A")) == len(side.came("B")) == 1
+
+
+def test_a_batch_of_a_closed_consumer_comes_to_another_without_what_was_acked(side: Side) -> None:
+    side.publish("a", "b", "c")
+    side.subscribe("A")
+    side.expect("A", [("a", 0), ("b", 0), ("c", 0)])
+    side.consumer("A").acknowledge(side.message("A", "b"))
+    side.quiet()  # acks are collected for a while
+    side.subscribe("B")
+    side.consumer("A").close()
+    side.expect("B", [("a", 0), ("c", 0)])
