@@ -3,7 +3,7 @@
 from supervisor.broker.access import Access
 from supervisor.broker.client import PulsarBroker
 from supervisor.broker.contract import Batches, Broker
-from supervisor.broker.dry_run import Answer, may_store, may_take
+from supervisor.broker.dry_run import Answer, may_claim, may_store, may_take
 from supervisor.broker.handshake import NoConnection, Session
 from supervisor.broker.naks import DueNaks, Naks
 from supervisor.broker.record_reader import NoRecords, Published, read_records
@@ -26,6 +26,7 @@ __all__ = [
     "RecordSender",
     "Session",
     "Topics",
+    "may_claim",
     "may_store",
     "may_take",
     "read_records",

@@ -9,6 +9,7 @@ from typing import Any
 import pulsar
 
 from supervisor.broker.access import Access
+from supervisor.broker.claims_topic import SUBSCRIPTION
 from supervisor.broker.library import close_client, open_client, subscribe_without_taking
 from supervisor.broker.topics import Topics
 
@@ -38,6 +39,17 @@ def may_take(access: Access, topics: Topics) -> tuple[Answer, str]:
 def may_store(access: Access, topics: Topics) -> tuple[Answer, str]:
     """Try to make a producer for records. It sends nothing. Returns as `may_take`."""
     return _try(access, lambda client: client.create_producer(topics.records))
+
+
+def may_claim(access: Access, topics: Topics) -> tuple[Answer, str]:
+    """Try to subscribe to the topic of claims, and to make a producer for it. It sends nothing. Returns as `may_take`.
+    """
+
+    def operation(client: Any) -> None:
+        subscribe_without_taking(client, topics.claims, SUBSCRIPTION)
+        client.create_producer(topics.claims)
+
+    return _try(access, operation)
 
 
 def _try(access: Access, operation: Callable[[Any], object]) -> tuple[Answer, str]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from supervisor.broker import Access, Answer, NoConnection, Session, Topics, may_store, may_take, short_name
+from supervisor.broker import Access, Answer, NoConnection, Session, Topics, may_claim, may_store, may_take, short_name
 from supervisor.check.findings import Check, Context, Finding, Mark
 
 ENTRY_TIME = 5.0  # seconds for the broker to let us in
-NAME, TAKES, STORES = "broker", "broker: tasks", "broker: records"
+NAME, TAKES, STORES, CLAIMS = "broker", "broker: tasks", "broker: records", "broker: claims"
 
 
 def checks() -> list[Check]:
     """Return the checks of the broker."""
-    return [Check((NAME,), entry), Check((TAKES,), takes), Check((STORES,), stores)]
+    return [Check((NAME,), entry), Check((TAKES,), takes), Check((STORES,), stores), Check((CLAIMS,), claims)]
 
 
 def entry(context: Context) -> Iterator[Finding]:
@@ -55,6 +56,18 @@ def stores(context: Context) -> Iterator[Finding]:
     yield from operation(context, STORES, f"may store records in {what}", what, "produce", may_store)
 
 
+def claims(context: Context) -> Iterator[Finding]:
+    """Check whether tasks may be claimed. A node works without, so that a fault is a warning."""
+    what = f"topic {short_name(Topics.of(context.settings).claims)}"
+    text = f"may claim tasks in {what}"
+    for finding in operation(context, CLAIMS, text, what, "produce and consume", may_claim):
+        if finding.mark is Mark.FAULT:
+            advice = f"{finding.advice}; until then a client may get a text twice when a node or the broker fails"
+            yield replace(finding, mark=Mark.WARNING, advice=advice)
+        else:
+            yield finding
+
+
 def operation(
     context: Context,
     name: str,
@@ -69,7 +82,7 @@ def operation(
         name: of the check.
         success: the text if it is allowed.
         what: the subscription or topic, in words.
-        right: what Pulsar calls the right to it: "consume" or "produce".
+        right: what Pulsar calls the right to it: "consume", "produce", or both.
     """
     if not context.wait_for(context.broker_accepts, False):
         yield Finding(name, Mark.SKIPPED, "skipped: it needs a connection to the broker")

@@ -367,7 +367,7 @@ def test_a_broker_behind_a_companys_own_authority_is_trusted_where_it_is_named(
     check = Node({**node.env, "STATUS_ADDR": "off"}, testbed.folder, ["--check", "--json"])
     check.wait_exit(60)
     findings = {each["name"]: each["mark"] for each in json.loads("\n".join(check.stdout_lines))["findings"]}
-    assert {findings[name] for name in ("broker", "broker: tasks", "broker: records")} == {"ok"}
+    assert {findings[name] for name in ("broker", "broker: tasks", "broker: records", "broker: claims")} == {"ok"}
     check.close()
     testbed.close_nodes()
 
