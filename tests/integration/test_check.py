@@ -52,11 +52,12 @@ def admin(broker: Broker, path: str) -> Any:
 
 
 def test_an_open_broker_passes(broker: Broker, model: str) -> None:
-    entry, takes, stores = findings(broker, model)
-    assert [one.mark for one in (entry, takes, stores)] == [Mark.OK] * 3
+    entry, takes, stores, claims = findings(broker, model)
+    assert [one.mark for one in (entry, takes, stores, claims)] == [Mark.OK] * 4
     assert entry.text.endswith("asks for no token")
     assert takes.text == f"may take tasks from subscription model-{model}-subscription"
     assert stores.text == f"may store records in topic res-{model}"
+    assert claims.text == f"may claim tasks in topic model-{model}-claims"
 
 
 def test_waiting_tasks_are_not_disturbed(broker: Broker, model: str) -> None:
@@ -75,7 +76,7 @@ def test_waiting_tasks_are_not_disturbed(broker: Broker, model: str) -> None:
 def test_a_partitioned_topic_passes(broker: Broker, model: str) -> None:
     url = f"{broker.admin_url}/admin/v2/persistent/public/default/model-{model}/partitions"
     requests.put(url, json=2, timeout=TIMEOUT).raise_for_status()
-    assert [one.mark for one in findings(broker, model)] == [Mark.OK] * 3
+    assert [one.mark for one in findings(broker, model)] == [Mark.OK] * 4
 
 
 def test_a_subscription_of_another_type_is_a_fault(broker: Broker, model: str) -> None:
@@ -88,7 +89,7 @@ def test_a_subscription_of_another_type_is_a_fault(broker: Broker, model: str) -
 
 def test_a_good_token_passes(strict: Broker, model: str) -> None:
     found = findings(strict, model, token_for("admin", SECRET))
-    assert [one.mark for one in found] == [Mark.OK] * 3
+    assert [one.mark for one in found] == [Mark.OK] * 4
     assert found[0].text.endswith("takes the token")
 
 
@@ -98,19 +99,20 @@ def test_a_good_token_passes(strict: Broker, model: str) -> None:
     ids=["none", "signed by somebody else"],
 )
 def test_a_refused_token_is_a_fault_with_advice(strict: Broker, model: str, token: str, advice: str) -> None:
-    entry, takes, stores = findings(strict, model, token)
-    assert (entry.mark, takes.mark, stores.mark) == (Mark.FAULT, Mark.SKIPPED, Mark.SKIPPED)
+    entry, takes, stores, claims = findings(strict, model, token)
+    assert (entry.mark, takes.mark, stores.mark, claims.mark) == (Mark.FAULT, *[Mark.SKIPPED] * 3)
     assert "refuses us" in entry.text
     assert entry.advice.startswith(advice)
     assert not token or token not in entry.text
 
 
 def test_a_role_without_rights_is_a_fault_that_names_the_right(strict: Broker, model: str) -> None:
-    entry, takes, stores = findings(strict, model, token_for("nobody", SECRET))
+    entry, takes, stores, claims = findings(strict, model, token_for("nobody", SECRET))
     assert entry.mark is Mark.OK
     assert takes.text == f"the token's role may not consume on subscription model-{model}-subscription"
     assert stores.text == f"the token's role may not produce on topic res-{model}"
-    assert (takes.mark, stores.mark) == (Mark.FAULT, Mark.FAULT)
+    assert claims.text == f"the token's role may not produce and consume on topic model-{model}-claims"
+    assert (takes.mark, stores.mark, claims.mark) == (Mark.FAULT, Mark.FAULT, Mark.WARNING)
 
 
 @pytest.mark.parametrize(

@@ -24,17 +24,15 @@ def test_the_newest_reading_is_returned() -> None:
 
 def test_a_reading_that_blocks_blocks_nobody_else() -> None:
     """As a file of a cgroup on a machine that is out of memory."""
-    is_reading, may_end = threading.Event(), threading.Event()
+    may_read, is_reading, never = threading.Event(), threading.Event(), threading.Event()
 
     def read() -> Resources:
-        if is_reading.is_set() or sampler is None:
-            return reading(0)
-        is_reading.set()
-        may_end.wait()
-        return reading(1)
+        if may_read.is_set():
+            is_reading.set()
+            never.wait()
+        return reading(0)
 
-    sampler: BackgroundSampler | None = None
-    sampler = BackgroundSampler(1.0, read, lambda _: None)
+    sampler = BackgroundSampler(1.0, read, lambda _: may_read.wait() and None)
+    may_read.set()
     assert is_reading.wait(10)
     assert sampler.latest() == reading(0)
-    may_end.set()
