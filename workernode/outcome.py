@@ -129,6 +129,7 @@ class OutcomeBuilder:
             attempts=asked.attempts,
             resumes=tuple(self._resume(facts, part) for part in asked.broken),
             redeliveries=job.redeliveries,
+            supersedes=job.supersedes or None,
             end_reason=end.end_reason or asked.finish_reason or (self._redact(fault.code) if fault else end.status),
             http_status=fault.http_status if fault else asked.http_status,
             error=record.error_of(end.error, upstream_status=fault.http_status if fault else 0),

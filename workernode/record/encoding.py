@@ -73,6 +73,7 @@ def encode(record: Record) -> bytes:
         "attempts": record.attempts,
         "resumes": [_resume(each) for each in record.resumes],
         "redeliveries": record.redeliveries,
+        "supersedes": clean_text(record.supersedes),
         "outcome": {
             "status": clean_text(record.status) or "unknown",
             "decision": record.decision.value,

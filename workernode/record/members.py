@@ -100,3 +100,4 @@ class Record:
     cost: Cost | None = None  # by PRICES; None: no prices, no usage, or no price for the model
     resumes: tuple[Resume, ...] = ()  # the breaks after which the stream went on
     trace_id: str | None = None  # W3C: 32 hexadecimal digits
+    supersedes: str | None = None  # the id of the node that had the task before, and is gone; None: none had

@@ -73,10 +73,11 @@ def test_the_record_of_an_answered_task_is_complete() -> None:
             request=request_of(data, stream=True, size=812, changed=("user", "metadata.team")),
             times=Times(published=0, received=1.5, answered=1763920000.1234),
             durations=Durations(queue=-0.003, waiting=0.0012, total=1.2345), attempts=2, redeliveries=1,
-            end_reason="stop", http_status=200,
+            end_reason="stop", http_status=200, supersedes="node-0",
         )
     )  # fmt: skip
     got = read(encoded)
+    assert got["supersedes"] == "node-0"
     assert got["attempt_id"] == "id-1/node-1/5"
     assert got["usage"] == {
         "prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "cost": 0.25,
