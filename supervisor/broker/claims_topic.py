@@ -51,7 +51,8 @@ class ClaimsTopic:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._library = library
-        self._name = self._topic = topic
+        self._name = topic
+        self._topic = ""  # the topic or its first partition, once that is known
         self._keep_s = keep_s
         self._post = post
         self._wall = wall
@@ -75,11 +76,13 @@ class ClaimsTopic:
             self._tending.start()
 
     def _try_to_open(self, client: Any) -> None:
-        library = self._library
+        library, topic = self._library, self._topic
         try:
-            # The order of one partition decides, where the namespace makes its topics partitioned.
-            topic = client.get_topic_partitions(self._name)[0]
-            subscribe_without_taking(client, topic, SUBSCRIPTION, library)
+            if not topic:
+                # The order of one partition decides, where the namespace makes its topics partitioned. Asked for once:
+                # without a connection the library's call has no time limit (seen on 3.13 with a killed broker).
+                topic = client.get_topic_partitions(self._name)[0]
+                subscribe_without_taking(client, topic, SUBSCRIPTION, library)
             producer = client.create_producer(
                 topic,
                 send_timeout_millis=SEND_TIMEOUT,
@@ -91,6 +94,9 @@ class ClaimsTopic:
             is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
             self._is_refused = is_refused
             self._post(ClaimsOpened(describe(error), is_refused))
+            return
+        if client is not self._client:  # the client was made anew meanwhile, and the topic opened with it
+            close_client(producer, library)
             return
         self._topic, self._producer, self._is_refused = topic, producer, False
         self._post(ClaimsOpened())
