@@ -69,7 +69,7 @@ def readiness(node: Node) -> Iterator[set[int]]:
 
 @pytest.mark.parametrize("place", [0, 10, 20], ids=["first", "between", "last"])
 @dialects
-def test_one_poisoned_task_among_twenty_good_ones_is_told_and_nobody_else_is(
+def test_one_poisoned_task_among_twenty_good_ones_gets_its_error_and_nobody_else_does(
     name: str, place: int, node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:
     refusal = DIALECTS[name][0]
@@ -129,7 +129,7 @@ def test_several_poisoned_tasks_without_an_answer_between_leave_the_node_fit(
     assert (seen, reports(only)) == ({200}, [])
 
 
-def test_a_refusal_that_passes_is_told_to_nobody(
+def test_a_refusal_that_passes_is_not_reported(
     node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:
     refused: list[str] = []

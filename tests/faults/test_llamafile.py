@@ -150,7 +150,7 @@ def pid_in(path: Path) -> int:
     return int(until(lambda: path.read_text() if path.exists() else "", LONG, f"{path.name}"))
 
 
-def test_it_becomes_ready_tells_its_slots_and_refuses_other_keys(owners: Callable[..., Owner]) -> None:
+def test_it_becomes_ready_reports_its_slots_and_refuses_other_keys(owners: Callable[..., Owner]) -> None:
     owner = owners(LOCAL_PARALLEL="8", LOCAL_CTX="8192").started()
     child = owner.llamafile
     assert child.state is ModelServerState.READY

@@ -111,7 +111,7 @@ class Consumer:
         return self in self._server.consumers
 
     def close(self) -> None:
-        """Leave: what was not acked is handed out again, what was acked is told to the broker before."""
+        """Close the consumer: acks that wait are sent first, and the broker hands out again what was not acked."""
         if not self.is_closed:
             for message in list(self._acks):
                 self._send_ack(self.connection, message)

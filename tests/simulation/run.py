@@ -215,7 +215,7 @@ class Simulation:
         if client.kept_until and self.gateway.longest_back(plan, client.kept_at, client.kept_until) < OFFERED_WITHIN:
             client.excuses.add("its gateway was away until its time was over")
         if client.answers == 0 and not client.is_gone and not client.excuses and plan.gateway != "gone":
-            raise Violation("every client that waits is told in the end", plan.id)
+            raise Violation("every client that waits gets an answer or an error in the end", plan.id)
         quiet = not any(step.kind != "task" for step in self.schedule.steps)
         if quiet and not client.excuses and client.errors and not plan.upstream and not plan.kills:
             well = all(not one.upstream and not one.kills for one in self.plans.values()) and not self.upstream.headers

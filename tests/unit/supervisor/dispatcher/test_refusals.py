@@ -85,7 +85,7 @@ def test_a_refused_task_goes_back_when_the_node_stops(effects: Effects) -> None:
     assert effects.made("nak") == [("nak", "a", 0.0)]
 
 
-def test_a_client_is_told_at_once_when_a_rate_limit_outlasts_the_tasks_time(effects: Effects) -> None:
+def test_a_client_gets_its_error_at_once_when_a_rate_limit_outlasts_the_tasks_time(effects: Effects) -> None:
     effects.receive("a", age=290.0)
     effects.dispatcher.hand_over()
     limit = FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", 30.0)

@@ -102,7 +102,7 @@ def test_a_total_that_upstream_left_out_is_made_up() -> None:
     assert added(one(usage={"prompt_tokens": 3, "completion_tokens": 4})).total.total_tokens == 7
 
 
-def test_records_are_told_apart_by_what_is_asked_for() -> None:
+def test_records_are_grouped_by_what_is_asked_for() -> None:
     other = Node("host-b-1", "host-b", "remote", "0.1.0")
     sums = added(one(1), one(2, node=other), one(3, node=other, model="n"), by=("node", "model"))
     assert {names: each.requests for names, each in sums.groups()} == {
