@@ -105,7 +105,7 @@ def log_reload(event: SettingsReloaded | ReloadFailed) -> None:
     """Log which variables changed, never a value."""
     if isinstance(event, ReloadFailed):
         faults = "; ".join(event.faults)
-        log.error("the settings cannot be used, the old ones hold: %s", faults, extra={"event": "reload_failed"})
+        log.error("the new settings cannot be used, the old ones stay: %s", faults, extra={"event": "reload_failed"})
         return
     text = f"changed: {', '.join(event.changed) or 'nothing'}"
     if event.need_restart:

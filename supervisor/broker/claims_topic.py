@@ -187,4 +187,7 @@ class ClaimsTopic:
             finally:
                 consumer.close()
         except self._library.PulsarException as error:  # another node does it at this moment, or no connection
-            log.debug("the claims' mark was not moved", extra={"event": "claims_trim", "why": describe(error)})
+            log.debug(
+                "old claims could not be released for deletion; tried again a minute later",
+                extra={"event": "claims_trim", "why": describe(error)},
+            )

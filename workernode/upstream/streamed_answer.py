@@ -16,7 +16,7 @@ from workernode.protocol import FaultKind
 from workernode.upstream.answer import StreamReader, looks_streamed, read_completion
 from workernode.upstream.chunks import Chunk
 from workernode.upstream.conversion import chunks_from_completion
-from workernode.upstream.faults import fault_of_bad_answer, fault_of_error, fault_of_exception
+from workernode.upstream.faults import describe_failure, fault_of_bad_answer, fault_of_error, fault_of_exception
 from workernode.upstream.request import ChatRequest
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class StreamedAnswer:
             if not reader.is_whole:
                 raise
             about = {"event": "stream_end_missing", "request_id": self._request.request_id}
-            log.info("the answer is whole, but its stream did not end well (%s)", type(exc).__name__, extra=about)
+            log.info("the answer is whole; upstream did not end its stream: %s", describe_failure(exc), extra=about)
             self._is_broken = reader.has_ended = True
             return []
         return reader.feed(piece) if piece else reader.close()

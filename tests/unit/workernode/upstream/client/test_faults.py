@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.unit.workernode.upstream.client.asker import LONG, WORDS, Asker, text
 from workernode.errors import ClientGone, UpstreamFault
 from workernode.net import http_client as exchange
 from workernode.protocol import FaultKind
+from workernode.upstream import streamed_answer
 from workernode.upstream.chunks import Chunk
 from workernode.upstream.retry_policy import ATTEMPTS
 
@@ -198,6 +200,16 @@ def test_a_tail_that_does_not_come_costs_the_connection_and_no_time(
     """After [DONE] the answer is whole; a server that does not end the body must not hold the slot."""
     ask.stream({"raw": ['data: {"choices":[]}\n\ndata: [DONE]\n\n', "x"], "chunk_ms": 60_000})
     upstream.wait_for_cancelled()
+
+
+def test_a_whole_answer_whose_stream_does_not_end_is_logged_in_plain_words(
+    ask: Asker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(streamed_answer, "USAGE_TIME", 0.1)
+    chunk = 'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
+    ask.stream({"raw": [chunk, "x"], "chunk_ms": 60_000})
+    assert "the answer is whole; upstream did not end its stream: no time is left" in caplog.messages
 
 
 def test_a_client_that_leaves_ends_the_wait_for_upstream(ask: Asker, upstream: FakeUpstream) -> None:
