@@ -12,7 +12,7 @@ from workernode import __version__
 from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
-from workernode.net.errors import AnswerTooLarge, ConnectTimeout
+from workernode.net.errors import AnswerTooLarge
 from workernode.net.http_client import Exchange
 from workernode.net.waiting import sleep
 from workernode.retry import call_with_retries
@@ -78,7 +78,7 @@ def post_answer(
 
 
 def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: float) -> AnswerResult:
-    """One POST. A kept connection that broke is replaced, so that more than one connection may take part."""
+    """One POST. A kept connection that was closed is replaced: only what the last connection sent counts."""
     sent: list[bool] = []
     try:
         exchange = connections.pool(endpoint).post(
@@ -88,10 +88,8 @@ def _post(connections: Connections, endpoint: Endpoint, body: bytes, deadline: f
             deadline=deadline,
             silence=timing.POST_TIME,
             meanwhile=lambda: sent.append(True),
+            on_resend=sent.clear,
         )
-    except ConnectTimeout:
-        # A broken kept connection may have carried the POST before. It is repeated: a gateway that has it answers 404.
-        raise _Failed(is_reached=False) from None
     except TimeoutError:
         if sent:
             return AnswerResult.UNCONFIRMED

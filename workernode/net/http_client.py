@@ -103,7 +103,7 @@ class Pool:
             deadline: monotonic; nothing waits longer.
             silence: seconds; the longest wait for the next byte.
             watch: another connection, looked after while this one waits.
-            meanwhile: called once the request has been sent, while the server works on it.
+            meanwhile: called when the request has been sent, each time it is, while the server works on it.
             on_resend: called before the request is sent once more.
 
         Raises:
@@ -141,7 +141,6 @@ class Pool:
             exchange = self._try_kept(wire, request, meanwhile)
             if exchange is not None:
                 return exchange
-            meanwhile = None
             if on_resend is not None:
                 on_resend()
         left = max(0.001, min(self._connect_timeout, deadline - time.monotonic()))

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,38 @@ import pytest
 
 from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
-from tests.unit.workernode.gateway.replies import DATA, post, soon
+from tests.support.wait import until
+from tests.unit.workernode.gateway.replies import DATA, LONG, post, soon
 from workernode.gateway import AnswerResult, Gateways, timing
+from workernode.net import dial
+from workernode.net.connection import Wire
 from workernode.task import Endpoint, read_endpoint
 
 
-def _fail_once(monkeypatch: pytest.MonkeyPatch, exc: Exception) -> Callable[..., socket.socket]:
-    """A socket.create_connection that raises the first time."""
-    whole = socket.create_connection
+def _fail_next_connection(monkeypatch: pytest.MonkeyPatch, error: OSError) -> list[OSError]:
+    """Let the next connection fail; return a list that has its error then."""
+    raised: list[OSError] = []
+    connect = dial.connect
 
-    def create_connection(*_: object, **__: object) -> socket.socket:
-        monkeypatch.setattr(socket, "create_connection", whole)
-        raise exc
+    def fail_once(host: str, port: int, timeout: float) -> socket.socket:
+        if raised:
+            return connect(host, port, timeout)
+        raised.append(error)
+        raise error
 
-    return create_connection
+    monkeypatch.setattr(dial, "connect", fail_once)
+    return raised
+
+
+def _keep_connection_closed_by_gateway(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let the gateway close a kept connection just after the node has found it open."""
+    gateway.register("first")
+    assert post(gateways, gateway, "first") is AnswerResult.TAKEN
+    gateway.post(lambda: [each.finish() for each in gateway.open_connections])
+    until(lambda: not gateway.open_connections, LONG, "close")
+    monkeypatch.setattr(Wire, "stale", lambda wire: False)
 
 
 def test_an_answer_is_posted_byte_for_byte(gateways: Gateways, gateway: FakeGateway) -> None:
@@ -176,9 +193,30 @@ def test_a_connection_that_does_not_come_up_in_time_leaves_the_answer_to_be_offe
         post(gateways, gateway, "first")
         gateway.behave("a", reset=True, times=1)
     gateway.register("a")
-    monkeypatch.setattr(socket, "create_connection", _fail_once(monkeypatch, TimeoutError("timed out")))
+    failed = _fail_next_connection(monkeypatch, TimeoutError("timed out"))
     assert post(gateways, gateway) is AnswerResult.TAKEN
+    assert failed
     assert sum(one.taken for one in gateway.answer("a").posts) == 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), ConnectionRefusedError()], ids=["timeout", "refused"])
+def test_a_gateway_whose_new_connection_fails_is_unreachable_although_a_closed_one_was_written_to(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    _keep_connection_closed_by_gateway(gateways, gateway, monkeypatch)
+    failed = _fail_next_connection(monkeypatch, error)
+    assert post(gateways, gateway, once=True) is AnswerResult.UNREACHABLE
+    assert failed
+
+
+def test_a_post_that_hangs_on_the_connection_behind_a_closed_one_is_not_repeated(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "POST_TIME", 0.2)
+    _keep_connection_closed_by_gateway(gateways, gateway, monkeypatch)
+    gateway.behave("a", hang=True)
+    assert post(gateways, gateway) is AnswerResult.UNCONFIRMED
+    assert len(gateway.answer("a").posts) == 1
 
 
 def test_a_tls_handshake_that_hangs_leaves_the_answer_to_be_offered_again(gateways: Gateways) -> None:

@@ -8,7 +8,9 @@ import time
 import pytest
 
 from tests.support.upstream import FakeUpstream
-from tests.unit.workernode.upstream.client.asker import WORDS, Asker, texts
+from tests.support.wait import until
+from tests.unit.workernode.upstream.client.asker import LONG, WORDS, Asker, texts
+from workernode.net.connection import Wire
 from workernode.protocol import FaultKind
 from workernode.upstream import client as client_module
 from workernode.upstream import retry_policy, stream_options
@@ -91,6 +93,17 @@ def test_a_plain_answer_may_be_silent_in_its_middle(ask: Asker, upstream: FakeUp
     answer = '{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}'
     assert ask.complete({"raw": ["\n\n", answer], "chunk_ms": 200})
     assert len(upstream.requests) == 1
+
+
+def test_the_client_is_connected_once_where_a_kept_connection_of_upstream_was_just_closed(
+    ask: Asker, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask.complete({"then_close": True})
+    until(lambda: not upstream.open_connections, LONG, "close")
+    monkeypatch.setattr(Wire, "stale", lambda wire: False)  # it was found open just before the close
+    assert texts(ask.stream()) == WORDS
+    assert ask.asked.attempts == 2
+    assert ask.client.connected == 1
 
 
 def test_what_a_failed_try_brought_does_not_count(ask: Asker, upstream: FakeUpstream) -> None:
