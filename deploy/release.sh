@@ -14,7 +14,7 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
 python3 -m venv "$work/tools"
-"$work/tools/bin/pip" install --quiet build cyclonedx-bom
+"$work/tools/bin/pip" install --quiet build cyclonedx-bom pip-licenses
 "$work/tools/bin/python" -m build --outdir "$out" . # the wheel is built from the sdist: so the sdist holds everything
 
 # An environment with the wheel and what it needs, and nothing else: not even pip is in it.
@@ -22,38 +22,8 @@ python3 -m venv --without-pip "$work/empty"
 "$work/tools/bin/pip" --python "$work/empty/bin/python" install --quiet "$out"/*.whl
 version="$(basename "$out"/*.whl -py3-none-any.whl)"
 version="${version#workernode-}"
-sbom="$out/workernode-$version.cdx.json"
-"$work/tools/bin/cyclonedx-py" environment --gather-license-texts --output-reproducible --output-file "$sbom" "$work/empty/bin/python"
-python3 - "$sbom" >"$out/LICENCES.md" <<'PYTHON'
-"""Prints the table of licences of an SBOM."""
-import base64
-import json
-import sys
-
-
-def names(component):
-    """The licences of a component: SPDX expressions where there are any, else names or short texts."""
-    expressions, others = set(), set()
-    for each in component.get("licenses", []):
-        licence = each.get("license", {})
-        text = licence.get("text", {})
-        content = text.get("content", "")
-        if text.get("encoding") == "base64":
-            content = base64.b64decode(content).decode("utf-8", "replace")
-        if each.get("expression") or licence.get("id"):
-            expressions.add(each.get("expression") or licence["id"])
-        elif not licence.get("name", "").startswith("declared license"):
-            others.add(licence.get("name", ""))
-        elif content and "\n" not in content.strip():
-            others.add(content.strip())
-    return ", ".join(sorted(expressions or others)) or "see the SBOM"
-
-
-with open(sys.argv[1], encoding="utf-8") as file:
-    components = json.load(file)["components"]
-print("| package | version | licence |\n|---|---|---|")
-for each in sorted(components, key=lambda one: one["name"].lower()):
-    print(f"| {each['name']} | {each.get('version', '')} | {names(each)} |")
-PYTHON
+"$work/tools/bin/cyclonedx-py" environment --gather-license-texts --output-reproducible \
+    --output-file "$out/workernode-$version.cdx.json" "$work/empty/bin/python"
+"$work/tools/bin/pip-licenses" --python "$work/empty/bin/python" --from=meta --format=markdown --output-file "$out/LICENCES.md" >/dev/null
 echo "release.sh: $version is in $out:"
 ls -l "$out"

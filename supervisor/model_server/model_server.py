@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MODELS_SHOWN = 300  # characters of the list of models that a report quotes
 
+
 class EventKind(Enum):
     """What `tick` reports to the owner."""
 
