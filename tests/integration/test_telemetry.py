@@ -84,12 +84,12 @@ def test_a_task_is_one_trace_from_the_queue_to_the_last_chunk_and_agrees_with_it
     ((event, first),) = spans[chat]["events"]
     assert event == "first chunk"
     assert abs(first - ns(at["first_token"])) <= MILLISECOND
-    told = spans[chat]["attributes"]
-    assert told["gen_ai.operation.name"] == "chat"
-    assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (
+    attributes = spans[chat]["attributes"]
+    assert attributes["gen_ai.operation.name"] == "chat"
+    assert (attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"]) == (
         record["usage"]["prompt_tokens"], record["usage"]["completion_tokens"],
     )  # fmt: skip
-    assert (told["gen_ai.request.max_tokens"], told["gen_ai.response.finish_reasons"]) == (50, ["stop"])
+    assert (attributes["gen_ai.request.max_tokens"], attributes["gen_ai.response.finish_reasons"]) == (50, ["stop"])
     assert collector.resources()[0]["service.name"] == "nodes"
 
     # A trace begins here where the client has none, and what failed is an error in it.

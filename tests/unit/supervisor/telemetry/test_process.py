@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,12 +64,10 @@ def test_a_process_that_reads_nothing_holds_nobody_up_and_is_killed(
     for _ in range(1000):
         telemetry.ended(OUTCOME)
     assert len(telemetry._waiting) <= 100
-    began = time.monotonic()
     telemetry.close(0.2)
-    assert time.monotonic() - began < 60  # not the process's hour
     child = telemetry._process
     assert child is not None
-    assert child.wait(60) != 0
+    assert child.wait(60) == -signal.SIGKILL
 
 
 def test_a_process_that_dies_is_started_again(
