@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds a release (deploy/release.sh) and installs its wheel into an empty environment, whose node serves a task of a real
-# broker. Needs the package index, and what tests/run.sh has set up.
+# Builds a release (deploy/release.sh) and installs its wheel into empty environments, whose nodes serve tasks of a real
+# broker: one remote, one with the embedded model. Needs the package index, and what tests/run.sh has set up.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ ! -x .venv/bin/python ]; then

@@ -33,14 +33,19 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def environment(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that holds the wheel, what it needs, and nothing else."""
-    folder = tmp_path_factory.mktemp("environment")
+def install(release: Path, folder: Path, extras: str = "") -> Path:
+    """Make an environment in the folder that holds the wheel, what it needs, and nothing else."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
-    subprocess.run([*pip, str(release / f"workernode-{TAG[1:]}-py3-none-any.whl")], check=True, timeout=BUILD_LIMIT)
+    wheel = release / f"workernode-{TAG[1:]}-py3-none-any.whl"
+    subprocess.run([*pip, f"{wheel}{extras}"], check=True, timeout=BUILD_LIMIT)
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment without any extra."""
+    return install(release, tmp_path_factory.mktemp("environment"))
 
 
 def test_a_release_has_the_version_of_its_tag_and_its_sdist_and_wheel_hold_all_code(release: Path) -> None:
@@ -88,6 +93,24 @@ def test_a_node_from_the_wheel_passes_its_check_and_serves_tasks_in_an_empty_fol
             answer = platform.ask_and_wait("hello", stream, timeout=60)
             assert answer.faults == []
         assert len(platform.wait_records(lambda record: record["node"]["version"] == TAG[1:], 2)) == 2
+        node.sigterm()
+        assert node.wait_exit() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_node_from_the_wheel_serves_a_task_with_the_embedded_model_in_an_empty_folder(
+    release: Path, platform: Platform, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = install(release, tmp_path_factory.mktemp("environment-local"), "[local]")
+    variables = {
+        "NODE_TYPE": "local", "MODEL_NAME": platform.model, "PULSAR_URL": platform.broker.url,
+        "RES_TOPIC_NAME": platform.res_topic, "WORKER_PROCESSES": 1, "LOCAL_CTX": 4096,
+    }  # fmt: skip
+    with Node(variables, tmp_path, command=[str(environment / "bin" / "workernode")]) as node:
+        node.wait_ready(BUILD_LIMIT)
+        answer = platform.ask_and_wait("Say hello.", True, timeout=BUILD_LIMIT, max_tokens=8)
+        assert (answer.faults, answer.error) == ([], None)
+        assert answer.text
         node.sigterm()
         assert node.wait_exit() == 0
     assert list(tmp_path.iterdir()) == []
