@@ -161,7 +161,7 @@ class Claims:
             if each.finding is not Finding.HELD:
                 self._received.pop(each.number, None)
             if each.finding is Finding.SERVE and not each.node and received is not None:
-                self._freshness.was_new(received)
+                self._freshness.was_new(now, received)
             if each.finding in (Finding.SERVE, Finding.NOT_KNOWN, Finding.END_STREAM):
                 is_known = each.finding is not Finding.NOT_KNOWN
                 since = each.claimed_at if is_known else now

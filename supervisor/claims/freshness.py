@@ -1,6 +1,9 @@
 """Which messages are new, beyond doubt: no other node can have had them before. Pure.
 
-The broker's redelivery count does not show it: it is 0 after a node was killed (seen on 4.0.8). Order and age do.
+The broker's redelivery count does not show it: it is 0 after a node was killed (seen on 4.0.8). Two things do. One is
+the order: the broker hands the messages of a partition out in their order. So a message that stands behind one that was
+new here a moment ago was handed out to nobody before that moment. The other is the age, once the difference between the
+publisher's clock and this node's is known; a node that gets little to do needs it.
 """
 
 from __future__ import annotations
@@ -13,10 +16,23 @@ from supervisor.events import Received
 # No frame leaves a node sooner than this after it has received the task (spec 1.2). So a message that is younger when
 # it comes cannot have had its stream begun by another node.
 FRAME_AFTER = 0.1  # seconds
+# Seconds after a new message in which those behind it are new, too. Another node that had one of them, and is gone, had
+# it for twice as long at most: it may have had the first of the two as well.
+RECENT = FRAME_AFTER / 2
 # Seconds for which a node has asked for a message and got none: the next one has not waited at the broker.
 ASKED_FOR = 0.1
 AGREE = 0.05  # seconds by which the ages of two such messages may differ
 MOST_PUBLISHERS = 1000
+NONE_YET = (-1, -1, -1)
+
+
+@dataclass(slots=True)
+class _Partition:
+    place: tuple[int, int, int] = NONE_YET  # ledger, entry, batch index of the last message that was new
+    new_at: float = float("-inf")  # monotonic: when it came
+    came_at: float = float("-inf")  # monotonic: when the last message came, new or not
+    # Monotonic: when the claims had first shown that a message was new, since messages come without a pause.
+    checked_at: float = float("inf")
 
 
 @dataclass(slots=True)
@@ -27,16 +43,51 @@ class _Publisher:
 
 
 class Freshness:
-    """What is known of the publishers' clocks."""
+    """What is known of the order of the messages, and of the publishers' clocks."""
 
     def __init__(self) -> None:
+        self._partitions: dict[int, _Partition] = {}
         self._publishers: OrderedDict[str, _Publisher] = OrderedDict()
 
     def is_new(self, received: Received) -> bool:
-        """Return True if no other node can have begun an answer to the message.
+        """Return True if no other node can have begun an answer to the message."""
+        partition = self._partitions.setdefault(received.key[2], _Partition())
+        if received.received_at > partition.came_at + RECENT:
+            partition.checked_at = float("inf")
+        partition.came_at = received.received_at
+        is_young = self._is_young(received)  # asked in any case: it also learns from the message
+        if received.redeliveries or not _is_behind(partition, received):
+            return is_young  # which shows nothing of those behind it: it may have been handed out FRAME_AFTER before
+        _note(partition, received)
+        return True
 
-        Messages are handed out in the order in which they were published. So one that was published before another
-        that is here already was handed out before, to somebody.
+    def was_new(self, now: float, received: Received) -> None:
+        """The claims have shown that no other node had the message.
+
+        If it has not waited at the broker either, its age is the difference of the two clocks; or this node, or the
+        network, stood still. So it takes two such messages, one after the other, that agree; the lesser age counts.
+        After a clock was set, this brings a least age up to date that is too low. For the same reason those behind it
+        are new only if it came after another one was known to be new, and without a pause between them.
+
+        Args:
+            now: monotonic.
+        """
+        if received.redeliveries:
+            return
+        partition = self._partitions.setdefault(received.key[2], _Partition())
+        if received.received_at >= partition.checked_at:
+            _note(partition, received)
+        partition.checked_at = min(partition.checked_at, now)
+        known = self._publishers.get(received.publisher)
+        if known is not None and received.asked_for >= ASKED_FOR:
+            age = received.received_at - received.stamped
+            if known.last_age is not None and abs(known.last_age - age) <= AGREE:
+                known.least_age = min(known.last_age, age)
+            known.last_age = age
+
+    def _is_young(self, received: Received) -> bool:
+        """Return True if the message is as young as the youngest of its publisher, and is in the order of its messages:
+        one that was published before another that is here already was handed out before, to somebody.
         """
         known = self._publishers.get(received.publisher)
         if known is None:
@@ -52,16 +103,18 @@ class Freshness:
         known.least_age = min(known.least_age, age)
         return age <= known.least_age + FRAME_AFTER
 
-    def was_new(self, received: Received) -> None:
-        """The claims have shown that no other node had the message.
 
-        If it has not waited at the broker either, its age is the difference of the two clocks; or this node, or the
-        network, stood still. So it takes two such messages, one after the other, that agree; the lesser age counts.
-        After a clock was set, this brings a least age up to date that is too low.
-        """
-        known = self._publishers.get(received.publisher)
-        if known is not None and not received.redeliveries and received.asked_for >= ASKED_FOR:
-            age = received.received_at - received.stamped
-            if known.last_age is not None and abs(known.last_age - age) <= AGREE:
-                known.least_age = min(known.last_age, age)
-            known.last_age = age
+def _place(received: Received) -> tuple[int, int, int]:
+    ledger, entry, _, index = received.key
+    return ledger, entry, index
+
+
+def _is_behind(partition: _Partition, received: Received) -> bool:
+    """Return True if the message stands behind one that was new here a moment ago."""
+    return _place(received) > partition.place and received.received_at <= partition.new_at + RECENT
+
+
+def _note(partition: _Partition, received: Received) -> None:
+    """The message is new."""
+    if _place(received) > partition.place:
+        partition.place, partition.new_at = _place(received), received.received_at

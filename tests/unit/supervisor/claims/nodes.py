@@ -55,6 +55,7 @@ class Message:
 
     client: Client
     published: float
+    place: int  # in the topic
     at: Node | None = None  # the broker's view: the node that has it
     is_acked: bool = False
 
@@ -116,7 +117,7 @@ class World:
 
     def publish(self, request_id: str) -> Message:
         """Somebody publishes a task; a node gets it."""
-        message = Message(Client(request_id), self.now)
+        message = Message(Client(request_id), self.now, len(self.messages))
         self.messages.append(message)
         self.hand_out(message)
         return message
@@ -362,7 +363,7 @@ class Node:
         if message.at is not self or message.is_acked or any(each.message is message for each in self.tasks.values()):
             return
         self._number += 1
-        key = (1, self._number, 0, -1)
+        key = (1, message.place, 0, -1)
         received = Received(
             message, key, b"", WALL + message.published, WALL + now + self.skew, now, 0,
             publisher="p", asked_for=now - self._last_received, stamped=WALL + message.published,

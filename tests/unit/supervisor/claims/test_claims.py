@@ -436,10 +436,10 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def let_something_happen(world: World) -> None:
-    """Let one fault come at some time."""
+def let_something_happen(world: World, within: float) -> None:
+    """Let one fault come at some time, most likely while tasks are published."""
     random = world.random
-    node, at = random.choice(world.nodes), random.uniform(0.0, 70.0)
+    node, at = random.choice(world.nodes), random.uniform(0.0, within + 10.0 if within > 10.0 else within)
     match random.choice(["cut", "cut", "pause", "topic", "reader", "kill"]):
         case "cut":
             seconds = random.choice([0.3, 3.0, 8.0, 14.0, 16.0, 30.0, 60.0, 90.0])
@@ -457,8 +457,11 @@ def let_something_happen(world: World) -> None:
             world.after(at, node.kill)
 
 
-def run_schedule(seed: int, faults: int = 4, tasks: int = 20) -> None:
+def run_schedule(seed: int, faults: int = 4, tasks: int = 20, within: float = 60.0) -> None:
     """Run tasks and faults at random times, and check what is left at the end.
+
+    Args:
+        within: seconds in which the tasks are published.
 
     Raises:
         Violation: with what happened, in its notes.
@@ -466,9 +469,9 @@ def run_schedule(seed: int, faults: int = 4, tasks: int = 20) -> None:
     world = World(seed)
     world.run(1.0)
     for number in range(tasks):
-        world.after(world.random.uniform(0.0, 60.0), lambda number=number: world.publish(f"r{number}"))
+        world.after(world.random.uniform(0.0, within), lambda number=number: world.publish(f"r{number}"))
     for _ in range(world.random.randint(1, faults)):
-        let_something_happen(world)
+        let_something_happen(world, within)
     try:
         world.run(400.0)
         world.check_end()
@@ -482,3 +485,11 @@ def run_schedule(seed: int, faults: int = 4, tasks: int = 20) -> None:
 def test_each_client_gets_one_text_and_one_end_whatever_happens_to_the_nodes(first: int) -> None:
     for seed in range(first, first + 10):
         run_schedule(seed)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("first", range(100000, 100010, 5))
+def test_each_client_gets_one_text_and_one_end_from_busy_nodes(first: int) -> None:
+    """Nodes that are never idle know by the order of the messages which of them are new."""
+    for seed in range(first, first + 5):
+        run_schedule(seed, tasks=300, within=3.0)

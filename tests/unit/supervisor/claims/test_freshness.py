@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.claims.freshness import ASKED_FOR, FRAME_AFTER, MOST_PUBLISHERS, Freshness
+from supervisor.claims.freshness import ASKED_FOR, FRAME_AFTER, MOST_PUBLISHERS, RECENT, Freshness
 from supervisor.events import Received
 
 WALL = 1e9
@@ -46,7 +46,7 @@ class Messages:
     def look_up(self, message: Received) -> None:
         """Look a message up; nobody had it before."""
         self.freshness.is_new(message)
-        self.freshness.was_new(message)
+        self.freshness.was_new(message.received_at, message)
 
 
 def test_the_first_message_of_a_publisher_is_looked_up() -> None:
@@ -141,3 +141,116 @@ def test_no_more_than_some_publishers_are_remembered() -> None:
         messages.know(by=str(number))
     assert len(messages.freshness._publishers) == MOST_PUBLISHERS
     assert not messages.is_new(by="0"), "the oldest is forgotten, and looked up again"
+
+
+# --- the order of a partition ---
+
+
+class Busy:
+    """Messages that come one behind the other, all of them old, because they have waited at the broker."""
+
+    def __init__(self) -> None:
+        self.freshness, self.now = Freshness(), 100.0
+
+    def message(self, entry: int, after: float = 0.01, *, partition: int = 0, redeliveries: int = 0) -> Received:
+        """Return a message that comes so many seconds after the one before."""
+        self.now += after
+        published = WALL - 1000.0 + entry
+        return Received(
+            None, (1, entry, partition, -1), b"", published, WALL + self.now, self.now, redeliveries,
+            publisher="p", stamped=published,
+        )  # fmt: skip
+
+    def look_up(self, message: Received, took: float = 0.01) -> None:
+        """Look a message up; nobody had it before."""
+        assert not self.freshness.is_new(message)
+        self.now += took
+        self.freshness.was_new(self.now, message)
+
+    def flow(self) -> None:
+        """Two messages are looked up, one after the other; those behind them are new."""
+        self.look_up(self.message(10))
+        self.look_up(self.message(11))
+
+
+def test_what_comes_behind_two_messages_that_were_looked_up_is_new_however_long_it_has_waited() -> None:
+    busy = Busy()
+    busy.flow()
+    assert [busy.freshness.is_new(busy.message(entry, RECENT * 0.4)) for entry in range(12, 40)] == [True] * 28
+
+
+def test_what_stands_before_a_message_that_was_new_is_looked_up() -> None:
+    """Another node had it, and is gone."""
+    busy = Busy()
+    busy.flow()
+    assert busy.freshness.is_new(busy.message(20))
+    assert not busy.freshness.is_new(busy.message(15))
+    assert not busy.freshness.is_new(busy.message(20)), "the same once more"
+    assert busy.freshness.is_new(busy.message(21))
+
+
+def test_what_comes_behind_after_a_pause_is_looked_up() -> None:
+    """Another node may have had it in the meantime."""
+    busy = Busy()
+    busy.flow()
+    assert not busy.freshness.is_new(busy.message(12, RECENT * 2))
+
+
+def test_a_redelivered_message_is_looked_up_wherever_it_stands() -> None:
+    busy = Busy()
+    busy.flow()
+    assert not busy.freshness.is_new(busy.message(12, redeliveries=1))
+
+
+def test_one_message_that_was_looked_up_shows_nothing_of_those_behind_it() -> None:
+    """It may have been on its way for long: the node, or the network, stood still."""
+    busy = Busy()
+    busy.look_up(busy.message(10))
+    assert not busy.freshness.is_new(busy.message(11))
+
+
+def test_messages_that_came_together_show_nothing_of_those_behind_them() -> None:
+    busy = Busy()
+    both = [busy.message(10), busy.message(11)]
+    for message in both:
+        busy.look_up(message)
+    assert not busy.freshness.is_new(busy.message(12))
+
+
+def test_messages_whose_look_ups_overlap_show_that_those_behind_them_are_new() -> None:
+    """A node that gets many at once: while one is looked up, the next ones come."""
+    busy = Busy()
+    messages = [busy.message(entry) for entry in range(10, 13)]
+    for message in messages:
+        assert not busy.freshness.is_new(message)
+    busy.freshness.was_new(busy.now, messages[0])
+    later = busy.message(13)
+    assert not busy.freshness.is_new(later)
+    busy.freshness.was_new(busy.now, messages[1])
+    busy.freshness.was_new(busy.now, messages[2])
+    busy.freshness.was_new(busy.now, later)
+    assert busy.freshness.is_new(busy.message(14))
+
+
+def test_a_pause_between_two_look_ups_shows_nothing() -> None:
+    busy = Busy()
+    busy.look_up(busy.message(10))
+    busy.look_up(busy.message(11, RECENT * 2))
+    assert not busy.freshness.is_new(busy.message(12))
+
+
+def test_partitions_are_known_apart() -> None:
+    busy = Busy()
+    busy.flow()
+    assert not busy.freshness.is_new(busy.message(12, partition=1))
+    assert busy.freshness.is_new(busy.message(13))
+
+
+def test_a_young_message_shows_nothing_of_those_behind_it() -> None:
+    """Another node may have had it for a tenth of a second, and the next one for as long."""
+    messages = Messages()
+    messages.know()
+    young = replace(messages.message(), key=(1, 10, 0, -1))
+    assert messages.freshness.is_new(young)
+    old = replace(young, key=(1, 11, 0, -1), received_at=young.received_at + FRAME_AFTER * 1.5)
+    assert not messages.freshness.is_new(old)
