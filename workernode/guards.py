@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from workernode.body import TOKEN_LIMITS
+
 Path: TypeAlias = tuple[str, ...]  # a dotted name: ("metadata", "team")
 
 PROTECTED = ("model", "stream", "stream_options", "messages")  # the node's own, and the client's words
-# The members that limit the tokens of an answer. llama.cpp reads n_predict, too, and prefers it.
-LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Guards:
         return data, tuple(changed)
 
     def _limits_to_set(self, data: Mapping[str, Any]) -> list[str]:
-        named = [name for name in LIMITS if data.get(name) is not None]
+        named = [name for name in TOKEN_LIMITS if data.get(name) is not None]
         if not named:
             return [self.limit_name]
         return [name for name in named if not _is_within(data[name], self.max_tokens)]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from workernode.body import TOKEN_LIMITS
 from workernode.json_access import as_count, member
 from workernode.resume_style import ResumeStyle
-
-# The limits of an answer, in tokens: what was produced already is taken off. The last is llama.cpp's own.
-LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 
 
 def continued_request(data: Mapping[str, Any], style: ResumeStyle, text: str, tokens: int) -> dict[str, Any] | None:
@@ -24,7 +22,7 @@ def continued_request(data: Mapping[str, Any], style: ResumeStyle, text: str, to
         None if the client's limit leaves no token: the answer is whole.
     """
     request = dict(data)
-    for name in LIMITS:
+    for name in TOKEN_LIMITS:  # what was produced already is taken off
         limit = as_count(data.get(name))
         if limit is not None:
             request[name] = limit - tokens
