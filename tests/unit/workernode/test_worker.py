@@ -226,10 +226,10 @@ def test_rate_limits_are_reported_before_the_outcome_and_a_hold_delays_the_next_
         "RateLimitReport before the outcome",
     )
     assert process.outcomes() == []
+    before = time.time()
     process.send(Hold(time.monotonic() + 0.5))
-    started = time.time()
     process.hand(1)
-    assert upstream.wait_for_requests(2)[1].at - started >= 0.3
+    assert upstream.wait_for_requests(2)[1].at >= before + 0.5
 
 
 @pytest.mark.parametrize("depth", [900, 5000, 9900, 100_000])
