@@ -38,7 +38,7 @@ class Progress(Protocol):
 
 
 class StreamRelay:
-    """One streamed answer on its way to the gateway. Owned by one thread; `finish` or `abort` ends it.
+    """One streamed answer on its way to the gateway. Owned by one task; `finish` or `abort` ends it.
 
     Args:
         stats: gets what asking upstream brings.

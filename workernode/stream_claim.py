@@ -1,7 +1,7 @@
 """May this stream be sent? A stream leaves a node only while the node holds the claim of its task (supervisor/claims).
 
 The worker asks the supervisor before the first frame and before the end, and waits until that is stored. In between it
-looks at the lease, which ends by itself: a worker whose supervisor is gone or hangs sends nothing after it. When it had
+checks the lease, which ends by itself: a worker whose supervisor is gone or hangs sends nothing after it. When it had
 run out and goes on, another node may have taken the task over meanwhile: the worker asks again.
 """
 
@@ -14,7 +14,7 @@ from workernode.errors import ClaimLost
 from workernode.net.waiting import Event
 from workernode.protocol import AnswerState, ClaimAsked, Granted, Job
 
-CHECK_INTERVAL = 0.05  # seconds between two looks at a lease that has ended
+CHECK_INTERVAL = 0.05  # seconds between two checks of a lease that has ended
 # Seconds beyond the task's time that a stream waits for its claim: a client whose task came too late gets an error.
 GRACE = 10.0
 

@@ -1,4 +1,4 @@
-"""Kept connections to all gateways that tasks name: HTTP for POSTs, WebSockets for streams. Threads share it."""
+"""Kept connections to all gateways that tasks name: HTTP for POSTs, WebSockets for streams. All tasks share them."""
 
 from __future__ import annotations
 

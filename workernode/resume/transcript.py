@@ -42,7 +42,7 @@ class PassedChunk(Protocol):
 
 
 class Transcript:
-    """The stream of one client, in order. Owned by one thread.
+    """The stream of one client, in order. Owned by one task.
 
     Attributes:
         tokens: produced for the text that was passed on, in all parts.

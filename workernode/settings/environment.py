@@ -13,7 +13,7 @@ from typing import Any
 from workernode.settings.formats import NODE_TYPE
 from workernode.settings.table import VARIABLES, Settings, Variable
 
-# A worker's threads wait for upstream most of the time, so a few processes carry all slots; each costs about 20 MB.
+# A worker's tasks wait for upstream most of the time, so a few processes carry all slots; each costs about 20 MB.
 MOST_WORKERS = 4
 # At least two: a worker that dies takes its share of the tasks with it, and never all of them.
 FEWEST_WORKERS = 2
