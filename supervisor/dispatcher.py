@@ -178,8 +178,8 @@ class Dispatcher:
         server = self._gateways.server_away(delivery.received.payload)
         if not server:
             return False
-        now = self._clock.monotonic()
-        self._await_gateway(delivery, Kept(server, False, offered_until(self._settlement.job(delivery).deadline, now)))
+        until = offered_until(self._settlement.deadline(delivery.received), self._clock.monotonic())
+        self._await_gateway(delivery, Kept(server, False, until))
         return True
 
     def _keep_undelivered(self, delivery: Delivery, outcome: Outcome, kept: Kept) -> None:
@@ -212,7 +212,7 @@ class Dispatcher:
         """Nak the task. If its time ends before the broker hands it out again, send its client the error now."""
         fault = outcome.fault
         back_at = self._clock.monotonic() + nak_delay(fault, self._settings.nak_delay)
-        if fault is None or back_at < self._settlement.job(delivery).deadline:
+        if fault is None or back_at < self._settlement.deadline(delivery.received):
             self._settle(delivery, outcome)
             return
         self._hooks.refused(delivery, outcome)

@@ -16,6 +16,7 @@ from supervisor.claims.look_ups import Finding, Found, LookUps
 from supervisor.claims.outbox import ClaimOutbox, Request
 from supervisor.claims.table import ClaimState, decode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
+from workernode.protocol import Granted
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +53,6 @@ class _Own:
     has_ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The answer to a worker that asked whether it may send."""
-
-    number: int  # of the delivery
-    is_granted: bool  # False: another node has taken the task over; nothing may be sent any more
-
-
 class Claims:
     """The claims of this node, and what it knows of those of others. Owned by the supervisor's main thread.
 
@@ -83,7 +76,7 @@ class Claims:
         self._freshness = Freshness()
         self._own: dict[str, _Own] = {}  # by request id
         self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
-        self._grants: list[Grant] = []
+        self._grants: list[Granted] = []
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
         self._doubt_mark = 0  # not 0: others may take this node for gone; it is known better once the mark is read back
         self._is_reading = False
@@ -128,7 +121,7 @@ class Claims:
         """A worker asks whether the first frame of a stream, or its end, may leave. A grant follows."""
         own = self._own.get(request_id)
         if not self.is_on or own is None:
-            self._grants.append(Grant(number, not self.is_on))
+            self._grants.append(Granted(number, not self.is_on))
         else:
             self._ask(own, Request(number, request_id, is_end))
 
@@ -169,7 +162,7 @@ class Claims:
                 self._own[each.request_id] = _Own(each.number, since, is_known, is_known, is_known, is_begun)
         return found
 
-    def grants(self) -> list[Grant]:
+    def grants(self) -> list[Granted]:
         """Return the answers to workers since the last call."""
         grants, self._grants = self._grants, []
         return grants
@@ -204,12 +197,12 @@ class Claims:
         for request in sent.requests:
             own = self._own.get(request.request_id)
             if own is None:
-                self._grants.append(Grant(request.number, False))
+                self._grants.append(Granted(request.number, False))
             elif self._doubt_mark:
                 self._unsure.append((self._doubt_mark, request))
             else:
                 own.is_begun, own.has_ended = True, own.has_ended or request.is_end
-                self._grants.append(Grant(request.number, True))
+                self._grants.append(Granted(request.number, True))
 
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
@@ -259,7 +252,7 @@ class Claims:
 
     def _turn_off(self) -> None:
         waiting = [*self._outbox.clear(), *(request for _, request in self._unsure)]
-        self._grants += [Grant(request.number, not self._doubt_mark) for request in waiting]
+        self._grants += [Granted(request.number, not self._doubt_mark) for request in waiting]
         self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
         self._unsure.clear()
         self._look_ups.give_up()
@@ -294,7 +287,7 @@ class Claims:
             own.is_certain = own.is_stored = own.is_known = True
         else:
             del self._own[request_id]
-            self._grants.append(Grant(own.number, False))
+            self._grants.append(Granted(own.number, False))
         return request_id in self._own
 
     def _end_doubt(self, mark: int) -> None:

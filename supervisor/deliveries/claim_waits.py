@@ -12,13 +12,15 @@ from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.workers import Pool
 from workernode.errors import broken_error
-from workernode.protocol import ClaimAsked, Decision, Granted, Job, Lease, Rejection
+from workernode.protocol import ClaimAsked, Decision, Job, Lease, Rejection
 
 log = logging.getLogger(__name__)
 
 
 class ClaimWaits:
-    """The deliveries in LOOKED_UP and HELD. Called by the main thread only, by the dispatcher."""
+    """Between claims and deliveries: looks messages up, decides those in LOOKED_UP and HELD, answers what workers ask.
+    Called by the main thread only, by the dispatcher.
+    """
 
     def __init__(self, claims: Claims, ledger: Ledger, settlement: Settlement, broker: Broker, pool: Pool) -> None:
         self._claims, self._ledger, self._settlement = claims, ledger, settlement
@@ -32,7 +34,7 @@ class ClaimWaits:
             self._claims.take(received.received_at, delivery.number, delivery.request_id)
             return False
         self._ledger.move(delivery, Place.LOOKED_UP)
-        deadline = self._settlement.job(delivery).deadline
+        deadline = self._settlement.deadline(received)
         self._claims.look_up(now, delivery.number, delivery.request_id, received, deadline)
         return True
 
@@ -82,12 +84,12 @@ class ClaimWaits:
     def tick(self, now: float) -> None:
         """Publish what there is to publish, and give workers their answers."""
         self._claims.tick(now)
-        for grant in self._claims.grants():
-            delivery = self._ledger.get(grant.number)
+        for granted in self._claims.grants():
+            delivery = self._ledger.get(granted.number)
             if delivery is not None and delivery.place is Place.ENDING:
-                self._ends[grant.number] = grant.is_granted
+                self._ends[granted.number] = granted.is_granted
             elif delivery is not None and delivery.worker is not None and delivery.place is Place.RUNNING:
-                self._pool.grant(delivery.worker, Granted(grant.number, grant.is_granted))
+                self._pool.grant(delivery.worker, granted)
         self._pool.set_lease(Lease(self._claims.lease, self._claims.lapses))
 
     def next_tick(self, now: float) -> float:

@@ -72,7 +72,7 @@ class Settlement:
             redeliveries = limit - 1  # so that the worker leaves it to other nodes
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
-            self._deadline(received), redeliveries, delivery.rejection, delivery.attempts, delivery.kept,
+            self.deadline(received), redeliveries, delivery.rejection, delivery.attempts, delivery.kept,
             delivery.resume, self._claims.is_on, delivery.supersedes,
         )  # fmt: skip
 
@@ -82,7 +82,7 @@ class Settlement:
         Args:
             others_wait: other tasks were found to wait at this moment.
         """
-        is_to_run = delivery.rejection is None and delivery.kept is None and now < self._deadline(delivery.received)
+        is_to_run = delivery.rejection is None and delivery.kept is None and now < self.deadline(delivery.received)
         return is_to_run and (others_wait or not self._hooks.may_ask(now))
 
     def is_used_up(self, delivery: Delivery) -> bool:
@@ -93,9 +93,10 @@ class Settlement:
         if self._ledger.redeliveries(received) < self._settings.max_redeliveries:
             return False
         back_at = self._clock.monotonic() + self._settings.nak_delay + LAST_WAIT
-        return back_at >= self._deadline(received) or not self._broker.do_others_serve()
+        return back_at >= self.deadline(received) or not self._broker.do_others_serve()
 
-    def _deadline(self, received: Received) -> float:
+    def deadline(self, received: Received) -> float:
+        """Return the monotonic time after which nobody waits for the answer."""
         # A publisher whose clock is ahead gains no time by it.
         return received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
 

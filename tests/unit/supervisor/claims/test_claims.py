@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.claims import Claims, Finding, Grant
+from supervisor.claims import Claims, Finding
 from supervisor.claims.claims import FOREVER, LEASE, READ_ON, SIGN_INTERVAL, STORED_WITHIN
 from supervisor.claims.table import ClaimMessage, decode, encode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from tests.unit.supervisor.claims.nodes import Violation, World
+from workernode.protocol import Granted
 
 FAULT = "Timeout"
 
@@ -73,7 +74,7 @@ class Box:
         self.turn()
         self.store()
 
-    def ask(self, is_end: bool = False) -> list[Grant]:
+    def ask(self, is_end: bool = False) -> list[Granted]:
         """Ask for a grant, let everything be stored, and return the grants."""
         self.claims.ask(1, "r", is_end)
         self.turn()
@@ -83,7 +84,7 @@ class Box:
         return self.claims.grants()
 
 
-GRANTED, DENIED = [Grant(1, True)], [Grant(1, False)]
+GRANTED, DENIED = [Granted(1, True)], [Granted(1, False)]
 
 
 def message(published: float = 0.0) -> Received:
