@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from supervisor import events
+from supervisor.concurrency import free_below_cap
 from supervisor.deliveries import PublisherClocks
 from supervisor.dispatcher import Dispatcher
 from supervisor.fitness import Admission, Verdict
@@ -23,7 +24,6 @@ from supervisor.health import (
     why_not_ready,
     why_workers_die,
 )
-from supervisor.intake_limit import free_below_cap
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from supervisor.gpu import Gpu
+from supervisor.readings import Gpu
 
 SETTLE_S = 10.0  # after the model is ready: what it takes until then is its own
 GROWTH = 1.0  # percent of the card: smaller changes are none

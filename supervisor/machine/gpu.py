@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from supervisor.gpu import Gpu
+from supervisor.readings import Gpu
 
 log = logging.getLogger(__name__)
 

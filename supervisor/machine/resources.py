@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from supervisor.gpu import Gpu
 from supervisor.machine.cgroups import Cgroups, CpuClock, Memory
 from supervisor.machine.gpu import ReadGpus
+from supervisor.readings import Gpu
 
 # Between two readings that are closer, the kernel's ticks (10 ms) would be most of the result.
 SHORTEST_S = 0.1

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import requests
 
-from supervisor.engine_metrics import waiting_requests
+from supervisor.readings import waiting_requests
 from workernode.json_access import as_count, as_list, member, strings
 
 

@@ -16,9 +16,9 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from supervisor.gpu import Gpu
 from supervisor.observability.history import History
 from supervisor.observability.snapshot import INTAKES, NodeInfo, Notice, Snapshot, Upcoming
+from supervisor.readings import Gpu
 from workernode.record import rfc3339
 
 TITLES = {

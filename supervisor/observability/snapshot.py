@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from supervisor.gpu import Gpu
+from supervisor.readings import Gpu
 
 # What the intake does: the answer to "why does the backlog stay in the broker?"
 INTAKES = {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPException
 
-from supervisor.engine_metrics import waiting_requests
+from supervisor.readings import waiting_requests
 from supervisor.upstream.model_list import ModelList
 from workernode.json_access import as_list, member
 from workernode.settings import Settings

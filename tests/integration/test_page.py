@@ -15,9 +15,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from supervisor.gpu import Gpu
 from supervisor.observability import page
 from supervisor.observability.snapshot import INTAKES, Notice, Upcoming
+from supervisor.readings import Gpu
 from tests.support.browser import MISSING, Browser, Page, browser, find
 from tests.support.status import INFO, LINES, Shown, life, serving, shown
 from tests.support.wait import until

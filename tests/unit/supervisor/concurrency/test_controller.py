@@ -9,8 +9,8 @@ from itertools import count
 import pytest
 
 from supervisor.concurrency import ConcurrencyController
-from supervisor.gpu import Gpu
 from supervisor.machine import Resources
+from supervisor.readings import Gpu
 from supervisor.states import CAP_REASONS
 from workernode import settings
 

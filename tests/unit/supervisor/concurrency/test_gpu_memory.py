@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.concurrency.gpu_memory import GROWS_S, SETTLE_S, GpuMemory
-from supervisor.gpu import Gpu
+from supervisor.readings import Gpu
 
 READY_AT = 100.0
 SETTLED_AT = READY_AT + SETTLE_S

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from supervisor.gpu import Gpu
 from supervisor.machine.gpu import NvidiaGpus, find_gpus
 from supervisor.machine.resources import Sampler
+from supervisor.readings import Gpu
 from tests.support.nvml_standin import NvmlStandin
 
 GIB = 1 << 30

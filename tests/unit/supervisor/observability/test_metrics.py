@@ -10,11 +10,11 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.gpu import Gpu
 from supervisor.observability import metric_table as series
 from supervisor.observability.metric_table import SERIES, Type
 from supervisor.observability.metrics import Metrics
 from supervisor.observability.snapshot import INTAKES, MessageTotals, Snapshot
+from supervisor.readings import Gpu
 from tests.support.paths import ROOT
 from tests.support.status import INFO, outcome, serving
 from workernode import ends

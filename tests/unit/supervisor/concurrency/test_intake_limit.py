@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from supervisor.intake_limit import free_below_cap
+from supervisor.concurrency.intake_limit import free_below_cap
 from supervisor.states import Intake
 
 CAP = 4

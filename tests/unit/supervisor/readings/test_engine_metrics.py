@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.engine_metrics import waiting_requests
+from supervisor.readings import waiting_requests
 
 LLAMA_CPP = """# HELP llamacpp:requests_processing Number of requests processing.
 # TYPE llamacpp:requests_processing gauge
