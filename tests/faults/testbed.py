@@ -155,6 +155,10 @@ def patched(folder: Path, text: str) -> list[str]:
     return [sys.executable, str(script)]
 
 
+# Lines for `patched`: an outage of the broker is reported after 4 s, because a minute is long for a test.
+REPORTS_SOON = "supervisor.health.REPORT_AFTER = 4.0\nsupervisor.broker.connection.OPERATION_TIMEOUT = 1"
+
+
 def pss_bytes(node: Node) -> int:
     """Memory of a node's processes; what they share is counted once."""
     total = 0
