@@ -1,14 +1,11 @@
-"""The model server as a child: killed, stopped, flooding, slow, failing; and never an orphan."""
+"""The model server as a child: killed, stopped, flooding, slow; and never an orphan."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shlex
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -23,131 +20,14 @@ import pytest
 import requests
 
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
-from supervisor.model_server.model_server import Event, EventKind, ModelServer
+from supervisor.model_server.model_server import EventKind
 from supervisor.model_server.output import LINE_LIMIT, LINES_BURST, TAIL_LINES
 from supervisor.model_server.patience import Limits
 from supervisor.states import ModelServerState
+from tests.faults.model_server_owner import COMMAND, LONG, QUICK, SECRETS, STANDIN, Owner, alive, group, pid_in
 from tests.support.paths import ROOT
 from tests.support.wait import until
-from workernode import settings
 from workernode.redaction import MASK
-
-STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
-COMMAND = f"{shlex.quote(sys.executable)} {shlex.quote(str(STANDIN))}"
-SECRETS = {"API_KEY": "sk-node-secret", "PULSAR_TOKEN": "pulsar-secret"}
-LONG = 60.0  # a bound for a broken run
-
-# The real limits, in a tenth of the time and less.
-QUICK = Limits(
-    pause_first_s=0.05,
-    pause_longest_s=0.2,
-    pause_failed_s=0.5,
-    grace_s=1.0,
-    start_silence_s=1.5,
-    start_limit_s=60.0,
-    silence_s=1.5,
-    limit_s=60.0,
-    stuck_s=1.5,
-    probe_starting_s=0.05,
-    probe_ready_s=0.1,
-    probe_timeout_s=0.5,
-)
-
-
-class Owner:
-    """The thread that owns the model server, as the node's main loop does."""
-
-    def __init__(self, environ: dict[str, str], limits: Limits = QUICK, **more: str) -> None:
-        variables = {
-            "NODE_TYPE": "local",
-            "MODEL_NAME": "standin",
-            "PULSAR_URL": "pulsar://localhost",
-            "PULSAR_TOKEN": SECRETS["PULSAR_TOKEN"],
-            "LOCAL_COMMAND": COMMAND,
-            **more,
-        }
-        self.woken = threading.Event()
-        environ = {**os.environ, **SECRETS, **environ}
-        self.llamafile = ModelServer(settings.load(variables), self.woken.set, environ, limits)
-        self.events: list[Event] = []
-        self.pids: set[int] = set()
-
-    def turn(self) -> None:
-        """One turn of the loop: wait for what comes first, then tick."""
-        due = self.llamafile.next_wakeup()
-        self.woken.wait(0.1 if due is None else min(0.1, max(0.0, due - time.monotonic())))
-        self.woken.clear()
-        began = time.monotonic()
-        self.events += self.llamafile.tick(began)
-        assert time.monotonic() - began < 1.0, "the owner's thread was made to wait"
-        if self.llamafile.pid:
-            self.pids.add(self.llamafile.pid)
-
-    def run_until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + LONG
-        while not condition():
-            assert time.monotonic() < deadline, f"no {what}; {self.llamafile.state}, {self.llamafile.tail()}"
-            self.turn()
-
-    def wait(self, what: EventKind) -> Event:
-        """Run until this event, and take it and all before it away."""
-        self.run_until(lambda: any(event.kind is what for event in self.events), str(what))
-        index = [event.kind for event in self.events].index(what)
-        event = self.events[index]
-        del self.events[: index + 1]
-        return event
-
-    def start(self) -> None:
-        self.llamafile.start(time.monotonic())
-
-    def started(self) -> Owner:
-        self.start()
-        self.wait(EventKind.READY)
-        return self
-
-    def ask(self) -> requests.Response:
-        headers = {"Authorization": f"Bearer {self.llamafile.api_key}"}
-        return requests.post(self.llamafile.base_url, json={"messages": []}, headers=headers, timeout=LONG)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs: one that only waits to be reaped does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def group(pid: int) -> list[int]:
-    """Everything alive in the process group."""
-    found = []
-    for each in psutil.pids():
-        try:
-            if os.getpgid(each) == pid and alive(each):
-                found.append(each)
-        except ProcessLookupError:
-            continue
-    return found
-
-
-@pytest.fixture
-def owners(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
-    """Makes owners; after the test nothing that they started may be left."""
-    made: list[Owner] = []
-
-    def make(environ: dict[str, str] | None = None, **more: object) -> Owner:
-        made.append(Owner({"STANDIN_PIDFILE": str(tmp_path / "pids"), **(environ or {})}, **more))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for owner in made:
-        owner.llamafile.kill()
-    for owner in made:
-        until(lambda owner=owner: not any(group(pid) for pid in owner.pids), LONG, "empty process group")  # type: ignore[misc]
-
-
-def pid_in(path: Path) -> int:
-    return int(until(lambda: path.read_text() if path.exists() else "", LONG, f"{path.name}"))
 
 
 def test_it_becomes_ready_reports_its_slots_and_refuses_other_keys(owners: Callable[..., Owner]) -> None:
@@ -457,89 +337,3 @@ def test_nothing_is_left_when_the_supervisor_is_killed_and_the_child_is_stopped(
         os.kill(child, signal.SIGSTOP)
         parent.kill()
         until(lambda: not alive(child), 5, "end of the child")
-
-
-# --- What it reports of each fault ---
-
-
-def foreign_program(path: Path) -> str:
-    """A program for another processor."""
-    machine = 0xB7 if os.uname().machine == "x86_64" else 0x3E
-    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHI", 2, machine, 1)
-    path.write_bytes(head.ljust(400, b"\0"))
-    path.chmod(0o755)
-    return str(path)
-
-
-def without_permission(path: Path) -> str:
-    path.write_text("#!/bin/sh\n")
-    path.chmod(0o644)
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    ("command", "environ", "reason", "text"),
-    [
-        pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGILL"}, CONFIGURATION, "AVX", id="no AVX"),
-        pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGKILL"}, GENERAL, "memory", id="killed"),
-        pytest.param(lambda path: COMMAND, {"STANDIN_EXIT": "137"}, GENERAL, "memory", id="killed below a shell"),
-        pytest.param(lambda path: COMMAND, {"STANDIN_SIGNAL": "SIGSEGV"}, GENERAL, "crashed", id="crashed"),
-        pytest.param(
-            lambda path: COMMAND,
-            {"STANDIN_SAY": "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 9663676416",
-             "STANDIN_EXIT": "1"},
-            GENERAL, "LOCAL_CTX", id="out of memory",
-        ),
-        pytest.param(
-            lambda path: COMMAND,
-            {"STANDIN_SAY": "gguf_init_from_file: invalid magic characters: '<htm'", "STANDIN_EXIT": "1"},
-            CONFIGURATION, "LLAMAFILE_SHA256", id="bad model file",
-        ),
-        pytest.param(foreign_program, {}, CONFIGURATION, "another processor", id="wrong architecture"),
-        pytest.param(without_permission, {}, CONFIGURATION, "chmod +x", id="not executable"),
-        pytest.param(lambda path: f"{path}.missing", {}, CONFIGURATION, "not found", id="not there"),
-        pytest.param(lambda path: "no-such-program-at-all", {}, CONFIGURATION, "not found", id="not on PATH"),
-        pytest.param(lambda path: f"{COMMAND} --frob", {}, CONFIGURATION, "LOCAL_EXTRA_ARGS", id="unknown argument"),
-        pytest.param(lambda path: COMMAND, {"STANDIN_EXIT": "3", "STANDIN_SAY": "odd"}, GENERAL, "odd", id="unknown"),
-    ],
-)  # fmt: skip
-def test_each_fault_is_listed_with_what_to_do(
-    owners: Callable[..., Owner],
-    tmp_path: Path,
-    command: Callable[[Path], str],
-    environ: dict[str, str],
-    reason: str,
-    text: str,
-) -> None:
-    owner = owners(environ, LOCAL_COMMAND=command(tmp_path / "model"))
-    owner.start()
-    owner.run_until(owner.llamafile.diagnosis, "diagnosis")
-    diagnosis = owner.llamafile.diagnosis()
-    assert diagnosis
-    assert diagnosis.reason == reason
-    assert text in diagnosis.message
-
-
-def test_a_taken_port_is_named_and_waited_for(owners: Callable[..., Owner]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
-        owner = owners(LOCAL_PORT=str(port))
-        owner.start()
-        owner.run_until(owner.llamafile.diagnosis, "diagnosis")
-        diagnosis = owner.llamafile.diagnosis()
-        assert diagnosis
-        assert diagnosis.reason == CONFIGURATION
-        assert str(port) in diagnosis.message
-        assert "LOCAL_PORT" in diagnosis.message
-    owner.wait(EventKind.READY)
-
-
-def test_a_server_that_cannot_listen_is_recognised(owners: Callable[..., Owner]) -> None:
-    """It listens on another port than the one that was found free."""
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        owner = owners(LOCAL_COMMAND=f"{COMMAND} --port {holder.getsockname()[1]}")
-        owner.start()
-        owner.run_until(owner.llamafile.diagnosis, "diagnosis")
-        diagnosis = owner.llamafile.diagnosis()
-        assert diagnosis
-        assert "LOCAL_PORT" in diagnosis.message
