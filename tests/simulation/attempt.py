@@ -49,7 +49,7 @@ Waits = Generator[float, None, None]  # yields how long it waits
 
 
 class ClaimLost(Exception):
-    """Nothing may leave any more."""
+    """Another node has the task: nothing may be sent any more."""
 
 
 class Attempt:
@@ -66,7 +66,7 @@ class Attempt:
         self._undelivered: tuple[bool, tuple[bytes, ...]] | None = None  # is the gateway reached; what it has not got
 
     def run(self) -> Waits:
-        """The whole task."""
+        """Run the task from its message to its outcome."""
         self._process.grants.pop(self.job.number, None)
         try:
             yield from self._run()

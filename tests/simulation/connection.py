@@ -61,7 +61,7 @@ class SimConnection:
             self._world.after(pause, self._connect, min(pause * 2, RETRY_LONGEST))
 
     def wake(self) -> None:
-        """Have the thread look."""
+        """Wake the thread."""
         self._world.after(0.0005, self._act)
 
     def ask_to_leave(self, until: float) -> None:
@@ -211,11 +211,11 @@ class SimConnection:
         return self.consumer is None or bool(self.consumer.is_connected())
 
     def is_up(self) -> bool:
-        """As the library tells."""
+        """Whether the library shows that it is connected."""
         return self.records is not None and self._link.is_up and self._link.has_producer and self._is_consumer_up()
 
     def close(self) -> None:
-        """Leave."""
+        """Close consumers and producers."""
         self._node.block(0.05 if self._link.is_up else 2.0, lambda: False)
         self._close_consumer()
         self._link.is_closed = True

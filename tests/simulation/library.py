@@ -17,7 +17,7 @@ ACK_DELAY = 0.1  # seconds for which the library collects acks
 
 
 class PulsarException(Exception):  # the library's name
-    """What the library raises."""
+    """An exception of the library."""
 
 
 class Consumer:

@@ -64,7 +64,7 @@ def settings_of(slots: int, workers: int, timeout: float, drain: float, redelive
 
 
 class SimNode:
-    """One life of one node: from its start to its end."""
+    """A node from its start to its end; a restart makes another one."""
 
     def __init__(
         self, name: str, schedule: Schedule, world: World, server: Server, gateway: Gateway, upstream: Upstream,

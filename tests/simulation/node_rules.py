@@ -22,7 +22,7 @@ PROBE_TAKEN_WITHIN = 4.0  # seconds
 
 
 def check_counts(node: SimNode) -> None:
-    """The books are in order."""
+    """The counts of ledger, pool and queues agree."""
     ledger = node.dispatcher._ledger
     places = Counter(delivery.place for delivery in ledger)
     if any(places[place] != ledger.count(place) for place in Place):

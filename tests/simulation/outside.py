@@ -185,7 +185,7 @@ class Upstream:
         )
 
     def report(self, asked: float) -> RateLimitReport | None:
-        """What the headers of an answer tell of the limit, if upstream has such headers."""
+        """What the headers of an answer show of the limit, if upstream has such headers."""
         if not self.headers:
             return None
         left = int(self._left())

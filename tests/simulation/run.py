@@ -149,7 +149,7 @@ class Simulation:
     # --- the rules that hold for the world ---
 
     def _check(self) -> None:
-        """What is checked twice a second."""
+        """Check the rules that are checked twice a second."""
         self.world.after(CHECK_EVERY, self._check)
         now = self.world.now
         for entry in self.server.entries:

@@ -122,7 +122,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run, whole."""
+    """All that one run is made of."""
 
     seed: int
     nodes: int

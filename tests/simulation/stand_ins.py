@@ -37,7 +37,7 @@ class SimOverview:
         self.why: list[str] = []
 
     def next_update(self) -> float:
-        """Never by itself."""
+        """No update is due by itself."""
         return float("inf")
 
     def update(self, now: float, state: NodeState, why: list[str], *_: object) -> None:
@@ -45,10 +45,10 @@ class SimOverview:
         self.why = why
 
     def note_report(self, *_: object) -> None:
-        """To nobody."""
+        """Nothing to do: nobody reads the page."""
 
     def stopping(self, seconds: float) -> None:
-        """To nobody."""
+        """Nothing to do: nobody probes."""
 
 
 class SimReporter:
@@ -64,7 +64,7 @@ class SimReporter:
         self.open.add(key)
 
     def end(self, key: str) -> None:
-        """It is over."""
+        """A report ends."""
         self.open.remove(key)
 
     def close(self, timeout: float) -> None:
@@ -99,7 +99,7 @@ class SimLocalModel:
         """It loads from its making on."""
 
     def tick(self, now: float, tasks: int) -> None:
-        """Tell its slots when it is ready, and fall asleep."""
+        """Report the slots when it is ready; stop it when it is idle."""
         self._is_waking = self._is_waking and not self.is_ready
         if self.is_ready and self._idleness.note(now, tasks):
             self._idleness.restart()
@@ -109,17 +109,17 @@ class SimLocalModel:
             self._node.concurrency.set_slots(2)
 
     def note_in_flight(self, tasks: int) -> None:
-        """Nothing depends on it."""
+        """Nothing to do: no rule uses it."""
 
     def tokens_came(self, now: float) -> None:
-        """It lives."""
+        """Nothing to do: a simulated model does not hang."""
 
     def next_tick(self) -> float:
         """When it is ready, or falls asleep."""
         return self.ready_at if self.ready_at > self._node.world.now else self._idleness.ends_at
 
     def why_not_ready(self) -> str:
-        """A sentence."""
+        """The reason for people."""
         return "it loads"
 
     def load(self, seconds: float) -> None:
@@ -132,6 +132,6 @@ class SimLocalModel:
         self._node.world.after(0.3, self.kill)
 
     def kill(self) -> None:
-        """It is gone."""
+        """The model is stopped at once."""
         self.is_stopped = True
         self._node.wake()

@@ -146,7 +146,7 @@ class SimProcess:
 
     @property
     def sentinel_readable(self) -> bool:
-        """It is dead."""
+        """Whether the process has ended."""
         return self._world.now >= self._dead_at
 
     # --- what happens to it ---
