@@ -44,7 +44,7 @@ class Delivery:
     handed_at: float = 0.0  # monotonic: when a worker got it; 0: none did
     decided_at: float = 0.0  # monotonic: when its outcome was there
     is_probe: bool = False  # it tries out whether upstream serves again
-    is_alone: bool = False  # its worker has no other job: if that worker dies, this task has caused it
+    is_alone: bool = False  # its worker has no other job: if that worker dies, it counts as this task's doing
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again
     failed_rejections: int = 0  # workers that died while they sent its client the rejection
     rejection: Rejection | None = None  # what its client gets instead of it being run

@@ -37,7 +37,8 @@ def after_death(
         failed_rejections: workers that died while they sent the rejection, this one included.
         limit: MAX_REDELIVERIES.
         is_used_up: the message was delivered as often as it may be.
-        is_alone: the worker had no other job, so that this task has caused its death.
+        is_alone: the worker had no other job, so that no other task has caused its death. It counts as this
+            task's doing, because a kill from outside and one for want of memory look the same (SIGKILL).
 
     Returns:
         The decision; or an error that another worker has to send to the client; or the stream that it goes on with.
