@@ -6,9 +6,6 @@ from typing import Any
 
 from workernode.strict_json import dumps
 
-# The members that limit the tokens of an answer. llama.cpp reads n_predict, too, and prefers it.
-TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
-
 
 class UnsendableBody(ValueError):
     """The client's body can be read but not be written as JSON again (it holds 1e999, for example)."""

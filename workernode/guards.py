@@ -1,4 +1,7 @@
-"""The operator's guards: what REQUEST_SET, REQUEST_STRIP and MAX_TOKENS change in a client's chat request. Pure."""
+"""The operator's guards: what REQUEST_SET, REQUEST_STRIP and MAX_TOKENS change in a client's chat request. Pure.
+
+It imports the standard library only: the settings need it, and `--version` works where no package is installed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from workernode.body import TOKEN_LIMITS
-
 Path: TypeAlias = tuple[str, ...]  # a dotted name: ("metadata", "team")
 
 PROTECTED = ("model", "stream", "stream_options", "messages")  # the node's own, and the client's words
+# The members that limit the tokens of an answer. llama.cpp reads n_predict, too, and prefers it.
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 
 
 @dataclass(frozen=True, slots=True)

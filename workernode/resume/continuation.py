@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workernode.body import TOKEN_LIMITS
+from workernode.guards import TOKEN_LIMITS
 from workernode.json_access import as_count, member
 from workernode.resume_style import ResumeStyle
 
