@@ -1,7 +1,7 @@
 """The messages between the supervisor and its worker processes. All of them are in this file.
 
-Each is a small frozen dataclass, so that it pickles without surprises. None has slots, because those are pickled field
-by field in Python. This leaf imports the standard library and the leaves call_stats and trace_context only.
+Each is a small frozen dataclass, which goes through a pipe as MessagePack, or pickled where MessagePack cannot hold a
+value (pipe.py). This leaf imports the standard library and the leaves call_stats and trace_context only.
 """
 
 from __future__ import annotations
