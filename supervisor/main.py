@@ -208,7 +208,7 @@ def check_files(settings: Settings) -> None:
 
 def _unusable_authorities(settings: Settings) -> str:
     """Return what is wrong with a file of authorities; "" if nothing is."""
-    from workernode.net.http_client import CA_VARIABLES, tls_context
+    from workernode.net.tls import CA_VARIABLES, tls_context
 
     if not settings.upstream_ca and not any(os.environ.get(name) for name in CA_VARIABLES):
         return ""  # reading the system's authorities takes a tenth of a second

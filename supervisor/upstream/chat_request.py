@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
-from workernode.net.http_client import Pool, tls_context
+from workernode.net.http_client import Pool
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
+from workernode.net.tls import tls_context
 from workernode.protocol import FaultInfo, Target
 from workernode.settings import Settings
 from workernode.upstream import fault_of_exception, fault_of_response, read_completion, request_headers

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote
 
 from workernode.json_access import as_list, member, strings
-from workernode.net.http_client import Pool, tls_context
+from workernode.net.http_client import Pool
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
+from workernode.net.tls import tls_context
 from workernode.protocol import Target
 from workernode.settings import Settings
 from workernode.upstream import models_address, request_headers, upstream_target

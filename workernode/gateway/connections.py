@@ -9,8 +9,9 @@ from collections import OrderedDict, deque
 
 from workernode.gateway import timing
 from workernode.gateway.offers import Offers
-from workernode.net.http_client import Pool, tls_context
+from workernode.net.http_client import Pool
 from workernode.net.origin import Origin
+from workernode.net.tls import tls_context
 from workernode.net.waiting import call
 from workernode.net.websocket import WebSocket
 from workernode.task import Endpoint

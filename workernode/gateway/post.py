@@ -13,7 +13,7 @@ from workernode.gateway import timing
 from workernode.gateway.connections import Connections
 from workernode.gateway.result import AnswerResult, is_final
 from workernode.net.errors import AnswerTooLarge
-from workernode.net.http_client import Exchange
+from workernode.net.exchange import Exchange
 from workernode.net.waiting import sleep
 from workernode.retry import call_with_retries
 from workernode.task import Endpoint

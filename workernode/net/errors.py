@@ -23,4 +23,4 @@ class Silence(TimeoutError):
 
 
 class AnswerTooLarge(ValueError):
-    """The answer is larger than MAX_ANSWER of workernode/net/http_client.py."""
+    """The answer is larger than MAX_ANSWER of workernode/net/exchange.py."""

@@ -17,9 +17,11 @@ from workernode import redaction
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
 from workernode.net.connection import Watch
-from workernode.net.http_client import Exchange, Pool, tls_context
+from workernode.net.exchange import Exchange
+from workernode.net.http_client import Pool
 from workernode.net.origin import Origin
 from workernode.net.proxy import Proxy
+from workernode.net.tls import tls_context
 from workernode.net.waiting import sleep
 from workernode.protocol import AnswerBegun, CallFailed, FaultKind, Hold, RateLimitReport, Target
 from workernode.upstream.answer import read_completion

@@ -10,7 +10,7 @@ from http.client import HTTPException
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
 from workernode.net.errors import AnswerTooLarge
-from workernode.net.http_client import Exchange
+from workernode.net.exchange import Exchange
 from workernode.net.sse import EventTooLong
 from workernode.protocol import FaultKind
 from workernode.upstream.answer import StreamReader, looks_streamed, read_completion

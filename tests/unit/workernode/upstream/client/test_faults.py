@@ -15,7 +15,7 @@ from tests.support.fixtures import API_KEY
 from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.upstream.client.asker import LONG, WORDS, Asker, texts
 from workernode.errors import ClientGone, UpstreamFault
-from workernode.net import http_client as exchange
+from workernode.net import exchange
 from workernode.protocol import FaultKind
 from workernode.upstream import streamed_answer
 from workernode.upstream.chunks import Chunk
