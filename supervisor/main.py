@@ -32,10 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         from supervisor import check
         from supervisor.model_server import ModelServer
+        from supervisor.telemetry import is_installed
 
         logging.disable()  # the table has all that matters
         try:
-            code = check.check(os.environ, DOTENV, options.json, ModelServer)
+            code = check.check(os.environ, DOTENV, options.json, ModelServer, is_installed)
         except KeyboardInterrupt:
             code = INTERRUPTED
         exit_now(code)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from supervisor.check import broker, clock, kubernetes, local, machine, status, upstream
+from supervisor.check import broker, clock, collector, kubernetes, local, machine, status, upstream
 from supervisor.check.findings import TIME_LIMIT, Check, Context, Finding, Mark, run_all
 from supervisor.check.local import NewModelServer
 from workernode.settings import Settings, SettingsError, load, read_environment
@@ -22,7 +22,13 @@ OTHERS = "everything else"
 NO_FAULT, FAULTS = 0, 1  # exit codes
 
 
-def check(environ: Mapping[str, str], dotenv_path: Path, as_json: bool, new_model_server: NewModelServer) -> int:
+def check(
+    environ: Mapping[str, str],
+    dotenv_path: Path,
+    as_json: bool,
+    new_model_server: NewModelServer,
+    can_export: Callable[[], bool],
+) -> int:
     """Run all checks, print the findings, and return the exit code. Threads that hang may still run afterwards.
 
     Args:
@@ -30,13 +36,16 @@ def check(environ: Mapping[str, str], dotenv_path: Path, as_json: bool, new_mode
         dotenv_path: the .env file that fills what the environment leaves out.
         as_json: print JSON instead of a table.
         new_model_server: makes the local model server; called for a local node.
+        can_export: whether OpenTelemetry's packages are installed; called where a collector is named.
     """
-    findings = find(environ, dotenv_path, new_model_server)
+    findings = find(environ, dotenv_path, new_model_server, can_export)
     print(report(findings) if as_json else table(findings))
     return FAULTS if any(finding.mark is Mark.FAULT for finding in findings) else NO_FAULT
 
 
-def find(environ: Mapping[str, str], dotenv_path: Path, new_model_server: NewModelServer) -> list[Finding]:
+def find(
+    environ: Mapping[str, str], dotenv_path: Path, new_model_server: NewModelServer, can_export: Callable[[], bool]
+) -> list[Finding]:
     """Return all findings in the order of the table."""
     try:
         settings = load(read_environment(environ, dotenv_path))
@@ -44,15 +53,16 @@ def find(environ: Mapping[str, str], dotenv_path: Path, new_model_server: NewMod
         found = [_environment_fault(fault) for fault in error.faults]
         return [*found, Finding(OTHERS, Mark.SKIPPED, "skipped: it needs a correct environment")]
     context = Context(settings, time.monotonic() + TIME_LIMIT)
-    found = run_all(_checks_of(settings, new_model_server), context)
+    found = run_all(_checks_of(settings, new_model_server, can_export), context)
     text = f"a {settings.node_type} node for {settings.model_name}, up to {settings.max_process_num} tasks at once"
     return [Finding(ENVIRONMENT, Mark.OK, text), *found, clock.clock(context)]
 
 
-def _checks_of(settings: Settings, new_model_server: NewModelServer) -> list[Check]:
+def _checks_of(settings: Settings, new_model_server: NewModelServer, can_export: Callable[[], bool]) -> list[Check]:
     """What such a node needs."""
     model = upstream.checks() if settings.node_type == "remote" else local.checks(new_model_server)
-    return [*status.checks(), *broker.checks(), *model, *kubernetes.checks(), *machine.checks()]
+    beside = [*kubernetes.checks(), *collector.checks(settings, can_export), *machine.checks()]
+    return [*status.checks(), *broker.checks(), *model, *beside]
 
 
 def _environment_fault(fault: str) -> Finding:

@@ -4,6 +4,6 @@ Made when a task has ended, from its record, in a process of its own: a task nev
 named, there is no such process, and nothing of OpenTelemetry is imported.
 """
 
-from supervisor.telemetry.start import NoTelemetry, Telemetry, start_telemetry
+from supervisor.telemetry.start import NoTelemetry, Telemetry, is_installed, start_telemetry
 
-__all__ = ["NoTelemetry", "Telemetry", "start_telemetry"]
+__all__ = ["NoTelemetry", "Telemetry", "is_installed", "start_telemetry"]

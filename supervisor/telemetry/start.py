@@ -38,15 +38,15 @@ def start_telemetry(settings: Settings, node: Node) -> Telemetry:
     """Return the node's telemetry. It is silent where no collector is named, or where the extra is not installed."""
     if not (settings.exports_traces or settings.exports_metrics):
         return NoTelemetry()
-    if not _is_installed():
+    if not is_installed():
         text = "OTEL_EXPORTER_OTLP_ENDPOINT names a collector, but the extra is missing: pip install 'workernode[otel]'"
         log.warning(text, extra={"event": "telemetry_missing"})
         return NoTelemetry()
     return TelemetryProcess(settings, node)
 
 
-def _is_installed() -> bool:
-    """Whether the extra `otel` is there. The supervisor itself imports nothing of it."""
+def is_installed() -> bool:
+    """Return whether the extra `otel` is there. The supervisor itself imports nothing of it."""
     try:
         return all(
             find_spec(name) is not None for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")

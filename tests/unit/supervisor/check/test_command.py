@@ -24,6 +24,7 @@ from supervisor.check import upstream as check_upstream
 from supervisor.check.findings import Check, Context, Finding, Mark, run_all
 from supervisor.machine import folders
 from supervisor.model_server import ModelServer
+from supervisor.telemetry import is_installed
 from tests.support.apiserver import ApiServer
 from tests.support.check import REMOTE, Api, closed_port, context, marks, one_line
 from workernode import settings
@@ -112,13 +113,13 @@ def test_only_a_fault_makes_the_exit_code_1(
     found: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check, "find", lambda *_: found)
-    assert check.check({}, Path("none"), False, ModelServer) == code
-    assert check.check({}, Path("none"), True, ModelServer) == code
+    assert check.check({}, Path("none"), False, ModelServer, is_installed) == code
+    assert check.check({}, Path("none"), True, ModelServer, is_installed) == code
     assert capsys.readouterr().out.count("a remote node") == 2
 
 
 def test_every_fault_of_the_environment_is_a_finding(tmp_path: Path) -> None:
-    found = check.find({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env", ModelServer)
+    found = check.find({"NODE_TYPE": "remote", "MAX_PROCESS_NUM": "many"}, tmp_path / ".env", ModelServer, is_installed)
     assert [one.name for one in found] == ["environment"] * 5 + ["everything else"]
     assert one_line(found[0]).startswith("FAULT: MODEL_NAME is not set → it must be ")
 
