@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -244,7 +244,7 @@ class SimBroker(PulsarBroker):
         return [(held.due, held.received) for held in self._naks._held.values()]
 
     @property
-    def early(self) -> Iterable[MessageKey]:
+    def early(self) -> Collection[MessageKey]:
         """Messages that came when there was no room."""
         return self._intake._early
 

@@ -65,9 +65,9 @@ class SimLoop:
         found = []
         for worker, sources in self.watched.values():
             process: Any = worker.process
-            if Source.PIPE in sources and process.pipe_readable:
+            if process.pipe_readable and Source.PIPE in sources:
                 found.append((Source.PIPE, worker))
-            if Source.SENTINEL in sources and process.sentinel_readable:
+            if process.sentinel_readable and Source.SENTINEL in sources:
                 found.append((Source.SENTINEL, worker))
         if len(found) > 1:
             self._world.dice.shuffle(found)

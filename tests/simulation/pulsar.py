@@ -134,6 +134,7 @@ class Server:
         self.is_moving = False  # the topic has no owner for a while; records can be stored
         self.records_refused_until = self.records_late_until = 0.0
         self.recent_acks: list[tuple[float, Entry, set[int]]] = []
+        self.backlog = 0  # messages that were not acked
         self.on_lost: Callable[[Entry], None] = lambda entry: None  # an entry is handed out again although it was held
 
     @property
@@ -148,6 +149,7 @@ class Server:
         entry.messages = [Message(entry, place, plan, data) for place, (plan, data) in enumerate(pairs)]
         entry.waits_since = self._world.now
         self.entries.append(entry)
+        self.backlog += len(entry.messages)
         self._waiting.append(entry)
         self.dispatch()
 
@@ -167,7 +169,8 @@ class Server:
             self._waiting.remove(entry)
             messages = [one for one in entry.messages if one.place not in entry.acked or not self._index_acks]
             entry.owner, entry.handed_at = consumer, self._world.now
-            if not self._index_acks:
+            if not self._index_acks and entry.acked:
+                self.backlog += len(entry.acked)
                 entry.acked.clear()  # it is forgotten with the entry's coming again
             consumer.permits -= len(messages)
             deliveries = [Delivery(one, consumer) for one in messages]
@@ -192,6 +195,7 @@ class Server:
         entry = message.entry
         before = set(entry.acked)
         entry.acked.add(message.place)
+        self.backlog -= len(entry.acked) - len(before)
         self.recent_acks.append((self._world.now, entry, before))
         if entry.is_done:
             entry.owner = None
@@ -259,6 +263,7 @@ class Server:
             for at, entry, before in reversed(self.recent_acks):
                 if at > self._world.now - 3.0:
                     self.on_lost(entry)
+                    self.backlog += len(entry.acked) - len(before)
                     entry.acked = before
         self.recent_acks.clear()
         self._waiting = [one for one in self.entries if not one.is_done]
@@ -275,8 +280,3 @@ class Server:
     def unacked(self, consumer: Consumer) -> int:
         """Messages at a consumer that it has not acked."""
         return sum(len(one.messages) - len(one.acked) for one in self.entries if one.owner is consumer)
-
-    @property
-    def backlog(self) -> int:
-        """Messages that were not acked."""
-        return sum(len(one.messages) - len(one.acked) for one in self.entries)

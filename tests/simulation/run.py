@@ -84,7 +84,9 @@ class Simulation:
         self._check_end()
 
     def _is_done(self) -> bool:
-        return not self._steps_left and not self.server.backlog and not any(len(node.dispatcher) for node in self.nodes)
+        if self._steps_left or self.server.backlog:
+            return False
+        return not any(len(node.dispatcher) for node in self.nodes)
 
     def _start_node(self, index: int) -> None:
         self._lives[index] += 1
