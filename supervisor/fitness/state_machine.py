@@ -13,11 +13,12 @@ from dataclasses import replace
 
 from supervisor.events import SelfChecked
 from supervisor.fitness.blame import Blame, Verdict
+from supervisor.fitness.current_state import CurrentState
 from supervisor.fitness.decisions import Admission, Admit, Begin, Change, End, Gate, Status
 from supervisor.fitness.half_open import Probing
 from supervisor.fitness.outage import Outage
 from supervisor.fitness.rate_limit import RateLimit
-from supervisor.fitness.transitions import LIMITS, MOVES, OUTAGES, REASONS, describe_suspicion, replaces_reason
+from supervisor.fitness.transitions import LIMITS, OUTAGES, replaces_reason
 from supervisor.states import FitnessState, Intake
 from workernode.protocol import (
     LONGEST_WAIT_FOR_UPSTREAM,
@@ -52,17 +53,22 @@ class FitnessStateMachine:
             task_timeout: seconds that a client waits (TASK_TIMEOUT).
             can_check: a self-check is made whenever `takes_self_check` returns True.
         """
-        self.state = FitnessState.FIT
-        self.fault: FaultInfo | None = None  # why it is not FIT
-        self._explain = explain
+        self._current = CurrentState(explain)
         self._closed_for = min(task_timeout * CLOSED_SHARE, LONGEST_CLOSED)
         self._limit = RateLimit(max_process_num)
         self._blame = Blame(can_check)
         self._outage = Outage(can_check)
         self._probing = Probing()
-        self._since = 0.0
-        self._changes: list[Change] = []
-        self._reports: list[Begin | End] = []
+
+    @property
+    def state(self) -> FitnessState:
+        """The state that the node is in."""
+        return self._current.state
+
+    @property
+    def fault(self) -> FaultInfo | None:
+        """Why the state is not FIT."""
+        return self._current.fault
 
     # what happened
 
@@ -87,7 +93,8 @@ class FitnessStateMachine:
         """
         self._limit.pacer.used(tokens)
         self._blame.ended(request_id)
-        was_probe = was_probe and self._is_closed  # else its answer has begun before, or another call was answered
+        # If the node is open already, the probe's answer has begun before, or another call was answered.
+        was_probe = was_probe and self._current.is_closed
         if upstream_answered:
             self._answered(now, asked_at, was_probe)
         elif was_probe:
@@ -102,7 +109,7 @@ class FitnessStateMachine:
         Args:
             running: tasks at workers.
         """
-        if not self._is_closed:
+        if not self._current.is_closed:
             self._outage.call_failed(seen.request_id, seen.asked, seen.fault, running)
 
     def answer_begun(self, now: float, asked_at: float) -> None:
@@ -119,15 +126,15 @@ class FitnessStateMachine:
         self._blame.self_checked(now, seen)
         self._follow_blame(now)
         away = self._outage.self_checked(seen)
-        if away is not None and not self._is_closed:
+        if away is not None and not self._current.is_closed:
             self._close(now, away)
         is_there = seen.fault is not None and seen.fault.kind is FaultKind.CLIENT and self.state is FitnessState.AWAY
-        if self._is_closed and (seen.fault is None or is_there):
+        if self._current.is_closed and (seen.fault is None or is_there):
             self._upstream_serves(now, seen.asked_at)
 
     def probe_now(self, now: float) -> None:
         """The key or the headers have changed: an unfit node tries the next task at once."""
-        if self._is_closed:
+        if self._current.is_closed:
             self._probing.make_due(now)
 
     def upstream_started(self, now: float) -> None:
@@ -140,9 +147,10 @@ class FitnessStateMachine:
         """Time has passed: decide what waits for it."""
         self._blame.tick(now)
         self._follow_blame(now)
-        if self.state is FitnessState.AWAY and self.fault is not None and now - self._since > LONGEST_WAIT_FOR_UPSTREAM:
-            self._move(now, "lasted", self.fault, self._explain(self.fault))
-            self._begin(self.fault)
+        fault, has_lasted = self.fault, now - self._current.since > LONGEST_WAIT_FOR_UPSTREAM
+        if self.state is FitnessState.AWAY and fault is not None and has_lasted:
+            self._current.move(now, "lasted", fault)
+            self._current.report(fault)
 
     # what may be done
 
@@ -151,7 +159,7 @@ class FitnessStateMachine:
         """What all workers must wait for; they are sent it whenever it changes."""
         if self.state is FitnessState.FIT and not self._outage.has_failures:
             return self._limit.hold
-        return replace(self._limit.hold, no_retries=self._is_closed, reports_begun=True)
+        return replace(self._limit.hold, no_retries=self._current.is_closed, reports_begun=True)
 
     @property
     def cap(self) -> int:
@@ -160,8 +168,8 @@ class FitnessStateMachine:
 
     def gate(self, now: float) -> Gate:
         """Return what the intake may do now."""
-        if self._is_closed:
-            return self._probing.gate(now, self._since + self._closed_for * (self.state is FitnessState.AWAY))
+        if self._current.is_closed:
+            return self._probing.gate(now, self._current.since + self._closed_for * (self.state is FitnessState.AWAY))
         if self._limit.is_held(now):
             return Gate(Intake.HOLD, 0, self._limit.hold.until)
         allowed = self._limit.pacer.allowed(now)
@@ -172,7 +180,7 @@ class FitnessStateMachine:
 
     def may_ask(self, now: float) -> bool:
         """Return False if a task that was taken must wait for the pace; `admit` decides what becomes of the others."""
-        return self._is_closed or self._limit.pacer.allowed(now) > 0
+        return self._current.is_closed or self._limit.pacer.allowed(now) > 0
 
     def admit(self, now: float, age: float = 0.0, request_id: str = "") -> Admission:
         """Return what to do with a task that was just taken, and count it as asked if it is let through.
@@ -180,7 +188,7 @@ class FitnessStateMachine:
         Args:
             age: seconds since it was published.
         """
-        if self._is_closed:
+        if self._current.is_closed:
             if not self._probing.is_due(now) or self._limit.is_held(now):
                 self._probing.sent_back(now, age)
                 return Admission(Admit.SEND_BACK, self.fault)
@@ -197,7 +205,7 @@ class FitnessStateMachine:
 
     def takes_self_check(self, now: float) -> bool:
         """Return whether a self-check should be made now; if so, take it as begun."""
-        if self._is_closed:
+        if self._current.is_closed:
             is_begun = self._probing.is_check_due(now) and self._blame.begins_check(now)
             if is_begun:
                 self._probing.check_begun(now)
@@ -209,53 +217,46 @@ class FitnessStateMachine:
     def next_tick(self, now: float) -> float:
         """Return when `tick` has something to do without any event."""
         if self.state is FitnessState.AWAY:
-            return self._since + LONGEST_WAIT_FOR_UPSTREAM
+            return self._current.since + LONGEST_WAIT_FOR_UPSTREAM
         return now + CHECK_INTERVAL if self.state is FitnessState.SUSPECT else float("inf")
 
     # what people see
 
     def status(self, now: float) -> Status:
         """Return what people see."""
-        is_probing = self._is_closed and not self._probing.is_on_its_way(now)
+        is_probing = self._current.is_closed and not self._probing.is_on_its_way(now)
         hold_until = self._limit.hold.until
         return Status(
-            self.state, self._since, self._reason(), self._probing.tried,
+            self.state, self._current.since, self._current.reason, self._probing.tried,
             max(self._probing.next_at(), hold_until) if is_probing else None,
             hold_until if self._limit.is_held(now) else None,
         )
 
     def changes(self) -> list[Change]:
         """Return the changes since the last call, for the log."""
-        changes, self._changes = self._changes, []
-        return changes
+        return self._current.changes()
 
     def reports(self) -> list[Begin | End]:
         """Return what began and what ended since the last call, for the Reporter."""
-        reports, self._reports = self._reports, []
-        return reports
+        return self._current.reports()
 
     # how it moves
-
-    @property
-    def _is_closed(self) -> bool:
-        """Whether nothing but probes goes upstream."""
-        return self.state in (FitnessState.UNFIT, FitnessState.AWAY)
 
     def _limit_refused(self, now: float, seen: RateLimitReport, asked: float) -> None:
         """A limit refused a call."""
         fault = self._limit.refused(now, seen, asked)
         if self.state is FitnessState.FIT:
-            self._move(now, "limited", fault, self._explain(fault))
+            self._current.move(now, "limited", fault)
         if self.state is not FitnessState.LIMITED:
             return
         if (fault.retry_after or 0.0) > LONGEST_WAIT_FOR_UPSTREAM:
             self._close(now, fault)
-        elif max(now, self._limit.hold.until) - self._since > LONGEST_WAIT_FOR_UPSTREAM:
+        elif max(now, self._limit.hold.until) - self._current.since > LONGEST_WAIT_FOR_UPSTREAM:
             self._fail(now, "lasted", fault)
 
     def _answered(self, now: float, asked_at: float, was_probe: bool) -> None:
         """A task was answered well."""
-        was_open = not self._is_closed
+        was_open = not self._current.is_closed
         self._upstream_serves(now, asked_at, was_probe)
         if was_open and asked_at >= self._limit.refused_at:
             self._limit.answered()
@@ -264,7 +265,7 @@ class FitnessStateMachine:
         """Upstream serves this node: a call that was asked then is answered, or its answer has begun."""
         self._blame.answered(asked_at)
         self._outage.answered(asked_at)
-        if was_probe or (self._is_closed and asked_at > self._since):
+        if was_probe or (self._current.is_closed and asked_at > self._current.since):
             self._recover(now)
         elif self.state is FitnessState.LIMITED and asked_at >= self._limit.refused_at:
             self._lift(now)
@@ -273,7 +274,7 @@ class FitnessStateMachine:
         """A task failed that was no probe."""
         if fault.kind in NODE_KINDS:
             self._blame.refused(now, request_id, asked_at, fault)
-        if not self._is_closed and self._outage.failed(request_id, asked_at, fault):
+        if not self._current.is_closed and self._outage.failed(request_id, asked_at, fault):
             self._close(now, fault)
 
     def _probe_failed(self, now: float, asked_at: float, fault: FaultInfo | None, request_id: str) -> None:
@@ -285,8 +286,8 @@ class FitnessStateMachine:
             self._blame.refused(now, request_id, asked_at, fault)
         else:
             if self.state is FitnessState.UNFIT and self.fault and replaces_reason(fault.kind, self.fault.kind):
-                self._reports.append(End(self.fault.kind.value))
-                self._begin(fault)
+                self._current.end_report()
+                self._current.report(fault)
             self._probing.failed(now, *([LONGEST_INTERVAL_AWAY] if self.state is FitnessState.AWAY else []))
 
     def _follow_blame(self, now: float) -> None:
@@ -297,52 +298,34 @@ class FitnessStateMachine:
                 self._fail(now, "refused", fault)
             self._blame.reset()
         elif suspicion is not None and self.state in (FitnessState.FIT, FitnessState.LIMITED):
-            self._move(now, "suspected", suspicion, describe_suspicion(suspicion))
+            self._current.move(now, "suspected", suspicion)
         elif suspicion is None and self.state is FitnessState.SUSPECT:
-            self._move(now, "cleared", None, f"the node is well: the refusal was the task's own, or it passed "
-                       f"(after {now - self._since:.1f} s)")  # fmt: skip
+            self._current.end(now, "cleared", f"the node is well: the refusal was the task's own, or it passed "
+                       f"(after {now - self._current.since:.1f} s)")  # fmt: skip
 
     def _lift(self, now: float) -> None:
         """The limit lifted."""
-        self._move(now, "lifted", None, f"the rate limit lifted after {now - self._since:.1f} s")
+        self._current.end(now, "lifted", f"the rate limit lifted after {now - self._current.since:.1f} s")
 
     def _close(self, now: float, fault: FaultInfo) -> None:
         """Upstream is away: close the intake, and probe."""
         self._probing.begin(now)
-        self._move(now, "failed", fault, self._explain(fault))
+        self._current.move(now, "failed", fault)
 
     def _fail(self, now: float, event: str, fault: FaultInfo) -> None:
         """The node cannot serve: half-open from here on."""
         self._probing.begin(now)
-        self._move(now, event, fault, self._explain(fault))
-        self._begin(fault)
+        self._current.move(now, event, fault)
+        self._current.report(fault)
 
     def _recover(self, now: float) -> None:
         """Upstream answered a probe: fit again."""
-        if not self._is_closed or self.fault is None:
+        if not self._current.is_closed or self.fault is None:
             return
         self._limit.answered()
         self._blame.reset()
         self._outage.answered(now)
         if self.state is FitnessState.UNFIT:
-            self._reports.append(End(self.fault.kind.value))
-        lasted = f"upstream answers again after {now - self._since:.1f} s and {self._probing.tried} probes"
-        self._move(now, "answered", None, f"{lasted}; it was: {self._explain(self.fault)}")
-
-    def _begin(self, fault: FaultInfo) -> None:
-        """This is what the node is unfit for."""
-        self.fault = fault
-        self._reports.append(Begin(fault.kind.value, REASONS[fault.kind], self._explain(fault)))
-
-    def _move(self, now: float, event: str, fault: FaultInfo | None, text: str) -> None:
-        """Take one arrow, and note it. An outage that lasted counts from its first failure."""
-        self.state = MOVES[self.state, event]
-        if event != "lasted":
-            self._since = now
-        self.fault = fault
-        self._changes.append(Change(self.state, text))
-
-    def _reason(self) -> str:
-        if self.fault is None:
-            return ""
-        return describe_suspicion(self.fault) if self.state is FitnessState.SUSPECT else self._explain(self.fault)
+            self._current.end_report()
+        lasted = f"upstream answers again after {now - self._current.since:.1f} s and {self._probing.tried} probes"
+        self._current.end(now, "answered", f"{lasted}; it was: {self._current.reason}")

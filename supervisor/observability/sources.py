@@ -78,14 +78,16 @@ class FitnessStatus(Protocol):
 class Fitness(Protocol):
     """Whether upstream lets the node serve."""
 
-    state: FitnessState
+    @property
+    def state(self) -> FitnessState:
+        """The state that the node is in."""
 
     @property
     def cap(self) -> int:
         """The most tasks that may be in flight, by upstream's rate limit."""
 
     def status(self, now: float) -> FitnessStatus:
-        """What is due."""
+        """Return why the node may not serve, and when that is tried again."""
 
 
 class ModelServer(Protocol):
