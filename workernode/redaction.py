@@ -46,7 +46,7 @@ _ENDPOINT_LOGIN = re.compile(
 _VALUE = r"""[^\s"'\\,;&\]}]"""
 _QUOTE = r"""\\*["']?"""
 _KEYS = re.compile(
-    rf"((?i:authorization{_QUOTE}\s*[:=]\s*\[?\s*{_QUOTE}(?:(?:bearer|basic|token)\s+)?|\bbearer\s+)){_VALUE}+"
+    rf"((?i:authorization{_QUOTE}\s*[:=]\s*(?:\[\s*)?{_QUOTE}(?:(?:bearer|basic|token)\s+)?|\bbearer\s+)){_VALUE}+"
     rf"|((?i:\bapi[ _-]?key){_QUOTE}(?:\s+provided)?\s*[:=]\s*{_QUOTE})(?={_VALUE}{{0,200}}?[0-9*]){_VALUE}+"
     r"|\b(?<!-)(?:sk-|gsk_|xai-|hf_|nvapi-|pplx-)(?=[\w*-]{0,200}?[0-9*])[\w*-]{5,}"
     r"|\b(?:AIza|AKIA)[\w-]{8,}"

@@ -24,8 +24,9 @@ from workernode.upstream.faults import fault_of_bad_answer, fault_of_error
 _DONE = (b"[DONE]", b'"[DONE]"')
 _SSE_STARTS = (b"data", b"event", b"id", b"retry", b"error", b":")
 _BOM = b"\xef\xbb\xbf"
-# Some keep a plain request alive with comments, as if it were a stream.
-_COMMENTS_BEFORE_JSON = re.compile(rb"(?:\s*:[^\r\n]*[\r\n]+)+\s*(?=\{)")
+# Some keep a plain request alive with comments, as if it were a stream. There is one way only to match each line: with
+# two, the time doubles with each comment before an event stream.
+_COMMENTS_BEFORE_JSON = re.compile(rb"(?:\s*:[^\r\n]*(?=[\r\n]))+\s*(?=\{)")
 # Some end plain JSON like a stream (9router#3492).
 _DONE_AFTER_JSON = re.compile(rb"\}\s*(data:\s*\[DONE\]\s*)\Z")
 

@@ -91,6 +91,26 @@ def test_json_without_choices_is_no_completion(body: dict[str, Any]) -> None:
     assert (caught.value.kind, caught.value.code) == (FaultKind.PASSING, "bad_answer")
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        event("stop"),
+        '{"choices":[{"index":0,"message":{"role":"assistant","content":"a"},"finish_reason":"stop"}]}',
+    ],
+    ids=["stream", "json"],
+)
+def test_any_number_of_comments_may_stand_before_a_plain_answer(end: str) -> None:
+    """Once the time doubled with each comment: 40 of them kept a worker and all of its tasks for days."""
+    raw, answer = read_completion((": PROCESSING\n\n" * 20_000 + end).encode(), CallStats(), is_own_model=True)
+    assert answer["choices"][0]["message"]["content"] == "a"
+    assert json.loads(raw) == answer
+
+
+def test_comments_alone_are_no_completion() -> None:
+    with pytest.raises(UpstreamFault):
+        read_completion(b": PROCESSING\n\n" * 20_000, CallStats(), is_own_model=True)
+
+
 @given(st.binary(max_size=200))
 def test_any_body_is_a_completion_or_a_fault(raw: bytes) -> None:
     with contextlib.suppress(UpstreamFault):
