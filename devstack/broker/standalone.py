@@ -133,10 +133,10 @@ class Broker:
             self._server.kill()
 
     def _spawn(self, environment: Mapping[str, str], bookie_port: int, *more: str) -> Server:
+        advertised = [] if "advertisedListeners" in self._conf else ["--advertised-address", HOST]
         command = [
             str(self.home / "bin" / "pulsar"), "standalone", "--no-functions-worker", "--no-stream-storage",
-            "--advertised-address", HOST,
-            "--metadata-dir", str(self.run_dir / "metadata"),
+            *advertised, "--metadata-dir", str(self.run_dir / "metadata"),
             "--bookkeeper-dir", str(self.run_dir / "bookkeeper"), "--bookkeeper-port", str(bookie_port),
             *more,
         ]  # fmt: skip

@@ -15,19 +15,12 @@ from pathlib import Path
 import pulsar
 import pytest
 
-from devstack.broker import Cluster, find_or_get
+from devstack.broker import Cluster
 from tests.faults.testbed import Testbed, one_end_each, open_testbed
 from tests.support.wait import until
 
 pytestmark = pytest.mark.timeout(300)
 SLOW = {"latency_ms": 200, "chunks": 5, "chunk_ms": 20}
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster. Each test leaves all of its members running."""
-    with Cluster(find_or_get(), tmp_path_factory.mktemp("cluster")) as one:
-        yield one
 
 
 @pytest.fixture
@@ -70,7 +63,7 @@ class Load(threading.Thread):
 
 
 def recovery(testbed: Testbed, cluster: Cluster) -> str:
-    """Wait until a fresh client can consume from the model's topic, and until the node is ready; return when."""
+    """Wait until a fresh client can consume from the model's topic, and until all nodes are ready; return when."""
     platform, begun = testbed.platform, time.monotonic()
 
     def lets_in() -> bool:
@@ -90,8 +83,11 @@ def recovery(testbed: Testbed, cluster: Cluster) -> str:
 
     until(lets_in, 120, "fresh client")
     fresh = time.monotonic() - begun
-    testbed.node.wait_ready(120)
-    return f"a fresh client got in after {fresh:.1f} s, the node was ready after {time.monotonic() - begun:.1f} s"
+    ready = []
+    for node in testbed.nodes:
+        node.wait_ready(120)
+        ready.append(f"{time.monotonic() - begun:.1f} s")
+    return f"a fresh client got in after {fresh:.1f} s, the nodes were ready after {', '.join(ready)}"
 
 
 def nothing_is_lost(testbed: Testbed, ids: list[str]) -> None:
