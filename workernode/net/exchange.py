@@ -97,9 +97,9 @@ class Exchange:
         self._wire.deadline = deadline
         self._wire.watch = None
 
-    def shorten(self, deadline: float) -> None:
-        """From now on wait no longer than this (monotonic), if that is sooner than before."""
-        self._wire.deadline = min(self._wire.deadline, deadline)
+    def wait_until(self, deadline: float) -> None:
+        """From now on wait no longer than this (monotonic)."""
+        self._wire.deadline = deadline
 
     def limit_silence(self, seconds: float) -> None:
         """From now on wait no longer than this for the next byte."""

@@ -53,6 +53,10 @@ class StreamReader:
         self._decoder = Decoder()
         self._seen: set[int] = set()  # indexes of choices
         self._finished: set[int] = set()
+        self._has_text = False
+        # A finish_reason came before the text, or with its first piece, or text came after it: this upstream sends it
+        # with every chunk (litellm#2195, one-api#1477).
+        self._finish_is_doubtful = False
 
     @property
     def is_whole(self) -> bool:
@@ -62,7 +66,7 @@ class StreamReader:
     @property
     def may_end_early(self) -> bool:
         """Nothing but usage and [DONE] can follow: a stream that stays open need not be waited for."""
-        return self.is_whole and len(self._finished) >= self._wanted
+        return self.is_whole and len(self._finished) >= self._wanted and not self._finish_is_doubtful
 
     def feed(self, piece: bytes) -> list[Chunk]:
         """Return the chunks that are complete with these bytes. A chunk with an error is the last one.
@@ -122,8 +126,16 @@ class StreamReader:
         return [] if self.is_whole else [next((chunk for chunk in errors if chunk.raw), wrong)]
 
     def _read_completion(self, chunk: Chunk) -> list[Chunk]:
-        """A whole completion came as one event: return it as chunks."""
-        chunks = chunks_from_completion(read_object(chunk.raw), self._with_usage)
+        """A whole completion came as one event: return it as chunks.
+
+        Behind the text of a stream it repeats all of it: MiniMax ends streams so (hermes-browser-extension#11).
+        """
+        completion = read_object(chunk.raw)
+        if self._has_text:
+            choices = [each for each in completion["choices"] if isinstance(each, dict)]
+            unfinished = [each for each in choices if each.get("index", 0) not in self._finished]
+            completion["choices"] = [{**each, "message": {}} for each in unfinished]
+        chunks = chunks_from_completion(completion, self._with_usage)
         for each in chunks:
             self._note(each)
         return chunks
@@ -131,9 +143,13 @@ class StreamReader:
     def _note(self, chunk: Chunk) -> None:
         stats = self._stats
         for index, reason in chunk.choices:
+            if chunk.has_text and index in self._finished:
+                self._finish_is_doubtful = True
             self._seen.add(index)
             if reason is not None:
                 self._finished.add(index)
+                self._finish_is_doubtful = self._finish_is_doubtful or not self._has_text
+        self._has_text = self._has_text or chunk.has_text
         if chunk.usage is not None and has_figures(chunk.usage):
             stats.usage = chunk.usage
             self.has_usage = self.is_whole

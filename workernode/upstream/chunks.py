@@ -11,6 +11,8 @@ from workernode.upstream.dialects import ErrorBody, error_in_answer
 # What stands in `finish_reason` where others have null: Ollama, SGLang and LocalAI send "" (ollama#4357, sglang#3912,
 # LocalAI#1886), DashScope's own API sends "null".
 NOT_FINISHED = ("", "null")
+# Members of a delta that hold text beside the usual ones: OpenAI's, and `reasoning_details` of OpenRouter and MiniMax.
+_RARE_TEXTS = ("refusal", "function_call", "audio", "reasoning_details")
 
 
 class Chunk(NamedTuple):  # made for each chunk of each stream: a frozen dataclass takes five times as long to make
@@ -20,7 +22,7 @@ class Chunk(NamedTuple):  # made for each chunk of each stream: a frozen datacla
     usage: dict[str, Any] | None = None
     finish_reason: str | None = None
     bare_usage: bool = False  # carries nothing but usage: hidden from a client that did not ask for it
-    has_text: bool = False  # brings the client text, reasoning or a tool call
+    has_text: bool = False  # brings the client text, reasoning, a refusal or a tool call
     error: ErrorBody | None = None  # an error in the place of a chunk
     model: str | None = None  # the model that answers
     choices: tuple[tuple[int, str | None], ...] = ()  # index and finish_reason of each choice in it
@@ -101,7 +103,7 @@ def _without_choices(raw: bytes, value: dict[str, Any], usage: dict[str, Any] | 
 def _has_text(delta: dict[str, Any]) -> bool:
     return bool(
         delta.get("content") or delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning")
-    )
+    ) or any(delta.get(name) for name in _RARE_TEXTS)
 
 
 def _model_of(value: dict[str, Any]) -> str | None:

@@ -32,7 +32,8 @@ def chunks_from_completion(answer: dict[str, Any], with_usage: bool) -> list[Chu
         content = {"index": index, "delta": delta, "finish_reason": None}
         if "logprobs" in choice:
             content["logprobs"] = choice["logprobs"]
-        bodies.append({**shell, "choices": [content]})
+        if delta or "logprobs" in choice:
+            bodies.append({**shell, "choices": [content]})
         finish = finish_reason_of(choice) or "stop"
         bodies.append({**shell, "choices": [{"index": index, "delta": {}, "finish_reason": finish}]})
     if usage is not None and with_usage:

@@ -51,6 +51,7 @@ class StreamedAnswer:
         self._reader = StreamReader(stats, request.choices, request.with_usage)
         self._first: list[Chunk] = []
         self._is_broken = False  # the connection failed after the answer was whole
+        self._ends_by: float | None = None  # monotonic; nothing but usage and [DONE] is waited for
 
     def begin(self) -> None:
         """Wait for the first chunks, until the task's deadline.
@@ -152,8 +153,7 @@ class StreamedAnswer:
     def _read_more(self) -> list[Chunk]:
         """Return the chunks of the next piece. An answer that is whole ends here, whatever its connection does."""
         reader = self._reader
-        if reader.may_end_early:
-            self._exchange.shorten(time.monotonic() + (DONE_TIME if reader.has_usage else USAGE_TIME))
+        self._limit_the_wait()
         try:
             piece = self._exchange.read_some()
         except CONNECTION_FAULTS as exc:
@@ -164,6 +164,16 @@ class StreamedAnswer:
             self._is_broken = reader.has_ended = True
             return []
         return reader.feed(piece) if piece else reader.close()
+
+    def _limit_the_wait(self) -> None:
+        """Wait for a moment where nothing but usage and [DONE] can follow; for a chunk until the task's deadline."""
+        if self._reader.may_end_early:
+            ends_by = time.monotonic() + (DONE_TIME if self._reader.has_usage else USAGE_TIME)
+            self._ends_by = ends_by if self._ends_by is None else min(self._ends_by, ends_by)
+            self._exchange.wait_until(self._ends_by)
+        elif self._ends_by is not None:  # text came after the finish_reason
+            self._ends_by = None
+            self._exchange.wait_until(self._request.deadline)
 
 
 def fault_of_failed_read(exc: Exception) -> UpstreamFault:

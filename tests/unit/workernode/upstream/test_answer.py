@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.corpus import cases
+from tests.support.corpus import cases, text_of
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
 from workernode.protocol import FaultKind
@@ -66,8 +66,38 @@ def test_a_stream_is_whole_when_each_choice_that_was_seen_has_finished(
 
 @pytest.mark.parametrize(("choices", "early"), [(1, True), (2, False)])
 def test_a_stream_may_end_early_when_as_many_choices_finished_as_were_asked_for(choices: int, early: bool) -> None:
-    _, reader = read(event("stop").encode(), choices=choices, close=False)
+    _, reader = read((event() + event("stop", text="")).encode(), choices=choices, close=False)
     assert reader.may_end_early is early
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [event("stop")],
+        [event("stop", text="")],
+        [event(), event("stop"), event("stop")],
+        [event(), event("stop", text=""), event()],
+    ],
+    ids=["with_the_first_text", "before_the_text", "with_each_text", "before_more_text"],
+)
+def test_a_finish_that_more_text_may_follow_does_not_end_a_stream_early(events: list[str]) -> None:
+    _, reader = read("".join(events).encode(), close=False)
+    assert reader.is_whole
+    assert not reader.may_end_early
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[event(text="He"), event(text="llo")], [event(text="Hello"), event("stop", text="")]],
+    ids=["without_a_finish", "behind_the_finish"],
+)
+def test_a_completion_behind_the_text_of_a_stream_does_not_repeat_it(before: list[str]) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    completion = {"object": "chat.completion", "choices": [choice], "usage": {"total_tokens": 7}}
+    chunks, _ = read("".join([*before, f"data: {json.dumps(completion)}\n\n"]).encode())
+    assert text_of([json.loads(chunk.raw) for chunk in chunks]) == "Hello"
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
+    assert chunks[-1].usage == {"total_tokens": 7}
 
 
 def test_usage_before_the_finish_is_not_the_last() -> None:
