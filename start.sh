@@ -31,6 +31,7 @@ NODE_LIMIT=900
 ANSWER_LIMIT=300
 STOP_LIMIT=60
 LAST_LINES=15 # of a log, shown when its part has failed
+FULL=20480    # kB: a disk with less space than this is full
 
 # --- output ---
 
@@ -39,7 +40,18 @@ say() { printf '%s\n' "$@"; }
 fail() { # what happened, then what to do, a line each
     clear_line
     printf 'start.sh: %s\n' "$@" >&2
+    name_full_disks
     exit 1
+}
+
+name_full_disks() { # a part that cannot write often gives another reason, or none
+    local folder free
+    for folder in "$HERE" "${HOME:-/}" "${TMPDIR:-/tmp}"; do
+        # shellcheck disable=SC2034 # the other columns
+        if { read -r _ && read -r _ _ _ free _; } < <(df -Pk "$folder" 2>/dev/null) && [ "$free" -lt "$FULL" ]; then
+            printf 'start.sh: the disk of %s is full. Make room, then start again.\n' "$folder" >&2
+        fi
+    done
 }
 
 fail_part() { # a part's name, what happened: with the end of its log
@@ -47,6 +59,7 @@ fail_part() { # a part's name, what happened: with the end of its log
     printf 'start.sh: %s %s. The end of its log:\n' "$1" "$2" >&2
     tail -n "$LAST_LINES" "$RUN/$1.log" | cut -c 1-500 | sed "s|^|    |; s|$LOCK/pulsar|$RUN/pulsar|g" >&2
     printf 'start.sh: all of it is in %s\n' "$RUN/$1.log" >&2
+    name_full_disks
     exit 1
 }
 
@@ -202,11 +215,11 @@ install() { # the package with an extra ("" for none), unless that is done; need
     if [ -t 1 ]; then
         "$PYTHON" -m pip install --no-input --disable-pip-version-check -e ".${extra:+[$extra]}" ||
             fail "pip could not install the packages; its message is above." \
-                "Mostly it is the network or the package index: check them, then start again."
+                "Mostly it is the network, a proxy (HTTPS_PROXY) or the package index: check them, then start again."
     else
         "$PYTHON" -m pip install --no-input --disable-pip-version-check -e ".${extra:+[$extra]}" \
             >>"$RUN/install.log" 2>&1 ||
-            fail_part install "of the Python packages failed (mostly it is the network or the package index)"
+            fail_part install "of the Python packages failed (mostly it is the network, a proxy or the package index)"
     fi
     printf '%s %s\n' "$extra" "$sum" >>.venv/.start-stamp
 }
@@ -280,7 +293,7 @@ answers_in_time() { # command...: true if it succeeds within ten seconds; an eng
 
 local_get() { curl --silent --show-error --fail --noproxy '*' --max-time 10 "$@" 2>/dev/null; }
 
-broker_is_ready() { grep -q '^ready ' "$RUN/pulsar.log"; }
+broker_is_ready() { grep -qs '^ready ' "$RUN/pulsar.log"; }
 
 container_is_ready() {
     local admin="http://127.0.0.1:$PULSAR_ADMIN_PORT"
@@ -325,7 +338,7 @@ start_pulsar() {
         wait_for "$PULSAR_LIMIT" "Pulsar ready at $PULSAR_URL" container_is_ready
     else
         step 2 "Pulsar: the official distribution, from Maven Central the first time"
-        "$PYTHON" -m devstack.broker fetch >/dev/null || fail "there is no Pulsar; what to do is said above."
+        "$PYTHON" -m devstack.broker fetch >/dev/null || fail "there is no Pulsar; what to do stands above."
         own_pulsar
     fi
 }
@@ -399,10 +412,12 @@ check() {
     export GATEWAY_PORT
     say "" '$ ./ai.sh "What is the capital of France?"'
     ask answer "What is the capital of France?"
-    "$PYTHON" -m devstack.startup answer "$RUN/answer.txt" || fail "the answer is not valid; see above. Logs are in $RUN"
+    "$PYTHON" -m devstack.startup answer "$RUN/answer.txt" ||
+        fail "the model gave no answer; what came instead stands above." "The node's log may show why: $RUN/node.log"
     say "" '$ ./ai.sh stream "What is a message queue?"'
     ask stream stream "What is a message queue?"
-    "$PYTHON" -m devstack.startup stream "$RUN/stream.txt" || fail "the stream is not valid; see above. Logs are in $RUN"
+    "$PYTHON" -m devstack.startup stream "$RUN/stream.txt" ||
+        fail "the model gave no whole stream; what came instead stands above." "The node's log may show why: $RUN/node.log"
     say "" "Both answers came."
 }
 

@@ -179,6 +179,13 @@ def test_wrong_settings_are_reported_before_anything_starts(
     assert not (checkout.run_folder / "node.log").exists()
 
 
+def test_a_failure_names_a_disk_that_is_full(checkout: Checkout) -> None:
+    checkout.program("df", 'echo "Filesystem 1024-blocks Used Available Capacity Mounted on"; echo "x 9 9 0 100% /"')
+    code, output = checkout.start(PULSAR_URL="pulsar://127.0.0.1:1").end()
+    assert code == 1
+    assert f"start.sh: the disk of {checkout.folder} is full. Make room" in output
+
+
 def test_the_env_file_fills_what_the_environment_lacks(checkout: Checkout, upstream: FakeUpstream) -> None:
     model = checkout.env["MODEL_NAME"]
     (checkout.folder / ".env").write_text(f"API_URL={upstream.api_url}\nAPI_KEY='{CANARY}'\nMODEL_NAME={model}\n")
