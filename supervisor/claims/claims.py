@@ -82,6 +82,7 @@ class Claims:
         self._is_reading = False
         self._has_start = False  # the messages that come begin with the first
         self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
+        self._refusal = ""  # why claims cannot be used, as it was logged
         self.is_on = False
         self.lease = FOREVER
         self.lapses = 0
@@ -173,9 +174,14 @@ class Claims:
         """The node is connected; claims can be used, or not."""
         if event.is_refused:
             text = "claims cannot be used: when a node or the broker fails, a client may get a text twice. Reason: %s"
-            log.warning(text, event.fault, extra={"event": "claims_off", "why": event.fault})
+            if event.fault != self._refusal:  # each new connection to the broker brings the same again
+                log.warning(text, event.fault, extra={"event": "claims_off", "why": event.fault})
+            self._refusal = event.fault
             self._turn_off()
-        elif not self.is_on:
+            return
+        if not event.fault:
+            self._refusal = ""
+        if not self.is_on:
             self.is_on, self.lease = True, 0.0
             for request_id, own in self._own.items():  # claimed when claims could be used before
                 own.is_certain = False

@@ -57,19 +57,19 @@ class GuardedTestbed(Testbed):
         side._http.headers["Authorization"] = f"Bearer {ADMIN}"
         return side
 
-    def grant(self, topic: str, *rights: str) -> None:
-        """Give the node's role these rights on the topic; none takes them away."""
-        path = f"persistent/public/default/{topic}/permissions/{self.role}"
+    def grant(self, topic: str, *rights: str, role: str = "") -> None:
+        """Give the node's role (or another one) these rights on the topic; none takes them away."""
+        path = f"persistent/public/default/{topic}/permissions/{role or self.role}"
         if rights:
             self.platform.admin("POST", path, json=list(rights))
         else:
             self.platform.admin("DELETE", path)
 
-    def grant_all(self) -> None:
-        """All that a node needs."""
-        self.grant(self.platform.topic, "consume")
-        self.grant(self.platform.res_topic, "produce")
-        self.grant(self.platform.dead_letter_topic, "produce", "consume")
+    def grant_all(self, role: str = "") -> None:
+        """All that a node needs; it works without claims."""
+        self.grant(self.platform.topic, "consume", role=role)
+        self.grant(self.platform.res_topic, "produce", role=role)
+        self.grant(self.platform.dead_letter_topic, "produce", "consume", role=role)
 
     def close(self) -> None:
         super().close()
@@ -116,6 +116,31 @@ def test_without_a_topic_for_its_records_it_takes_nothing(locked: GuardedTestbed
     node.wait_ready(40)
     assert locked.answer(id).error is None
     locked.platform.wait_balanced()
+
+
+def test_two_nodes_of_which_one_may_not_use_claims_serve_as_without_claims(locked: GuardedTestbed) -> None:
+    platform, upstream = locked.platform, locked.upstream
+    platform.admin("PUT", f"persistent/public/default/{platform.topic}-claims")
+    claiming = f"node-{secrets.token_hex(4)}"
+    locked.grant_all()
+    locked.grant_all(claiming)
+    locked.grant(f"{platform.topic}-claims", "produce", "consume", role=claiming)
+    token = token_for(claiming, SECRET)
+    without, first = locked.start(), locked.start(PULSAR_TOKEN=token)
+    ids = [platform.ask("hello", stream=number % 2 == 0) for number in range(40)]
+    platform.wait_balanced(ids)
+    for node in (first, without):  # the node that is left serves what the other had
+        ids += [platform.ask({"gate": node.mark}, stream=number % 2 == 0) for number in range(10)]
+        upstream.wait_for_waiting(node.mark, 10)
+        node.kill()
+        node.wait_exit()
+        upstream.open_gate(node.mark)
+        platform.wait_balanced(ids)
+        if node is first:
+            second = locked.start(PULSAR_TOKEN=token)
+    one_end_each(locked, ids)
+    assert [node.output.count('"claims_off"') for node in (without, first, second)] == [1, 0, 0]
+    locked.close_nodes()
 
 
 def test_records_that_are_refused_hold_their_tasks_and_then_the_intake(locked: GuardedTestbed) -> None:

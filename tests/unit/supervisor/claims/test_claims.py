@@ -107,9 +107,19 @@ def test_until_claims_can_be_used_everything_is_granted_at_once() -> None:
 
 def test_a_node_that_may_not_use_claims_says_so_once_and_works_without(caplog: pytest.LogCaptureFixture) -> None:
     box = Box(is_open=False)
-    box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+    for _ in range(2):  # connected, and connected again
+        box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
     assert [record.__dict__["event"] for record in caplog.records] == ["claims_off"]
     assert not box.claims.is_on
+
+
+def test_a_right_that_is_taken_away_a_second_time_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    box = Box(is_open=False)
+    for _ in range(2):
+        box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+        box.claims.opened(ClaimsOpened())
+    assert [record.__dict__["event"] for record in caplog.records] == ["claims_off", "claims_off"]
+    assert box.claims.is_on
 
 
 def test_a_passing_fault_as_the_topic_is_opened_turns_nothing_off() -> None:
