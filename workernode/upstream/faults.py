@@ -21,6 +21,8 @@ UNAVAILABLE_STATUS = (498, 502, 503, 521, 522, 523, 525, 526, 529, 530)
 # 4xx that may pass by themselves: request timeout, conflict, too early, failed dependency (Hugging Face TGI), client
 # closed request (nginx).
 PASSING_STATUS = (408, 409, 424, 425, 499)
+# Too large, whatever it is called: Groq and GitHub Models name the rate limit that the request alone exceeds.
+TOO_LARGE_STATUS = (413, 414)
 # No chat API answers like this: not found, method not allowed, gone, not implemented, HTTP version.
 NO_API_STATUS = (404, 405, 410, 501, 505)
 RETRYABLE = (FaultKind.PASSING, FaultKind.UNAVAILABLE)
@@ -140,6 +142,8 @@ def _kind_of(status: int, error: ErrorBody | None, is_own_model: bool) -> FaultK
         return named if named is not None and is_other else FaultKind.RATE_LIMIT
     if 300 <= status < 400:
         return FaultKind.ADDRESS
+    if status in TOO_LARGE_STATUS:
+        return FaultKind.CLIENT
     if status in NO_API_STATUS:
         return named or _no_api(status, error, is_own_model)
     if status in UNAVAILABLE_STATUS:

@@ -54,6 +54,7 @@ _KEY = (
     "INVALID_API_KEY",  # sub2api
     "API_KEY_REQUIRED",  # sub2api
     "UnrecognizedClientException",  # AWS Bedrock
+    "organization_restricted",  # Groq (status 400)
 )
 _MODEL = (
     "model_not_found",  # OpenAI, DashScope, new-api
@@ -67,6 +68,7 @@ _MODEL = (
     "resource_not_found_error",  # Moonshot
     "invalid_model",  # Mistral (status 400)
     "model_decommissioned",  # Groq (status 400)
+    "model_terms_required",  # Groq (status 400): its terms were not accepted for this account
     "key_model_access_denied",  # LiteLLM proxy, ProxyErrorTypes
     "team_model_access_denied",  # LiteLLM proxy, ProxyErrorTypes
     "unsupported_model",  # several gateways
