@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from supervisor.model_server.model_server import EventKind, ModelServer
-from supervisor.model_server.patience import Idleness
+from supervisor.model_server.sleep import Idleness
 from supervisor.states import ModelServerState
 from workernode.protocol import Target
 from workernode.settings import Settings

@@ -17,11 +17,13 @@ from enum import Enum
 from supervisor.machine import cpu_seconds
 from supervisor.model_server import command
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL, Diagnosis, compose, diagnose
+from supervisor.model_server.hang_detection import EngineProgress, SignsOfLife
 from supervisor.model_server.http_api import Health, HealthPoll, Question, ServerInfo
+from supervisor.model_server.limits import DEFAULT, Limits
 from supervisor.model_server.moves import moved
 from supervisor.model_server.output import OutputLog
-from supervisor.model_server.patience import DEFAULT, EngineProgress, Limits, Restarts, SignsOfLife
 from supervisor.model_server.process import ChildProcess
+from supervisor.model_server.restarts import Restarts
 from supervisor.states import ModelServerState
 from workernode.settings import Settings
 

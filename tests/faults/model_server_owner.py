@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import requests
 
+from supervisor.model_server.limits import Limits
 from supervisor.model_server.model_server import Event, EventKind, ModelServer
-from supervisor.model_server.patience import Limits
 from tests.support.paths import ROOT
 from tests.support.wait import until
 from workernode import settings

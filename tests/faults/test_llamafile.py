@@ -20,9 +20,9 @@ import pytest
 import requests
 
 from supervisor.model_server.diagnosis import CONFIGURATION, GENERAL
+from supervisor.model_server.limits import Limits
 from supervisor.model_server.model_server import EventKind
 from supervisor.model_server.output import LINE_LIMIT, LINES_BURST, TAIL_LINES
-from supervisor.model_server.patience import Limits
 from supervisor.states import ModelServerState
 from tests.faults.model_server_owner import COMMAND, LONG, QUICK, SECRETS, STANDIN, Owner, alive, group, pid_in
 from tests.support.paths import ROOT

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from supervisor.model_server.patience import Idleness
+from supervisor.model_server.sleep import Idleness
 from supervisor.states import NodeState
 from tests.simulation.world import Violation
 from workernode.protocol import Target

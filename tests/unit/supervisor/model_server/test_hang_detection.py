@@ -1,44 +1,11 @@
-"""When a model server is restarted, when it is given up, and when it counts as hanging."""
+"""When a model server counts as hanging, and when its engine counts as stuck."""
 
 from __future__ import annotations
 
-from supervisor.model_server.patience import EngineProgress, Idleness, Limits, Restarts, SignsOfLife
+from supervisor.model_server.hang_detection import EngineProgress, SignsOfLife
+from supervisor.model_server.limits import Limits
 
 LIMITS = Limits()
-
-
-def test_the_pause_doubles_with_each_exit_up_to_the_longest() -> None:
-    restarts = Restarts(Limits(exits=100))
-    assert [restarts.exited(each, 0.0) for each in range(7)] == [
-        (1.0, False), (2.0, False), (4.0, False), (8.0, False), (16.0, False), (30.0, False), (30.0, False),
-    ]  # fmt: skip
-
-
-def test_a_server_that_was_ready_for_a_minute_is_restarted_after_the_first_pause_again() -> None:
-    restarts = Restarts(Limits(exits=100))
-    for each in range(4):
-        restarts.exited(each, 0.0)
-    assert restarts.exited(100.0, 59.0) == (16.0, False)
-    assert restarts.exited(200.0, 60.0) == (1.0, False)
-
-
-def test_the_fifth_exit_in_ten_minutes_is_too_often_and_so_is_each_after_it() -> None:
-    restarts = Restarts(LIMITS)
-    assert [restarts.exited(each, 0.0)[1] for each in range(5)] == [False] * 4 + [True]
-    assert restarts.exited(10_000.0, 0.0) == (LIMITS.pause_failed_s, True)
-
-
-def test_exits_that_are_far_apart_are_never_too_often() -> None:
-    restarts = Restarts(LIMITS)
-    assert not any(restarts.exited(each * 200.0, 0.0)[1] for each in range(20))
-
-
-def test_a_server_that_became_ready_after_it_was_given_up_is_restarted_as_before() -> None:
-    restarts = Restarts(LIMITS)
-    for each in range(5):
-        restarts.exited(each, 0.0)
-    restarts.became_ready()
-    assert restarts.exited(10_000.0, 0.0)[1] is False
 
 
 def test_a_ready_server_hangs_after_45_s_without_any_sign() -> None:
@@ -112,18 +79,3 @@ def test_an_idle_engine_is_not_stuck() -> None:
     engine.busy(5.0, 1.0, "slots")
     engine.idle(1000.0)
     assert engine.stuck_for(1001.0) is None
-
-
-def test_a_server_is_idle_for_long_enough_only_if_no_task_was_there_meanwhile() -> None:
-    idleness = Idleness(60.0)
-    assert not idleness.note(100.0, 0)
-    assert idleness.ends_at == 160.0
-    assert not idleness.note(159.0, 1)
-    assert not idleness.note(160.0, 0)
-    assert not idleness.note(219.9, 0)
-    assert idleness.note(220.0, 0)
-
-
-def test_a_server_without_a_limit_is_never_idle_for_too_long() -> None:
-    assert not Idleness(0.0).note(0.0, 0)
-    assert not Idleness(0.0).note(1e9, 0)
