@@ -31,10 +31,11 @@ from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Out
 from workernode.settings import Settings
 from workernode.stream_claim import StreamClaim
 from workernode.task import Endpoint, MalformedTask, Task, parse
+from workernode.token_estimate import TokenEstimator
 from workernode.trace_context import trace_of
 from workernode.undelivered import Undelivered, end_of
 from workernode.upstream import ChatRequest, Upstream
-from workernode.usage import token_count
+from workernode.usage import lacks_usage, token_count
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Services:
     upstream: Upstream
     gateways: Gateways
     outcomes: OutcomeBuilder
+    estimator: TokenEstimator | None = None  # None: TOKENIZER is not set
 
 
 class Progress(relay.Progress, Protocol):
@@ -63,9 +65,10 @@ def run(job: Job, services: Services, progress: Progress, claim: StreamClaim | N
         claim: what a stream waits for before it may be sent; None: it may be.
     """
     attempt = _Attempt(job, services, progress, claim)
-    end = attempt.run()
+    end, ended_at = attempt.run(), time.monotonic()
     try:
-        outcome = services.outcomes.build(end, attempt.facts, time.monotonic())
+        attempt.estimate_tokens()
+        outcome = services.outcomes.build(end, attempt.facts, ended_at)
     except Exception:  # something in the task or in upstream's answer that a record cannot hold: a record without them
         attempt.log_internal_error()
         bare = End(end.status, end.decision, reason=end.reason)
@@ -92,7 +95,17 @@ class _Attempt:
         self._progress = progress
         self._claim = claim
         self._answer_state = AnswerState.NOT_STARTED
+        self._plain_answer: bytes | None = None
         self._reply: StreamReply | None = None  # the way back of a stream, as long as it can be used
+
+    def estimate_tokens(self) -> None:
+        """Estimate the tokens that are billed, if upstream has sent text without usage. The client has its answer."""
+        estimator, facts = self._services.estimator, self.facts
+        if estimator is None or facts.task is None:
+            return
+        plain = self._plain_answer if facts.asked.usage is None else None
+        if plain is not None or lacks_usage(facts.asked):
+            facts.estimate = estimator.estimate(facts.task.data, plain)
 
     def run(self) -> End:
         """Run the task; an internal error still yields a decision."""
@@ -153,7 +166,7 @@ class _Attempt:
     def _plain(self, task: Task) -> End:
         """stream=false: ask upstream, and POST the answer."""
         facts = self.facts
-        raw = self._services.upstream.complete(self._chat_request(task), facts.asked)
+        raw = self._plain_answer = self._services.upstream.complete(self._chat_request(task), facts.asked)
         self._progress.count_tokens(token_count(facts.asked.usage, "completion_tokens"))
         facts.answering_since = time.monotonic()
         return self._answered(self._post(task.endpoint, task.request_id, raw))
@@ -190,6 +203,7 @@ class _Attempt:
             reply.hold(kept.parts)
             result = self._end(task.endpoint, reply)
         else:
+            self._plain_answer = None if kept.status else kept.parts[0]
             result = self._post(task.endpoint, task.request_id, kept.parts[0])
         if not kept.status:
             return self._answered(result)

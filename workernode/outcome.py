@@ -20,7 +20,7 @@ from workernode.redaction import redact
 from workernode.settings import Settings
 from workernode.task import Task
 from workernode.trace_context import TraceContext
-from workernode.usage import billed_usage, token_count
+from workernode.usage import Estimate, billed_usage, token_count
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Facts:
     answered_at: float | None = None  # the gateway had all of it
     trace: TraceContext | None = None  # None: nothing of the message could be read
     changed: tuple[str, ...] = ()  # what the operator's guards changed in the chat request, dotted names
+    estimate: Estimate | None = None  # of the tokens, where upstream sent no usage and there is a tokenizer
 
 
 class OutcomeBuilder:
@@ -69,7 +70,7 @@ class OutcomeBuilder:
             now: monotonic seconds.
         """
         asked = facts.asked
-        usage, usage_source = billed_usage(asked)
+        usage, usage_source = billed_usage(asked, facts.estimate)
         durations = _durations(facts, now)
         cost = self._cost(facts, usage)
         return Outcome(

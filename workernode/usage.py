@@ -7,6 +7,7 @@ added up. Of a part that broke, upstream's figures seldom came; then its chunks 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from workernode.call_stats import CallStats
@@ -14,14 +15,40 @@ from workernode.call_stats import CallStats
 MOST_TOKENS = 10**9  # larger figures are mistakes
 
 
-def billed_usage(asked: CallStats) -> tuple[dict[str, Any] | None, str]:
-    """Return the figures that are billed, and their source: "upstream", "counted" or "none"."""
-    parts = [(each.usage, each.text_chunks) for each in asked.broken] + [(asked.usage, asked.text_chunks)]
-    billed = [usage or {"completion_tokens": chunks} for usage, chunks in parts if usage is not None or chunks]
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tokens by the model's tokenizer, because upstream sent no usage (workernode/token_estimate.py)."""
+
+    prompt: int
+    completion: int = 0  # of a plain answer
+
+
+def billed_usage(asked: CallStats, estimate: Estimate | None = None) -> tuple[dict[str, Any] | None, str]:
+    """Return the figures that are billed, and their source: "upstream", "counted", "estimated" or "none".
+
+    Args:
+        estimate: of the task, for the parts without usage; None: their prompts are not in the figures.
+    """
+    parts = [(each.usage, each.text_chunks) for each in asked.broken]
+    parts.append((asked.usage, asked.text_chunks or (estimate.completion if estimate else 0)))
+    billed, before, source = [], 0, "upstream"
+    for usage, tokens in parts:
+        if usage is not None:
+            billed.append(usage)
+        elif tokens:
+            source = "counted" if estimate is None else "estimated"
+            prompt = {} if estimate is None else {"prompt_tokens": estimate.prompt + before}
+            billed.append({**prompt, "completion_tokens": tokens})
+        before += tokens  # the next part's prompt ends with them
     if not billed:
         return None, "none"
-    source = "counted" if any(usage is None and chunks for usage, chunks in parts) else "upstream"
     return billed[0] if len(billed) == 1 else added(billed), source
+
+
+def lacks_usage(asked: CallStats) -> bool:
+    """Return whether upstream sent text without usage: a stream, or a part of one."""
+    parts = [(each.usage, each.text_chunks) for each in asked.broken] + [(asked.usage, asked.text_chunks)]
+    return any(usage is None and chunks for usage, chunks in parts)
 
 
 def added(usages: list[dict[str, Any]]) -> dict[str, Any]:

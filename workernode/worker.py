@@ -30,6 +30,7 @@ from workernode.record import Node
 from workernode.settings import Settings
 from workernode.stream_claim import StreamClaim
 from workernode.stream_memory import StreamMemory, StreamSaver
+from workernode.token_estimate import TokenEstimator
 from workernode.upstream import Upstream
 from workernode.worker_pipes import Inbox, Outbox
 
@@ -76,7 +77,8 @@ def main(arguments: WorkerArguments) -> None:
     handover = Handover(*(each.fileno() for each in arguments.handover)) if arguments.handover else None
     slots = [_SlotProgress(number, arguments, handover) for number in range(len(arguments.answer_states))]
     gateways, outcomes = Gateways(settings.connect_timeout, len(slots)), OutcomeBuilder(settings, arguments.node)
-    services = attempt.Services(settings, upstream, gateways, outcomes)
+    estimator = TokenEstimator(settings.tokenizer) if settings.tokenizer else None
+    services = attempt.Services(settings, upstream, gateways, outcomes, estimator)
     claims: dict[int, StreamClaim] = {}  # of the jobs that run, by their numbers
 
     def run(job: Job) -> None:

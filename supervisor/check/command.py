@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from supervisor.check import broker, clock, collector, kubernetes, local, machine, status, upstream
+from supervisor.check import broker, clock, collector, kubernetes, local, machine, status, tokenizer, upstream
 from supervisor.check.findings import TIME_LIMIT, Check, Context, Finding, Mark, run_all
 from supervisor.check.local import NewModelServer
 from workernode.settings import Settings, SettingsError, load, read_environment
@@ -61,8 +61,8 @@ def find(
 def _checks_of(settings: Settings, new_model_server: NewModelServer, can_export: Callable[[], bool]) -> list[Check]:
     """What such a node needs."""
     model = upstream.checks() if settings.node_type == "remote" else local.checks(new_model_server)
-    beside = [*kubernetes.checks(), *collector.checks(settings, can_export), *machine.checks()]
-    return [*status.checks(), *broker.checks(), *model, *beside]
+    beside = [*kubernetes.checks(), *collector.checks(settings, can_export), *tokenizer.checks(settings)]
+    return [*status.checks(), *broker.checks(), *model, *beside, *machine.checks()]
 
 
 def _environment_fault(fault: str) -> Finding:

@@ -27,7 +27,8 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         help="add records up",
         description="Adds records up. A record that was sent twice counts once. nak'd: deliveries that went back to "
         "the broker. counted: answers that broke off before upstream sent its usage; the node counted their tokens, "
-        "without those of the prompt. 1st token: the time from asking upstream to its first chunk.",
+        "without those of the prompt. estimated: the same with the prompt's, by TOKENIZER. 1st token: the time from "
+        "asking upstream to its first chunk.",
     )
     add_up.add_argument(
         "--by",

@@ -16,6 +16,7 @@ HEADS = {
     "errors": "errors",
     "handed_back": "nak'd",
     "counted": "counted",
+    "estimated": "estimated",
     "prompt_tokens": "prompt",
     "completion_tokens": "completion",
     "total_tokens": "tokens",

@@ -85,7 +85,8 @@ class Sum:
     requests: int = 0  # that ended, with whatever result
     errors: int = 0  # of these: the client got an error, or nothing
     handed_back: int = 0  # deliveries that went back to the broker; the request is counted where it ends
-    counted: int = 0  # whose usage upstream did not send: the node counted the tokens of the answer, not the prompt's
+    counted: int = 0  # whose usage upstream did not send: the node counted the answer's tokens
+    estimated: int = 0  # the same, and the tokens of the prompt were estimated (TOKENIZER)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
@@ -101,6 +102,7 @@ class Sum:
             # A client that has left got no error.
             self.errors += member(record, "outcome.status") not in ("answered", "client_gone")
         self.counted += member(record, "usage_source") == "counted"
+        self.estimated += member(record, "usage_source") == "estimated"
         prompt, completion = count(record, "usage.prompt_tokens"), count(record, "usage.completion_tokens")
         self.prompt_tokens += prompt
         self.completion_tokens += completion
@@ -119,6 +121,7 @@ class Sum:
             "errors": self.errors,
             "handed_back": self.handed_back,
             "counted": self.counted,
+            "estimated": self.estimated,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,

@@ -87,7 +87,7 @@ class Record:
     ai_model_name: str | None = None
     ai_model_namespace: str | None = None
     usage: Mapping[str, Any] | None = None  # as upstream sent it
-    usage_source: str = "none"  # `upstream`, `counted` or `none`
+    usage_source: str = "none"  # `upstream`, `counted`, `estimated` or `none`
     client: Client = field(default_factory=Client)
     request: Request = field(default_factory=Request)
     times: Times = field(default_factory=Times)

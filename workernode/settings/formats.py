@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from urllib.parse import unquote
 
 from workernode.guards import PROTECTED
@@ -235,6 +236,19 @@ def _parse_oauth2(text: str) -> str:
     return text
 
 
+def _parse_tokenizer(path: str) -> str:
+    if find_spec("tokenizers") is None:
+        raise ValueError("needs the extra `tokenizer`: pip install 'workernode[tokenizer]'")
+    try:
+        with open(_parse_text(path), "rb") as opened:
+            start = opened.read(1)
+    except OSError as error:
+        raise ValueError(f"names a file that cannot be read ({error.strerror})") from None
+    if start != b"{":
+        raise ValueError("names a file that is no tokenizer.json")
+    return path
+
+
 def _parse_model(name: str) -> str:
     if "/" in name:  # Pulsar takes what stands before a slash for tenant and namespace, or refuses the name
         raise ValueError("holds a slash, which a Pulsar topic name cannot (upstream's own name goes to UPSTREAM_MODEL)")
@@ -262,6 +276,7 @@ HEADERS = Format('a JSON object of names and texts, such as {"X-Team": "research
 OTLP_HEADERS = Format("name=value, commas between, with %20 for a space", _parse_otlp_headers)
 PATH = Format(f"the path of a file, at most {LONGEST_TEXT} characters", _parse_text)
 PRICES = Format("the path of a JSON or TOML file of prices (docs/record.md)", read_prices)
+TOKENIZER = Format("the path of a model's tokenizer.json (docs/record.md)", _parse_tokenizer)
 MODEL_NAME = Format("letters, digits and . _ : @ = ~ - only, at most 200 characters", _parse_model)
 TOPIC = matching(
     r"(persistent://[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+/)?[A-Za-z0-9._:@=~-]+",

@@ -36,6 +36,7 @@ from workernode.settings.formats import (
     STREAM_RESUME,
     SWITCH,
     TEXT,
+    TOKENIZER,
     TOPIC,
     Format,
     duration,
@@ -151,6 +152,9 @@ class Settings:
     res_topic_name: str = field(metadata=row(TOPIC, "where the billing records go", "res-topic"))
     prices: Prices | None = field(
         metadata=row(PRICES, "prices by upstream model; the records then hold `cost`", unset=None)
+    )
+    tokenizer: str = field(
+        metadata=row(TOKENIZER, "the model's tokenizer.json: estimates tokens where upstream sends no usage")
     )
     record_salt: str = field(
         metadata=row(SECRET, "makes `client.key_id` of the records from the clients' keys", secret=True)

@@ -51,8 +51,8 @@ def added(*messages: bytes, by: tuple[str, ...] = ("model",)) -> Sums:
 def test_a_record_that_was_sent_twice_counts_once() -> None:
     sums = added(one(1), one(1), one(2))
     assert sums.total.figures() == {
-        "requests": 2, "errors": 0, "handed_back": 0, "counted": 0, "prompt_tokens": 6, "completion_tokens": 8,
-        "total_tokens": 14,
+        "requests": 2, "errors": 0, "handed_back": 0, "counted": 0, "estimated": 0,
+        "prompt_tokens": 6, "completion_tokens": 8, "total_tokens": 14,
         "cost": None,
         "first_token_p50_ms": 100.0, "first_token_p95_ms": 100.0,
     }  # fmt: skip
@@ -166,9 +166,9 @@ def test_the_table_has_a_line_for_each_group_and_a_total() -> None:
     text = records_show.table(added(one(1), one(2, model="n", usage=None, durations=Durations()), by=("model", "node")))
     head, first, second, total = (line.split() for line in text.splitlines())
     assert head[:5] == ["model", "node", "requests", "errors", "nak'd"]
-    assert first == ["m", "host-a", "1", "0", "0", "0", "3", "4", "7", "100", "100"]
-    assert second == ["n", "host-a", "1", "0", "0", "0", "0", "0", "0"]  # no first token, so nothing stands there
-    assert total == ["all", "2", "0", "0", "0", "3", "4", "7", "100", "100"]
+    assert first == ["m", "host-a", "1", "0", "0", "0", "0", "3", "4", "7", "100", "100"]
+    assert second == ["n", "host-a", "1", "0", "0", "0", "0", "0", "0", "0"]  # no first token, so nothing stands there
+    assert total == ["all", "2", "0", "0", "0", "0", "3", "4", "7", "100", "100"]
 
 
 def test_control_characters_in_names_are_replaced() -> None:

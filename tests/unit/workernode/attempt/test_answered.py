@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.gateway import FakeGateway
+from tests.support.tokenizer import write_tokenizer
 from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.attempt.bench import SECRET, WORDS, Bench, both, record_of
 from workernode.outcome import log_fields
 from workernode.protocol import AnswerState, Decision, Target
+from workernode.token_estimate import TOKENS_OF_THE_REPLY, TOKENS_PER_MESSAGE, TokenEstimator
 
 
 @both
@@ -82,6 +86,21 @@ def test_a_stream_whose_usage_never_came_is_counted(bench: Bench) -> None:
 def test_a_plain_answer_without_usage_bills_nothing(bench: Bench) -> None:
     made = record_of(bench.run({"no_usage": True})[0])
     assert (made["usage_source"], set(made["usage"].values())) == ("none", {None})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("sends_usage", [False, True])
+def test_with_a_tokenizer_what_upstream_does_not_count_is_estimated(
+    stream: bool, sends_usage: bool, bench: Bench, tmp_path: Path
+) -> None:
+    bench.services = replace(bench.services, estimator=TokenEstimator(str(write_tokenizer(tmp_path))))
+    outcome, _ = bench.run({"no_usage": not sends_usage}, stream=stream)
+    made = record_of(outcome)
+    assert made["usage_source"] == ("upstream" if sends_usage else "estimated")
+    if not sends_usage:
+        prompt = ("lab", ':{"', "no_usage", '":', "true", "}")
+        assert outcome.prompt_tokens == len(prompt) + TOKENS_PER_MESSAGE + TOKENS_OF_THE_REPLY
+        assert outcome.completion_tokens == 5
 
 
 def test_the_tasks_stream_decides_how_upstream_is_asked(bench: Bench) -> None:

@@ -159,7 +159,7 @@ ANY_RECORD = st.builds(
     upstream_model=TEXT,
     ai_model_name=st.none() | TEXT,
     usage=st.none() | USAGE,
-    usage_source=st.sampled_from(["upstream", "counted", "none"]),
+    usage_source=st.sampled_from(["upstream", "counted", "estimated", "none"]),
     client=st.builds(client_of, HEADERS, ASKED),
     request=st.builds(request_of, ASKED, stream=st.booleans(), size=st.integers(0, 5_000_000)),
     times=st.builds(Times, *[MOMENT] * 6),
