@@ -154,7 +154,8 @@ class Claims:
             received = self._received.get(each.number)
             if each.finding is not Finding.HELD:
                 self._received.pop(each.number, None)
-            if each.finding is Finding.SERVE and not each.node and received is not None:
+            is_first = each.finding is Finding.SERVE and not (each.node or each.was_given_back)
+            if is_first and received is not None:
                 self._freshness.was_new(now, received)
             if each.finding in (Finding.SERVE, Finding.NOT_KNOWN, Finding.END_STREAM):
                 is_known = each.finding is not Finding.NOT_KNOWN
@@ -286,7 +287,7 @@ class Claims:
     def _keeps(self, request_id: str, own: _Own) -> bool:
         """Drop a claim that another node holds, or of a task that this node has answered before. Returns False then."""
         claim = self._look_ups.table.get(request_id)
-        if claim is None:  # not stored yet, or lost
+        if claim is None or (not claim.holder and claim.state is ClaimState.TAKEN):  # not stored yet, or lost
             own.is_certain = False
             self._outbox.again(request_id, own.is_begun)
         elif claim.holder == self._node and (own.is_known or claim.state is ClaimState.TAKEN):

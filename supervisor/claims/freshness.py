@@ -29,6 +29,9 @@ NONE_YET = (-1, -1, -1)
 @dataclass(slots=True)
 class _Partition:
     place: tuple[int, int, int] = NONE_YET  # ledger, entry, batch index of the last message that was new
+    highest: tuple[int, int, int] = NONE_YET  # the place of the hindmost message that has come, new or not
+    # Messages up to this place may be handed out again: one has come after others that stand behind it.
+    again_up_to: tuple[int, int, int] = NONE_YET
     new_at: float = float("-inf")  # monotonic: when it came
     came_at: float = float("-inf")  # monotonic: when the last message came, new or not
     # Monotonic: when the claims had first shown that a message was new, since messages come without a pause.
@@ -55,6 +58,10 @@ class Freshness:
         if received.received_at > partition.came_at + RECENT:
             partition.checked_at = float("inf")
         partition.came_at = received.received_at
+        if _place(received) > partition.highest:
+            partition.highest = _place(received)
+        elif not received.redeliveries:  # a nak that is counted brings one message alone
+            partition.again_up_to, partition.checked_at = partition.highest, float("inf")
         is_young = self._is_young(received)  # asked in any case: it also learns from the message
         if received.redeliveries or not _is_behind(partition, received):
             return is_young  # which shows nothing of those behind it: it may have been handed out FRAME_AFTER before
@@ -75,9 +82,10 @@ class Freshness:
         if received.redeliveries:
             return
         partition = self._partitions.setdefault(received.key[2], _Partition())
-        if received.received_at >= partition.checked_at:
-            _note(partition, received)
-        partition.checked_at = min(partition.checked_at, now)
+        if _place(received) > partition.again_up_to:
+            if received.received_at >= partition.checked_at:
+                _note(partition, received)
+            partition.checked_at = min(partition.checked_at, now)
         known = self._publishers.get(received.publisher)
         if known is not None and received.asked_for >= ASKED_FOR:
             age = received.received_at - received.stamped

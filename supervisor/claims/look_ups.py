@@ -39,6 +39,7 @@ class Found:
     request_id: str
     finding: Finding
     node: str = ""  # HELD, ENDED: the node that holds it; END_STREAM, SERVE: the node that it was taken over from
+    was_given_back: bool = False  # SERVE: another node, or this one, had the message before
     claimed_at: float = 0.0  # END_STREAM, SERVE: monotonic; when the claim was sent that has made the task this node's
 
 
@@ -147,7 +148,7 @@ class LookUps:
             self._end(number, look, Finding.ENDED, claim.holder)
         elif claim.holder == self._node:
             finding = Finding.END_STREAM if claim.state is ClaimState.BEGUN else Finding.SERVE
-            self._end(number, look, finding, claim.supersedes)
+            self._end(number, look, finding, claim.supersedes, claim.was_given_back)
         elif now >= look.until:
             self._end(number, look, Finding.GIVE_BACK, claim.holder)
         else:
@@ -168,7 +169,7 @@ class LookUps:
             self._outbox.take_over(look.request_id, look.holder)
             look.takes_mark = self._outbox.next_mark()
 
-    def _end(self, number: int, look: _LookUp, finding: Finding, node: str = "") -> None:
+    def _end(self, number: int, look: _LookUp, finding: Finding, node: str = "", was_given_back: bool = False) -> None:
         del self._waiting[number]
         claimed_at = self._outbox.sent_at(look.takes_mark or look.mark)
-        self._found.append(Found(number, look.request_id, finding, node, claimed_at))
+        self._found.append(Found(number, look.request_id, finding, node, was_given_back, claimed_at))

@@ -40,10 +40,11 @@ class ClaimMessage(msgspec.Struct, omit_defaults=True):
 class Claim:
     """The claim of one task."""
 
-    holder: str  # the node; "": it has given the task back after its stream had begun
+    holder: str  # the node; "": it has given the task back
     state: ClaimState
     noted_at: float  # monotonic, of this reader
-    supersedes: str = ""  # the node that it was taken over from
+    supersedes: str = ""  # the node that it was taken over from, or that has given it back after its stream had begun
+    was_given_back: bool = False  # a node has had the message before, and has given it back to the broker
 
 
 def decode(data: bytes) -> ClaimMessage | None:
@@ -99,14 +100,14 @@ class ClaimTable:
             self._advance(request_id, node, ClaimState.ENDED, now)
         for request_id in message.released:
             claim = self._claims.get(request_id)
-            if claim is not None and claim.holder == node and claim.state is ClaimState.TAKEN:
-                del self._claims[request_id]
-            elif claim is not None and claim.holder == node and claim.state is ClaimState.BEGUN:
-                claim.holder, claim.supersedes = "", node  # whoever claims it next ends the stream
+            if claim is not None and claim.holder == node and claim.state is not ClaimState.ENDED:
+                claim.holder, claim.was_given_back = "", True
+                if claim.state is ClaimState.BEGUN:
+                    claim.supersedes = node  # whoever claims it next ends the stream
         for request_id in message.withdrawn:
             claim = self._claims.get(request_id)
             if claim is not None and claim.holder == node:
-                del self._claims[request_id]
+                claim.holder, claim.state, claim.was_given_back = "", ClaimState.TAKEN, True
         for request_id, holder in message.takes:
             self._take_over(request_id, holder, node, now)
 
@@ -122,8 +123,8 @@ class ClaimTable:
         claim = self._claims.get(request_id)
         if claim is None:
             self._claims[request_id] = Claim(node, state, now)
-        elif claim.holder == node and claim.state is not ClaimState.ENDED:
-            claim.state, claim.noted_at = state, now
+        elif (claim.holder == node and claim.state is not ClaimState.ENDED) or _has_lost_it(claim):
+            claim.holder, claim.state, claim.noted_at = node, state, now
             self._claims.move_to_end(request_id)
 
     def _take_over(self, request_id: str, holder: str, node: str, now: float) -> None:
@@ -133,3 +134,13 @@ class ClaimTable:
         if self.is_suspected(holder, node):
             self._claims[request_id] = Claim(node, claim.state, now, supersedes=holder)
             self._claims.move_to_end(request_id)
+
+
+def _has_lost_it(claim: Claim) -> bool:
+    """Return True if the holder has lost the message before it has begun, should another node report that it has.
+
+    That one got the message a moment after the holder had claimed it, so that it did not read the claims
+    (freshness.py): the holder was killed. Where the task was taken over, or given back, the report may be a late one of
+    the node that had it before.
+    """
+    return claim.state is ClaimState.TAKEN and not claim.supersedes and not claim.was_given_back

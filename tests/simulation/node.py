@@ -88,6 +88,7 @@ class SimNode:
         self.sampling_takes = 0.0
         self.start_takes = 0.0
         self.probe_due_since: float | None = None  # a probe is due, and could be taken
+        self.probes_tried = 0
         self.workers_outlive_it = 0.0  # seconds
         self.processes: list[SimProcess] = []
         self.stored: dict[int, set[str]] = {}  # number of a delivery → "record", "letter"

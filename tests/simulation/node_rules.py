@@ -100,6 +100,8 @@ def check_probing(node: SimNode) -> None:
     if not waits or not is_able:
         node.probe_due_since = None
         return
-    node.probe_due_since = node.probe_due_since or now
+    # A task whose time is over is taken as the probe, and asks upstream nothing: the next one is the probe then.
+    if node.probe_due_since is None or probing.tried != node.probes_tried:
+        node.probe_due_since, node.probes_tried = now, probing.tried
     if now - node.probe_due_since > PROBE_TAKEN_WITHIN:
         raise Violation(rule, f"{node.name}: a probe is due, and {len(waits)} messages wait")

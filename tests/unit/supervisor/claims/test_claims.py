@@ -416,6 +416,22 @@ def test_a_node_that_stood_still_after_a_look_up_reads_again_before_its_stream_b
     assert DENIED[0] in box.claims.grants()
 
 
+@pytest.mark.parametrize("was_given_back", [True, False])
+def test_messages_that_another_node_has_given_back_show_nothing_of_those_behind_them(was_given_back: bool) -> None:
+    box = Box()
+    for entry in range(3):
+        received = Received(None, (1, entry, 0, -1), b"", 0.0, 0.0, box.now, 0)
+        box.claims.is_new(received)
+        box.claims.look_up(box.now, entry, f"r{entry}", received, box.now + 100.0)
+        if was_given_back:
+            box.read(ClaimMessage("b", taken=[f"r{entry}"]), ClaimMessage("b", withdrawn=[f"r{entry}"]))
+        box.turn(0.01)
+        box.store()
+        assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
+    behind = Received(None, (1, 3, 0, -1), b"", 0.0, 0.0, box.now + 0.01, 0)
+    assert box.claims.is_new(behind) is not was_given_back
+
+
 def test_a_message_that_goes_back_before_it_was_decided_is_released() -> None:
     box = Box()
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)

@@ -239,6 +239,24 @@ def test_a_pause_between_two_look_ups_shows_nothing() -> None:
     assert not busy.freshness.is_new(busy.message(12))
 
 
+def test_two_messages_that_come_again_show_nothing_of_those_behind_them() -> None:
+    """The owner of the topic was killed: what was acked in its last seconds comes again, as the rest does."""
+    busy = Busy()
+    busy.freshness.is_new(busy.message(40))
+    for entry in (10, 11, 12):
+        busy.look_up(busy.message(entry))
+    assert not busy.freshness.is_new(busy.message(13))
+
+
+def test_what_stands_behind_all_that_has_come_is_new_once_two_of_them_were_looked_up() -> None:
+    busy = Busy()
+    busy.freshness.is_new(busy.message(40))
+    busy.look_up(busy.message(10))
+    busy.look_up(busy.message(41))
+    busy.look_up(busy.message(42))
+    assert busy.freshness.is_new(busy.message(43))
+
+
 def test_partitions_are_known_apart() -> None:
     busy = Busy()
     busy.flow()

@@ -34,6 +34,8 @@ RELEASED = ClaimMessage("a", released=["r"])
 WITHDRAWN = ClaimMessage("a", withdrawn=["r"])
 SUSPICION = ClaimMessage("b", suspects=["a"])
 TAKE_OVER = ClaimMessage("b", takes=[("r", "a")])
+SUSPICION_OF_C = ClaimMessage("a", suspects=["c"])
+TAKEN_OVER = ClaimMessage("a", takes=[("r", "c")])
 
 
 def test_the_first_claim_of_a_task_wins() -> None:
@@ -58,10 +60,41 @@ def test_the_holder_brings_its_claim_from_taken_to_begun_to_ended() -> None:
     assert seen == [ClaimState.TAKEN, ClaimState.BEGUN, ClaimState.ENDED]
 
 
-def test_a_node_that_does_not_hold_a_task_does_not_change_it() -> None:
-    others = [ClaimMessage("b", begun=["r"]), ClaimMessage("b", ended=["r"]), ClaimMessage("b", released=["r"])]
-    table = table_of(TAKEN, *others)
-    assert (holder(table), state(table)) == ("a", ClaimState.TAKEN)
+OTHERS = [ClaimMessage("b", begun=["r"]), ClaimMessage("b", ended=["r"]), ClaimMessage("b", released=["r"])]
+
+
+@pytest.mark.parametrize("before", [[TAKEN, BEGUN], [ClaimMessage("c", taken=["r"]), SUSPICION_OF_C, TAKEN_OVER]])
+def test_a_node_that_does_not_hold_a_task_does_not_change_it(before: list[ClaimMessage]) -> None:
+    table = table_of(*before)
+    was = state(table)
+    for message in OTHERS:
+        table.apply(message, 9.0)
+    assert (holder(table), state(table)) == ("a", was)
+
+
+@pytest.mark.parametrize(("message", "reached"), [(OTHERS[0], ClaimState.BEGUN), (OTHERS[1], ClaimState.ENDED)])
+def test_who_has_begun_a_task_holds_it_although_another_node_had_claimed_it_before(
+    message: ClaimMessage, reached: ClaimState
+) -> None:
+    """That node was killed at once; this one got the message so soon after that it did not read the claims."""
+    table = table_of(TAKEN, ClaimMessage("b", taken=["r"]), message)
+    assert (holder(table), state(table)) == ("b", reached)
+
+
+@pytest.mark.parametrize("given_back", [RELEASED, ClaimMessage("a", withdrawn=["r"])])
+def test_a_beginning_that_is_reported_late_changes_nothing_once_the_task_was_given_back(
+    given_back: ClaimMessage,
+) -> None:
+    table = table_of(TAKEN, given_back, ClaimMessage("c", taken=["r"]), BEGUN)
+    assert (holder(table), state(table)) == ("c", ClaimState.TAKEN)
+
+
+def test_a_task_that_was_given_back_is_known_to_have_been_at_a_node() -> None:
+    table = table_of(TAKEN, WITHDRAWN, ClaimMessage("b", taken=["r"]))
+    claim = table.get("r")
+    assert claim is not None
+    assert claim.was_given_back
+    assert not claim.supersedes
 
 
 def test_an_ended_task_stays_ended() -> None:
@@ -173,7 +206,7 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
 
 @pytest.mark.parametrize("before", [[TAKEN], [TAKEN, BEGUN], [TAKEN, BEGUN, ENDED]])
 def test_a_task_of_which_nothing_has_left_can_be_withdrawn_whatever_was_announced(before: list[ClaimMessage]) -> None:
-    assert holder(table_of(*before, WITHDRAWN)) is None
+    assert (holder(table_of(*before, WITHDRAWN)), state(table_of(*before, WITHDRAWN))) == ("", ClaimState.TAKEN)
 
 
 def test_only_the_holder_can_withdraw_a_task() -> None:
