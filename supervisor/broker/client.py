@@ -17,7 +17,7 @@ from supervisor.broker.connection import Connection
 from supervisor.broker.contract import Batches
 from supervisor.broker.intake import GIVE_BACK, Intake
 from supervisor.broker.naks import Naks
-from supervisor.broker.neighbours import Neighbours
+from supervisor.broker.other_nodes import OtherNodes
 from supervisor.broker.publisher import DeadLetters, send_record
 from supervisor.broker.topics import Topics
 from supervisor.events import Event, MessageKey, Received, RetryHere
@@ -52,7 +52,7 @@ class PulsarBroker:
         # Held naks are not acked either: with more of them than the highest cap, no further message is taken.
         self._most_naks = settings.max_process_num
         self._naks = Naks()
-        self._neighbours = Neighbours()
+        self._other_nodes = OtherNodes()
         self._retrying = 0  # messages that are neither held here nor at the owner yet: RetryHere was posted for them
         self._intake = Intake(post, clock, wall)
         topics = Topics.of(settings)
@@ -82,7 +82,7 @@ class PulsarBroker:
     def seen(self, received: Received) -> None:
         self._intake.seen()
         self._naks.arrived(received, self._clock())
-        self._neighbours.arrived(received, self._clock())
+        self._other_nodes.arrived(received, self._clock())
 
     def step_aside(self, seconds: float) -> None:
         if self._naks.has_batches or self._retrying:  # another node would get a message that is tried again here
@@ -115,10 +115,10 @@ class PulsarBroker:
         consumer = self._connection.consumer
         for received in done.redeliver if consumer is not None else ():
             consumer.negative_acknowledge(received.message)
-            self._neighbours.sent_back(received.key, now)
+            self._other_nodes.sent_back(received.key, now)
 
     def do_others_serve(self) -> bool:
-        return self._neighbours.serve(self._clock())
+        return self._other_nodes.serve(self._clock())
 
     def next_due_nak(self) -> float:
         return min(self._naks.next_at(), self._intake.next_overdue())

@@ -272,7 +272,7 @@ class Connection:
 
 
 class LossTimer:
-    """Tells when a lost connection is to be looked after: LOST_TIME after the loss, then every ASK_INTERVAL seconds."""
+    """When to act on a lost connection: LOST_TIME after the loss, then every ASK_INTERVAL seconds."""
 
     def __init__(self) -> None:
         self._due = float("inf")  # monotonic

@@ -97,13 +97,13 @@ def open_reader(client: pulsar.Client, name: str, since: float) -> Any:
 def to_the_end(reader: Any, since: float) -> Iterator[Published]:
     """Yield what the topic has now, and nothing that is published later."""
     end = time.time()
-    patience = time.monotonic() + SILENCE
+    silent_until = time.monotonic() + SILENCE
     while has_more(reader):
         if (message := read(reader)) is None:
-            if time.monotonic() > patience:
+            if time.monotonic() > silent_until:
                 raise lost()
             continue
-        patience = time.monotonic() + SILENCE
+        silent_until = time.monotonic() + SILENCE
         if message.at > end:
             return
         if message.at >= since:

@@ -83,7 +83,7 @@ class NvidiaGpus:
     def _figure(self, read: Callable[[], float]) -> float | None:
         try:
             return float(read())
-        except self._nvml.NVMLError:  # older cards do not tell everything
+        except self._nvml.NVMLError:  # older cards do not report everything
             return None
 
 

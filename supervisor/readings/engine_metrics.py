@@ -1,4 +1,4 @@
-"""What the metrics of an engine (llama.cpp, vLLM) tell of its queue. Pure; a leaf."""
+"""What the metrics of an engine (llama.cpp, vLLM) show of its queue. Pure; a leaf."""
 
 from __future__ import annotations
 

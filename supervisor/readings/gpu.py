@@ -16,7 +16,7 @@ class Gpu:
     name: str
     memory_used_bytes: int
     memory_limit_bytes: int
-    load_percent: float | None = None  # None: the driver does not tell
+    load_percent: float | None = None  # None: the driver does not report it
     temperature_c: float | None = None
 
     @property

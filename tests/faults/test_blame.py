@@ -1,5 +1,5 @@
 """Blame by evidence, from outside (spec 5): one task's own refusal harms nobody, and a sick node does not harm its
-neighbour's clients.
+other tasks' clients.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ if __name__ == "__main__":
     start = multiprocessing.get_context("forkserver")
     for _ in range(2): start.Process(target=sleep).start()
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    told = {"message": "started", "canary": os.environ.get("CANARY"), "names": sorted(os.environ)}
-    print(json.dumps(told), flush=True)
+    started = {"message": "started", "canary": os.environ.get("CANARY"), "names": sorted(os.environ)}
+    print(json.dumps(started), flush=True)
     print("plain words", file=sys.stderr, flush=True)
     host, port = os.environ["STATUS_ADDR"].split(":")
     server = http.server.ThreadingHTTPServer((host, int(port)), Status)

@@ -1,4 +1,4 @@
-"""Deliveries that another node may have too: what becomes of them, and what their workers are told."""
+"""Deliveries that another node may have too: what becomes of them, and what their workers are sent."""
 
 from __future__ import annotations
 

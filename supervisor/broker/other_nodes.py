@@ -16,7 +16,7 @@ SEEN_FOR = 15.0  # seconds
 MOST_REMEMBERED = 1000  # messages
 
 
-class Neighbours:
+class OtherNodes:
     """What is seen of the other nodes of the topic. For one thread."""
 
     def __init__(self) -> None:
