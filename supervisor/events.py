@@ -16,6 +16,10 @@ MessageKey: TypeAlias = tuple[
 Entry: TypeAlias = tuple[int, int, int]  # ledger, entry, partition: what the messages of a batch have in common
 
 
+# Seconds for which a node has asked for a message and got none: the next one has not waited at the broker.
+ASKED_FOR = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message was taken from the broker."""
@@ -30,6 +34,9 @@ class Received:
     is_chunked: bool = False  # it came in chunks: the client library cannot nak it
     publisher: str = ""  # the name of the producer that has published it
     asked_for: float = 0.0  # seconds that the node had asked for a message and got none before this one
+    # Since its consumer connected, the node has once asked for a message and got none for ASKED_FOR seconds: what the
+    # broker had to hand out as it connected is not left there.
+    has_waited: bool = False
     stamped: float = 0.0  # seconds since the epoch: `published` as the publisher has stamped it, never corrected
     is_corrected: bool = False  # `published` is by this node's clock already (deliveries.PublisherClocks)
 

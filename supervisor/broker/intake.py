@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from supervisor.broker.protobuf import fields
-from supervisor.events import Entry, MessageKey, Received
+from supervisor.events import ASKED_FOR, Entry, MessageKey, Received
 
 GIVE_BACK = 1.0  # seconds that a message waits at a closed intake before it goes back to the broker
 # Seconds that a message waits for room: longer than a dead worker is missed, because each way back counts as a
@@ -59,6 +59,7 @@ class Intake:
         self._early: dict[MessageKey, _Early] = {}
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
         self._asking_since: float | None = None  # monotonic: a message is asked for and none has come; None: not asked
+        self._has_waited = False  # see events.Received
         self._last_delivery: tuple[Entry, int] | None = None  # what the message that was taken last came with
 
     # --- the owner ---
@@ -151,7 +152,7 @@ class Intake:
         token = object()
         with self._lock:
             self._token, self._consumer, self._paused = token, None, False
-            self._asking_since = None
+            self._asking_since, self._has_waited = None, False
         consumer = subscribe(lambda consumer, message: self._arrived(token, consumer, message))
         with self._lock:
             if self._token is token:
@@ -170,7 +171,7 @@ class Intake:
     def reconnected(self) -> None:
         """The library has connected anew by itself. It has then asked for a message, even if its listener is paused."""
         with self._lock:
-            self._asking_since = None
+            self._asking_since, self._has_waited = None, False
             if self._paused and self._consumer is not None:
                 self._paused = False
                 while self._consumer.resume_message_listener():
@@ -209,7 +210,9 @@ class Intake:
     def _arrived(self, token: object, consumer: Any, message: Any) -> None:
         """The library's thread brings a message. That of a closed consumer is dropped: the broker redelivers it."""
         now, wall, since = self._clock(), self._wall(), self._asking_since
-        received = received_of(message, now, wall, 0.0 if since is None else now - since)
+        asked_for = 0.0 if since is None else now - since
+        self._has_waited = self._has_waited or asked_for >= ASKED_FOR
+        received = received_of(message, now, wall, asked_for, self._has_waited)
         with self._lock:
             if self._token is not token:
                 return
@@ -234,7 +237,7 @@ def _delivery_of(received: Received) -> tuple[Entry, int]:
     return received.key[:3], received.redeliveries
 
 
-def received_of(message: Any, now: float, wall: float, asked_for: float = 0.0) -> Received:
+def received_of(message: Any, now: float, wall: float, asked_for: float = 0.0, has_waited: bool = False) -> Received:
     """Return the event that reports this message of the library's."""
     place = message.message_id()
     return Received(
@@ -248,6 +251,7 @@ def received_of(message: Any, now: float, wall: float, asked_for: float = 0.0) -
         is_chunked=place.batch_index() < 0 and FIRST_CHUNK in dict(fields(place.serialize())),
         publisher=message.producer_name(),
         asked_for=asked_for,
+        has_waited=has_waited,
         stamped=message.publish_timestamp() / 1000,
     )
 

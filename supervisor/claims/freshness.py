@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from supervisor.events import Received
+from supervisor.events import ASKED_FOR, Received
 
 # No frame leaves a node sooner than this after it has received the task (spec 1.2). So a message that is younger when
 # it comes cannot have had its stream begun by another node.
@@ -19,8 +19,6 @@ FRAME_AFTER = 0.1  # seconds
 # Seconds after a new message in which those behind it are new, too. Another node that had one of them, and is gone, had
 # it for twice as long at most: it may have had the first of the two as well.
 RECENT = FRAME_AFTER / 2
-# Seconds for which a node has asked for a message and got none: the next one has not waited at the broker.
-ASKED_FOR = 0.1
 AGREE = 0.05  # seconds by which the ages of two such messages may differ
 MOST_PUBLISHERS = 1000
 NONE_YET = (-1, -1, -1)
@@ -74,7 +72,8 @@ class Freshness:
         If it has not waited at the broker either, its age is the difference of the two clocks; or this node, or the
         network, stood still. So it takes two such messages, one after the other, that agree; the lesser age counts.
         After a clock was set, this brings a least age up to date that is too low. For the same reason those behind it
-        are new only if it came after another one was known to be new, and without a pause between them.
+        are new only if it came after another one was known to be new, and without a pause between them; and not while
+        the broker hands messages out again, as it does after its restart, or after the topic's owner has died.
 
         Args:
             now: monotonic.
@@ -82,7 +81,7 @@ class Freshness:
         if received.redeliveries:
             return
         partition = self._partitions.setdefault(received.key[2], _Partition())
-        if _place(received) > partition.again_up_to:
+        if received.has_waited and _place(received) > partition.again_up_to:
             if received.received_at >= partition.checked_at:
                 _note(partition, received)
             partition.checked_at = min(partition.checked_at, now)

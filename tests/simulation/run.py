@@ -188,7 +188,8 @@ class Simulation:
             if entry.owner not in parts or begun or entry.is_done or (LEDGER, entry.number) in known:
                 self._held_since.pop(key, None)
                 continue
-            since = self._held_since.setdefault(key, now)
+            # It may have gone back and come again between two checks.
+            since = self._held_since[key] = max(self._held_since.get(key, now), entry.handed_at)
             closed = node.broker.closed_since
             is_kept = closed is not None and now - max(since, closed) > CLOSED_INTAKE_KEEPS + CHECK_EVERY
             if not is_kept and now - since <= FULL_NODE_KEEPS + CHECK_EVERY:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.broker.intake import GIVE_BACK, WAIT_FOR_ROOM, Intake
-from supervisor.events import Received
+from supervisor.events import ASKED_FOR, Received
 from tests.support.fake_pulsar import Consumer, Message
 
 
@@ -15,9 +15,14 @@ class Setup:
     def __init__(self) -> None:
         self.now = 100.0
         self.taken: list[int] = []
-        self.intake = Intake(lambda received: self.taken.append(received.key[1]), lambda: self.now)
+        self.received: list[Received] = []
+        self.intake = Intake(self._take, lambda: self.now)
         self.consumer = Consumer(None, 1)
         self.attach()
+
+    def _take(self, received: Received) -> None:
+        self.taken.append(received.key[1])
+        self.received.append(received)
 
     def attach(self) -> Consumer:
         def subscribe(listener: object) -> Consumer:
@@ -206,6 +211,26 @@ def test_after_a_reconnection_what_the_library_asked_for_by_itself_is_not_kept_h
     one.now += GIVE_BACK
     assert one.given_back() == [2]
     assert one.consumer.permits == 0
+
+
+@pytest.mark.parametrize("connects_again", ["by itself", "with a new consumer"])
+def test_a_message_shows_whether_the_node_has_asked_in_vain_since_it_connected(connects_again: str) -> None:
+    one = Setup()
+    one.intake.allow(9)
+    shown: list[bool] = []
+    for pause in (0.0, ASKED_FOR * 2, 0.0):
+        one.now += pause
+        one.consumer.deliver(Message(len(shown)))
+        one.intake.allow(9)
+        shown.append(one.received[-1].has_waited)
+    assert shown == [False, True, True]
+    if connects_again == "by itself":
+        one.intake.reconnected()
+    else:
+        one.attach()
+    one.intake.allow(9)
+    one.consumer.deliver(Message(9))
+    assert not one.received[-1].has_waited
 
 
 def test_what_a_closed_consumer_still_brings_is_dropped() -> None:

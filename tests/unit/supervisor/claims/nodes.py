@@ -367,6 +367,7 @@ class Node:
         received = Received(
             message, key, b"", WALL + message.published, WALL + now + self.skew, now, 0,
             publisher="p", asked_for=now - self._last_received, stamped=WALL + message.published,
+            has_waited=True,
         )  # fmt: skip
         self._last_received = now
         task = self.tasks[self._number] = Task(message, self._number, received)

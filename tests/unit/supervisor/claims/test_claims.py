@@ -420,7 +420,7 @@ def test_a_node_that_stood_still_after_a_look_up_reads_again_before_its_stream_b
 def test_messages_that_another_node_has_given_back_show_nothing_of_those_behind_them(was_given_back: bool) -> None:
     box = Box()
     for entry in range(3):
-        received = Received(None, (1, entry, 0, -1), b"", 0.0, 0.0, box.now, 0)
+        received = Received(None, (1, entry, 0, -1), b"", 0.0, 0.0, box.now, 0, has_waited=True)
         box.claims.is_new(received)
         box.claims.look_up(box.now, entry, f"r{entry}", received, box.now + 100.0)
         if was_given_back:
