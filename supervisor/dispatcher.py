@@ -45,7 +45,7 @@ class Dispatcher:
         self._settle, self._settle_own = self._settlement.settle, self._settlement.settle_own
         self._records = self._settlement.records
         self._refused, self._gateways = RefusedTasks(), GatewayWaits()
-        self.claims = ClaimWaits(claims, self._ledger, self._settlement, broker, pool)
+        self.claims = ClaimWaits(claims, self._ledger, self._settlement, pool)
 
     def __len__(self) -> int:
         """Messages that are not acked: what counts against the cap."""

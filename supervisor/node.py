@@ -256,10 +256,10 @@ class Node:
     def _note_upstream(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
         note_upstream(self._fitness, self._clock.monotonic(), delivery, outcome, self._local_model.is_ready)
 
-    def settled(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
+    def settled(self, delivery: Delivery, decision: protocol.Decision) -> None:
         """The message has left this node. One that an unfit node sent back is to go to another node."""
-        self._metrics.settled(outcome.decision)
-        was_sent_back = outcome.decision is protocol.Decision.NAK and self._fitness.state is FitnessState.UNFIT
+        self._metrics.settled(decision)
+        was_sent_back = decision is protocol.Decision.NAK and self._fitness.state is FitnessState.UNFIT
         is_young = delivery.received.age(self._clock.monotonic()) < STEP_ASIDE
         if was_sent_back and is_young and len(self._dispatcher) == 0:
             self._broker.step_aside(STEP_ASIDE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from supervisor.broker import Broker
 from supervisor.claims import Claims, Finding, Found
 from supervisor.deliveries.settlement import Settlement
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
@@ -22,9 +21,9 @@ class ClaimWaits:
     Called by the main thread only, by the dispatcher.
     """
 
-    def __init__(self, claims: Claims, ledger: Ledger, settlement: Settlement, broker: Broker, pool: Pool) -> None:
+    def __init__(self, claims: Claims, ledger: Ledger, settlement: Settlement, pool: Pool) -> None:
         self._claims, self._ledger, self._settlement = claims, ledger, settlement
-        self._broker, self._pool = broker, pool
+        self._pool = pool
         self._ends: dict[int, bool] = {}  # may a begun stream be ended here as the node stops? By the delivery's number
 
     def looks_up(self, now: float, delivery: Delivery) -> bool:
@@ -121,8 +120,7 @@ class ClaimWaits:
                     _log("another node works on this task: it is left to that node", delivery, found)
                 case Finding.ENDED:
                     _log("delivered again after another node had answered it", delivery, found)
-                    self._broker.ack(delivery.received)
-                    self._ledger.close(delivery)
+                    self._settlement.ack_answered(delivery)
                 case Finding.GIVE_BACK:
                     reason = "another node has it, and has not answered in time"
                     self._settlement.settle_own(delivery, Decision.NAK, "taken_over", reason)

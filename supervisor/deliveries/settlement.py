@@ -47,7 +47,7 @@ class Hooks(Protocol):
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         """A delivery was decided; its record is on the way."""
 
-    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
+    def settled(self, delivery: Delivery, decision: Decision) -> None:
         """The decision was carried out: the message is not at this node any more."""
 
 
@@ -157,5 +157,13 @@ class Settlement:
             self._broker.nak(delivery.received, max(0.0, delivery.decided_at + delay - self._clock.monotonic()))
         else:
             self._broker.ack(delivery.received)
+        self._close(delivery, outcome.decision)
+
+    def ack_answered(self, delivery: Delivery) -> None:
+        """Another node has answered it, and has stored its record: ack it."""
+        self._broker.ack(delivery.received)
+        self._close(delivery, Decision.ACK)
+
+    def _close(self, delivery: Delivery, decision: Decision) -> None:
         self._ledger.close(delivery)
-        self._hooks.settled(delivery, outcome)
+        self._hooks.settled(delivery, decision)

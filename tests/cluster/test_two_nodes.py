@@ -17,7 +17,7 @@ import pytest
 from devstack.broker import Cluster
 from tests.cluster.test_cluster import recovery
 from tests.faults.testbed import Testbed, one_end_each, open_testbed
-from tests.support.wait import until
+from tests.support.wait import until, until_equal
 
 pytestmark = pytest.mark.timeout(600)
 RUNS = int(os.environ.get("TWO_NODES_RUNS", "1"))
@@ -83,5 +83,7 @@ def test_the_owner_of_the_topic_is_killed_amid_the_tasks_of_two_nodes(
         }  # fmt: skip
         print(f"run {run}:", counts)
         one_end_each(testbed, ids)
+        for node in testbed.nodes:
+            until_equal(lambda node=node: node.metrics()["workernode_tasks_in_flight"], 0, 20, "tasks in flight")  # type: ignore[misc]
         assert counts["text twice"] == 0
         assert [id for id in ids if final[id] != 1] == []

@@ -86,6 +86,7 @@ def test_a_message_that_another_node_has_answered_is_acked_without_a_record() ->
     node.look_up(ClaimMessage("other", ended=["r"]))
     assert node.made("ack", "nak", "record") == [("ack", "r")]
     assert (node.jobs, len(node.dispatcher)) == ([], 0)
+    assert node.settled_ids == ["r"]  # it does not count as in flight any more
 
 
 def test_a_task_of_a_node_that_is_gone_is_run_and_names_that_node() -> None:

@@ -119,7 +119,7 @@ class Effects:
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         self.calls.append(("ended", outcome.status))
 
-    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
+    def settled(self, delivery: Delivery, decision: Decision) -> None:
         self.settled_ids.append(delivery.request_id)
 
     # what the test does
