@@ -94,7 +94,7 @@ def test_what_all_tasks_are_refused_with_is_reported_once_with_the_right_reason(
     name: str, node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:
     refusal, reason = DIALECTS[name]
-    only = node(MAX_PROCESS_NUM=8)
+    only = node(MAX_PROCESS_NUM=8, MAX_REDELIVERIES=1)
     upstream.mode = refusal
     ids = platform.ask_many(["hi"] * 8)
     until(lambda: reports(only), 10, "a report")
