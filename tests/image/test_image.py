@@ -93,13 +93,15 @@ def test_the_image_has_its_version_and_no_root(container: tuple[Path, list[str]]
     with start(command, {}, tmp_path, "--version") as run:
         assert run.wait_exit(30) == 0
         assert "1.2.3" in run.output
+    packages = {path.name for path in root.glob("opt/workernode/lib/python3*/site-packages/*")}
+    assert {"kubernetes", "opentelemetry"} <= packages, "nobody can install them into a read-only image"
     user = command[5]
     assert user.split(":")[0] not in ("", "0", "root")
     size = sum(file.stat().st_size for file in (root / "opt").rglob("*") if file.is_file() and not file.is_symlink())
     print(f"the image adds {size / 1e6:.0f} MB to its base")
 
 
-def test_the_image_answers_a_task_and_exits_with_0_on_sigterm(
+def test_the_image_passes_its_check_answers_a_task_and_exits_with_0_on_sigterm(
     container: tuple[Path, list[str]], tmp_path: Path, platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:
     upstream.models = [platform.model]
@@ -114,6 +116,8 @@ def test_the_image_answers_a_task_and_exits_with_0_on_sigterm(
         "STATUS_ADDR": f"127.0.0.1:{free_port()}",
     }
     _, command = container
+    with start(command, variables, tmp_path, "--check", "--json") as check:
+        assert check.wait_exit(120) == 0, check.tail()
     with start(command, variables, tmp_path) as node:
         node.wait_ready(60)
         assert platform.ask_and_wait("hello").error is None

@@ -98,7 +98,7 @@ def test_a_node_from_the_wheel_passes_its_check_and_serves_tasks_in_an_empty_fol
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_local_node_from_the_wheel_serves_a_task_with_the_embedded_model_in_an_empty_folder(
+def test_a_local_node_from_the_wheel_passes_its_check_and_serves_a_task_with_the_embedded_model_in_an_empty_folder(
     release: Path, platform: Platform, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     environment = install(release, tmp_path_factory.mktemp("environment-local"), "[local]")
@@ -106,7 +106,11 @@ def test_a_local_node_from_the_wheel_serves_a_task_with_the_embedded_model_in_an
         "NODE_TYPE": "local", "MODEL_NAME": platform.model, "PULSAR_URL": platform.broker.url,
         "RES_TOPIC_NAME": platform.res_topic, "WORKER_PROCESSES": 1, "LOCAL_CTX": 4096,
     }  # fmt: skip
-    with Node(variables, tmp_path, command=[str(environment / "bin" / "workernode")]) as node:
+    command = [str(environment / "bin" / "workernode")]
+    with Node(variables, tmp_path, args=("--check", "--json"), command=command) as check:
+        code = check.wait_exit(120)
+        assert code == 0, check.tail()
+    with Node(variables, tmp_path, command=command) as node:
         node.wait_ready(BUILD_LIMIT)
         answer = platform.ask_and_wait("Say hello.", True, timeout=BUILD_LIMIT, max_tokens=8)
         assert (answer.faults, answer.error) == ([], None)
