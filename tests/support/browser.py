@@ -142,7 +142,8 @@ def _address(process: subprocess.Popen[bytes]) -> str:
     raise AssertionError(f"the browser did not start:\n{''.join(output)}")
 
 
-def _main(url: str, file: str) -> None:
+def take_picture(url: str, file: Path) -> None:
+    """Write a picture of the page at an address, as PNG."""
     path = find()
     if path is None:
         sys.exit(MISSING)
@@ -151,8 +152,8 @@ def _main(url: str, file: str) -> None:
         page.open(url)
         while page.read("document.readyState") != "complete":
             pass
-        page.picture(Path(file))
+        page.picture(file)
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    take_picture(sys.argv[1], Path(sys.argv[2]))
