@@ -1,14 +1,20 @@
-"""Finds Helm, or builds it with Go, for the tests of the chart."""
+"""Finds Helm, or builds it with Go, and renders the chart with it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from tests.support.paths import ROOT
+
+CHART = ROOT / "deploy/helm/workernode"
 VERSION = "v3.16.4"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workernode" / "helm" / VERSION
 
@@ -29,3 +35,23 @@ def find_helm() -> str:
         environ = {**os.environ, "GOBIN": str(CACHE), "GOFLAGS": "-mod=mod"}
         subprocess.run([go, "install", f"helm.sh/helm/v3/cmd/helm@{VERSION}"], env=environ, check=True)
     return str(binary)
+
+
+def run(helm: str, folder: Path, command: list[str], values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run one of Helm's commands on the chart, with these values."""
+    file = folder / "values.json"
+    file.write_text(json.dumps(values))
+    return subprocess.run([helm, *command, str(CHART), "-f", str(file)], capture_output=True, text=True, check=False)
+
+
+def render(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the objects that the chart renders."""
+    done = run(helm, folder, ["template", "release", "--kube-version", "1.30.0"], values)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str = "release") -> Any:
+    """Return the only object of a kind with a name."""
+    (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found

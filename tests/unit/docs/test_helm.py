@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import yaml
 
 from supervisor.broker import Topics
 from tests.support.crds import CRDS
-from tests.support.helm import find_helm
+from tests.support.helm import CHART, find_helm, one, render, run
 from tests.support.paths import ROOT
 from workernode.settings import VARIABLES, load
 
-CHART = ROOT / "deploy/helm/workernode"
 REMOTE = {"config": {"MODEL_NAME": "gpt-4o-mini", "API_URL": "https://api.openai.com"}, "secret": {"API_KEY": "sk-1"}}
 INSTALLATIONS: dict[str, dict[str, Any]] = {
     "remote": REMOTE,
@@ -57,23 +55,6 @@ INSTALLATIONS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def helm() -> str:
     return find_helm()
-
-
-def run(helm: str, folder: Path, command: list[str], values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    file = folder / "values.json"
-    file.write_text(json.dumps(values))
-    return subprocess.run([helm, *command, str(CHART), "-f", str(file)], capture_output=True, text=True, check=False)
-
-
-def render(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-    done = run(helm, folder, ["template", "release", "--kube-version", "1.30.0"], values)
-    assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
-
-
-def one(objects: list[dict[str, Any]], kind: str, name: str = "release") -> Any:
-    (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
-    return found
 
 
 @pytest.mark.parametrize("values", INSTALLATIONS.values(), ids=INSTALLATIONS.keys())
