@@ -74,7 +74,12 @@ class Broker(Protocol):
         """Tell the broker that it may forget the message. Lost without a connection: the message then comes again."""
 
     def nak(self, received: Received, delay_s: float) -> None:
-        """Have the broker hand the message out again, to any node, after so many seconds."""
+        """Have the broker hand the message out again, to any node.
+
+        Args:
+            received: the message.
+            delay_s: seconds from now; the nak is held here until then (see `send_due_naks`).
+        """
 
     def send_due_naks(self, now: float, batches: Batches, everything: bool = False) -> None:
         """Send the naks that are due.
@@ -96,21 +101,36 @@ class Broker(Protocol):
 
     @property
     def held_naks(self) -> int:
-        """How many naks wait for their time."""
+        """How many naks are held until they are due."""
 
     # --- storing ---
 
     def publish_record(self, number: int, record: bytes) -> None:
-        """Send a billing record. Stored(number, fault) is posted when the broker has it, or why it has not."""
+        """Send a billing record. Stored(number, fault) is posted when the broker has it, or could not take it.
+
+        Args:
+            number: of the delivery.
+            record: JSON, by docs/record.schema.json.
+        """
 
     def dead_letter(self, number: int, payload: bytes, properties: dict[str, str]) -> None:
-        """Send a message to the dead-letter topic. Stored(number, fault, dead_letter=True) is posted."""
+        """Send a message to the dead-letter topic. Stored(number, fault, dead_letter=True) is posted.
+
+        Args:
+            number: of the delivery.
+            payload: the message as it came.
+            properties: by name: why it is there, and where it came from.
+        """
 
     # --- claims (supervisor/claims) ---
 
     def publish_claims(self, number: int, message: bytes) -> None:
-        """Send a message to the topic of claims. ClaimsStored(number, fault) is posted when the broker has it, or why
-        it has not. ClaimsOpened is posted at each connection, before messages are taken.
+        """Send a message to the topic of claims. ClaimsStored(number, fault) is posted when the broker has it, or could
+        not take it. ClaimsOpened is posted at each connection, before messages are taken.
+
+        Args:
+            number: chosen by the caller, to know the message again.
+            message: what supervisor/claims has encoded.
         """
 
     def read_claims(self, is_wanted: bool) -> None:

@@ -41,7 +41,11 @@ class RecordSender:
         self._waiting: set[int] = set()  # those in `_again`
 
     def send(self, number: int, record: bytes, letter: DeadLetter | None) -> None:
-        """Send them. Stored(number, ...) follows for each; pass it to `stored`."""
+        """Send a record, and the dead letter if there is one. For each of them Stored follows; pass it to `stored`.
+
+        Args:
+            number: of the delivery.
+        """
         self._unstored[number] = _Unstored(record, letter)
         self._send(number)
 
@@ -59,9 +63,14 @@ class RecordSender:
         if unstored is None:
             return False
         if stored.fault:
-            what = "letter" if stored.dead_letter else "record"
+            what, long = ("letter", "dead letter") if stored.dead_letter else ("record", "billing record")
             about = {"request_id": request_id, "what": what, "why": stored.fault}
-            log.warning("%s not stored: %s; tried again", what, stored.fault, extra={"event": "not_stored", **about})
+            log.warning(
+                "%s not stored in Pulsar: %s; it is sent again",
+                long,
+                stored.fault,
+                extra={"event": "not_stored", **about},
+            )
             if stored.number not in self._waiting:
                 self._waiting.add(stored.number)
                 self._again.append((now + STORE_RETRY, stored.number))

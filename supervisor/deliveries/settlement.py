@@ -101,7 +101,12 @@ class Settlement:
         return received.received_at + self._settings.task_timeout - max(0.0, received.received - received.published)
 
     def own_outcome(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> Outcome:
-        """Return the outcome of a task that no worker reports."""
+        """Return the outcome of a task that no worker reports.
+
+        Args:
+            status: a row of spec 4, such as "worker_died"; it is the code of the client's error, too.
+            reason: a sentence for the client and the record.
+        """
         end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
         facts = Facts(self.job(delivery), delivery.request_id)
         if delivery.request_id:
@@ -123,7 +128,7 @@ class Settlement:
         self.records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
 
     def settle_own(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> None:
-        """Settle a delivery of which no worker reports how it ended."""
+        """Settle a delivery of which no worker reports how it ended. The arguments are those of `own_outcome`."""
         self.settle(delivery, self.own_outcome(delivery, decision, status, reason))
 
     def settle_undelivered(self, delivery: Delivery) -> None:

@@ -9,7 +9,7 @@ WAITING = re.compile(r"^(?:llamacpp:requests_deferred|vllm:num_requests_waiting)
 
 
 def waiting_requests(metrics: str) -> int:
-    """Return how many requests wait, by the metrics in Prometheus' text format; 0 if they do not tell."""
+    """Return how many requests wait, by the metrics in Prometheus' text format; 0 if they do not show it."""
     try:
         return int(sum(float(value) for value in WAITING.findall(metrics)))
     except (ValueError, OverflowError):

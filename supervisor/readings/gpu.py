@@ -21,5 +21,5 @@ class Gpu:
 
     @property
     def memory_percent(self) -> float:
-        """How much of its memory is in use."""
+        """How much of its memory is in use, 0 to 100."""
         return 100.0 * self.memory_used_bytes / self.memory_limit_bytes

@@ -94,7 +94,14 @@ class Transcript:
         return not text.lstrip().startswith(THINKING) and not text.endswith("\ufffd") and is_encodable(text)
 
     def restore(self, opening: Opening | None, text: str, tokens: int, resumes: int) -> None:
-        """Begin with what another worker has passed on; call `go_on` next."""
+        """Begin with what another worker has passed on; call `go_on` next.
+
+        Args:
+            opening: the members that each chunk has; None: no chunk was passed on.
+            text: all of the text that the client was sent.
+            tokens: produced for that text.
+            resumes: how often the stream went on in another call before.
+        """
         self.opening, self.tokens, self.resumes = opening, tokens, resumes
         self._texts = [text]
 
