@@ -99,9 +99,11 @@ class Dispatcher:
         """Give deliveries that wait to workers with free slots; of tasks no more than may ask upstream now."""
         now = self._clock.monotonic()
         self._offer_again(now)
-        while self._alone_queue and self._pool.reserve() and not self._settlement.must_wait(self._alone_queue[0], now):
+        while self._alone_queue and not self._settlement.must_wait(self._alone_queue[0], now):
+            if not self._pool.reserve():
+                break
             self._submit(self._alone_queue.popleft(), alone=True)
-        if not self._alone_queue:
+        else:  # no delivery needs a worker of its own now
             self._pool.release()
         paced: list[Delivery] = []  # of a batch, which comes as a whole, more tasks can be here than may ask
         while self._queue and self._pool.free_slots():
@@ -279,11 +281,14 @@ class Dispatcher:
         for number, state in death.jobs.items():
             delivery = self._ledger.get(number)
             if delivery is not None and delivery.place is Place.RUNNING:
-                self._decide_orphan(delivery, state, death.why, death.streams.get(number))
+                self._decide_orphan(delivery, state, death, death.streams.get(number))
 
-    def _decide_orphan(self, delivery: Delivery, state: AnswerState, why: str, saved: SavedStream | None) -> None:
+    def _decide_orphan(
+        self, delivery: Delivery, state: AnswerState, death: WorkerDeath, saved: SavedStream | None
+    ) -> None:
         """Decide one task whose worker died, by how much of its answer had left (spec 3)."""
-        deaths = self._ledger.died_with(delivery)
+        counts = self._ledger.died_with(delivery, death.is_from_outside)
+        deaths = self._ledger.deaths(delivery.received.key)
         self._gateways.forget(delivery)
         if delivery.undelivered is not None and state is not AnswerState.STARTED:
             assert delivery.kept is not None
@@ -293,11 +298,11 @@ class Dispatcher:
                 self._settlement.settle_undelivered(delivery)
             return
         delivery.kept = delivery.undelivered = None
-        state, saved = delivery.note_death(state, saved)
+        state, saved = delivery.note_death(state, saved, counts)
         verdict = after_death(
-            state, delivery.rejection, why, saved=saved,
-            deaths=deaths, failed_rejections=delivery.failed_rejections, limit=self._limit, is_alone=delivery.is_alone,
-            is_used_up=max(deaths - 1, self._ledger.redeliveries(delivery.received)) >= self._limit,
+            state, delivery.rejection, death.why, saved=saved, deaths=deaths, counts=counts,
+            failed_rejections=delivery.failed_rejections, limit=self._limit, is_alone=delivery.is_alone,
+            is_used_up=max(deaths - 1, self._ledger.tries(delivery.received)) >= self._limit,
         )  # fmt: skip
         if isinstance(verdict, Settled):
             self._settle_own(delivery, verdict.decision, verdict.status, verdict.reason)

@@ -16,6 +16,9 @@ from workernode.protocol import AnswerState, Decision, Kept, Outcome, Rejection,
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
 REMEMBERED = 20_000  # answered tasks; the same bound holds for naks and deaths
+# Workers that were killed from outside while they had a message count as one death of which it may be the cause: a
+# guard of the system may kill a process for what the task makes it do, each time.
+KILLS_PER_DEATH = 4
 
 
 class Place(Enum):
@@ -46,7 +49,7 @@ class Delivery:
     is_probe: bool = False  # it tries out whether upstream serves again
     is_alone: bool = False  # its worker has no other job: if that worker dies, it counts as this task's doing
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again
-    failed_rejections: int = 0  # workers that died while they sent its client the rejection
+    failed_rejections: int = 0  # deaths that count against it, of workers that were sending its client the rejection
     rejection: Rejection | None = None  # what its client gets instead of it being run
     supersedes: str = ""  # the node that had it before, and is gone
     attempts: int = 0  # times upstream was asked
@@ -65,14 +68,17 @@ class Delivery:
         """Whether the broker may hand it out again: its client was sent nothing, and is to be sent no error."""
         return self.is_to_be_run and self.undelivered is None
 
-    def note_death(self, state: AnswerState, saved: SavedStream | None) -> tuple[AnswerState, SavedStream | None]:
+    def note_death(
+        self, state: AnswerState, saved: SavedStream | None, counts: bool
+    ) -> tuple[AnswerState, SavedStream | None]:
         """Its worker died: note that, and return how much of its answer its client was sent, by all workers together.
 
         Args:
             state: how much was sent by this worker.
             saved: the stream that this worker has sent; None if it is not known.
+            counts: the death counts against it.
         """
-        self.failed_rejections += self.rejection is not None
+        self.failed_rejections += counts and self.rejection is not None
         if self.resume is not None and state is AnswerState.NOT_STARTED:
             state, saved = AnswerState.STARTED, self.resume
         self.has_begun = self.has_begun or state is AnswerState.STARTED
@@ -100,7 +106,8 @@ class Ledger:
         self._answered_ids: OrderedDict[str, MessageKey] = OrderedDict()
         self._answered_entries: OrderedDict[Entry, None] = OrderedDict()  # batches of which one was answered
         self._naks: OrderedDict[MessageKey, int] = OrderedDict()
-        self._deaths: OrderedDict[MessageKey, int] = OrderedDict()
+        self._deaths: OrderedDict[MessageKey, int] = OrderedDict()  # by a cause that may be the message
+        self._kills: OrderedDict[MessageKey, int] = OrderedDict()  # of workers that were killed from outside
         self._failed_probes: OrderedDict[MessageKey, int] = OrderedDict()
 
     def __len__(self) -> int:
@@ -167,9 +174,15 @@ class Ledger:
         count = max(received.redeliveries, self._naks.get(received.key, 0))
         return max(0, count - self._failed_probes.get(received.key, 0))
 
+    def tries(self, received: Received) -> int:
+        """The redeliveries that count against MAX_REDELIVERIES: no task loses a try because its worker was killed from
+        outside.
+        """
+        return max(0, self.redeliveries(received) - self._kills.get(received.key, 0))
+
     def deaths(self, key: MessageKey) -> int:
-        """How many workers died while they had this message."""
-        return self._deaths.get(key, 0)
+        """How many deaths of workers that had this message count against it."""
+        return self._deaths.get(key, 0) + self._kills.get(key, 0) // KILLS_PER_DEATH
 
     def must_run_alone(self, received: Received, limit: int) -> bool:
         """True if the next death of a worker would be the task's last: a death that a neighbour in the same worker has
@@ -180,11 +193,14 @@ class Ledger:
             limit: MAX_REDELIVERIES.
         """
         deaths = self.deaths(received.key)
-        return deaths >= max(1, limit) or (deaths > 1 and self.redeliveries(received) >= limit)
+        return deaths >= max(1, limit) or (deaths > 1 and self.tries(received) >= limit)
 
-    def died_with(self, delivery: Delivery) -> int:
-        """Count a worker that died while it had the delivery; return how many have now."""
-        return _count(self._deaths, delivery.received.key)
+    def died_with(self, delivery: Delivery, is_from_outside: bool) -> bool:
+        """A worker died while it had the delivery; return whether that counts against the message."""
+        if is_from_outside:
+            return _count(self._kills, delivery.received.key) % KILLS_PER_DEATH == 0
+        _count(self._deaths, delivery.received.key)
+        return True
 
     def close(self, delivery: Delivery) -> None:
         """Remove a delivery that is decided, recorded, and acked or nak'd; remember what its outcome was."""
@@ -204,6 +220,7 @@ class Ledger:
             return
         self._naks.pop(key, None)
         self._deaths.pop(key, None)
+        self._kills.pop(key, None)
         self._failed_probes.pop(key, None)
         _remember(self._answered, key, delivery.request_id)
         if key[3] >= 0:  # it came in a batch

@@ -45,7 +45,8 @@ def end_of_fault(fault: UpstreamFault, job: Job, settings: Settings, now: float)
     if fault.kind is FaultKind.CLIENT:  # asking again cannot help
         return End("refused", Decision.ACK, error, fault)
     # For a fault that may be the node's, the supervisor decides which error the client gets (spec 5).
-    if job.redeliveries >= settings.max_redeliveries and fault.kind not in NODE_KINDS:
+    is_used_up = job.redeliveries >= settings.max_redeliveries and not job.has_tries
+    if is_used_up and fault.kind not in NODE_KINDS:
         return End("gave_up", Decision.ACK, error, fault)
     if now + settings.nak_delay >= job.deadline:  # no time for another delivery
         return End("expired", Decision.ACK, timeout_error(settings.task_timeout), fault)

@@ -131,6 +131,7 @@ class Job:
     resume: SavedStream | None = None  # go on with this stream
     is_claimed: bool = False  # a stream may be sent only with the supervisor's grants (ClaimAsked)
     supersedes: str = ""  # the node that had this task before, and is gone; "": none had
+    has_tries: bool = False  # it may be handed out again, although `redeliveries` is MAX_REDELIVERIES or more
 
 
 class Lease(NamedTuple):

@@ -68,12 +68,11 @@ class Settlement:
         """Return the job that a worker gets for a delivery."""
         received = delivery.received
         redeliveries, limit = self._ledger.redeliveries(received), self._settings.max_redeliveries
-        if redeliveries >= limit > 0 and not self.is_used_up(delivery):
-            redeliveries = limit - 1  # so that the worker leaves it to other nodes
+        has_tries = redeliveries >= limit > 0 and not self.is_used_up(delivery)
         return Job(
             delivery.number, -1, received.payload, received.published, received.received, received.received_at,
             self.deadline(received), redeliveries, delivery.rejection, delivery.attempts, delivery.kept,
-            delivery.resume, self._claims.is_on, delivery.supersedes,
+            delivery.resume, self._claims.is_on, delivery.supersedes, has_tries,
         )  # fmt: skip
 
     def must_wait(self, delivery: Delivery, now: float, others_wait: bool = False) -> bool:
@@ -86,11 +85,11 @@ class Settlement:
         return is_to_run and (others_wait or not self._hooks.may_ask(now))
 
     def is_used_up(self, delivery: Delivery) -> bool:
-        """Return True if the message was delivered as often as it may be. A task that other nodes will serve is not:
-        it is left to them while it has the time.
+        """Return True if the message was delivered as often as it may be. A task that other nodes will serve is not: it
+        is left to them while it has the time.
         """
         received = delivery.received
-        if self._ledger.redeliveries(received) < self._settings.max_redeliveries:
+        if self._ledger.tries(received) < self._settings.max_redeliveries:
             return False
         back_at = self._clock.monotonic() + self._settings.nak_delay + LAST_WAIT
         return back_at >= self.deadline(received) or not self._broker.do_others_serve()

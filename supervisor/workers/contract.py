@@ -58,5 +58,8 @@ class Process(Protocol):
     def cause(self) -> str:
         """Why the process ended, for a person."""
 
+    def was_killed_from_outside(self) -> bool:
+        """Return True if it is known that the dead process was killed by somebody else: no task of it is the cause."""
+
     def close(self) -> None:
         """Release what belongs to a dead process."""

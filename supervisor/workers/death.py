@@ -24,7 +24,7 @@ class Settled:
 
 def after_death(
     state: AnswerState, rejection: Rejection | None, why: str, *, saved: SavedStream | None = None,
-    deaths: int, failed_rejections: int, limit: int, is_used_up: bool, is_alone: bool,
+    deaths: int, counts: bool, failed_rejections: int, limit: int, is_used_up: bool, is_alone: bool,
 ) -> Settled | Rejection | SavedStream:
     """Decide a task by how much of its answer had left when its worker died.
 
@@ -33,12 +33,12 @@ def after_death(
         rejection: what the worker was to send the client instead of running the task; None: it ran the task.
         why: why the worker died, for people.
         saved: what the client of a stream was sent; None if it is not known, or if the stream cannot go on.
-        deaths: workers that died while they had this message, this one included.
-        failed_rejections: workers that died while they sent the rejection, this one included.
+        deaths: deaths of workers that count against this message, this one included (Ledger.deaths).
+        counts: this death counts. One that was caused from outside does not: the message is not its cause.
+        failed_rejections: deaths that count, of workers that were sending the rejection, this one included.
         limit: MAX_REDELIVERIES.
         is_used_up: the message was delivered as often as it may be.
-        is_alone: the worker had no other job, so that no other task has caused its death. It counts as this
-            task's doing, because a kill from outside and one for want of memory look the same (SIGKILL).
+        is_alone: the worker had no other job, so that no other task has caused its death.
 
     Returns:
         The decision; or an error that another worker has to send to the client; or the stream that it goes on with.
@@ -59,7 +59,7 @@ def after_death(
         if saved is not None and (saved.is_finished or saved.resumes < MOST_RESUMES) and deaths <= MOST_RESUMES:
             return saved
         return Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
-    if is_used_up and (is_alone or deaths == 1):
+    if counts and is_used_up and (is_alone or deaths == 1):
         error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")
         if is_alone:
             return Rejection("poison", Decision.DEAD_LETTER, error, 0, reason=text)

@@ -76,6 +76,7 @@ class WorkerDeath:
     why: str
     crashes: int  # how often in a row it died at once, this time included
     streams: dict[int, SavedStream] = field(default_factory=dict)  # of jobs whose streams others can go on with
+    is_from_outside: bool = False  # somebody else killed it: none of its jobs is the cause
 
 
 class Pool:
@@ -214,7 +215,9 @@ class Pool:
         crashes = self._crashes[one.index] = self._crashes.get(one.index, 0) + 1 if lived < SHORT_LIFE else 0
         pause = min(BACKOFF_FIRST * 2 ** (crashes - 1), BACKOFF_LONGEST) if crashes > 1 else 0.0
         self._vacant[one.index] = now + pause
-        return last, WorkerDeath(one.index, jobs, one.killed_for or one.process.cause(), crashes, streams)
+        is_from_outside = not one.killed_for and one.process.was_killed_from_outside()
+        why = one.killed_for or one.process.cause()
+        return last, WorkerDeath(one.index, jobs, why, crashes, streams, is_from_outside)
 
     def check(self, now: float) -> None:
         """Kill workers that hang, start successors that are due."""

@@ -21,7 +21,7 @@ from multiprocessing import connection, forkserver, process
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
-from supervisor.machine import kill_descendants, wait_gone
+from supervisor.machine import kill_descendants, oom_kills, wait_gone
 from supervisor.workers.task_queue import TaskQueue
 from workernode import pipe, worker
 from workernode.net.handover import bytes_in
@@ -71,6 +71,8 @@ class WorkerProcess:
             target=worker.main, args=(arguments,), name=f"worker-{index}", daemon=True
         )
         self._fault = ""  # why it could not be started
+        self._is_abandoned = False  # its forkserver was killed, and so it was killed here
+        self._oom_kills = oom_kills()  # before its start
         self._lock = threading.Lock()  # for the two below
         self._is_started = self._is_kill_wanted = False
         self._queue = TaskQueue(writer, f"feed-{index}")
@@ -158,11 +160,16 @@ class WorkerProcess:
         """Why the process ended, for a person."""
         if self._fault:
             return self._fault
+        if self._is_abandoned:
+            return "its fork server was killed"
         exitcode = self._process.exitcode
-        if exitcode is not None and exitcode < 0:
-            name = signal.Signals(-exitcode).name
-            return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
-        return f"exit code {exitcode}"
+        if exitcode == -signal.SIGKILL:
+            return "killed by SIGKILL" + (" from outside" if self._is_memory_in_order() else ", perhaps out of memory")
+        return f"killed by {signal.Signals(-exitcode).name}" if (exitcode or 0) < 0 else f"exit code {exitcode}"
+
+    def was_killed_from_outside(self) -> bool:
+        """Return True if the fork server was killed, or if this process got SIGKILL, and not for want of memory."""
+        return self._is_abandoned or (self._process.exitcode == -signal.SIGKILL and self._is_memory_in_order())
 
     def close(self) -> None:
         """Release the pipes of a dead process."""
@@ -172,6 +179,10 @@ class WorkerProcess:
             self._streams.close()
             self._handover[0].close()
         os.close(self._sentinel)
+
+    def _is_memory_in_order(self) -> bool:
+        """Return True if it is known that the kernel has killed no process here for want of memory since the start."""
+        return self._oom_kills is not None and oom_kills() == self._oom_kills
 
     def _live(self) -> None:
         """The process's thread: start it, wait until it is dead, and close the sentinel."""
@@ -208,6 +219,7 @@ class WorkerProcess:
             os.kill(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
+        self._is_abandoned = True
         wait_gone(self._process.pid, DEATH_LIMIT)
 
 

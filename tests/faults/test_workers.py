@@ -87,6 +87,28 @@ def test_killed_before_its_client_saw_anything_served_whole(way: bool, testbed: 
     assert testbed.last_record(id)["redeliveries"] == 1
 
 
+def test_a_task_whose_worker_is_killed_from_outside_again_and_again_is_answered(
+    build: Callable[..., Testbed]
+) -> None:
+    """It runs alone, and its worker is killed more often than MAX_REDELIVERIES would allow."""
+    testbed = build(WORKER_PROCESSES=1, MAX_REDELIVERIES=1)
+    node = testbed.start()
+    id = testbed.platform.ask({"gate": "outside"})
+    killed: list[int] = []
+    for count in range(1, 4):
+        until(lambda count=count: testbed.asked(id) == count, 40, "the task at upstream")  # type: ignore[misc]
+        killed += wait_workers(node, 1, killed)
+        kill(killed[-1], signal.SIGKILL)
+    testbed.upstream.open_gate("outside")
+    assert testbed.answer(id).error is None
+    record = testbed.last_record(id)
+    assert (record["outcome"]["status"], record["redeliveries"]) == ("answered", 3)
+    assert testbed.platform.dead_letters() == []
+    died = [line["why"] for line in node.logs() if line.get("event") == "worker_died"]
+    assert died == ["killed by SIGKILL from outside"] * 3
+    testbed.close_nodes()
+
+
 def test_a_stopped_worker_is_noticed_killed_and_replaced(build: Callable[..., Testbed]) -> None:
     """Its tasks go to others, a begun stream is ended; the other worker serves all the while."""
     testbed = build(WORKER_PROCESSES=2, MAX_PROCESS_NUM=4)

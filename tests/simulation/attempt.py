@@ -126,7 +126,7 @@ class Attempt:
     def _failed(self, fault: FaultInfo) -> Waits:
         if fault.kind is FaultKind.CLIENT:
             decision, status = Decision.ACK, "refused"
-        elif self.job.redeliveries >= self._host.max_redeliveries:
+        elif self.job.redeliveries >= self._host.max_redeliveries and not self.job.has_tries:
             decision, status = Decision.ACK, "gave_up"
         elif self._world.now + self._host.nak_delay >= self.job.deadline:
             decision, status = Decision.ACK, "expired"

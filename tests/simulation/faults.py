@@ -28,12 +28,12 @@ def _one(node: SimNode, pick: float) -> list[SimProcess]:
 
 def _kill_one(simulation: Simulation, step: Step, node: SimNode) -> None:
     for process in _one(node, step.pick):
-        process.die("killed by SIGKILL")
+        process.kill()
 
 
 def _kill_all(simulation: Simulation, step: Step, node: SimNode) -> None:
     for process in _workers(node):
-        process.die("killed by SIGKILL")
+        process.kill()
 
 
 def _hang(simulation: Simulation, step: Step, node: SimNode) -> None:

@@ -285,7 +285,7 @@ class SimNode:
         if self.is_alive:
             self.exit = Exit.FORCED
             for process in self.processes:
-                process.die("killed by SIGKILL")
+                process.kill()
             self.kill()
 
     def _must_be_gone(self) -> None:

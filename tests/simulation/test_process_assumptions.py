@@ -110,7 +110,8 @@ def test_after_a_death_the_pipe_ends_the_sentinel_fires_and_writing_does_no_harm
     assert list(host.process.read_rest()) == []
     assert host.process.read() == b""
     assert host.process.join(TIMEOUT)
-    assert host.process.cause().startswith("killed by SIGKILL")
+    assert host.process.cause() == "killed by SIGKILL from outside"
+    assert host.process.was_killed_from_outside()
 
 
 def test_a_process_that_is_asked_to_stop_stops(host: Host) -> None:
@@ -118,6 +119,7 @@ def test_a_process_that_is_asked_to_stop_stops(host: Host) -> None:
     host.process.put(Stop())
     assert host.process.join(TIMEOUT)
     assert host.process.cause() == "exit code 0"
+    assert not host.process.was_killed_from_outside()
 
 
 def test_a_process_that_hangs_does_not_stop_and_can_be_killed(host: Host) -> None:
@@ -135,4 +137,5 @@ def test_without_its_forkserver_a_process_is_reported_dead_only_when_it_is_dead(
     host.kill_forkserver()
     host.wait(host.sentinel_readable)
     assert not host.is_running()
-    assert host.process.cause() == "exit code 255"
+    assert host.process.cause() == "its fork server was killed"
+    assert host.process.was_killed_from_outside()

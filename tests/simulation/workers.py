@@ -47,6 +47,7 @@ class SimProcess:
         self._dice = host.world.dice_for(self.name)
         self.answer_states: list[int] = [0] * slots
         self.pid: int | None = count
+        self._count = count
         self.tokens = 0.0
         self.is_alive = True
         self.is_ready = False
@@ -119,8 +120,9 @@ class SimProcess:
         return None
 
     def kill(self) -> None:
-        """SIGKILL."""
-        self.die("killed by SIGKILL")
+        """SIGKILL. Of every fourth it cannot be known whether memory was short."""
+        why = ", perhaps out of memory" if self._count % 4 == 3 else " from outside"
+        self.die(f"killed by SIGKILL{why}")
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for its end."""
@@ -132,6 +134,10 @@ class SimProcess:
     def cause(self) -> str:
         """Why it ended."""
         return self._cause
+
+    def was_killed_from_outside(self) -> bool:
+        """Whether that is known."""
+        return self._cause in ("killed by SIGKILL from outside", "its fork server was killed")
 
     def close(self) -> None:
         """The supervisor's ends of the pipes are closed."""
@@ -176,7 +182,7 @@ class SimProcess:
 
     def orphan(self) -> None:
         """Its forkserver was killed. It lives on for a moment, until its thread in the supervisor kills it."""
-        self._world.after(self._dice.uniform(0.0, 0.01), self.die, "exit code 255")
+        self._world.after(self._dice.uniform(0.0, 0.01), self.die, "its fork server was killed")
 
     def hang(self, seconds: float) -> None:
         """It does not move for so long (SIGSTOP), or until it is killed."""

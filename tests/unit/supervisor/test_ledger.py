@@ -6,7 +6,7 @@ import pytest
 
 from supervisor import ledger as ledger_module
 from supervisor.events import MessageKey, Received
-from supervisor.ledger import Delivery, Ledger, Place
+from supervisor.ledger import KILLS_PER_DEATH, Delivery, Ledger, Place
 from workernode.protocol import Decision, Outcome
 
 NO_BATCH = -1
@@ -69,12 +69,41 @@ def test_redeliveries_are_the_brokers_count_or_the_nodes_own() -> None:
 def test_deaths_are_counted_until_the_message_is_done_with() -> None:
     ledger = Ledger()
     one = ledger.open(received(1), "a")
-    assert ledger.died_with(one) == 1
+    assert ledger.died_with(one, is_from_outside=False)
     close(ledger, one, Decision.NAK)
     again = ledger.open(received(1), "a")
-    assert ledger.died_with(again) == ledger.deaths(again.received.key) == 2
+    assert ledger.died_with(again, is_from_outside=False)
+    assert ledger.deaths(again.received.key) == 2
     close(ledger, again, Decision.ACK)
     assert ledger.deaths(again.received.key) == 0
+
+
+def test_of_workers_killed_from_outside_only_every_fourth_counts_against_their_message() -> None:
+    ledger = Ledger()
+    key = received(1).key
+    counts = []
+    for _ in range(2 * KILLS_PER_DEATH):
+        one = ledger.open(received(1), "a")
+        counts.append(ledger.died_with(one, is_from_outside=True))
+        close(ledger, one, Decision.NAK)
+    assert counts == ([False] * (KILLS_PER_DEATH - 1) + [True]) * 2
+    assert ledger.deaths(key) == 2
+    one = ledger.open(received(1), "a")
+    assert ledger.died_with(one, is_from_outside=False)
+    assert ledger.deaths(key) == 3
+    close(ledger, one, Decision.ACK)
+    assert ledger.deaths(key) == 0
+
+
+def test_a_redelivery_after_a_worker_was_killed_from_outside_costs_no_try() -> None:
+    ledger = Ledger()
+    for is_from_outside in (True, False):
+        one = ledger.open(received(1), "a")
+        ledger.died_with(one, is_from_outside)
+        close(ledger, one, Decision.NAK)
+    assert ledger.redeliveries(received(1, redeliveries=5)) == 5
+    assert ledger.tries(received(1, redeliveries=5)) == 4
+    assert ledger.tries(received(1)) == 1
 
 
 def test_messages_of_a_batch_know_of_each_other() -> None:
@@ -97,7 +126,7 @@ def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger()
     for entry in range(50):
         one = ledger.open(received(entry, 0), f"id-{entry}")
-        ledger.died_with(one)
+        ledger.died_with(one, is_from_outside=entry % 3 == 0)
         close(ledger, one, Decision.ACK if entry % 2 else Decision.NAK)
     tables = [value for name, value in vars(ledger).items() if hasattr(value, "__len__") and name != "_counts"]
     assert all(len(table) <= 10 for table in tables)

@@ -23,8 +23,8 @@ SETTINGS = load(
 NOW = 100.0  # monotonic
 
 
-def job(*, redeliveries: int = 0, left: float = 60.0) -> Job:
-    return Job(1, 0, b"{}", 0.0, 0.0, NOW, NOW + left, redeliveries)
+def job(*, redeliveries: int = 0, left: float = 60.0, has_tries: bool = False) -> Job:
+    return Job(1, 0, b"{}", 0.0, 0.0, NOW, NOW + left, redeliveries, has_tries=has_tries)
 
 
 NEVER_AGAIN = {FaultKind.BROKEN: "broken", FaultKind.CLIENT: "refused"}
@@ -43,6 +43,12 @@ def test_each_kind_of_fault_is_told_the_client_or_goes_back_to_the_broker(kind: 
 def test_the_last_delivery_is_given_up_unless_the_fault_may_be_the_nodes(kind: FaultKind) -> None:
     end = end_of_fault(UpstreamFault(kind, "no"), job(redeliveries=SETTINGS.max_redeliveries), SETTINGS, NOW)
     assert end.status == (NAK_STATUS[kind] if kind in NODE_KINDS else "gave_up")
+
+
+def test_a_task_with_tries_left_goes_back_to_the_broker_however_often_it_was_delivered() -> None:
+    again = job(redeliveries=SETTINGS.max_redeliveries + 2, has_tries=True)
+    end = end_of_fault(UpstreamFault(FaultKind.PASSING, "no"), again, SETTINGS, NOW)
+    assert end.decision is Decision.NAK
 
 
 def test_a_task_without_time_for_another_delivery_is_expired() -> None:

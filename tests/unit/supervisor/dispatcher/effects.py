@@ -145,10 +145,13 @@ class Effects:
     def stored(self, job: Job, fault: str = "", letter: bool = False) -> None:
         self.dispatcher.stored(Stored(job.number, fault, letter))
 
-    def die(self, job: Job, state: AnswerState, saved: SavedStream | None = None) -> None:
+    def die(
+        self, job: Job, state: AnswerState, saved: SavedStream | None = None, is_from_outside: bool = False
+    ) -> None:
         self.slots += 1
         streams = {job.number: saved} if saved is not None else {}
-        self.dispatcher.worker_died(WorkerDeath(0, {job.number: state}, "killed by SIGKILL", 0, streams))
+        death = WorkerDeath(0, {job.number: state}, "killed by SIGKILL", 0, streams, is_from_outside)
+        self.dispatcher.worker_died(death)
 
     def made(self, *kinds: str) -> list[tuple[Any, ...]]:
         return [call for call in self.calls if call[0] in kinds]

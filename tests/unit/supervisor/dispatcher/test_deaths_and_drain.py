@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.ledger import KILLS_PER_DEATH
 from tests.unit.supervisor.dispatcher.effects import LIMIT, Effects
 from workernode.call_stats import CallStats
 from workernode.protocol import AnswerState, Decision, Outcome, SavedStream
@@ -107,6 +108,59 @@ def test_a_task_that_kills_workers_runs_alone_before_it_is_poison(effects: Effec
     assert (rejection.status, rejection.decision) == ("poison", Decision.DEAD_LETTER)
 
 
+def test_a_task_whose_workers_are_killed_from_outside_is_run_again_and_keeps_its_tries(effects: Effects) -> None:
+    for redeliveries in range(LIMIT + 2):
+        job = effects.run("a", redeliveries)
+        assert job.rejection is None
+        assert job.has_tries or job.redeliveries < LIMIT  # a fault of upstream is no reason for an error
+        effects.die(job, AnswerState.NOT_STARTED, is_from_outside=True)
+        effects.stored(job)
+    assert effects.made("nak") == [("nak", "a", 0.0)] * (LIMIT + 2)
+    assert not effects.made("letter")
+
+
+@pytest.mark.parametrize("kills", [0, 1, 3])
+def test_a_task_that_kills_its_workers_is_poison_after_as_many_whoever_else_kills_them(
+    effects: Effects, kills: int
+) -> None:
+    for redeliveries in range(LIMIT + kills):
+        job = effects.run("a", redeliveries)
+        effects.die(job, AnswerState.NOT_STARTED, is_from_outside=redeliveries < kills)
+        effects.stored(job)
+    effects.die(effects.run("a", LIMIT + kills), AnswerState.NOT_STARTED)
+    effects.dispatcher.hand_over()
+    rejection = effects.jobs[-1].rejection
+    assert rejection is not None
+    assert rejection.status == "poison"
+
+
+def test_a_task_for_which_something_else_kills_its_workers_without_end_is_poison(effects: Effects) -> None:
+    deaths = (LIMIT + 1) * KILLS_PER_DEATH
+    for redeliveries in range(deaths):
+        job = effects.run("a", redeliveries)
+        assert job.rejection is None
+        effects.die(job, AnswerState.NOT_STARTED, is_from_outside=True)
+        if redeliveries < deaths - 1:
+            effects.stored(job)
+    effects.dispatcher.hand_over()
+    rejection = effects.jobs[-1].rejection
+    assert rejection is not None
+    assert rejection.status == "poison"
+
+
+def test_an_error_that_workers_killed_from_outside_could_not_send_is_sent(effects: Effects) -> None:
+    effects.die(effects.run("a"), AnswerState.STARTED)
+    for _ in range(KILLS_PER_DEATH - 1):
+        effects.dispatcher.hand_over()
+        rejection = effects.jobs[-1].rejection
+        assert rejection is not None
+        assert rejection.status == "broken"
+        effects.die(effects.jobs[-1], AnswerState.NOT_STARTED, is_from_outside=True)
+    effects.dispatcher.hand_over()
+    assert effects.jobs[-1].rejection is not None
+    assert not effects.made("letter", "ack")
+
+
 def test_a_task_that_must_run_alone_waits_for_the_pace_as_well(effects: Effects) -> None:
     for redeliveries in range(LIMIT):
         job = effects.run("a", redeliveries)
@@ -116,6 +170,7 @@ def test_a_task_that_must_run_alone_waits_for_the_pace_as_well(effects: Effects)
     effects.receive("a", LIMIT)
     effects.dispatcher.hand_over()
     assert (len(effects.jobs), effects.dispatcher.queued) == (LIMIT, 1)
+    assert not effects.reserved  # an empty worker that waits with it would serve nobody
     effects.may_ask_calls = 1
     effects.dispatcher.hand_over()
     assert effects.made("submit")[-1][0::2] == ("submit", True)

@@ -18,6 +18,7 @@ LIMIT = 2
 def decide(state: AnswerState, rejection: Rejection | None = None, **more: Any) -> Settled | Rejection | SavedStream:
     facts: dict[str, Any] = {
         "deaths": 1,
+        "counts": True,
         "failed_rejections": 0,
         "limit": LIMIT,
         "is_used_up": False,
@@ -93,6 +94,17 @@ def test_used_up_redeliveries_end_in_poison_only_where_the_task_caused_the_death
     verdict = decide(AnswerState.NOT_STARTED, is_used_up=True, **facts)
     assert isinstance(verdict, (Settled, Rejection))
     assert verdict.status == status
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"deaths": 3, "is_alone": True}, {"deaths": 0, "is_alone": True}, {"deaths": 1}, {"deaths": 0, "limit": 0}],
+    ids=["alone", "alone, the first death", "one death before that counted", "without redeliveries"],
+)
+def test_a_task_whose_worker_was_killed_from_outside_goes_back_to_the_broker(facts: dict[str, Any]) -> None:
+    verdict = decide(AnswerState.NOT_STARTED, is_used_up=True, counts=False, **facts)
+    assert isinstance(verdict, Settled)
+    assert (verdict.decision, verdict.status) == (Decision.NAK, "worker_died")
 
 
 @pytest.mark.parametrize("state", [AnswerState.NOT_STARTED, AnswerState.STARTED])

@@ -43,6 +43,7 @@ class FakeProcess:
         self.killed = self.closed = 0
         self.stops = True  # when asked to
         self.streams: dict[int, SavedStream] = {}
+        self.is_killed_from_outside = False
 
     def put(self, message: ToWorker) -> None:
         self.got.append(message)
@@ -71,6 +72,9 @@ class FakeProcess:
 
     def cause(self) -> str:
         return "exit code 7"
+
+    def was_killed_from_outside(self) -> bool:
+        return self.is_killed_from_outside
 
     def close(self) -> None:
         self.closed += 1
@@ -257,7 +261,16 @@ def test_a_worker_without_a_sign_of_life_is_killed_once(is_ready: bool, limit: f
     for _ in range(3):
         harness.pool.check(harness.now)
     assert harness.processes[0].killed == 1
-    assert harness.die(0).why == f"no sign of life for {limit:g} s"
+    harness.processes[0].is_killed_from_outside = True  # as its exit code says
+    death = harness.die(0)
+    assert death.why == f"no sign of life for {limit:g} s"
+    assert not death.is_from_outside
+
+
+def test_a_worker_that_somebody_else_killed_is_reported_as_killed_from_outside(harness: Harness) -> None:
+    harness.processes[0].is_killed_from_outside = True
+    assert harness.die(0).is_from_outside
+    assert not harness.die(1).is_from_outside
 
 
 def test_a_gap_in_the_supervisors_own_loop_kills_no_worker(harness: Harness) -> None:
