@@ -7,12 +7,19 @@ and clock are passed in. How many messages may be taken at all is node.py's deci
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable
 
 from supervisor.broker import Broker
 from supervisor.claims import Claims
-from supervisor.deliveries import ClaimWaits, GatewayWaits, Hooks, Settlement, decide_rest, settle_ended_streams
+from supervisor.deliveries import (
+    ClaimWaits,
+    GatewayWaits,
+    Hooks,
+    Queues,
+    Settlement,
+    decide_rest,
+    settle_ended_streams,
+)
 from supervisor.events import Received, Stored
 from supervisor.fitness import Admit, RefusedTasks, Verdict, after_refusal, nak_delay
 from supervisor.ledger import Delivery, Ledger, Place
@@ -38,12 +45,11 @@ class Dispatcher:
         self._broker, self._pool = broker, pool
         self._hooks, self._clock = hooks, clock
         self._ledger = Ledger()
-        self._queue: deque[Delivery] = deque()  # deliveries that wait for a free slot
-        self._alone_queue: deque[Delivery] = deque()  # deliveries that wait for a worker of their own
         claims = Claims(identity.id, broker, settings.task_timeout)
         self._settlement = Settlement(settings, identity, broker, self._ledger, hooks, clock, claims)
         self._settle, self._settle_own = self._settlement.settle, self._settlement.settle_own
         self._records = self._settlement.records
+        self._queues = Queues(pool, self._settlement)
         self._refused, self._gateways = RefusedTasks(), GatewayWaits()
         self.claims = ClaimWaits(claims, self._ledger, self._settlement, pool)
 
@@ -99,20 +105,10 @@ class Dispatcher:
         """Give deliveries that wait to workers with free slots; of tasks no more than may ask upstream now."""
         now = self._clock.monotonic()
         self._offer_again(now)
-        while self._alone_queue and not self._settlement.must_wait(self._alone_queue[0], now):
-            if not self._pool.reserve():
-                break
-            self._submit(self._alone_queue.popleft(), alone=True)
-        else:  # no delivery needs a worker of its own now
-            self._pool.release()
-        paced: list[Delivery] = []  # of a batch, which comes as a whole, more tasks can be here than may ask
-        while self._queue and self._pool.free_slots():
-            delivery = self._queue.popleft()
-            if self._settlement.must_wait(delivery, now, others_wait=bool(paced)):
-                paced.append(delivery)
-            else:
-                self._submit(delivery, alone=False)
-        self._queue.extendleft(reversed(paced))
+        for delivery in self._queues.to_run_alone(now):
+            self._submit(delivery, alone=True)
+        for delivery in self._queues.for_free_slots(now):
+            self._submit(delivery, alone=False)
 
     def _submit(self, delivery: Delivery, alone: bool) -> None:
         """Give it to a worker; there is one that can take it."""
@@ -130,7 +126,7 @@ class Dispatcher:
     def _enqueue(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.QUEUED)
         alone = delivery.is_to_be_run and self._ledger.must_run_alone(delivery.received, self._limit)
-        (self._alone_queue if alone else self._queue).append(delivery)
+        self._queues.put(delivery, alone)
 
     def _admitted(self, delivery: Delivery) -> bool:
         """Ask whether the task may be run. If not, nak it, or, its redeliveries used up, have its client get the error.
@@ -316,11 +312,9 @@ class Dispatcher:
         """The node drains: tasks that no worker has begun go back to the broker."""
         for delivery in (*self.claims.waiting(), *self._gateways.take_unasked()):
             self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
-        for waiting in (self._alone_queue, self._queue):
-            for delivery in [each for each in waiting if each.may_go_back]:
-                waiting.remove(delivery)
-                self._gateways.forget(delivery)
-                self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
+        for delivery in self._queues.take_back():
+            self._gateways.forget(delivery)
+            self._settle_own(delivery, Decision.NAK, "drained", "the node stops")
 
     def request_ids(self) -> list[str]:
         """Request ids of the messages at this node."""
@@ -335,7 +329,8 @@ class Dispatcher:
         Returns:
             Jobs that end the streams of which clients have seen a part; `streams_ended` decides these.
         """
-        self._queue, self._alone_queue, self._gateways = deque(), deque(), GatewayWaits()
+        self._queues.clear()
+        self._gateways = GatewayWaits()
         jobs = decide_rest(self._ledger, self._settlement, states)
         self.claims.ask_to_end(jobs)
         return jobs

@@ -1,8 +1,9 @@
-"""A message's age by two clocks, its waits for a gateway or for another node, and the settlement of what is decided."""
+"""A message's age by two clocks, its waits for worker, gateway or another node, and how it is settled once decided."""
 
 from supervisor.deliveries.claim_waits import ClaimWaits
 from supervisor.deliveries.gateway_waits import GatewayWaits
 from supervisor.deliveries.publisher_clocks import PublisherClocks
+from supervisor.deliveries.queues import Queues
 from supervisor.deliveries.rest import decide_rest, settle_ended_streams
 from supervisor.deliveries.settlement import Hooks, Settlement
 
@@ -11,6 +12,7 @@ __all__ = [
     "GatewayWaits",
     "Hooks",
     "PublisherClocks",
+    "Queues",
     "Settlement",
     "decide_rest",
     "settle_ended_streams",

@@ -5,7 +5,7 @@ from supervisor.machine.cgroups import hierarchy
 from supervisor.machine.clock import Clock
 from supervisor.machine.folders import leave_unusable_directory, unwritable_folder
 from supervisor.machine.gpu import find_gpus
-from supervisor.machine.oom_kills import oom_kills
+from supervisor.machine.oom import oom_kills
 from supervisor.machine.open_files import allow_files, files_allowed, files_needed
 from supervisor.machine.resources import Resources, Sampler, cpu_seconds, kill_descendants, wait_gone
 

@@ -63,6 +63,7 @@ class Worker:
     jobs: dict[int, int] = field(default_factory=dict)  # slot → number of the job in it
     is_ready: bool = False
     is_reserved: bool = False  # for a job that is to run alone: it gets no other
+    has_lone_job: bool = False  # the job that it got last runs alone
     pipe_ended_at: float = float("inf")  # monotonic: when nothing more could come from it
     killed_for: str = ""  # why the pool killed it
 
@@ -126,7 +127,7 @@ class Pool:
     def release(self) -> None:
         """No job waits to run alone: a worker that was emptied for one takes jobs again."""
         for each in self._workers.values():
-            each.is_reserved = each.is_reserved and bool(each.jobs)
+            each.is_reserved = each.is_reserved and each.has_lone_job and bool(each.jobs)
 
     def submit(self, job: Job, alone: bool = False) -> tuple[int, int] | None:
         """Give the job to the worker with most free slots.
@@ -144,6 +145,7 @@ class Pool:
             return None
         slot = heapq.heappop(one.free)
         one.jobs[slot] = job.number
+        one.has_lone_job = alone
         one.process.answer_states[slot] = AnswerState.NOT_STARTED
         one.process.forget_stream(slot)
         one.process.put(replace(job, slot=slot))

@@ -21,7 +21,7 @@ SEEDS = Path(__file__).with_name("seeds.txt")  # of schedules that once violated
 ROOT = Path(__file__).parents[2]
 # The code that decides, whose branches the simulation is to reach.
 DECIDERS = [
-    "node", "lifecycle", "dispatcher", "deliveries/gateway_waits", "deliveries/settlement",
+    "node", "lifecycle", "dispatcher", "deliveries/gateway_waits", "deliveries/queues", "deliveries/settlement",
     "ledger", "claims/*", "deliveries/claim_waits", "health", "workers/pool", "workers/death", "broker/client",
     "broker/intake", "broker/naks", "broker/record_sender", "concurrency/*", "fitness/blame", "fitness/state_machine",
     "fitness/half_open", "fitness/outage", "fitness/*pacing", "fitness/rate_limit", "fitness/refused_task",

@@ -36,7 +36,7 @@ def check_counts(node: SimNode) -> None:
     running, queued = places.count(Place.RUNNING), places.count(Place.QUEUED)
     if at_workers != running:
         raise Violation("counts add up", f"{node.name}: {at_workers} jobs, {running} running")
-    waiting = len(node.dispatcher._queue) + len(node.dispatcher._alone_queue)
+    waiting = len(node.dispatcher._queues)
     if waiting != queued:
         raise Violation("counts add up", f"{node.name}: {waiting} wait, {queued} queued")
     if node.connection.parts:

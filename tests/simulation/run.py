@@ -173,7 +173,7 @@ class Simulation:
             if due > max(deadline, received.received_at + node.nak_delay, now) + 1.0:
                 raise Violation("a nak is held no longer than its task has left", received.message.message.plan.id)
         if node.pool.free_slots():
-            for delivery in node.dispatcher._queue:
+            for delivery in node.dispatcher._queues._shared:
                 if now > delivery.received.received_at + timeout + HELD_BEYOND:
                     raise Violation("no message is held past its time", delivery.request_id)
         parts = node.connection.parts

@@ -87,7 +87,7 @@ class Effects:
 
     def reserve(self) -> bool:
         self.reserved = True
-        return self.slots == 4
+        return self.slots >= 4
 
     def release(self) -> None:
         self.reserved = False

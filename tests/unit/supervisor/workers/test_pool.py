@@ -191,6 +191,14 @@ def test_a_job_that_runs_alone_waits_until_a_worker_is_empty(harness: Harness) -
     assert harness.submit(5) == (0, 0)
 
 
+def test_a_worker_that_was_being_emptied_takes_jobs_again_when_no_job_is_to_run_alone(harness: Harness) -> None:
+    harness.submit(1)
+    harness.submit(2)
+    assert not harness.pool.reserve()
+    harness.pool.release()
+    assert harness.pool.free_slots() == 2
+
+
 def test_nothing_can_be_reserved_without_a_ready_worker() -> None:
     assert not Harness().pool.reserve()
 
