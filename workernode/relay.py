@@ -169,10 +169,18 @@ class StreamRelay:
         if (saver := self._prepared()) is not None and not self._reply.held:
             saver.done()
         request = chat_request(self._task, rest, self._settings, self._deadline)
-        self._answer = self._ask_again(replace(request, headers=self._headers), fault)
+        again = replace(request, headers=self._headers, longest_silence=self._longest_silence())
+        self._answer = self._ask_again(again, fault)
         about = {"event": "stream_resumed", "request_id": self._task.request_id, "after_tokens": transcript.tokens}
         log.warning("a stream that broke off goes on in another call (%s)", fault.message, extra=about)
         return True
+
+    def _longest_silence(self) -> float:
+        """Return how long the next call may be silent: as long as in the middle of a stream, and as upstream took to
+        begin the first part, because it reads the same prompt again.
+        """
+        began, first = self._stats.began_at, self._stats.first_token_at
+        return self._settings.read_timeout + (first - began if began is not None and first is not None else 0.0)
 
     def _prepared(self) -> StreamSaver | None:
         """Save what is about to leave, and return what notes that it has left; None if it is not saved."""
@@ -183,7 +191,7 @@ class StreamRelay:
         return self._saver if is_saved else None
 
     def _ask_again(self, request: ChatRequest, fault: UpstreamFault) -> StreamedAnswer:
-        """Ask until upstream answers: it may be a local model that starts again."""
+        """Ask until upstream answers: it may be a local model that starts again. A call that is silent is the last."""
         while True:
             try:
                 return self._upstream.stream(request, self._stats, self._reply, lambda: None)

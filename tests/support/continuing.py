@@ -22,7 +22,9 @@ class Break:
     """Where one call breaks off, and how."""
 
     after: int  # chunks with text of this call
-    how: str = "end"  # "end" of the body, "reset", an "error" or a "refusal" as an event; "wait": a minute's silence
+    # "end" of the body, "reset", an "error" or a "refusal" as an event; "wait": a minute's silence; "silent": that
+    # before the answer.
+    how: str = "end"
 
 
 @dataclass
@@ -78,6 +80,8 @@ class ContinuingModel:
         pieces = [f"data: {json.dumps(self.change(chunk))}\n\n" for chunk in chunks]
         if broken is None:
             return {"raw": [*pieces, "data: [DONE]\n\n"], "content_type": "text/event-stream"}
+        if broken.how == "silent":
+            return {"latency_ms": 60_000}
         if broken.how == "wait":
             return {"raw": ["".join(pieces), ":\n\n"], "chunk_ms": 60_000, "content_type": "text/event-stream"}
         if broken.how in ("error", "refusal"):

@@ -32,10 +32,14 @@ from workernode.upstream.ratelimit_headers import limits_of, retry_after
 from workernode.upstream.request import ChatRequest, Client
 from workernode.upstream.retry_policy import ask_with_retries
 from workernode.upstream.stream_options import StreamOptions
-from workernode.upstream.streamed_answer import CONNECTION_FAULTS, StreamedAnswer, fault_of_failed_read
+from workernode.upstream.streamed_answer import (
+    CONNECTION_FAULTS,
+    StreamedAnswer,
+    fault_before_answer,
+    fault_of_failed_read,
+)
 
 T = TypeVar("T")
-FOREVER = float("inf")
 
 
 class Upstream:
@@ -205,13 +209,13 @@ class Upstream:
                 headers,
                 body,
                 deadline=request.deadline,
-                silence=FOREVER,  # before the answer, silence is no fault: the task's deadline bounds it (spec 4)
+                silence=request.longest_silence,
                 watch=watch,
                 meanwhile=meanwhile,
                 on_resend=lambda: stats.begin_attempt(time.monotonic()),
             )
         except CONNECTION_FAULTS as exc:
-            raise fault_of_failed_read(exc) from exc
+            raise fault_before_answer(exc) from exc
         stats.http_status = exchange.status
         stats.first_at = time.monotonic()
         if 200 <= exchange.status < 300:

@@ -22,6 +22,9 @@ class ChatRequest:
     choices: int = 1  # how many choices the client asked for (`n`)
     # Of this task alone, besides the node's own; one that the operator sets (UPSTREAM_HEADERS) is not overwritten.
     headers: Mapping[str, str] = field(default_factory=dict)
+    # Seconds for which upstream may be silent before its answer begins. A fault only where the client is in the middle
+    # of its stream (spec 4).
+    longest_silence: float = float("inf")
 
 
 class Client(Watch, Protocol):

@@ -9,7 +9,7 @@ from http.client import HTTPException
 
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault
-from workernode.net.errors import AnswerTooLarge
+from workernode.net.errors import AnswerTooLarge, Silence
 from workernode.net.exchange import Exchange
 from workernode.net.sse import EventTooLong
 from workernode.protocol import FaultKind
@@ -54,7 +54,7 @@ class StreamedAnswer:
         self._ends_by: float | None = None  # monotonic; nothing but usage and [DONE] is waited for
 
     def begin(self) -> None:
-        """Wait for the first chunks, until the task's deadline.
+        """Wait for the first chunks, until the task's deadline; no longer than the request's longest silence.
 
         Raises:
             UpstreamFault: what came is not an answer. Nothing was passed on, so upstream can be asked again.
@@ -62,7 +62,7 @@ class StreamedAnswer:
         try:
             self._first = self._read_first()
         except CONNECTION_FAULTS as exc:
-            raise fault_of_failed_read(exc) from exc
+            raise fault_before_answer(exc) from exc
         if not self._first:
             raise fault_of_bad_answer("it is an event stream without a chunk")
         # Only an error in the first place: whether good chunks before it came in the same read is chance, and what
@@ -182,6 +182,14 @@ def fault_of_failed_read(exc: Exception) -> UpstreamFault:
         message = f"The upstream's answer cannot be passed on: {exc}."
         return UpstreamFault(FaultKind.CLIENT, message, http_status=200, code="answer_too_large")
     return fault_of_exception(exc)
+
+
+def fault_before_answer(exc: Exception) -> UpstreamFault:
+    """Return the fault that an exchange is which failed before its answer began. One that was silent for too long is
+    not tried again: its client is in the middle of a stream.
+    """
+    fault = fault_of_failed_read(exc)
+    return _broken(fault) if isinstance(exc, Silence) else fault
 
 
 def _broken(fault: UpstreamFault) -> UpstreamFault:

@@ -34,10 +34,10 @@ def make(upstream: FakeUpstream, gateway: FakeGateway) -> Iterator[Make]:
     """A function that makes a bench whose upstream is a given model."""
     benches: list[Bench] = []
 
-    def one(model: ContinuingModel, style: str | None = None) -> Bench:
+    def one(model: ContinuingModel, style: str | None = None, **variables: Any) -> Bench:
         path = "/beta/chat/completions" if model.server == "deepseek" else "/v1"
         bench = Bench(
-            upstream, gateway, STREAM_RESUME=style or STYLES[model.server], API_URL=upstream.url + path
+            upstream, gateway, STREAM_RESUME=style or STYLES[model.server], API_URL=upstream.url + path, **variables
         )  # fmt: skip
         upstream.script(model)
         benches.append(bench)
@@ -188,6 +188,24 @@ def test_a_stream_is_not_resumed_beyond_its_tasks_time(make: Make) -> None:
     outcome, answer = ask(bench, seconds=1.5)
     assert outcome.status == "broken"
     assert answer.wait().error == {"message": "it broke", "type": "server_error", "param": None, "code": 500}
+
+
+def test_a_call_that_is_silent_in_the_middle_of_a_stream_ends_it_long_before_its_tasks_time(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(4, "error"), Break(0, "silent")])
+    outcome, answer = ask(make(model, READ_TIMEOUT="0.2"), seconds=LONG)
+    assert (outcome.status, len(model.bodies)) == ("broken", 2)
+    assert answer.wait().error == {"message": "it broke", "type": "server_error", "param": None, "code": 500}
+    assert answer.text == "".join(TOKENS[:4])
+
+
+def test_a_call_that_goes_on_may_be_silent_as_long_as_the_first_one_was(make: Make) -> None:
+    """Upstream reads the same prompt again."""
+    model = ContinuingModel(breaks=[Break(4, "error")])
+    bench = make(model, READ_TIMEOUT="0.1")
+    bench.up.script(lambda exchange: {**model(exchange), "latency_ms": 300 if len(model.bodies) > 1 else 1500})
+    outcome, answer = ask(bench)
+    assert outcome.resumes == 1
+    assert_one_stream(answer, model.text)
 
 
 @pytest.mark.parametrize(
