@@ -134,7 +134,7 @@ def cut_everywhere(bench: Bench, model: CutModel, prompt: str, tokens: int) -> I
 
 
 def main() -> None:
-    """Run the property and print what differs."""
+    """Run the property and print what differs. The exit code is 1 if anything does, unless prompts come in batches."""
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=int, default=len(PROMPTS))
@@ -158,6 +158,8 @@ def main() -> None:
                 print(f"{prompt!r}: {same} of {cuts} so far", flush=True)
             bench.close()
             print(f"{same} of {cuts} cuts gave the unbroken text")
+            if same < cuts and not options.batches:
+                sys.exit(1)
     finally:
         server.close()
 
