@@ -30,7 +30,7 @@ class ClaimMessage(msgspec.Struct, omit_defaults=True):
     begun: list[str] = []  # request ids of streams of which the first frame is about to leave
     ended: list[str] = []  # request ids of which the answer is whole, or the end of the stream is about to leave
     released: list[str] = []  # request ids that it has given back to the broker
-    withdrawn: list[str] = []  # likewise, and nothing of an answer has left, whatever was announced
+    withdrawn: list[str] = []  # likewise, and nothing of an answer has left this node, whatever was announced
     suspects: list[str] = []  # nodes that may be gone
     takes: list[tuple[str, str]] = []  # request ids that it takes over, and from which node
     mark: int = 0  # tells the node how far it has read when its own message comes back
@@ -45,6 +45,7 @@ class Claim:
     noted_at: float  # monotonic, of this reader
     supersedes: str = ""  # the node that it was taken over from, or that has given it back after its stream had begun
     was_given_back: bool = False  # a node has had the message before, and has given it back to the broker
+    is_begun_before: bool = False  # a node that had it before may have sent a part of the stream
 
 
 def decode(data: bytes) -> ClaimMessage | None:
@@ -99,15 +100,11 @@ class ClaimTable:
         for request_id in message.ended:
             self._advance(request_id, node, ClaimState.ENDED, now)
         for request_id in message.released:
-            claim = self._claims.get(request_id)
-            if claim is not None and claim.holder == node and claim.state is not ClaimState.ENDED:
-                claim.holder, claim.was_given_back = "", True
-                if claim.state is ClaimState.BEGUN:
-                    claim.supersedes = node  # whoever claims it next ends the stream
+            if (claim := self._held(request_id, node)) is not None and claim.state is not ClaimState.ENDED:
+                _free(claim, is_begun=claim.state is ClaimState.BEGUN)
         for request_id in message.withdrawn:
-            claim = self._claims.get(request_id)
-            if claim is not None and claim.holder == node:
-                claim.holder, claim.state, claim.was_given_back = "", ClaimState.TAKEN, True
+            if (claim := self._held(request_id, node)) is not None:
+                _free(claim, is_begun=claim.is_begun_before)
         for request_id, holder in message.takes:
             self._take_over(request_id, holder, node, now)
 
@@ -127,13 +124,27 @@ class ClaimTable:
             claim.holder, claim.state, claim.noted_at = node, state, now
             self._claims.move_to_end(request_id)
 
+    def _held(self, request_id: str, node: str) -> Claim | None:
+        claim = self._claims.get(request_id)
+        return claim if claim is not None and claim.holder == node else None
+
     def _take_over(self, request_id: str, holder: str, node: str, now: float) -> None:
         claim = self._claims.get(request_id)
         if claim is None or claim.holder != holder or claim.state is ClaimState.ENDED:
             return
         if self.is_suspected(holder, node):
-            self._claims[request_id] = Claim(node, claim.state, now, supersedes=holder)
+            is_begun = claim.is_begun_before or claim.state is ClaimState.BEGUN
+            self._claims[request_id] = Claim(node, claim.state, now, supersedes=holder, is_begun_before=is_begun)
             self._claims.move_to_end(request_id)
+
+
+def _free(claim: Claim, *, is_begun: bool) -> None:
+    """Its holder gives the task back. If its stream has begun, whoever claims it next ends it."""
+    if is_begun:
+        claim.state, claim.supersedes, claim.is_begun_before = ClaimState.BEGUN, claim.holder, True
+    else:
+        claim.state = ClaimState.TAKEN
+    claim.holder, claim.was_given_back = "", True
 
 
 def _has_lost_it(claim: Claim) -> bool:

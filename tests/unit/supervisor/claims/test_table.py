@@ -209,5 +209,28 @@ def test_a_task_of_which_nothing_has_left_can_be_withdrawn_whatever_was_announce
     assert (holder(table_of(*before, WITHDRAWN)), state(table_of(*before, WITHDRAWN))) == ("", ClaimState.TAKEN)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([TAKEN, BEGUN, SUSPICION, TAKE_OVER], id="taken over"),
+        pytest.param([TAKEN, BEGUN, SUSPICION, TAKE_OVER, ClaimMessage("b", ended=["r"])], id="about to be ended"),
+        pytest.param([TAKEN, BEGUN, RELEASED, ClaimMessage("b", taken=["r"])], id="given back before"),
+    ],
+)
+def test_a_stream_that_another_node_had_begun_stays_begun_when_it_is_withdrawn(before: list[ClaimMessage]) -> None:
+    """Nothing has left this node, but its client has seen a part: whoever claims it next ends it."""
+    table = table_of(*before, ClaimMessage("b", withdrawn=["r"]), ClaimMessage("c", taken=["r"]))
+    claim = table.get("r")
+    assert claim is not None
+    assert (claim.holder, claim.state, claim.supersedes) == ("c", ClaimState.BEGUN, "b")
+
+
+def test_a_task_that_was_taken_over_before_it_had_begun_can_be_withdrawn() -> None:
+    table = table_of(
+        TAKEN, SUSPICION, TAKE_OVER, ClaimMessage("b", begun=["r"]), ClaimMessage("b", withdrawn=["r"])
+    )  # fmt: skip
+    assert (holder(table), state(table)) == ("", ClaimState.TAKEN)
+
+
 def test_only_the_holder_can_withdraw_a_task() -> None:
     assert holder(table_of(TAKEN, ClaimMessage("b", withdrawn=["r"]))) == "a"
