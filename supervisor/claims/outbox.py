@@ -14,7 +14,7 @@ RETRY = 0.5  # seconds before what could not be stored is sent again
 REMEMBERED_MARKS = 2000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Request:
     """A worker waits until this is stored."""
 
@@ -84,6 +84,11 @@ class ClaimOutbox:
         self._next.released.append(request_id)
         self._is_empty = False
 
+    def unended(self, request_id: str) -> None:
+        """The task goes back to the broker. The end of its stream was announced, and has not left."""
+        self._next.unended.append(request_id)
+        self._is_empty = False
+
     def withdrawn(self, request_id: str) -> None:
         """The task goes back to the broker, and nothing of an answer has left."""
         self._next.withdrawn.append(request_id)
@@ -151,14 +156,20 @@ class ClaimOutbox:
         old, new = sent.message, self._next
         later = [each.message for later, each in self._sent.items() if later > number]
         taken_again = {each for message in (*later, new) for each in message.taken}
-        given_back = {each for message in later for each in message.released + message.withdrawn}
+        ended_again = {each for message in (*later, new) for each in message.ended}
+        unended = {each for message in later for each in message.unended}
+        withdrawn = {each for message in later for each in message.withdrawn}
+        given_back = {each for message in later for each in message.released} | withdrawn | unended
         if old.mark or new.mark:  # each message has a mark of its own: the one that failed may be stored all the same
             self._mark += 1
         self._next = ClaimMessage(
-            self._node, [each for each in old.taken if each not in given_back] + new.taken, old.begun + new.begun,
-            old.ended + new.ended, [each for each in old.released if each not in taken_again] + new.released,
+            self._node, [each for each in old.taken if each not in given_back] + new.taken,
+            [each for each in old.begun if each not in withdrawn] + new.begun,
+            [each for each in old.ended if each not in unended] + new.ended,
+            [each for each in old.released if each not in taken_again] + new.released,
             [each for each in old.withdrawn if each not in taken_again] + new.withdrawn,
             old.suspects + new.suspects, old.takes + new.takes, self._mark if old.mark or new.mark else 0,
+            [each for each in old.unended if each not in ended_again] + new.unended,
         )  # fmt: skip
         self._requests = sent.requests + self._requests
         self._is_empty = False

@@ -34,6 +34,7 @@ class ClaimMessage(msgspec.Struct, omit_defaults=True):
     suspects: list[str] = []  # nodes that may be gone
     takes: list[tuple[str, str]] = []  # request ids that it takes over, and from which node
     mark: int = 0  # tells the node how far it has read when its own message comes back
+    unended: list[str] = []  # given back as well, and the end of the stream has not left, whatever was announced
 
 
 @dataclass(slots=True)
@@ -99,12 +100,7 @@ class ClaimTable:
             self._advance(request_id, node, ClaimState.BEGUN, now)
         for request_id in message.ended:
             self._advance(request_id, node, ClaimState.ENDED, now)
-        for request_id in message.released:
-            if (claim := self._held(request_id, node)) is not None and claim.state is not ClaimState.ENDED:
-                _free(claim, is_begun=claim.state is ClaimState.BEGUN)
-        for request_id in message.withdrawn:
-            if (claim := self._held(request_id, node)) is not None:
-                _free(claim, is_begun=claim.is_begun_before)
+        self._take_back(message)
         for request_id, holder in message.takes:
             self._take_over(request_id, holder, node, now)
 
@@ -123,6 +119,19 @@ class ClaimTable:
         elif (claim.holder == node and claim.state is not ClaimState.ENDED) or _has_lost_it(claim):
             claim.holder, claim.state, claim.noted_at = node, state, now
             self._claims.move_to_end(request_id)
+
+    def _take_back(self, message: ClaimMessage) -> None:
+        """A node has given tasks back."""
+        node = message.node
+        for request_id in message.released:
+            if (claim := self._held(request_id, node)) is not None and claim.state is not ClaimState.ENDED:
+                _free(claim, is_begun=claim.state is ClaimState.BEGUN)
+        for request_id in message.withdrawn:
+            if (claim := self._held(request_id, node)) is not None:
+                _free(claim, is_begun=claim.is_begun_before)
+        for request_id in message.unended:
+            if (claim := self._held(request_id, node)) is not None:
+                _free(claim, is_begun=True)
 
     def _held(self, request_id: str, node: str) -> Claim | None:
         claim = self._claims.get(request_id)

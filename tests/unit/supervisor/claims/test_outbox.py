@@ -195,6 +195,61 @@ def test_a_task_that_was_given_back_meanwhile_is_not_taken_by_a_message_that_is_
     assert again.taken == []
 
 
+def test_a_stream_that_was_withdrawn_meanwhile_does_not_begin_by_a_message_that_is_sent_again() -> None:
+    """Upstream refused it before the question whether it may begin was answered."""
+    outbox = Outbox()
+    outbox.box.ask(Request(1, "1", is_end=False))
+    outbox.flush()
+    outbox.box.withdrawn("1")
+    outbox.flush()
+    outbox.box.stored(outbox.now, 1, FAULT)
+    again = outbox.flush()
+    assert again is not None
+    assert again.begun == []
+
+
+def test_a_begun_stream_that_was_released_meanwhile_stays_begun_when_its_message_is_sent_again() -> None:
+    """A part of it may have left: another node must not send it from its start."""
+    outbox = Outbox()
+    outbox.box.again("1", is_begun=True)
+    outbox.flush()
+    outbox.box.released("1")
+    outbox.flush()
+    outbox.box.stored(outbox.now, 1, FAULT)
+    again = outbox.flush()
+    assert again is not None
+    assert again.begun == ["1"]
+
+
+def test_an_end_that_has_not_left_is_not_announced_by_a_message_that_is_sent_again() -> None:
+    """Nor is its task taken: whoever claims it next is to end the stream."""
+    outbox = Outbox()
+    outbox.box.taken("1")
+    outbox.box.ask(Request(1, "1", is_end=True))
+    outbox.flush()
+    outbox.box.unended("1")
+    outbox.flush()
+    outbox.box.stored(outbox.now, 1, FAULT)
+    again = outbox.flush()
+    assert again is not None
+    assert (again.taken, again.ended) == ([], [])
+
+
+@pytest.mark.parametrize(("is_ended", "unended"), [(True, []), (False, ["1"])])
+def test_that_an_end_has_not_left_is_sent_again_unless_it_was_announced_since(
+    is_ended: bool, unended: list[str]
+) -> None:
+    outbox = Outbox()
+    outbox.box.unended("1")
+    outbox.flush()
+    if is_ended:
+        outbox.box.ask(Request(1, "1", is_end=True))
+    outbox.box.stored(outbox.now, 1, FAULT)
+    again = outbox.flush()
+    assert again is not None
+    assert again.unended == unended
+
+
 def test_a_task_that_was_taken_and_released_in_two_messages_is_released_when_the_second_is_sent_again() -> None:
     outbox = Outbox()
     outbox.box.taken("1")

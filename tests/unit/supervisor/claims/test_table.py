@@ -32,6 +32,7 @@ BEGUN = ClaimMessage("a", begun=["r"])
 ENDED = ClaimMessage("a", ended=["r"])
 RELEASED = ClaimMessage("a", released=["r"])
 WITHDRAWN = ClaimMessage("a", withdrawn=["r"])
+UNENDED = ClaimMessage("a", unended=["r"])
 SUSPICION = ClaimMessage("b", suspects=["a"])
 TAKE_OVER = ClaimMessage("b", takes=[("r", "a")])
 SUSPICION_OF_C = ClaimMessage("a", suspects=["c"])
@@ -230,6 +231,26 @@ def test_a_task_that_was_taken_over_before_it_had_begun_can_be_withdrawn() -> No
         TAKEN, SUSPICION, TAKE_OVER, ClaimMessage("b", begun=["r"]), ClaimMessage("b", withdrawn=["r"])
     )  # fmt: skip
     assert (holder(table), state(table)) == ("", ClaimState.TAKEN)
+
+
+@pytest.mark.parametrize("before", [[TAKEN, BEGUN], [TAKEN, BEGUN, ENDED]])
+def test_a_stream_whose_end_has_not_left_is_ended_by_whoever_claims_it_next(before: list[ClaimMessage]) -> None:
+    claim = table_of(*before, UNENDED, ClaimMessage("b", taken=["r"])).get("r")
+    assert claim is not None
+    assert (claim.holder, claim.state, claim.supersedes) == ("b", ClaimState.BEGUN, "a")
+
+
+def test_only_the_holder_can_report_that_an_end_has_not_left() -> None:
+    claim = table_of(TAKEN, BEGUN, ENDED, ClaimMessage("b", unended=["r"])).get("r")
+    assert claim is not None
+    assert (claim.holder, claim.state) == ("a", ClaimState.ENDED)
+
+
+def test_an_end_that_is_stored_twice_stays_unended() -> None:
+    """The library stores again what it has no receipt for, in order."""
+    claim = table_of(TAKEN, BEGUN, ENDED, UNENDED, ENDED, UNENDED).get("r")
+    assert claim is not None
+    assert (claim.holder, claim.state) == ("", ClaimState.BEGUN)
 
 
 def test_only_the_holder_can_withdraw_a_task() -> None:
