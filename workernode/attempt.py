@@ -174,6 +174,8 @@ class _Attempt:
     def _stream(self, task: Task) -> End:
         """stream=true: ask upstream, and pass on each chunk as it comes."""
         job, facts, services = self._job, self.facts, self._services
+        if self._claim is not None and job.resume is None:
+            self._claim.upstream_asked()
         request = self._chat_request(task)
         reply = self._reply = self._open_reply(task.endpoint, task.request_id)
         stream = relay.StreamRelay(

@@ -147,6 +147,7 @@ class Granted:
 
     number: int  # of the job
     is_granted: bool  # False: nothing may be sent any more
+    is_end: bool = False  # of what is granted: as in ClaimAsked
 
 
 @dataclass(frozen=True)

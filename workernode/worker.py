@@ -25,10 +25,10 @@ from workernode.net.handover import Handover
 from workernode.net.hub import Hub
 from workernode.net.waiting import sleep
 from workernode.outcome import OutcomeBuilder
-from workernode.protocol import AnswerState, Granted, Job, Ready
+from workernode.protocol import AnswerState, Job, Ready
 from workernode.record import Node
 from workernode.settings import Settings
-from workernode.stream_claim import StreamClaim
+from workernode.stream_claim import StreamClaims
 from workernode.stream_memory import StreamMemory, StreamSaver
 from workernode.token_estimate import TokenEstimator
 from workernode.upstream import Upstream
@@ -79,20 +79,13 @@ def main(arguments: WorkerArguments) -> None:
     gateways, outcomes = Gateways(settings.connect_timeout, len(slots)), OutcomeBuilder(settings, arguments.node)
     estimator = TokenEstimator(settings.tokenizer) if settings.tokenizer else None
     services = attempt.Services(settings, upstream, gateways, outcomes, estimator)
-    claims: dict[int, StreamClaim] = {}  # of the jobs that run, by their numbers
+    claims = StreamClaims(outbox.put, lambda: tuple(arguments.lease))
 
     def run(job: Job) -> None:
-        claim = None
-        if job.is_claimed:
-            claim = claims[job.number] = StreamClaim(job, outbox.put, lambda: tuple(arguments.lease))
-        outbox.put(attempt.run(job, services, slots[job.slot], claim))
-        claims.pop(job.number, None)
+        outbox.put(attempt.run(job, services, slots[job.slot], claims.open(job)))
+        claims.close(job)
 
-    def granted(message: Granted) -> None:
-        if (claim := claims.get(message.number)) is not None:
-            claim.answered(message)
-
-    Inbox(arguments.inbox.fileno(), hub, upstream, run, granted)
+    Inbox(arguments.inbox.fileno(), hub, upstream, run, claims.answered)
     hub.start(lambda: _beat(arguments.beat))
     outbox.put(Ready(os.getpid()))
     hub.run()

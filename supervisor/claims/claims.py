@@ -7,6 +7,7 @@ Claims are read only where a message may be at another node too. Clock and topic
 
 from __future__ import annotations
 
+import heapq
 import logging
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,6 +52,7 @@ class _Own:
     is_known: bool = True  # False: this node may have begun or ended an answer to it before, which is not known
     is_begun: bool = False
     has_ended: bool = False
+    asked_to_end: bool = False  # its end was announced, or is about to be
 
 
 class Claims:
@@ -78,6 +80,7 @@ class Claims:
         self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
         self._grants: list[Granted] = []
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
+        self._early: list[tuple[float, Request]] = []  # a heap: what is published at a moment (monotonic)
         self._doubt_mark = 0  # not 0: others may take this node for gone; it is known better once the mark is read back
         self._is_reading = False
         self._has_start = False  # the messages that come begin with the first
@@ -118,11 +121,18 @@ class Claims:
             self._own[request_id] = _Own(number, since)
             self._outbox.taken(request_id)
 
-    def ask(self, number: int, request_id: str, is_end: bool) -> None:
-        """A worker asks whether the first frame of a stream, or its end, may leave. A grant follows."""
+    def ask(self, number: int, request_id: str, is_end: bool, received_at: float = 0.0) -> None:
+        """A worker asks whether the first frame of a stream, or its end, may leave. A grant follows.
+
+        Args:
+            received_at: monotonic; when the message was received. A stream that is to begin is published FRAME_AFTER
+                later: a node that is killed before that has begun nothing.
+        """
         own = self._own.get(request_id)
         if not self.is_on or own is None:
-            self._grants.append(Granted(number, not self.is_on))
+            self._grants.append(Granted(number, not self.is_on, is_end))
+        elif received_at and not is_end:
+            heapq.heappush(self._early, (received_at + FRAME_AFTER, Request(number, request_id, is_end)))
         else:
             self._ask(own, Request(number, request_id, is_end))
 
@@ -139,10 +149,12 @@ class Claims:
             return
         if is_ended and own is not None and not own.has_ended:
             self._outbox.ended(request_id)
-        elif not is_ended and has_left:
-            self._outbox.released(request_id)
-        elif not is_ended:
+        elif not is_ended and not has_left:
             self._outbox.withdrawn(request_id)
+        elif not is_ended and own is not None and own.asked_to_end:
+            self._outbox.unended(request_id)
+        elif not is_ended:
+            self._outbox.released(request_id)
 
     def found(self, now: float) -> list[Found]:
         """Return what was found out since the last call about messages that were looked up.
@@ -209,7 +221,7 @@ class Claims:
                 self._unsure.append((self._doubt_mark, request))
             else:
                 own.is_begun, own.has_ended = True, own.has_ended or request.is_end
-                self._grants.append(Granted(request.number, True))
+                self._grants.append(Granted(request.number, True, request.is_end))
 
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
@@ -231,6 +243,9 @@ class Claims:
         if not self.is_on:
             return
         self._note_lapse(now)
+        while self._early and self._early[0][0] <= now:
+            _, request = heapq.heappop(self._early)
+            self.ask(request.number, request.request_id, request.is_end)
         self._look_ups.tick(now)
         self._outbox.flush(now, self._sign_interval)
         self._read_or_not(now)
@@ -240,7 +255,8 @@ class Claims:
         if not self.is_on:
             return FOREVER
         lapse = self.lease if self._own and not self._doubt_mark and self.lease > now else FOREVER
-        return min(self._outbox.next_flush(self._sign_interval), self._look_ups.next_tick(now), lapse)
+        early = self._early[0][0] if self._early else FOREVER
+        return min(self._outbox.next_flush(self._sign_interval), self._look_ups.next_tick(now), lapse, early)
 
     # --- the parts ---
 
@@ -255,13 +271,15 @@ class Claims:
         elif not (own.is_certain and own.is_stored):
             self._unsure.append((self._outbox.next_mark(), request))
         else:
+            own.asked_to_end = own.asked_to_end or request.is_end
             self._outbox.ask(request)
 
     def _turn_off(self) -> None:
-        waiting = [*self._outbox.clear(), *(request for _, request in self._unsure)]
-        self._grants += [Granted(request.number, not self._doubt_mark) for request in waiting]
+        waiting = [*self._outbox.clear(), *(request for _, request in [*self._unsure, *self._early])]
+        self._grants += [Granted(request.number, not self._doubt_mark, request.is_end) for request in waiting]
         self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
         self._unsure.clear()
+        self._early.clear()
         self._look_ups.give_up()
 
     def _note_lapse(self, now: float) -> None:

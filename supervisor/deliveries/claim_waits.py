@@ -68,7 +68,8 @@ class ClaimWaits:
         """A worker asks whether a stream may begin, or end."""
         delivery = self._ledger.get(asked.number)
         if delivery is not None:
-            self._claims.ask(asked.number, delivery.request_id, asked.is_end)
+            received_at = delivery.received.received_at
+            self._claims.ask(asked.number, delivery.request_id, asked.is_end, received_at)
 
     def on_event(self, now: float, event: ClaimsOpened | ClaimsStored | ClaimsRead) -> None:
         """The broker reports something about claims."""
@@ -86,7 +87,8 @@ class ClaimWaits:
         for granted in self._claims.grants():
             delivery = self._ledger.get(granted.number)
             if delivery is not None and delivery.place is Place.ENDING:
-                self._ends[granted.number] = granted.is_granted
+                if granted.is_end or not granted.is_granted:  # not the late answer to a worker that is gone
+                    self._ends[granted.number] = granted.is_granted
             elif delivery is not None and delivery.worker is not None and delivery.place is Place.RUNNING:
                 self._pool.grant(delivery.worker, granted)
         self._pool.set_lease(Lease(self._claims.lease, self._claims.lapses))

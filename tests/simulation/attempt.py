@@ -34,6 +34,7 @@ UNKNOWN_FOR = 1.0  # seconds for which a 404 is retried
 OFFER_TIME = 1.0  # seconds for which a worker offers an answer; then its supervisor keeps it
 SHORTEST_OFFER = 3.0  # seconds for which an answer is offered that comes late
 CLAIM_GRACE = 10.0  # seconds for which a claim is waited for, even after the time of the task
+SOON = 1.0  # seconds to a first chunk; the streams after one that came so soon ask for their claims ahead
 RECONNECT_TIME = 5.0  # seconds for telling a client that the connection broke amid its stream
 STATUS_OF = {
     "taken": "answered", "unknown": "client_gone", "refused": "gateway_unreachable", "away": "gateway_unreachable",
@@ -62,12 +63,14 @@ class Attempt:
         self._held: list[bytes] = []  # frames that have not left: a chunk's number, or b"E" for an error
         self._is_begun_claim = self._is_ended_claim = not job.is_claimed or not process.asks_claims
         self._lapses = 0
+        self._upstream_asked_at: float | None = None
+        self._has_asked = False  # for the claim, ahead
         self._claim_until = max(job.deadline, self._world.now) + CLAIM_GRACE
         self._undelivered: tuple[bool, tuple[bytes, ...]] | None = None  # is the gateway reached; what it has not got
 
     def run(self) -> Waits:
         """Run the task from its message to its outcome."""
-        self._process.grants.pop(self.job.number, None)
+        self._process.lost.discard(self.job.number)
         try:
             yield from self._run()
         except ClaimLost:
@@ -95,6 +98,11 @@ class Attempt:
     def _ask(self, dice: random.Random) -> Waits:
         """Ask upstream, and answer the client."""
         fault: FaultInfo | None = None
+        self._upstream_asked_at = self._world.now
+        if self.plan.stream and self._process.asks_ahead and not self._is_begun_claim:
+            self._ask_for_claim(is_end=False)
+            self._has_asked = True
+            self._world.faults["claim asked for ahead"] += 1
         for count in range(TRIES):
             while self._world.now < min(self._process.hold.until, self.job.deadline):
                 yield max(0.001, min(self._process.hold.until, self.job.deadline) - self._world.now)
@@ -223,30 +231,37 @@ class Attempt:
         """Ask whether the first frame, or the end, may leave (workernode.stream_claim)."""
         if self._is_ended_claim or (self._is_begun_claim and not is_end):
             return
-        yield from self._ask_for_claim(is_end)
+        if not is_end and self._upstream_asked_at is not None:
+            self._process.asks_ahead = self._world.now <= self._upstream_asked_at + SOON
+        if is_end or not self._has_asked:
+            self._ask_for_claim(is_end)
+        yield from self._wait_for_grant(is_end)
         self._is_begun_claim, self._is_ended_claim = True, is_end
 
-    def _ask_for_claim(self, is_end: bool) -> Waits:
-        self._process.grants.pop(self.job.number, None)
+    def _ask_for_claim(self, is_end: bool) -> None:
+        self._process.grants.discard((self.job.number, is_end))
         self._lapses = self._process.lease.lapses
         self._process.write(ClaimAsked(self.job.number, is_end))
+
+    def _wait_for_grant(self, is_end: bool) -> Waits:
         pause = 0.003
-        while not self._is_granted():
+        while not self._is_granted(is_end):
             yield pause
             pause = min(0.25, pause * 1.3)
 
-    def _is_granted(self) -> bool:
-        granted = self._process.grants.get(self.job.number)
-        if granted is False or (granted is None and self._world.now >= self._claim_until):
+    def _is_granted(self, is_end: bool) -> bool:
+        is_granted = (self.job.number, is_end) in self._process.grants
+        if self.job.number in self._process.lost or (not is_granted and self._world.now >= self._claim_until):
             raise ClaimLost
-        return bool(granted)
+        return is_granted
 
     def _wait_for_lease(self) -> Waits:
         while self.job.is_claimed and self._process.asks_claims:
             if self._process.lease.lapses != self._lapses:
-                yield from self._ask_for_claim(is_end=False)
+                self._ask_for_claim(is_end=False)
+                yield from self._wait_for_grant(is_end=False)
             elif self._world.now >= self._process.lease.until:
-                self._is_granted()
+                self._is_granted(is_end=False)
                 yield 0.05
             else:
                 return

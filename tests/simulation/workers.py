@@ -59,7 +59,9 @@ class SimProcess:
         self.key = FIRST_KEY  # upstream's
         self.asks_claims = True
         self.lease = Lease(float("inf"))
-        self.grants: dict[int, bool] = {}  # by the number of the job
+        self.grants: set[tuple[int, bool]] = set()  # number of the job, is it for the end
+        self.lost: set[int] = set()  # numbers of jobs whose claims are lost
+        self.asks_ahead = False  # the latest stream got its first chunk soon
         self._buffer = bytearray()
         self._attempts: dict[int, Waits] = {}
         self._jobs: dict[int, Job] = {}
@@ -216,7 +218,10 @@ class SimProcess:
         if isinstance(message, Hold):
             self.hold = message
         elif isinstance(message, Granted):
-            self.grants[message.number] = self.grants.get(message.number, True) and message.is_granted
+            if message.is_granted:
+                self.grants.add((message.number, message.is_end))
+            else:
+                self.lost.add(message.number)
         elif isinstance(message, Target):
             self.key = message.key or FIRST_KEY  # a local model has none
         elif isinstance(message, Stop):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor.claims import Claims, Finding
-from supervisor.claims.claims import FOREVER, LEASE, READ_ON, SIGN_INTERVAL, STORED_WITHIN
+from supervisor.claims.claims import FOREVER, FRAME_AFTER, LEASE, READ_ON, SIGN_INTERVAL, STORED_WITHIN
 from supervisor.claims.table import ClaimMessage, decode, encode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from tests.unit.supervisor.claims.nodes import Violation, World
@@ -85,6 +85,7 @@ class Box:
 
 
 GRANTED, DENIED = [Granted(1, True)], [Granted(1, False)]
+END_GRANTED = [Granted(1, True, is_end=True)]
 
 
 def message(published: float = 0.0) -> Received:
@@ -147,7 +148,7 @@ def test_a_stream_that_runs_while_the_right_is_away_for_a_moment_may_end() -> No
     assert box.ask() == GRANTED
     box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
     box.claims.opened(ClaimsOpened())
-    assert box.ask(is_end=True) == GRANTED
+    assert box.ask(is_end=True) == END_GRANTED
 
 
 # --- the normal way ---
@@ -159,7 +160,7 @@ def test_a_claim_is_published_without_being_read() -> None:
     assert box.turn() == [ClaimMessage("me", taken=["r"])]
     box.store()
     assert box.ask() == GRANTED
-    assert box.ask(is_end=True) == GRANTED
+    assert box.ask(is_end=True) == END_GRANTED
     assert box.reading == []
 
 
@@ -267,7 +268,7 @@ def test_a_node_whose_claims_still_stand_goes_on() -> None:
     box.read(ClaimMessage("me", begun=["r"]))
     box.store()
     assert box.claims.lease > box.now
-    assert box.ask(is_end=True) == GRANTED
+    assert box.ask(is_end=True) == END_GRANTED
 
 
 def test_a_node_whose_claim_was_taken_over_sends_nothing_more() -> None:
@@ -277,7 +278,7 @@ def test_a_node_whose_claim_was_taken_over_sends_nothing_more() -> None:
     )
     box.store()
     assert box.claims.grants() == DENIED
-    assert box.ask(is_end=True) == DENIED
+    assert box.ask(is_end=True) == [Granted(1, False, is_end=True)]
 
 
 def test_what_is_asked_in_doubt_is_answered_after_it() -> None:
@@ -289,7 +290,7 @@ def test_what_is_asked_in_doubt_is_answered_after_it() -> None:
     assert box.claims.grants() == [], "its end is not stored yet"
     box.turn()
     box.store()
-    assert box.claims.grants() == GRANTED
+    assert box.claims.grants() == END_GRANTED
 
 
 def test_the_first_of_two_copies_of_a_message_ends_no_doubt_about_what_came_between_them() -> None:
@@ -450,6 +451,65 @@ def test_a_task_whose_worker_died_before_anything_had_left_is_withdrawn_though_i
     box.store()
     box.claims.decided(1, "r", False, has_left=False)
     assert [sent.withdrawn for sent in box.turn()] == [["r"]]
+
+
+def test_a_stream_that_goes_back_after_its_end_was_announced_is_reported_as_unended() -> None:
+    """Its worker waited in vain for the grant, so that the end has not left: whoever claims it next ends it."""
+    box = Box()
+    box.take()
+    box.ask()
+    box.ask(is_end=True)
+    box.claims.decided(1, "r", False)
+    assert [sent.unended for sent in box.turn()] == [["r"]]
+
+
+def test_a_stream_that_this_node_may_have_ended_before_is_not_reported_as_unended() -> None:
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.ask(1, "r", True)
+    box.claims.decided(1, "r", False)
+    assert [(sent.unended, sent.released) for sent in box.turn()] == [([], ["r"])]
+
+
+def test_that_a_stream_begins_is_published_when_its_first_frame_may_leave() -> None:
+    """A node that is killed sooner leaves a task that had not begun, which another node may take for new."""
+    box = Box()
+    box.take()
+    received_at = box.now
+    box.claims.ask(1, "r", False, received_at)
+    assert box.turn(FRAME_AFTER / 2) == []
+    assert box.claims.next_tick(box.now) == received_at + FRAME_AFTER
+    assert [sent.begun for sent in box.turn(FRAME_AFTER)] == [["r"]]
+    box.store()
+    assert box.claims.grants() == GRANTED
+
+
+def test_an_end_and_a_beginning_that_is_due_are_published_at_once() -> None:
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False, box.now - FRAME_AFTER)
+    box.claims.ask(1, "r", True, box.now)
+    assert [(sent.begun, sent.ended) for sent in box.turn()] == [(["r"], ["r"])]
+
+
+def test_a_stream_that_was_decided_before_it_may_begin_is_not_published() -> None:
+    """Upstream refused it, and it goes back."""
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False, box.now)
+    box.claims.decided(1, "r", False, has_left=False)
+    assert [(sent.begun, sent.withdrawn) for sent in box.turn(2 * FRAME_AFTER)] == [([], ["r"])]
+
+
+def test_what_waits_to_be_published_is_granted_when_claims_cannot_be_used_any_more() -> None:
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False, box.now)
+    box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+    assert box.claims.grants() == GRANTED
 
 
 # --- random faults ---

@@ -7,7 +7,7 @@ import pytest
 from supervisor.claims.table import ClaimMessage, decode, encode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
 from tests.unit.supervisor.dispatcher.effects import Effects
-from workernode.protocol import ClaimAsked, Decision, Granted
+from workernode.protocol import AnswerState, ClaimAsked, Decision, Granted
 
 LONG = 60.0  # seconds; a node that was silent for so long is gone
 
@@ -137,3 +137,17 @@ def test_a_message_without_request_id_is_not_looked_up() -> None:
     node = Node()
     node.receive("", redeliveries=1)
     assert node.dispatcher.queued == 1
+
+
+def test_the_late_answer_to_a_worker_that_was_killed_lets_no_stream_be_ended() -> None:
+    """It was about the first frame. That the stream ends is not stored yet."""
+    node = Node()
+    node.look_up()
+    number = node.jobs[0].number
+    node.dispatcher.claims.asked(ClaimAsked(number, is_end=False))
+    node.dispatcher.tend_claims(node.now)
+    jobs = node.dispatcher.decide_rest({number: AnswerState.STARTED})
+    node.step()
+    assert node.dispatcher.claims.may_end(jobs, at_once=False) is None
+    node.step()
+    assert node.dispatcher.claims.may_end(jobs, at_once=False) == jobs

@@ -12,8 +12,19 @@ from tests.support.gateway import FakeGateway
 from tests.support.tokenizer import write_tokenizer
 from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.attempt.bench import SECRET, WORDS, Bench, both, record_of
+from workernode import attempt
+from workernode.call_stats import CallStats
 from workernode.outcome import log_fields
-from workernode.protocol import AnswerState, Decision, Target
+from workernode.protocol import (
+    AnswerState,
+    ClaimAsked,
+    Decision,
+    Granted,
+    Lease,
+    SavedStream,
+    Target,
+)
+from workernode.stream_claim import StreamClaims
 from workernode.token_estimate import TOKENS_OF_THE_REPLY, TOKENS_PER_MESSAGE, TokenEstimator
 
 
@@ -168,3 +179,40 @@ def test_upstream_gets_what_the_guards_make_of_a_request_and_the_record_names_it
     assert made["request"]["changed"] == ["user", "temperature", "max_tokens"]
     assert (made["request"]["max_tokens"], made["client"]["user"]) == (900, "u-1")  # what the client asked for
     bench.close()
+
+
+class Asked:
+    """A supervisor that grants everything, and how often upstream had been asked by then."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.claims = StreamClaims(self._ask, lambda: Lease(float("inf")))
+        self.claims.ask_ahead = True
+        self.questions: list[tuple[bool, int]] = []  # is it about the end, requests that upstream had got
+
+    def _ask(self, asked: ClaimAsked) -> None:
+        self.questions.append((asked.is_end, len(self._bench.up.requests)))
+        self.claims.answered(Granted(asked.number, True, asked.is_end))
+
+    def run(self, **more: Any) -> None:
+        """Run a stream that is claimed."""
+        self._bench.gateway.register("x")
+        payload = self._bench.payload("x", {}, True, {})
+        job = replace(self._bench.job(payload), is_claimed=True, **more)
+        outcome = attempt.run(job, self._bench.services, self._bench.progress, self.claims.open(job))
+        assert (outcome.decision, self._bench.gateway.answer("x").wait().ends) == (Decision.ACK, 1)
+
+
+def test_the_claim_of_a_stream_is_asked_for_before_upstream_is(bench: Bench) -> None:
+    asked = Asked(bench)
+    asked.run()
+    assert asked.questions == [(False, 0), (True, 1)]
+
+
+def test_a_stream_that_goes_on_after_its_workers_death_does_not_ask_ahead(bench: Bench) -> None:
+    """It has begun before, and shows nothing of how soon upstream begins to answer."""
+    asked = Asked(bench)
+    asked.claims.ask_ahead = False
+    stats = CallStats(attempts=1, first_sent_at=1.0, sent_at=1.0, first_at=2.0, text_chunks=1)
+    asked.run(resume=SavedStream({"id": "a", "created": 7, "model": "m"}, True, "wörd ", 1, 0, True, stats))
+    assert not asked.claims.ask_ahead
