@@ -210,7 +210,7 @@ class Simulation:
                 ids = ", ".join(message.plan.id for message in entry.messages)
                 raise Violation("every message is decided in the end", ids)
         for node in self.nodes:
-            if node.is_alive:
+            if node.is_alive and self.world.now >= node.excused_until:  # one that stands still forgets nothing
                 self._check_memory(node)
 
     def _check_told(self, client: Client) -> None:
