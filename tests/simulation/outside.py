@@ -50,6 +50,7 @@ class Client:
     deaths: int = 0  # of workers that had its task
     kept_at: float = 0.0  # since when its answer has waited at a node for its gateway
     kept_until: float = 0.0  # until when it waits; 0: no answer ever waited
+    hindered: list[tuple[str, float, float]] = field(default_factory=list)  # as Gateway.outages: it cannot be offered
 
 
 class Gateway:
@@ -75,10 +76,11 @@ class Gateway:
         now = self._world.now
         return now < self.away_until or (plan.server != "gateway" and now < self.second_away_until)
 
-    def longest_back(self, plan: TaskPlan, since: float, until: float) -> float:
-        """For how long at a stretch the gateway of a task could be reached in that time, in seconds."""
-        longest, free_since = 0.0, since
-        for server, start, end in sorted(self.outages, key=lambda outage: outage[1]):
+    def longest_back(self, client: Client) -> float:
+        """For how many seconds at a stretch an answer that waited could be offered to its gateway."""
+        plan, until = client.plan, client.kept_until
+        longest, free_since = 0.0, client.kept_at
+        for server, start, end in sorted([*self.outages, *client.hindered], key=lambda outage: outage[1]):
             if server in ("", plan.server) and end > free_since and start < until:
                 longest = max(longest, start - free_since)
                 free_since = max(free_since, end)

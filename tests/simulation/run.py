@@ -160,8 +160,18 @@ class Simulation:
                 self._held_since.pop((str(id(owner)), entry.number), None)
         for node in self.nodes:
             if node.is_alive:
+                self._note_hindered(node, now)
                 self._check_kept(node, now)
                 check_probing(node)
+
+    def _note_hindered(self, node: SimNode, now: float) -> None:
+        """Note which answers that wait for their gateway cannot be offered: no slot is free, or no stream may end."""
+        if node.pool.free_slots() and not self.server.are_claims_away:
+            return
+        for delivery in node.dispatcher._ledger:
+            if delivery.kept is not None:
+                client = self.gateway.clients[node.plan_of(delivery.received).id]
+                client.hindered.append(("", now - CHECK_EVERY, now))
 
     def _check_kept(self, node: SimNode, now: float) -> None:
         """A closed intake keeps no message that others could serve."""
@@ -215,7 +225,7 @@ class Simulation:
 
     def _check_told(self, client: Client) -> None:
         plan = client.plan
-        if client.kept_until and self.gateway.longest_back(plan, client.kept_at, client.kept_until) < OFFERED_WITHIN:
+        if client.kept_until and self.gateway.longest_back(client) < OFFERED_WITHIN:
             client.excuses.add("its gateway was away until its time was over")
         if client.answers == 0 and not client.is_gone and not client.excuses and plan.gateway != "gone":
             raise Violation("every client that waits gets an answer or an error in the end", plan.id)
