@@ -29,6 +29,9 @@ TRIM_INTERVAL = 60.0  # seconds, and up to as much again, between two moves of t
 TRIM_MARGIN = 3600.0  # seconds for which claims are kept beyond their time: a node's clock may be ahead
 LOST_TIME = 2.0  # seconds without a connection after which the producer is made anew
 REOPEN = 1.0  # seconds before what failed is tried again
+# The broker stores nothing more in the topic: an administrator has terminated it, or its backlog is over a quota. That
+# lasts until a person ends it, so that streams do not wait for it; it is tried again all the same.
+CLOSED = ("TopicTerminated", "ProducerBlockedQuotaExceededError", "ProducerBlockedQuotaExceededException")
 
 
 class ClaimsTopic:
@@ -91,9 +94,9 @@ class ClaimsTopic:
                 batching_enabled=False,  # one message holds all claims of some milliseconds already
             )
         except library.PulsarException as error:
-            is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
-            self._is_refused = is_refused
-            self._post(ClaimsOpened(describe(error), is_refused))
+            self._is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
+            is_closed = isinstance(error, tuple(getattr(library, name) for name in CLOSED))
+            self._post(ClaimsOpened(describe(error), self._is_refused or is_closed))
             return
         if client is not self._client:  # the client was made anew meanwhile, and the topic opened with it
             close_client(producer, library)

@@ -31,6 +31,18 @@ class TopicNotFound(PulsarException):
     """There is no such topic, and the broker makes none."""
 
 
+class TopicTerminated(PulsarException):
+    """An administrator has ended the topic: nothing more is stored in it."""
+
+
+class ProducerBlockedQuotaExceededError(PulsarException):
+    """The backlog is over its quota, whose policy is to hold requests."""
+
+
+class ProducerBlockedQuotaExceededException(PulsarException):
+    """The backlog is over its quota, whose policy is an exception."""
+
+
 class InvalidConfiguration(PulsarException):
     """The library refuses a combination of arguments."""
 
@@ -189,6 +201,9 @@ class Library:
     Timeout = Timeout
     AuthorizationError = AuthorizationError
     TopicNotFound = TopicNotFound
+    TopicTerminated = TopicTerminated
+    ProducerBlockedQuotaExceededError = ProducerBlockedQuotaExceededError
+    ProducerBlockedQuotaExceededException = ProducerBlockedQuotaExceededException
     InvalidConfiguration = InvalidConfiguration
     Result = Result
     ConsumerType = SimpleNamespace(Shared="Shared")

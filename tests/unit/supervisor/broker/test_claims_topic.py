@@ -12,7 +12,17 @@ import pytest
 from supervisor.broker import claims_topic
 from supervisor.broker.claims_topic import ClaimsTopic
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
-from tests.support.fake_pulsar import AuthorizationError, Client, Library, Result, Timeout, TopicNotFound
+from tests.support.fake_pulsar import (
+    AuthorizationError,
+    Client,
+    Library,
+    ProducerBlockedQuotaExceededError,
+    ProducerBlockedQuotaExceededException,
+    Result,
+    Timeout,
+    TopicNotFound,
+    TopicTerminated,
+)
 
 NAME = "persistent://public/default/model-m-claims"
 WALL, KEEP = 1e9, 600.0
@@ -100,6 +110,24 @@ def test_a_missing_right_or_topic_is_a_refusal(claims: Topic, method: str, error
     assert isinstance(opened, ClaimsOpened)
     assert opened.is_refused
     assert opened.fault
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TopicTerminated("ended"),
+        ProducerBlockedQuotaExceededError("held"),
+        ProducerBlockedQuotaExceededException("full"),
+    ],
+)
+def test_streams_do_not_wait_for_a_topic_that_takes_nothing_more(claims: Topic, error: Exception) -> None:
+    """Once they waited until their time was over, and then for ever: their clients got no end."""
+    claims.library.failures.append(("create_producer", error))
+    claims.topic.open(claims.client)
+    opened = claims.next()
+    assert isinstance(opened, ClaimsOpened)
+    assert opened.is_refused
+    assert claims.next() == ClaimsOpened(), "it was not tried again"
 
 
 def test_any_other_fault_is_tried_again(claims: Topic) -> None:
