@@ -286,18 +286,17 @@ class _Attempt:
         return chat_request(task, task.data, self._settings, self._job.deadline, self.facts.trace)
 
     def _open_reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
-        job, gateways = self._job, self._services.gateways
-        show, may_send = self._show_answer_state, self._may_send
-        return gateways.stream(endpoint, request_id, job.received_at, job.deadline, show, may_send)
+        job, claim = self._job, self._claim
+        show, may_send = self._show_answer_state, (lambda: None) if claim is None else claim.check
+        reply = self._services.gateways.stream(endpoint, request_id, job.received_at, job.deadline, show, may_send)
+        if claim is not None:
+            claim.on_lease_end = reply.drop_undelivered
+        return reply
 
     def _abort_reply(self) -> None:
         if self._reply is not None:
             self._reply.abort()
             self._reply = None
-
-    def _may_send(self) -> None:
-        if self._claim is not None:
-            self._claim.check()
 
     def _show_answer_state(self, state: AnswerState) -> None:
         if self._claim is not None:

@@ -22,6 +22,7 @@ from workernode.protocol import AnswerState, ClaimAsked, Granted, Job
 CHECK_INTERVAL = 0.05  # seconds between two checks of a lease that has ended
 # Seconds beyond the task's time that a stream waits for its claim: a client whose task came too late gets an error.
 GRACE = 10.0
+ARRIVES_WITHIN = 0.5  # seconds from the end of a lease until what left before it has arrived at a gateway that is well
 SOON = 1.0  # seconds from asking upstream to the first chunk; streams ask ahead while it comes that soon
 
 
@@ -52,6 +53,16 @@ class StreamClaims:
         """The job has ended."""
         self._open.pop(job.number, None)
 
+    def tick(self) -> None:
+        """While the lease has ended: frames that left before, and that the kernel still has, must not arrive any more.
+
+        Called every second: the time between the end of a lease and a takeover by another node is longer than that.
+        """
+        until, _ = self._lease()
+        if time.monotonic() >= until + ARRIVES_WITHIN:
+            for claim in tuple(self._open.values()):
+                claim.on_lease_end()
+
     def answered(self, granted: Granted) -> None:
         """The supervisor has answered, or reports by itself that a claim is lost."""
         if (claim := self._open.get(granted.number)) is not None:
@@ -59,7 +70,11 @@ class StreamClaims:
 
 
 class StreamClaim:
-    """The claim of one delivery. Its job waits in it; `answered` is called by the worker's inbox."""
+    """The claim of one delivery. Its job waits in it; `answered` is called by the worker's inbox.
+
+    Attributes:
+        on_lease_end: called while the lease has ended, by another task than the job's.
+    """
 
     def __init__(
         self, job: Job, ask: Callable[[ClaimAsked], None], lease: Callable[[], Sequence[float]], claims: StreamClaims
@@ -68,6 +83,7 @@ class StreamClaim:
         self._send, self._lease = ask, lease
         self._claims = claims
         self._until = max(job.deadline, time.monotonic()) + GRACE
+        self.on_lease_end: Callable[[], None] = lambda: None
         self._granted = Event()
         self._asked: ClaimAsked | None = None  # the latest question
         self._upstream_asked_at: float | None = None  # monotonic

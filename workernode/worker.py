@@ -86,7 +86,7 @@ def main(arguments: WorkerArguments) -> None:
         claims.close(job)
 
     Inbox(arguments.inbox.fileno(), hub, upstream, run, claims.answered)
-    hub.start(lambda: _beat(arguments.beat))
+    hub.start(lambda: _beat(arguments.beat, claims))
     outbox.put(Ready(os.getpid()))
     hub.run()
 
@@ -116,8 +116,9 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _beat(shared: Any) -> None:
+def _beat(shared: Any, claims: StreamClaims) -> None:
     """The task that beats. A hub that hangs beats no more, and the supervisor replaces its worker."""
     while True:
         shared.value = time.monotonic()
+        claims.tick()
         sleep(BEAT_EVERY)

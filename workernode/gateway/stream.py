@@ -186,6 +186,14 @@ class StreamReply:
         else:
             self._connections.keep(self._endpoint, socket)
 
+    def drop_undelivered(self) -> None:
+        """Frames that the kernel has not delivered must leave no more. Another task may call this. The stream's own
+        task gets a GatewayConnectionLost if there were some.
+        """
+        socket = self._socket
+        if socket is not None:
+            socket.drop_undelivered()
+
     # --- while the task waits for upstream (net.connection.Watch) ---
 
     def fileno(self) -> int:

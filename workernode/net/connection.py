@@ -6,10 +6,13 @@ and a second connection that must be looked after meanwhile (the client's, while
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import select
 import socket
 import ssl
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -30,6 +33,9 @@ PIECE = 65536
 # (with the SYN as one), that were sent, and that were sent again.
 TCP_INFO_BYTES = 216
 ACKED_AT, SENT_AT = 120, 200
+# Linux's SIOCOUTQ (linux/sockios.h), and an address of the family AF_UNSPEC: connecting to it resets a connection.
+BYTES_NOT_ACKED = 0x5411
+NOWHERE = bytes(16)
 
 
 class Watch(Protocol):
@@ -208,6 +214,20 @@ class Wire:
         if data:
             self.sendall(data)
         note.done()
+
+    def drop_undelivered(self) -> bool:
+        """Have the kernel send nothing more, if there is something that the peer's kernel has not acknowledged.
+
+        The connection is reset then, and who waits for it gets an OSError. Another task than its owner may call this.
+
+        Returns:
+            Whether the connection was reset. Never on a system that is not Linux.
+        """
+        fd = self._sock.fileno()
+        if sys.platform != "linux" or fd < 0:
+            return False
+        (waiting,) = struct.unpack("i", fcntl.ioctl(fd, BYTES_NOT_ACKED, bytes(4)))
+        return bool(waiting and ctypes.CDLL(None).connect(fd, NOWHERE, len(NOWHERE)) == 0)
 
     def stale(self) -> bool:
         """True if a connection that was kept cannot be used again: it was closed, or bytes came that nobody asked

@@ -190,6 +190,10 @@ class WebSocket:
         finally:
             self._wire.close()
 
+    def drop_undelivered(self) -> None:
+        """See Wire."""
+        self._wire.drop_undelivered()
+
     def _queue_ping(self) -> None:
         self._pings += 1
         self._awaited = b"%d" % self._pings

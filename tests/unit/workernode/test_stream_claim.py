@@ -284,3 +284,22 @@ def test_an_answer_for_a_job_that_has_ended_is_passed_over() -> None:
     supervisor.claims.answered(Granted(1, is_granted=False))
     supervisor._answer = grant
     supervisor.claim.wait_for(AnswerState.STARTED)
+
+
+@pytest.mark.parametrize(
+    ("lease", "arrives_within", "ends"),
+    [(Lease(FOREVER), 0.0, 0), (Lease(0.0), FOREVER, 0), (Lease(0.0), 0.5, 1)],
+    ids=["lasts", "has just ended", "has ended"],
+)
+def test_the_streams_that_run_drop_what_has_not_arrived_when_the_lease_has_ended(
+    monkeypatch: pytest.MonkeyPatch, lease: Lease, arrives_within: float, ends: int
+) -> None:
+    monkeypatch.setattr(stream_claim, "ARRIVES_WITHIN", arrives_within)
+    supervisor = Supervisor(None)
+    supervisor.leases = [lease]
+    ended: list[str] = []
+    supervisor.claim.on_lease_end = lambda: ended.append("a")
+    supervisor.claims.tick()
+    supervisor.claims.close(supervisor.job)
+    supervisor.claims.tick()
+    assert ended == ["a"] * ends

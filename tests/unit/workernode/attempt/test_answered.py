@@ -14,6 +14,7 @@ from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.attempt.bench import SECRET, WORDS, Bench, both, record_of
 from workernode import attempt
 from workernode.call_stats import CallStats
+from workernode.gateway import StreamReply
 from workernode.outcome import log_fields
 from workernode.protocol import (
     AnswerState,
@@ -207,6 +208,21 @@ def test_the_claim_of_a_stream_is_asked_for_before_upstream_is(bench: Bench) -> 
     asked = Asked(bench)
     asked.run()
     assert asked.questions == [(False, 0), (True, 1)]
+
+
+def test_a_stream_drops_what_its_gateway_has_not_taken_when_the_lease_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[StreamReply] = []
+    monkeypatch.setattr(StreamReply, "drop_undelivered", lambda reply: dropped.append(reply))
+    asked = Asked(bench)
+    job = replace(bench.job(bench.payload("x", {}, True, {})), is_claimed=True)
+    claim = asked.claims.open(job)
+    assert claim is not None
+    bench.gateway.register("x")
+    attempt.run(job, bench.services, bench.progress, claim)
+    claim.on_lease_end()
+    assert len(dropped) == 1
 
 
 def test_a_stream_that_goes_on_after_its_workers_death_does_not_ask_ahead(bench: Bench) -> None:

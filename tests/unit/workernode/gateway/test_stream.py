@@ -357,6 +357,32 @@ def test_a_gateway_whose_reader_is_blocked_has_no_client(
         stream.reply.send([chunk(1, 32 << 20)])
 
 
+def test_frames_that_a_blocked_gateway_has_not_taken_can_be_dropped(gateways: Gateways, gateway: FakeGateway) -> None:
+    """They must arrive no more once another node may answer. Its client may wait all the same, and gets an error."""
+    gateway.register("a")
+    gateway.behave("a", stop_reading_after=1)
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    gateway.wait_until(lambda: gateway.sockets[0].stopped, LONG, "blocked reader")
+    is_lost = threading.Event()
+
+    def drop() -> None:
+        while not is_lost.wait(0.01):
+            stream.reply.drop_undelivered()
+
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    with pytest.raises(GatewayConnectionLost):
+        stream.reply.send([chunk(1, 32 << 20)])
+    is_lost.set()
+    dropping.join()
+    assert stream.reply.end_over_new_connection(BROKEN) is AnswerResult.TAKEN
+
+
+def test_a_stream_without_a_connection_has_nothing_to_drop(gateways: Gateways, gateway: FakeGateway) -> None:
+    Stream(gateways, gateway).reply.drop_undelivered()
+
+
 def test_while_upstream_is_silent_a_gateway_that_was_away_is_tried_again(
     gateways: Gateways, gateway: FakeGateway
 ) -> None:
