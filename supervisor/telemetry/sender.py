@@ -27,12 +27,13 @@ def main() -> None:
     """Send until standard input ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # they go to the whole group
         signal.signal(number, signal.SIG_IGN)
-    os.nice(LOWEST_PRIORITY)
     messages = _messages(sys.stdin.buffer)
     settings, node = next(messages)
     logs.setup(settings)
     from supervisor.telemetry.exporter import OtelTelemetry
 
+    # Only now: where others want all processors, importing the SDK would take minutes. Threads inherit it.
+    os.nice(LOWEST_PRIORITY)
     telemetry = OtelTelemetry(settings, node)
     has_failed = False
     for batch in messages:  # of spans.Ended
