@@ -1,7 +1,7 @@
 """Decides what becomes of each message: to a worker, decided, recorded, and only then acked, nak'd or dead-lettered.
 
 The rows of spec 4, on the supervisor's side. Called by the main thread only (node.py); nothing here waits. Broker, pool
-and clock are passed in. How many messages may be taken at all is node.py's decision.
+and clock are passed in. How many messages may be taken at all: intake_limit.py.
 """
 
 from __future__ import annotations

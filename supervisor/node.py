@@ -1,7 +1,7 @@
 """The supervisor's main loop and its lifecycle: start, serve, drain, stop. The one thread that owns the state.
 
 It waits for workers, broker, local model, signals and the clock at once (loop.py), hands what comes to the part that
-decides (dispatcher.py, fitness, concurrency, workers.pool), and sets how many messages may be taken. Only `stop` waits.
+decides (dispatcher.py, fitness, concurrency, workers.pool, intake_limit.py). Only `stop` waits.
 """
 
 from __future__ import annotations
@@ -11,28 +11,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from supervisor import events
-from supervisor.concurrency import free_below_cap
 from supervisor.deliveries import PublisherClocks
 from supervisor.dispatcher import Dispatcher
 from supervisor.fitness import Admission, Verdict
-from supervisor.health import (
-    BrokerState,
-    Incidents,
-    NoLocalModel,
-    note_upstream,
-    report_fitness,
-    why_not_ready,
-    why_workers_die,
-)
+from supervisor.health import BrokerState, Incidents, NoLocalModel, UpstreamWatch, why_not_ready, why_workers_die
+from supervisor.intake_limit import IntakeLimit
 from supervisor.ledger import Delivery
 from supervisor.lifecycle import Lifecycle
 from supervisor.loop import Source
 from supervisor.reload import log_reload
-from supervisor.states import Exit, FitnessState, Intake, NodeState, cap_in_force
+from supervisor.states import Exit, FitnessState, NodeState
 from supervisor.workers import CRASHES_TO_REPORT, Worker
 from workernode import __version__, protocol, record
 from workernode.settings import Settings
-from workernode.upstream import upstream_target
 
 if TYPE_CHECKING:
     from supervisor.assembly import Parts
@@ -61,7 +52,10 @@ class Node:
         self._incidents = Incidents(parts.reporter, self._overview.note_report, parts.clock)
         self._broker_state = BrokerState(self._incidents, parts.clock)
         self._local_model = parts.local_model(self._incidents) if parts.local_model else NoLocalModel()
-        self._hold, self._gate = self._fitness.hold, self._fitness.gate(self._clock.monotonic())
+        self._upstream = UpstreamWatch(parts.fitness, parts.pool, self._incidents, parts.self_check, parts.loop.post)
+        self._intake = IntakeLimit(
+            parts.broker, parts.pool, parts.concurrency, parts.fitness, self._dispatcher, self._clock.monotonic()
+        )
         self._next_check = self._next_sample = 0.0
         ending = parts.end_streams
         self._lifecycle = Lifecycle(settings.drain_timeout, parts.loop, parts.pool, self._dispatcher, ending, self)
@@ -97,8 +91,8 @@ class Node:
         self._pool.start()  # before the broker's client: its threads do not survive a fork
         self._broker.start()
         if isinstance(self._local_model, NoLocalModel):
-            self._use_target(settings)
-            self._parts.self_check(self._target, True, self._loop.post)
+            self._upstream.use(settings)
+            self._upstream.check_at_start()
         else:
             self._pool.set_target(self._local_model.target)
             self._local_model.start(self._clock.monotonic())
@@ -129,27 +123,27 @@ class Node:
             self._sample(now)
         self._fitness.tick(now)
         self._dispatcher.decide_refused(now)
-        self._pass_on_fitness()
+        self._upstream.pass_on(self._clock.monotonic())
         self._dispatcher.send_back(now)
         self._dispatcher.retry_records(now)
         self._dispatcher.tend_claims(now)
         self._dispatcher.hand_over()
-        self._set_intake(now)
+        if self._is_ready():
+            self._lifecycle.ready()
+        takes_tasks = self.state is NodeState.SERVING and self._takes_tasks()
+        self._intake.set(now, takes_tasks=takes_tasks, is_model_asleep=self._local_model.is_asleep)
         self._lifecycle.step(now)
         self._show(now)
 
     def next_turn(self) -> float:
         """Monotonic time at which something is due, even if nothing comes."""
         now = self._clock.monotonic()
-        due = min(
+        return min(
             self._next_check, self._next_sample, self._overview.next_update(), self._broker.next_due_nak(),
             self._pool.next_check(), self._dispatcher.next_retry(), self._lifecycle.next_due,
             self._fitness.next_tick(now), self._dispatcher.claims.next_tick(now),
+            self._intake.next_due(), self._local_model.next_tick(),
         )  # fmt: skip
-        # The gate by which the intake was set. A gate asked for now may have opened since, and nobody would act on it.
-        if self._gate.allowed == 0:
-            due = min(due, self._gate.again_at)
-        return min(due, self._local_model.next_tick())
 
     def _on_event(self, event: events.Event) -> None:  # of events.Wake, the turn itself is what was asked for
         match event:
@@ -192,12 +186,8 @@ class Node:
         if "PULSAR_TOKEN" in event.changed:
             self._broker.use_token(event.settings.pulsar_token)
         if self._parts.local_model is None and {"API_KEY", "UPSTREAM_HEADERS"} & set(event.changed):
-            self._use_target(event.settings)
+            self._upstream.use(event.settings)
             self._fitness.probe_now(self._clock.monotonic())
-
-    def _use_target(self, settings: Settings) -> None:
-        self._target = upstream_target(settings)
-        self._pool.set_target(self._target)
 
     def on_worker_message(self, message: protocol.FromWorker) -> None:
         """See lifecycle.Hooks."""
@@ -254,7 +244,7 @@ class Node:
         self._note_upstream(delivery, outcome)
 
     def _note_upstream(self, delivery: Delivery, outcome: protocol.Outcome) -> None:
-        note_upstream(self._fitness, self._clock.monotonic(), delivery, outcome, self._local_model.is_ready)
+        self._upstream.ended(self._clock.monotonic(), delivery, outcome, self._local_model.is_ready)
 
     def settled(self, delivery: Delivery, decision: protocol.Decision) -> None:
         """The message has left this node. One that an unfit node sent back is to go to another node."""
@@ -263,35 +253,6 @@ class Node:
         is_young = delivery.received.age(self._clock.monotonic()) < STEP_ASIDE
         if was_sent_back and is_young and len(self._dispatcher) == 0:
             self._broker.step_aside(STEP_ASIDE)
-
-    # --- how much to take ---
-
-    def _set_intake(self, now: float) -> None:
-        """Ask the broker for no more messages than may be taken (spec 3, last point)."""
-        if self._is_ready():
-            self._lifecycle.ready()
-        gate = self._gate = self._fitness.gate(now)
-        if self.state is not NodeState.SERVING or not self._takes_tasks() or gate.intake is Intake.HOLD:
-            self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
-            return
-        cap = cap_in_force(self._concurrency.cap, self._fitness.cap)
-        # One task wakes a model that is asleep; the others are better off in the broker while it loads.
-        free = free_below_cap(self._dispatcher, 1 if self._local_model.is_asleep else cap, gate.intake)
-        if free <= 0:
-            self._concurrency.was_full()
-        if gate.allowed <= 0:  # upstream's limit is used up for a while
-            self._broker.close_intake(is_empty=len(self._dispatcher) == 0)
-            return
-        self._broker.allow(min(free, gate.allowed, self._pool.free_slots() - self._dispatcher.queued))
-
-    def _pass_on_fitness(self) -> None:
-        """Pass on what fitness has decided: holds to the workers, changes and faults to people."""
-        if self._fitness.hold != self._hold:
-            self._hold = self._fitness.hold
-            self._pool.broadcast(self._hold)
-        if self._fitness.takes_self_check(self._clock.monotonic()):
-            self._parts.self_check(self._target, False, self._loop.post)
-        report_fitness(self._fitness, self._incidents)
 
     # --- what is checked regularly ---
 
@@ -347,4 +308,4 @@ class Node:
         unfit = self._fitness.status(now).reason if is_closed else ""
         model = "" if self._takes_tasks() else self._local_model.why_not_ready()
         why = why_not_ready(self.state, self._broker_state, self._pool.ready() > 0, model, unfit)
-        self._overview.update(now, self.state, why, self._broker_state.is_up, self._gate.intake)
+        self._overview.update(now, self.state, why, self._broker_state.is_up, self._intake.intake)

@@ -1,8 +1,5 @@
-"""The dynamic concurrency limit: readings of the machine and tokens per second in, a number of tasks in flight out; and
-how many more messages may be taken below it.
-"""
+"""The dynamic concurrency limit: readings of the machine and tokens per second in, a number of tasks in flight out."""
 
 from supervisor.concurrency.controller import ConcurrencyController
-from supervisor.concurrency.intake_limit import free_below_cap
 
-__all__ = ["ConcurrencyController", "free_below_cap"]
+__all__ = ["ConcurrencyController"]

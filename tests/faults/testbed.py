@@ -156,7 +156,7 @@ def patched(folder: Path, text: str) -> list[str]:
 
 
 # Lines for `patched`: an outage of the broker is reported after 4 s, because a minute is long for a test.
-REPORTS_SOON = "supervisor.health.REPORT_AFTER = 4.0\nsupervisor.broker.connection.OPERATION_TIMEOUT = 1"
+REPORTS_SOON = "supervisor.health.broker_state.REPORT_AFTER = 4.0\nsupervisor.broker.connection.OPERATION_TIMEOUT = 1"
 
 
 def pss_bytes(node: Node) -> int:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor import health, states
+from supervisor import states
 from supervisor.fitness import half_open
+from supervisor.health import REPORT_AFTER
 from supervisor.model_server import command
 from supervisor.model_server.diagnosis import diagnose
 from supervisor.states import FitnessState
@@ -148,7 +149,7 @@ def test_the_faults_of_the_settings_are_those_of_the_node() -> None:
 
 def test_the_figures_in_words_are_those_of_the_code() -> None:
     assert f"free port from {command.PORTS.start} to {command.PORTS.stop - 1}" in PAGE
-    assert f"after {health.REPORT_AFTER:g} s it is reported" in PAGE
+    assert f"after {REPORT_AFTER:g} s it is reported" in PAGE
     assert f"`no sign of life for {pool.HUNG_AFTER:g} s`" in PAGE
     assert f"within {pool.SHORT_LIFE:g} s of the start" in PAGE
     assert pool.CRASHES_TO_REPORT == 4
