@@ -7,7 +7,7 @@ and clock are passed in. How many messages may be taken at all: intake_limit.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from supervisor.broker import Broker
 from supervisor.claims import Claims
@@ -16,12 +16,13 @@ from supervisor.deliveries import (
     GatewayWaits,
     Hooks,
     Queues,
+    RefusalWaits,
     Settlement,
     decide_rest,
     settle_ended_streams,
 )
 from supervisor.events import Received, Stored
-from supervisor.fitness import Admit, RefusedTasks, Verdict, after_refusal, nak_delay
+from supervisor.fitness import Admit
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
 from supervisor.workers import Pool, Settled, WorkerDeath, after_death
@@ -50,7 +51,8 @@ class Dispatcher:
         self._settle, self._settle_own = self._settlement.settle, self._settlement.settle_own
         self._records = self._settlement.records
         self._queues = Queues(pool, self._settlement)
-        self._refused, self._gateways = RefusedTasks(), GatewayWaits()
+        self._refusals = RefusalWaits(self._ledger, self._settlement, hooks, settings.nak_delay)
+        self._gateways = GatewayWaits()
         self.claims = ClaimWaits(claims, self._ledger, self._settlement, pool)
 
     def __len__(self) -> int:
@@ -165,9 +167,12 @@ class Dispatcher:
         if outcome.decision is not Decision.NAK:
             self._settle(delivery, outcome)
         elif outcome.client_error is not None:
-            self._keep_refused(delivery, outcome)
+            self._refusals.keep(self._clock.monotonic(), delivery, outcome)
+            self.decide_refused(self._clock.monotonic())
         else:
-            self._send_back_in_time(delivery, outcome)
+            rejection = self._refusals.send_back(self._clock.monotonic(), delivery, outcome)
+            if rejection is not None:
+                self._reject(delivery, rejection)
 
     # --- gateways that are away ---
 
@@ -206,53 +211,30 @@ class Dispatcher:
         for delivery in self._gateways.over(now):
             self._settlement.settle_undelivered(delivery)
 
-    def _send_back_in_time(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Nak the task. If its time ends before the broker hands it out again, send its client the error now."""
-        fault = outcome.fault
-        back_at = self._clock.monotonic() + nak_delay(fault, self._settings.nak_delay)
-        if fault is None or back_at < self._settlement.deadline(delivery.received):
-            self._settle(delivery, outcome)
-            return
-        self._hooks.refused(delivery, outcome)
-        self._reject(delivery, Rejection("gave_up", Decision.ACK, unfit_error(fault), fault.http_status))
-
-    def _keep_refused(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Keep a task that upstream refused until it is known whose fault that is (spec 5), at most KEPT_FOR."""
-        self._hooks.refused(delivery, outcome)
-        self._ledger.move(delivery, Place.REFUSED)
-        self._refused.keep(self._clock.monotonic(), delivery.number, outcome)
-        self.decide_refused(self._clock.monotonic())
+    # --- what was refused, or may be at another node too ---
 
     def decide_refused(self, now: float) -> None:
-        """Decide the refused tasks of which it is known by now whose fault it is, and those that were kept too long."""
-        for number, outcome, verdict in self._refused.decided(now, self._hooks.verdict):
-            delivery = self._ledger.get(number)
-            if delivery is None or delivery.place is not Place.REFUSED:  # the node stops: decide_rest has decided it
-                continue
-            if verdict is Verdict.AGAIN:
-                self._enqueue(delivery)
-                continue
-            rejection = after_refusal(verdict, outcome, self._settlement.is_used_up(delivery))
-            if rejection is None:
-                self._settle(delivery, outcome)
-            else:
-                self._reject(delivery, rejection)
-
-    # --- messages that may be at another node too ---
+        """Go on with the refused tasks of which it is known by now whose fault that is, or which were kept too long."""
+        self._go_on(self._refusals.decided(now))
 
     def tend_claims(self, now: float) -> None:
         """Go on with the messages of which it is known by now whether another node has them."""
-        for delivery, rejection in self.claims.decided(now):
+        self._go_on(self.claims.decided(now))
+        self.claims.tick(now)
+
+    def _go_on(self, decided: Iterator[tuple[Delivery, Rejection | None]]) -> None:
+        for delivery, rejection in decided:
             if rejection is None:
                 self._enqueue(delivery)
             else:
                 self._reject(delivery, rejection)
-        self.claims.tick(now)
 
     def _reject(self, delivery: Delivery, rejection: Rejection) -> None:
         """Have a worker send this error to the client."""
         delivery.rejection = rejection
         self._enqueue(delivery)
+
+    # --- records and naks ---
 
     def stored(self, stored: Stored) -> None:
         """A record or a dead letter is stored, or could not be stored."""

@@ -12,6 +12,11 @@ FIREWALL = FaultInfo(FaultKind.REFUSED, 403, "", "")
 UPSTREAM_ERROR = {"error": {"message": "no", "type": "x", "param": None, "code": None}}
 
 
+@pytest.fixture
+def effects() -> Effects:
+    return Effects()
+
+
 def refuse(effects: Effects, job: Job) -> None:
     """Upstream refuses the task, with an error that its client may get."""
     effects.slots += 1
