@@ -5,16 +5,16 @@ Every way through ends in an `End` (workernode/outcome.py). Nothing leaves as an
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from workernode import relay
 from workernode.body import UnsendableBody
 from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
+from workernode.client_reply import ClientReply
 from workernode.ends import ANSWER_STATUS, end_of_fault
 from workernode.errors import (
     ClaimLost,
@@ -25,15 +25,15 @@ from workernode.errors import (
     malformed_error,
     timeout_error,
 )
-from workernode.gateway import AnswerResult, Gateways, StreamReply
+from workernode.gateway import AnswerResult, Gateways
 from workernode.outcome import End, Facts, OutcomeBuilder
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
 from workernode.settings import Settings
 from workernode.stream_claim import StreamClaim
-from workernode.task import Endpoint, MalformedTask, Task, parse
+from workernode.task import MalformedTask, Task, parse
 from workernode.token_estimate import TokenEstimator
 from workernode.trace_context import trace_of
-from workernode.undelivered import Undelivered, end_of
+from workernode.undelivered import end_of
 from workernode.upstream import ChatRequest, Upstream
 from workernode.usage import lacks_usage, token_count
 
@@ -74,7 +74,7 @@ def run(job: Job, services: Services, progress: Progress, claim: StreamClaim | N
         bare = End(end.status, end.decision, reason=end.reason)
         known = Facts(job, attempt.facts.request_id, trace=attempt.facts.trace)
         outcome = services.outcomes.build(bare, known, time.monotonic())
-    kept = attempt.undelivered.kept(end, attempt.facts, time.monotonic())
+    kept = attempt.client.undelivered.kept(end, attempt.facts, time.monotonic())
     if log.isEnabledFor(logging.DEBUG):
         _log_durations(outcome)
     return outcome if kept is None else replace(outcome, kept=kept)
@@ -88,15 +88,13 @@ class _Attempt:
         if job.resume is not None:
             asked = job.resume.asked
         self.facts = Facts(job, asked=asked or CallStats(attempts=job.attempts))
-        self.undelivered = Undelivered()
+        self.client = ClientReply(self.facts, services.gateways, progress.show_answer_state, claim)
         self._job = job
         self._services = services
         self._settings = services.settings
         self._progress = progress
         self._claim = claim
-        self._answer_state = AnswerState.NOT_STARTED
         self._plain_answer: bytes | None = None
-        self._reply: StreamReply | None = None  # the way back of a stream, as long as it can be used
 
     def estimate_tokens(self) -> None:
         """Estimate the tokens that are billed, if upstream has sent text without usage. The client has its answer."""
@@ -148,7 +146,7 @@ class _Attempt:
         except UnsendableBody as exc:
             return self._malformed(MalformedTask(str(exc), task.request_id, task.endpoint, task.stream))
         except ClientGone as gone:
-            self._abort_reply()
+            self.client.abort()
             return End("client_gone", Decision.ACK, end_reason=str(gone))
         except GatewayConnectionLost as lost:
             return self._connection_lost(lost)
@@ -169,7 +167,7 @@ class _Attempt:
         raw = self._plain_answer = self._services.upstream.complete(self._chat_request(task), facts.asked)
         self._progress.count_tokens(token_count(facts.asked.usage, "completion_tokens"))
         facts.answering_since = time.monotonic()
-        return self._answered(self._post(task.endpoint, task.request_id, raw))
+        return self._answered(self.client.post(task.endpoint, task.request_id, raw))
 
     def _stream(self, task: Task) -> End:
         """stream=true: ask upstream, and pass on each chunk as it comes."""
@@ -177,7 +175,7 @@ class _Attempt:
         if self._claim is not None and job.resume is None:
             self._claim.upstream_asked()
         request = self._chat_request(task)
-        reply = self._reply = self._open_reply(task.endpoint, task.request_id)
+        reply = self.client.open(task.endpoint, task.request_id)
         stream = relay.StreamRelay(
             task, self._settings, services.upstream, reply, facts.asked, job.deadline, self._progress
         )  # fmt: skip
@@ -187,7 +185,7 @@ class _Attempt:
             else:
                 stream.resume(job.resume, request)
             facts.answering_since = facts.asked.done_at
-            result = self._end(task.endpoint, reply)
+            result = self.client.end(task.endpoint, reply)
             stream.finish()
         except BaseException:
             stream.abort()
@@ -197,52 +195,43 @@ class _Attempt:
     def _offer_again(self, task: Task, kept: Kept) -> End:
         """The gateway has not got the answer yet: offer it again, without asking upstream."""
         if not kept.parts:
-            self.undelivered.keep(task.endpoint, self._services.gateways.can_reach(task.endpoint))
+            self.client.undelivered.keep(task.endpoint, self._services.gateways.can_reach(task.endpoint))
             return End("gateway_unreachable", Decision.ACK)
         self.facts.answering_since = time.monotonic()
         if task.stream:
-            reply = self._reply = self._open_reply(task.endpoint, task.request_id)
+            reply = self.client.open(task.endpoint, task.request_id)
             reply.hold(kept.parts)
-            result = self._end(task.endpoint, reply)
+            result = self.client.end(task.endpoint, reply)
         else:
             self._plain_answer = None if kept.status else kept.parts[0]
-            result = self._post(task.endpoint, task.request_id, kept.parts[0])
-        if not kept.status:
-            return self._answered(result)
-        if result is AnswerResult.TAKEN:
-            self.facts.answered_at = time.monotonic()
-        return end_of(kept)
+            result = self.client.post(task.endpoint, task.request_id, kept.parts[0])
+        return end_of(kept) if kept.status else self._answered(result)
 
     def _taken_over(self, lost: ClaimLost) -> End:
         """Another node answers the task, or may: nothing may leave here any more."""
-        self._abort_reply()
+        self.client.abort()
         return End("taken_over", Decision.NAK, reason=str(lost))
 
     def _answered(self, result: AnswerResult) -> End:
         """Upstream has answered; the answer reached the gateway, or could not."""
         if result is AnswerResult.TAKEN:
-            self.facts.answered_at = time.monotonic()
-            self._show_answer_state(AnswerState.ENDED)
+            self.client.show_state(AnswerState.ENDED)
         return End(ANSWER_STATUS[result], Decision.ACK, upstream_answered=True)
 
     def _connection_lost(self, lost: GatewayConnectionLost) -> End:
         """The connection to the gateway broke in the middle of a stream; upstream was stopped."""
-        assert self._reply is not None
-        self.facts.answering_since = time.monotonic()
         error = broken_error("the connection to the gateway broke.")
-        if self._reply.end_over_new_connection(_json(error)) is AnswerResult.TAKEN:
-            self.facts.answered_at = time.monotonic()
+        self.client.end_after_break(error)
         return End("connection_lost", Decision.ACK, error, end_reason=str(lost))
 
     def _failed(self, task: Task, fault: UpstreamFault) -> End:
         """Upstream gave no answer that can be passed on, or only a part of one."""
         end = end_of_fault(fault, self._job, self._settings, time.monotonic())
         if end.decision is Decision.NAK:
-            if self._reply is not None:
-                self._reply.release()
+            self.client.release()
         else:
             assert end.error is not None
-            self._tell_client(task.endpoint, task.request_id, task.stream, end.error)
+            self.client.send_error(task.endpoint, task.request_id, task.stream, end.error)
         return end
 
     def _expired(self, task: Task) -> End:
@@ -253,7 +242,7 @@ class _Attempt:
     def _rejected(self, task: Task, rejection: Rejection) -> End:
         """The supervisor has decided: the client gets this error, upstream is not asked (any more)."""
         self.facts.asked.http_status = rejection.http_status
-        self._tell_client(task.endpoint, task.request_id, task.stream, rejection.error)
+        self.client.send_error(task.endpoint, task.request_id, task.stream, rejection.error)
         return End(
             rejection.status,
             rejection.decision,
@@ -267,16 +256,16 @@ class _Attempt:
         self.facts.request_id = fault.request_id
         error = malformed_error(fault.reason)
         if fault.request_id and fault.endpoint:
-            self._tell_client(fault.endpoint, fault.request_id, fault.stream, error)
+            self.client.send_error(fault.endpoint, fault.request_id, fault.stream, error)
         return End("malformed", Decision.DEAD_LETTER, error, reason=fault.reason)
 
     def _internal_error(self, exc: Exception) -> End:
         """The node itself failed: like a fault of upstream's, decided by how much of the answer has left."""
-        self._abort_reply()
-        if self._answer_state in (AnswerState.ENDING, AnswerState.ENDED):
+        self.client.abort()
+        if self.client.answer_state in (AnswerState.ENDING, AnswerState.ENDED):
             return End("answered", Decision.ACK)
         assert self.facts.task is not None
-        kind = FaultKind.BROKEN if self._answer_state is AnswerState.STARTED else FaultKind.PASSING
+        kind = FaultKind.BROKEN if self.client.answer_state is AnswerState.STARTED else FaultKind.PASSING
         message = f"The node itself failed ({type(exc).__name__})."
         return self._failed(self.facts.task, UpstreamFault(kind, message, code="internal_error"))
 
@@ -285,61 +274,10 @@ class _Attempt:
     def _chat_request(self, task: Task) -> ChatRequest:
         return chat_request(task, task.data, self._settings, self._job.deadline, self.facts.trace)
 
-    def _open_reply(self, endpoint: Endpoint, request_id: str) -> StreamReply:
-        job, claim = self._job, self._claim
-        show, may_send = self._show_answer_state, (lambda: None) if claim is None else claim.check
-        reply = self._services.gateways.stream(endpoint, request_id, job.received_at, job.deadline, show, may_send)
-        if claim is not None:
-            claim.on_lease_end = reply.drop_undelivered
-        return reply
-
-    def _abort_reply(self) -> None:
-        if self._reply is not None:
-            self._reply.abort()
-            self._reply = None
-
-    def _show_answer_state(self, state: AnswerState) -> None:
-        if self._claim is not None:
-            self._claim.wait_for(state)
-        self._answer_state = state
-        self._progress.show_answer_state(state)
-
-    def _tell_client(self, endpoint: Endpoint, request_id: str, stream: bool, error: dict[str, Any]) -> None:
-        """Give the client an error instead of an answer, if it still waits."""
-        facts = self.facts
-        facts.answering_since = time.monotonic()
-        raw = _json(error)
-        if stream:
-            reply = self._reply = self._reply or self._open_reply(endpoint, request_id)
-            try:
-                result = self._end(endpoint, reply, raw)
-            except GatewayConnectionLost:
-                result = reply.end_over_new_connection(raw)
-            except ClientGone:
-                self._abort_reply()
-                return
-        else:
-            result = self._post(endpoint, request_id, raw)
-        if result is AnswerResult.TAKEN:
-            facts.answered_at = time.monotonic()
-
-    def _post(self, endpoint: Endpoint, request_id: str, raw: bytes) -> AnswerResult:
-        job = self._job
-        result = self._services.gateways.post(endpoint, request_id, raw, job.deadline, once=job.kept is not None)
-        return self.undelivered.note(endpoint, result, [raw])
-
-    def _end(self, endpoint: Endpoint, reply: StreamReply, error: bytes | None = None) -> AnswerResult:
-        result = reply.end(error, once=self._job.kept is not None)
-        return self.undelivered.note(endpoint, result, reply.held)
-
     def log_internal_error(self) -> None:
         """Log the exception that is handled at the moment."""
         about = {"event": "attempt_failed", "request_id": self.facts.request_id}
         log.exception("internal error while running the task", extra=about)
-
-
-def _json(error: dict[str, Any]) -> bytes:
-    return json.dumps(error, separators=(",", ":")).encode()
 
 
 def _log_durations(outcome: Outcome) -> None:

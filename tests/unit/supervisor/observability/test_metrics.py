@@ -201,9 +201,9 @@ def test_in_flight_is_taken_minus_decided() -> None:
 def test_every_status_in_the_code_is_in_the_table() -> None:
     """A status is a text beside a Decision in the source."""
     ways = {*ends.NAK_STATUS.values(), *ends.ANSWER_STATUS.values()}
-    files = ("workernode/attempt.py", "workernode/ends.py", "supervisor/dispatcher.py", "supervisor/workers/death.py")
-    for file in files:
-        for call in ast.walk(ast.parse((ROOT / file).read_text())):
+    single = ("workernode/attempt.py", "workernode/ends.py", "supervisor/dispatcher.py", "supervisor/workers/death.py")
+    for file in (*(ROOT / name for name in single), *(ROOT / "supervisor/deliveries").glob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text())):
             if not isinstance(call, ast.Call):
                 continue
             words = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
