@@ -1,0 +1,221 @@
+"""What a node claims and publishes, and when it works without claims."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.claims import Finding
+from supervisor.claims.claims import FOREVER, FRAME_AFTER, SIGN_INTERVAL
+from supervisor.claims.table import ClaimMessage
+from supervisor.events import ClaimsOpened
+from tests.unit.supervisor.claims.claims.box import END_GRANTED, GRANTED, Box, message
+
+# --- off ---
+
+
+def test_until_claims_can_be_used_everything_is_granted_at_once() -> None:
+    box = Box(is_open=False)
+    assert box.claims.is_new(message())
+    box.claims.take(box.now, 1, "r")
+    box.claims.ask(1, "r", False)
+    assert (box.claims.grants(), box.claims.lease, box.claims.next_tick(box.now)) == (GRANTED, FOREVER, FOREVER)
+    box.claims.decided(1, "r", True)
+    assert box.turn() == []
+
+
+def test_a_node_that_may_not_use_claims_says_so_once_and_works_without(caplog: pytest.LogCaptureFixture) -> None:
+    box = Box(is_open=False)
+    for _ in range(2):  # connected, and connected again
+        box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+    assert [record.__dict__["event"] for record in caplog.records] == ["claims_off"]
+    assert not box.claims.is_on
+
+
+def test_a_right_that_is_taken_away_a_second_time_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    box = Box(is_open=False)
+    for _ in range(2):
+        box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+        box.claims.opened(ClaimsOpened())
+    assert [record.__dict__["event"] for record in caplog.records] == ["claims_off", "claims_off"]
+    assert box.claims.is_on
+
+
+def test_a_passing_fault_as_the_topic_is_opened_turns_nothing_off() -> None:
+    box = Box()
+    box.claims.opened(ClaimsOpened("Timeout"))
+    assert box.claims.is_on
+
+
+def test_what_waits_is_granted_and_served_when_the_right_is_taken_away() -> None:
+    box = Box()
+    box.claims.take(box.now, 1, "r")
+    box.claims.ask(1, "r", False)
+    box.claims.look_up(box.now, 2, "s", message(), box.now + 600.0)
+    box.turn()
+    box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+    assert box.claims.grants() == GRANTED
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
+    assert box.claims.lease == FOREVER
+
+
+def test_a_stream_that_runs_while_the_right_is_away_for_a_moment_may_end() -> None:
+    """Its worker asks, because its job was claimed; a denial would have the task run again."""
+    box = Box()
+    box.take()
+    assert box.ask() == GRANTED
+    box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+    box.claims.opened(ClaimsOpened())
+    assert box.ask(is_end=True) == END_GRANTED
+
+
+# --- the normal way ---
+
+
+def test_a_claim_is_published_without_being_read() -> None:
+    box = Box()
+    box.claims.take(box.now, 1, "r")
+    assert box.turn() == [ClaimMessage("me", taken=["r"])]
+    box.store()
+    assert box.ask() == GRANTED
+    assert box.ask(is_end=True) == END_GRANTED
+    assert box.reading == []
+
+
+def test_a_stream_waits_until_its_claim_is_stored() -> None:
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False)
+    assert box.turn() == [ClaimMessage("me", begun=["r"])]
+    assert box.claims.grants() == []
+    box.store()
+    assert box.claims.grants() == GRANTED
+    assert box.claims.grants() == [], "it is granted once"
+
+
+def test_a_task_that_is_claimed_is_not_claimed_again() -> None:
+    """It was refused by upstream, kept, and goes to a worker for the second time."""
+    box = Box()
+    box.take()
+    box.claims.take(box.now, 1, "r")
+    assert box.turn() == []
+
+
+def test_a_message_without_request_id_is_not_claimed() -> None:
+    box = Box()
+    box.claims.take(box.now, 1, "")
+    assert box.turn() == []
+
+
+@pytest.mark.parametrize(
+    ("is_begun", "is_ended", "published"),
+    [
+        pytest.param(False, True, [ClaimMessage("me", ended=["r"])], id="answered"),
+        pytest.param(False, False, [ClaimMessage("me", released=["r"])], id="given back"),
+    ],
+)
+def test_the_end_of_a_claim_is_published(is_begun: bool, is_ended: bool, published: list[ClaimMessage]) -> None:
+    box = Box()
+    box.take()
+    if is_begun:
+        box.ask()
+    box.claims.decided(1, "r", is_ended)
+    assert box.turn() == published
+    box.store()
+    assert box.turn(100.0) == [], "no more signs of life"
+
+
+def test_a_stream_whose_end_was_granted_is_not_ended_again() -> None:
+    box = Box()
+    box.take()
+    box.ask()
+    box.ask(is_end=True)
+    box.claims.decided(1, "r", True)
+    assert box.turn() == []
+
+
+def test_a_node_that_holds_claims_gives_signs_of_life() -> None:
+    box = Box()
+    box.take()
+    assert box.turn(SIGN_INTERVAL) == [ClaimMessage("me")]
+
+
+# --- what was announced and goes back ---
+
+
+def test_a_message_that_goes_back_before_it_was_decided_is_released() -> None:
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.claims.decided(1, "r", False)
+    assert [sent.released for sent in box.turn()] == [["r"]]
+
+
+def test_a_task_whose_worker_died_before_anything_had_left_is_withdrawn_though_its_stream_was_announced() -> None:
+    box = Box()
+    box.claims.take(box.now, 1, "r")
+    box.turn()
+    box.store()
+    box.claims.ask(1, "r", False)
+    box.turn()
+    box.store()
+    box.claims.decided(1, "r", False, has_left=False)
+    assert [sent.withdrawn for sent in box.turn()] == [["r"]]
+
+
+def test_a_stream_that_goes_back_after_its_end_was_announced_is_reported_as_unended() -> None:
+    """Its worker waited in vain for the grant, so that the end has not left: whoever claims it next ends it."""
+    box = Box()
+    box.take()
+    box.ask()
+    box.ask(is_end=True)
+    box.claims.decided(1, "r", False)
+    assert [sent.unended for sent in box.turn()] == [["r"]]
+
+
+def test_a_stream_that_this_node_may_have_ended_before_is_not_reported_as_unended() -> None:
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.ask(1, "r", True)
+    box.claims.decided(1, "r", False)
+    assert [(sent.unended, sent.released) for sent in box.turn()] == [([], ["r"])]
+
+
+def test_that_a_stream_begins_is_published_when_its_first_frame_may_leave() -> None:
+    """A node that is killed sooner leaves a task that had not begun, which another node may take for new."""
+    box = Box()
+    box.take()
+    received_at = box.now
+    box.claims.ask(1, "r", False, received_at)
+    assert box.turn(FRAME_AFTER / 2) == []
+    assert box.claims.next_tick(box.now) == received_at + FRAME_AFTER
+    assert [sent.begun for sent in box.turn(FRAME_AFTER)] == [["r"]]
+    box.store()
+    assert box.claims.grants() == GRANTED
+
+
+def test_an_end_and_a_beginning_that_is_due_are_published_at_once() -> None:
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False, box.now - FRAME_AFTER)
+    box.claims.ask(1, "r", True, box.now)
+    assert [(sent.begun, sent.ended) for sent in box.turn()] == [(["r"], ["r"])]
+
+
+def test_a_stream_that_was_decided_before_it_may_begin_is_not_published() -> None:
+    """Upstream refused it, and it goes back."""
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False, box.now)
+    box.claims.decided(1, "r", False, has_left=False)
+    assert [(sent.begun, sent.withdrawn) for sent in box.turn(2 * FRAME_AFTER)] == [([], ["r"])]
+
+
+def test_what_waits_to_be_published_is_granted_when_claims_cannot_be_used_any_more() -> None:
+    box = Box()
+    box.take()
+    box.claims.ask(1, "r", False, box.now)
+    box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
+    assert box.claims.grants() == GRANTED

@@ -1,0 +1,92 @@
+"""Messages that are looked up, because another node may have them too."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.claims import Finding
+from supervisor.claims.claims import LEASE, READ_ON
+from supervisor.claims.table import ClaimMessage
+from supervisor.events import Received
+from tests.unit.supervisor.claims.claims.box import DENIED, Box, message
+
+
+def test_a_message_is_looked_up_with_a_reader_that_stops_after_a_while() -> None:
+    box = Box()
+    assert not box.claims.is_new(message())
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    assert box.reading == [True]
+    box.store()
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
+    box.claims.decided(1, "r", True)
+    box.run(READ_ON + 2.0)
+    assert box.reading == [True, False]
+    assert not box.claims._received
+    assert not box.claims._own
+
+
+def test_messages_of_a_reader_that_was_stopped_are_passed_over() -> None:
+    box = Box()
+    box.read(ClaimMessage("b", taken=["r"]))
+    assert len(box.claims._look_ups.table) == 0
+
+
+def test_a_message_that_is_not_known_is_read_before_its_stream_begins() -> None:
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.ask(1, "r", False)
+    box.turn()
+    box.read(ClaimMessage("b", taken=["r"]))
+    box.store()
+    assert box.claims.grants() == DENIED
+
+
+@pytest.mark.parametrize("before", [ClaimMessage("me", ended=["r"]), ClaimMessage("me", begun=["r"])])
+def test_a_message_that_is_not_known_and_that_this_node_had_answered_begins_no_stream(before: ClaimMessage) -> None:
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.ask(1, "r", False)
+    box.turn()
+    box.read(before)
+    box.store()
+    assert box.claims.grants() == DENIED
+
+
+def test_a_node_that_stood_still_after_a_look_up_reads_again_before_its_stream_begins() -> None:
+    """Its claim was sent before it stood still; meanwhile another node has taken over."""
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.store()
+    box.now += 2 * LEASE
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
+    box.claims.ask(1, "r", False)
+    box.turn()
+    box.read(ClaimMessage("b", suspects=["me"]), ClaimMessage("b", takes=[("r", "me")]))
+    box.store()
+    box.turn()
+    box.store()
+    assert DENIED[0] in box.claims.grants()
+
+
+@pytest.mark.parametrize("was_given_back", [True, False])
+def test_messages_that_another_node_has_given_back_show_nothing_of_those_behind_them(was_given_back: bool) -> None:
+    box = Box()
+    for entry in range(3):
+        received = Received(None, (1, entry, 0, -1), b"", 0.0, 0.0, box.now, 0, has_waited=True)
+        box.claims.is_new(received)
+        box.claims.look_up(box.now, entry, f"r{entry}", received, box.now + 100.0)
+        if was_given_back:
+            box.read(ClaimMessage("b", taken=[f"r{entry}"]), ClaimMessage("b", withdrawn=[f"r{entry}"]))
+        box.turn(0.01)
+        box.store()
+        assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
+    behind = Received(None, (1, 3, 0, -1), b"", 0.0, 0.0, box.now + 0.01, 0)
+    assert box.claims.is_new(behind) is not was_given_back
