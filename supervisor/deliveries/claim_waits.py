@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 class ClaimWaits:
     """Between claims and deliveries: looks messages up, decides those in LOOKED_UP and HELD, answers what workers ask.
     Called by the main thread only, by the dispatcher.
+
+    Args:
+        claims: knows which node has which request.
+        ledger: the deliveries of this node.
+        settlement: settles those that another node has.
+        pool: its workers get grants and the lease.
     """
 
     def __init__(self, claims: Claims, ledger: Ledger, settlement: Settlement, pool: Pool) -> None:

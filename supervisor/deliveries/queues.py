@@ -15,7 +15,12 @@ EMPTIED_WITHIN = 5.0
 
 
 class Queues:
-    """The two queues. What they yield has left them."""
+    """The two queues. What they yield has left them.
+
+    Args:
+        pool: has free slots, and empties a worker for a delivery that is to run alone.
+        settlement: knows which deliveries must wait before they ask upstream.
+    """
 
     def __init__(self, pool: Pool, settlement: Settlement) -> None:
         self._pool, self._settlement = pool, settlement
@@ -27,7 +32,11 @@ class Queues:
         return len(self._shared) + len(self._alone)
 
     def put(self, delivery: Delivery, is_alone: bool) -> None:
-        """Add a delivery; `is_alone`: it is to get a worker of its own, if one can be emptied soon enough."""
+        """Add a delivery.
+
+        Args:
+            is_alone: it is to get a worker of its own, if one can be emptied soon enough.
+        """
         (self._alone if is_alone else self._shared).append(delivery)
 
     def to_run_alone(self, now: float) -> Iterator[Delivery]:

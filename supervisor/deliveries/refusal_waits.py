@@ -12,7 +12,14 @@ from workernode.protocol import Decision, Outcome, Rejection
 
 
 class RefusalWaits:
-    """Between fitness and deliveries: decides those in REFUSED. Called by the main thread only, by the dispatcher."""
+    """Between fitness and deliveries: decides those in REFUSED. Called by the main thread only, by the dispatcher.
+
+    Args:
+        ledger: the deliveries of this node.
+        settlement: settles those that go back to the broker.
+        hooks: knows whose fault a refusal is, and learns of each.
+        nak_delay_s: NAK_DELAY, seconds.
+    """
 
     def __init__(self, ledger: Ledger, settlement: Settlement, hooks: Hooks, nak_delay_s: float) -> None:
         self._ledger, self._settlement, self._hooks = ledger, settlement, hooks
@@ -41,7 +48,10 @@ class RefusalWaits:
                 yield delivery, rejection
 
     def send_back(self, now: float, delivery: Delivery, outcome: Outcome) -> Rejection | None:
-        """Nak the task.
+        """Nak a task that upstream failed or refused.
+
+        Args:
+            outcome: a NAK without an error for the client; its `fault` may name a time to wait.
 
         Returns:
             The error that its client gets instead, if its time ends before the broker hands the task out again.

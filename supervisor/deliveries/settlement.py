@@ -52,7 +52,15 @@ class Hooks(Protocol):
 
 
 class Settlement:
-    """The deliveries that are decided and not carried out yet."""
+    """The deliveries that are decided and not carried out yet.
+
+    Args:
+        identity: this node, as records name it.
+        broker: gets records and dead letters, and then ack or nak.
+        ledger: the deliveries of this node.
+        hooks: learns of each that is decided, and carried out.
+        claims: learns of each that is decided.
+    """
 
     def __init__(
         self, settings: Settings, identity: record.Node, broker: Broker, ledger: Ledger, hooks: Hooks, clock: Clock,

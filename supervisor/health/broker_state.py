@@ -13,7 +13,11 @@ REPORT_AFTER = 60.0  # seconds without the broker before it is reported: a short
 
 
 class BrokerState:
-    """Whether the broker is connected, since when, and why not."""
+    """Whether the broker is connected, since when, and why not.
+
+    Attributes:
+        fault: why it is not connected, as the end of a sentence; "" if it is.
+    """
 
     def __init__(self, incidents: Incidents, clock: Clock) -> None:
         self.is_up = False

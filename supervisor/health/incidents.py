@@ -45,5 +45,10 @@ class Incidents:
 
 
 def why_workers_die(why: str, host: str) -> str:
-    """Return the report about workers that die again and again at their start."""
+    """Return the report about workers that die again and again at their start.
+
+    Args:
+        why: of the last death, as the end of a sentence.
+        host: where the log is.
+    """
     return f"worker processes die as soon as they start ({why}); see the log of {host}"

@@ -30,7 +30,7 @@ class UpstreamWatch:
 
         Args:
             fitness: decides whether upstream lets this node serve.
-            pool: the workers, which are told where upstream is and what holds calls back.
+            pool: the workers, which get the target and the holds.
             incidents: where faults of upstream that need a person go.
             self_check: checks in the background whether upstream serves this node (assembly.Parts).
             post: takes the result of a check, from any thread.

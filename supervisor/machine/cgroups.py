@@ -139,7 +139,12 @@ class Hierarchy:
 
 
 def hierarchy(root: Path, controller: str) -> Hierarchy:
-    """Find the folders of a controller for this process: in its own v1 hierarchy, else in that of v2."""
+    """Find the folders of a controller for this process: in its own v1 hierarchy, else in that of v2.
+
+    Args:
+        root: "/", or where a test has its own files of /proc and /sys.
+        controller: "cpu", "memory" ...
+    """
     try:
         memberships = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -15,15 +16,21 @@ from tests.support.upstream import FakeUpstream
 
 API_KEY = "sk-canary-5b1f0c7e9d"  # what the node is given unless a test sets another one; must never be seen anywhere
 
+Fake = TypeVar("Fake", FakeUpstream, FakeGateway)
 
-@pytest.fixture
-def upstream() -> Iterator[FakeUpstream]:
-    """A fake upstream of this test's own."""
-    fake = FakeUpstream()
+
+def _watched(fake: Fake) -> Iterator[Fake]:
+    """Yield a test double. After the test close it; the test fails if the node sent a wrong request."""
     yield fake
     print(fake.summary())  # pytest shows it, as all that is printed here, where the test failed
     fake.close()
     assert not fake.mistakes, fake.mistakes
+
+
+@pytest.fixture
+def upstream() -> Iterator[FakeUpstream]:
+    """A fake upstream of this test's own."""
+    yield from _watched(FakeUpstream())
 
 
 @pytest.fixture
@@ -39,11 +46,7 @@ def tls_upstream(tmp_path: Path) -> Iterator[tuple[FakeUpstream, Path]]:
 @pytest.fixture
 def gateway() -> Iterator[FakeGateway]:
     """A fake gateway of this test's own."""
-    fake = FakeGateway()
-    yield fake
-    print(fake.summary())  # pytest shows it, as all that is printed here, where the test failed
-    fake.close()
-    assert not fake.mistakes, fake.mistakes
+    yield from _watched(FakeGateway())
 
 
 @pytest.fixture
