@@ -347,8 +347,10 @@ class Attempt:
         if self._undelivered is None or decision is Decision.NAK or now >= until:
             return None
         client = self._host.gateway.clients[self.plan.id]
-        client.kept_at, client.kept_until = client.kept_at or now, until
         is_reached, parts = self._undelivered
+        if before is None or (parts and not before.parts):  # before the task was run there was nothing to offer
+            client.kept_at = now
+        client.kept_until = until
         self._world.faults["answer waits for its gateway" if parts else "gateway is tried before a task is run"] += 1
         status = "" if more.get("upstream_answered") else status
         return Kept(

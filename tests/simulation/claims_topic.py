@@ -31,6 +31,7 @@ class SimClaimsTopic:
         self._world, self._link, self._log, self._post = world, link, log, post
         self._pending: dict[int, _Pending] = {}
         self._connection = 0
+        self._waits = False  # what is sent stands in a queue until the library has connected again
         self._stores_at = 0.0  # when the message before is stored
         self._is_wanted = False
         self._place: int | None = None  # how far it was read; None: the reader is not open
@@ -50,15 +51,18 @@ class SimClaimsTopic:
     def publish(self, number: int, data: bytes) -> None:
         """Send a message; ClaimsStored is posted."""
         self._pending[number] = _Pending(number, data, self._world.now)
-        self._send(self._pending[number])
+        if not self._waits:
+            self._send(self._pending[number])
         self._world.after(SEND_TIMEOUT, self._time_out, number)
 
     def lost(self) -> None:
         """The connection is lost."""
         self._connection += 1
+        self._waits = True
 
     def back(self) -> None:
         """The library has connected again: it sends what has no receipt, and reads on."""
+        self._waits = False
         for pending in self._pending.values():
             self._send(pending)
         self._read_on()
@@ -67,6 +71,7 @@ class SimClaimsTopic:
         """The client was closed."""
         pending, self._pending = list(self._pending), {}
         self._connection += 1
+        self._waits = False
         self._place = None
         for number in pending:
             self._post(ClaimsStored(number, "AlreadyClosed"))
@@ -94,6 +99,7 @@ class SimClaimsTopic:
             return
         if not self._is_up:
             self._connection += 1  # it is not written: all that follows waits with it
+            self._waits = True
             self._world.after(0.3, self._retry, self._connection)
             return
         self._log.append(pending.data)
