@@ -18,6 +18,9 @@ LOOK_UP_LIMIT = 10.0
 # Seconds after the end of a task's time for which it is left to a node that lives and does not end it.
 GRACE = 10.0
 FOLLOW_INTERVAL = 0.25  # seconds between two looks at what waits for another node
+# Seconds for which an announced end must stand. A node may announce an end and take it back, because it could not be
+# stored in time; both come together once the topic can be used again.
+END_STANDS = 1.0
 
 
 class Finding(Enum):
@@ -144,12 +147,12 @@ class LookUps:
         if claim is None or not claim.holder:  # it was given back meanwhile
             self._outbox.taken(look.request_id)
             look.mark, look.holder, look.since = self._outbox.next_mark(), "", now
-        elif claim.state is ClaimState.ENDED:
+        elif claim.state is ClaimState.ENDED and now >= claim.noted_at + END_STANDS:
             self._end(number, look, Finding.ENDED, claim.holder)
-        elif claim.holder == self._node:
+        elif claim.holder == self._node and claim.state is not ClaimState.ENDED:
             finding = Finding.END_STREAM if claim.state is ClaimState.BEGUN else Finding.SERVE
             self._end(number, look, finding, claim.supersedes, claim.was_given_back)
-        elif now >= look.until:
+        elif now >= look.until and claim.state is not ClaimState.ENDED:
             self._end(number, look, Finding.GIVE_BACK, claim.holder)
         else:
             self._follow(now, number, look, claim)

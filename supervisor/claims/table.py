@@ -126,12 +126,12 @@ class ClaimTable:
         for request_id in message.released:
             if (claim := self._held(request_id, node)) is not None and claim.state is not ClaimState.ENDED:
                 _free(claim, is_begun=claim.state is ClaimState.BEGUN)
-        for request_id in message.withdrawn:
-            if (claim := self._held(request_id, node)) is not None:
-                _free(claim, is_begun=claim.is_begun_before)
         for request_id in message.unended:
             if (claim := self._held(request_id, node)) is not None:
                 _free(claim, is_begun=True)
+        for request_id in message.withdrawn:
+            if (claim := self._held(request_id, node)) is not None:
+                _free(claim, is_begun=claim.is_begun_before)
 
     def _held(self, request_id: str, node: str) -> Claim | None:
         claim = self._claims.get(request_id)

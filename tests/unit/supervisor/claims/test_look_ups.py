@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.claims.look_ups import GRACE, LIFE, LOOK_UP_LIMIT, SILENCE, Finding, Found, LookUps
+from supervisor.claims.look_ups import END_STANDS, GRACE, LIFE, LOOK_UP_LIMIT, SILENCE, Finding, Found, LookUps
 from supervisor.claims.outbox import FOREVER, ClaimOutbox
 from supervisor.claims.table import ClaimMessage, decode
 
@@ -82,9 +82,41 @@ def test_a_task_that_another_node_claims_a_moment_earlier_is_left_to_it() -> Non
 
 
 def test_a_task_that_another_node_has_ended_is_ended() -> None:
-    reader = reader_with(ClaimMessage("other", ended=["r"]))
+    reader = Reader()
+    reader.read(ClaimMessage("other", ended=["r"]))
+    reader.pass_time(END_STANDS)
+    reader.look_up()
     reader.pass_time()
     assert reader.findings() == [Finding.ENDED]
+
+
+def test_an_end_that_was_read_just_now_must_stand_for_a_moment() -> None:
+    reader = reader_with(ClaimMessage("other", ended=["r"]))
+    reader.pass_time()
+    assert reader.findings() == [Finding.HELD]
+    reader.pass_time(END_STANDS)
+    assert reader.findings() == [Finding.ENDED]
+
+
+def test_an_end_that_is_taken_back_by_the_next_message_is_sent_by_this_node() -> None:
+    """Its node could not have it stored in time and gave the task back; both are stored when the topic is back."""
+    reader = reader_with(ClaimMessage("other", begun=["r"]))
+    reader.pass_time()
+    reader.read(ClaimMessage("other", ended=["r"]))
+    reader.look_ups.tick(reader.now)
+    reader.read(ClaimMessage("other", unended=["r"]))
+    reader.pass_time(END_STANDS)
+    assert reader.findings() == [Finding.HELD, Finding.END_STREAM]
+
+
+def test_an_end_that_was_read_as_the_time_of_the_task_ended_is_an_end() -> None:
+    reader = reader_with()
+    reader.pass_time(DEADLINE + GRACE, read_back=False)
+    reader.findings()
+    reader.look_up()
+    reader.read(ClaimMessage("other", ended=["r"]))
+    reader.pass_time(END_STANDS + 0.5)
+    assert reader.findings() == [Finding.HELD, Finding.ENDED]
 
 
 def test_a_task_that_this_node_had_claimed_is_served() -> None:
@@ -110,7 +142,7 @@ def test_a_task_that_its_node_ends_later_is_ended() -> None:
     reader = reader_with(ClaimMessage("other", begun=["r"]))
     reader.pass_time(20.0, others=(ALIVE,))
     reader.read(ClaimMessage("other", ended=["r"]))
-    reader.pass_time()
+    reader.pass_time(END_STANDS)
     assert reader.findings() == [Finding.HELD, Finding.ENDED]
 
 
@@ -231,7 +263,8 @@ def test_a_new_reader_decides_only_once_it_has_read_what_the_old_one_had() -> No
     reader.pass_time(1.0)
     assert reader.findings() == [Finding.HELD]
     reader.read(ClaimMessage("other", ended=["r"]), *reader.published)
-    assert reader.findings() == [Finding.ENDED]
+    reader.pass_time(END_STANDS)
+    assert reader.findings() == [Finding.HELD, Finding.ENDED]
 
 
 def test_everything_is_served_when_the_claims_cannot_be_read() -> None:

@@ -253,5 +253,13 @@ def test_an_end_that_is_stored_twice_stays_unended() -> None:
     assert (claim.holder, claim.state) == ("", ClaimState.BEGUN)
 
 
+def test_a_task_that_comes_back_to_the_node_that_has_not_ended_it_stays_begun() -> None:
+    """A node that stops takes and withdraws it at once, and all of it may be sent in one message."""
+    message = ClaimMessage("a", taken=["r"], ended=["r"], unended=["r"], withdrawn=["r"])
+    claim = table_of(TAKEN, BEGUN, message, ClaimMessage("b", taken=["r"])).get("r")
+    assert claim is not None
+    assert (claim.holder, claim.state, claim.supersedes) == ("b", ClaimState.BEGUN, "a")
+
+
 def test_only_the_holder_can_withdraw_a_task() -> None:
     assert holder(table_of(TAKEN, ClaimMessage("b", withdrawn=["r"]))) == "a"
