@@ -25,7 +25,7 @@ from supervisor.events import Received, Stored
 from supervisor.fitness import Admit
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
-from supervisor.workers import Pool, Settled, WorkerDeath, after_death
+from supervisor.workers import Pool, Settled, WorkerDeath, after_death, most_sends
 from workernode import record
 from workernode.errors import unfit_error
 from workernode.gateway import offered_until
@@ -270,7 +270,8 @@ class Dispatcher:
         self._gateways.forget(delivery)
         if delivery.undelivered is not None and state is not AnswerState.STARTED:
             assert delivery.kept is not None
-            if state is AnswerState.NOT_STARTED and deaths <= max(1, self._limit):
+            delivery.failed_sends += counts
+            if state is AnswerState.NOT_STARTED and delivery.failed_sends <= most_sends(self._limit):
                 self._await_gateway(delivery, delivery.kept)
             else:  # the gateway has the answer, or offering it kills workers
                 self._settlement.settle_undelivered(delivery)
@@ -279,7 +280,7 @@ class Dispatcher:
         state, saved = delivery.note_death(state, saved, counts)
         verdict = after_death(
             state, delivery.rejection, death.why, saved=saved, deaths=deaths, counts=counts,
-            failed_rejections=delivery.failed_rejections, limit=self._limit, is_alone=delivery.is_alone,
+            failed_sends=delivery.failed_sends, limit=self._limit, is_alone=delivery.is_alone,
             is_used_up=max(deaths - 1, self._ledger.tries(delivery.received)) >= self._limit,
         )  # fmt: skip
         if isinstance(verdict, Settled):

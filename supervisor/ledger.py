@@ -49,7 +49,7 @@ class Delivery:
     is_probe: bool = False  # it tries out whether upstream serves again
     is_alone: bool = False  # its worker has no other job: if that worker dies, it counts as this task's doing
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again
-    failed_rejections: int = 0  # deaths that count against it, of workers that were sending its client the rejection
+    failed_sends: int = 0  # deaths that count against it, of workers that sent the rejection, or offered `kept` again
     rejection: Rejection | None = None  # what its client gets instead of it being run
     supersedes: str = ""  # the node that had it before, and is gone
     attempts: int = 0  # times upstream was asked
@@ -78,7 +78,7 @@ class Delivery:
             saved: the stream that this worker has sent; None if it is not known.
             counts: the death counts against it.
         """
-        self.failed_rejections += counts and self.rejection is not None
+        self.failed_sends += counts and self.rejection is not None
         if self.resume is not None and state is AnswerState.NOT_STARTED:
             state, saved = AnswerState.STARTED, self.resume
         self.has_begun = self.has_begun or state is AnswerState.STARTED

@@ -24,6 +24,7 @@ def decide_rest(ledger: Ledger, settlement: Settlement, states: dict[int, Answer
             status = "broken" if delivery.has_begun else "answered"
             settlement.settle_own(delivery, Decision.ACK, status, REASON)
         elif delivery.has_begun:
+            delivery.kept = None  # the answer that was offered again: its client has seen a part of it
             delivery.rejection = Rejection("broken", Decision.ACK, broken_error(f"{REASON}."), 0)
             ledger.move(delivery, Place.ENDING)
             jobs.append(settlement.job(delivery))

@@ -8,9 +8,9 @@ from workernode.errors import broken_error, openai_error
 from workernode.protocol import AnswerState, Decision, Rejection, SavedStream
 from workernode.resume import MOST_RESUMES
 
-# Workers that may die while they send a client an error, whatever MAX_REDELIVERIES is: most deaths have another cause,
-# and a client that gets no answer waits for ever.
-FEWEST_REJECTIONS = 2
+# Workers that may die while they send a client an error, or an answer that is there, whatever MAX_REDELIVERIES is: most
+# deaths have another cause, and a client that gets no answer waits for ever.
+FEWEST_SENDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,18 @@ class Settled:
     reason: str  # for people
 
 
+def most_sends(limit: int) -> int:
+    """Return how many workers may die while they send a client a rejection, or an answer that is offered again.
+
+    Args:
+        limit: MAX_REDELIVERIES.
+    """
+    return max(limit, FEWEST_SENDS)
+
+
 def after_death(
     state: AnswerState, rejection: Rejection | None, why: str, *, saved: SavedStream | None = None,
-    deaths: int, counts: bool, failed_rejections: int, limit: int, is_used_up: bool, is_alone: bool,
+    deaths: int, counts: bool, failed_sends: int, limit: int, is_used_up: bool, is_alone: bool,
 ) -> Settled | Rejection | SavedStream:
     """Decide a task by how much of its answer had left when its worker died.
 
@@ -35,7 +44,7 @@ def after_death(
         saved: what the client of a stream was sent; None if it is not known, or if the stream cannot go on.
         deaths: deaths of workers that count against this message, this one included (Ledger.deaths).
         counts: this death counts. One that was caused from outside does not: the message is not its cause.
-        failed_rejections: deaths that count, of workers that were sending the rejection, this one included.
+        failed_sends: deaths that count, of workers that were sending the rejection, this one included.
         limit: MAX_REDELIVERIES.
         is_used_up: the message was delivered as often as it may be.
         is_alone: the worker had no other job, so that no other task has caused its death.
@@ -52,7 +61,7 @@ def after_death(
             return Settled(Decision.ACK, "answered", reason)
         return Settled(rejection.decision, rejection.status, rejection.reason or reason)
     if rejection is not None:
-        if failed_rejections > max(limit, FEWEST_REJECTIONS):  # even sending the client an error kills workers
+        if failed_sends > most_sends(limit):  # even sending the client an error kills workers
             return Settled(Decision.DEAD_LETTER, "poison", text)
         return rejection
     if state is AnswerState.STARTED:

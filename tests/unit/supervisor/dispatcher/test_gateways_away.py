@@ -95,14 +95,43 @@ def test_an_answer_survives_the_worker_that_offered_it(effects: Effects) -> None
     assert again.kept.parts == (b"{}",)
 
 
-def test_without_redeliveries_an_answer_survives_one_worker_too(effects: Effects) -> None:
-    effects.dispatcher._limit = 0
-    away(effects, effects.run("a"))
+def offer_and_die(effects: Effects) -> None:
+    """The answer that waits is offered again, and the worker that offers it dies."""
     effects.now = effects.dispatcher.next_retry()
     effects.dispatcher.hand_over()
     effects.slots = 4
     effects.die(effects.jobs[-1], AnswerState.NOT_STARTED)
+
+
+def test_without_redeliveries_an_answer_survives_two_workers_too(effects: Effects) -> None:
+    effects.dispatcher._limit = 0
+    away(effects, effects.run("a"))
+    for _ in range(2):
+        offer_and_die(effects)
+        assert (effects.dispatcher.beyond_cap, effects.made("record")) == (1, [])
+    offer_and_die(effects)
+    assert len(effects.made("record")) == 1, "offering it kills workers"
+
+
+def test_the_deaths_of_workers_that_ran_a_task_do_not_count_when_its_answer_is_offered(effects: Effects) -> None:
+    effects.dispatcher._limit = 0
+    effects.die(effects.run("a"), AnswerState.STARTED)
+    effects.dispatcher.hand_over()
+    away(effects, effects.jobs[-1])
+    for _ in range(2):
+        offer_and_die(effects)
     assert (effects.dispatcher.beyond_cap, effects.made("record")) == (1, [])
+
+
+def test_an_answer_of_which_a_part_had_left_is_not_offered_again_when_the_time_to_drain_is_over(
+    effects: Effects,
+) -> None:
+    """Its client would get the text twice: it gets an error and the end."""
+    away(effects, effects.run("a"))
+    effects.now = effects.dispatcher.next_retry()
+    effects.dispatcher.hand_over()
+    (end,) = effects.dispatcher.decide_rest({effects.jobs[-1].number: AnswerState.STARTED})
+    assert (end.kept, end.rejection is not None) == (None, True)
 
 
 def test_a_node_that_stops_sends_back_the_tasks_that_wait_for_their_gateway(effects: Effects) -> None:

@@ -19,7 +19,7 @@ def decide(state: AnswerState, rejection: Rejection | None = None, **more: Any) 
     facts: dict[str, Any] = {
         "deaths": 1,
         "counts": True,
-        "failed_rejections": 0,
+        "failed_sends": 0,
         "limit": LIMIT,
         "is_used_up": False,
         "is_alone": False,
@@ -37,7 +37,7 @@ def test_an_answer_whose_end_may_have_left_is_never_ended_again(state: AnswerSta
 @pytest.mark.parametrize("state", [AnswerState.ENDING, AnswerState.ENDED])
 def test_a_rejection_whose_end_may_have_left_keeps_its_own_decision(state: AnswerState) -> None:
     poison = Rejection("poison", Decision.DEAD_LETTER, {"error": {}}, 0, reason="why")
-    assert decide(state, poison, failed_rejections=LIMIT + 1) == Settled(Decision.DEAD_LETTER, "poison", "why")
+    assert decide(state, poison, failed_sends=LIMIT + 1) == Settled(Decision.DEAD_LETTER, "poison", "why")
 
 
 def test_a_stream_that_the_client_has_begun_to_see_is_ended_and_not_run_again() -> None:
@@ -109,11 +109,11 @@ def test_a_task_whose_worker_was_killed_from_outside_goes_back_to_the_broker(fac
 
 @pytest.mark.parametrize("state", [AnswerState.NOT_STARTED, AnswerState.STARTED])
 def test_a_rejection_is_sent_again_by_another_worker_until_that_kills_too_many(state: AnswerState) -> None:
-    assert decide(state, OTHERS, failed_rejections=LIMIT) is OTHERS
-    verdict = decide(state, OTHERS, failed_rejections=LIMIT + 1)
+    assert decide(state, OTHERS, failed_sends=LIMIT) is OTHERS
+    verdict = decide(state, OTHERS, failed_sends=LIMIT + 1)
     assert isinstance(verdict, Settled)
     assert (verdict.decision, verdict.status) == (Decision.DEAD_LETTER, "poison")
 
 
 def test_without_redeliveries_a_death_while_the_error_is_sent_does_not_leave_the_client_without_it() -> None:
-    assert decide(AnswerState.NOT_STARTED, OTHERS, limit=0, failed_rejections=1) is OTHERS
+    assert decide(AnswerState.NOT_STARTED, OTHERS, limit=0, failed_sends=1) is OTHERS
