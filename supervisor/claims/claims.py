@@ -149,7 +149,7 @@ class Claims:
             return
         if is_ended and own is not None and not own.has_ended:
             self._outbox.ended(request_id)
-        elif not is_ended and not has_left:
+        elif not is_ended and own is not None and own.is_known and not has_left:
             self._outbox.withdrawn(request_id)
         elif not is_ended and own is not None and own.asked_to_end:
             self._outbox.unended(request_id)

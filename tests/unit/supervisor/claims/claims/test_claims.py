@@ -150,6 +150,28 @@ def test_a_message_that_goes_back_before_it_was_decided_is_released() -> None:
     assert [sent.released for sent in box.turn()] == [["r"]]
 
 
+def test_a_begun_stream_whose_message_comes_again_and_goes_back_at_once_is_released_and_not_withdrawn() -> None:
+    """Its first delivery had begun it; the second, which has announced nothing, takes nothing back."""
+    box = Box()
+    box.take()
+    box.ask()
+    box.claims.decided(1, "r", False)
+    box.claims.look_up(box.now, 2, "r", message(), box.now + 600.0)
+    box.claims.decided(2, "r", False, has_left=False)
+    assert [(sent.withdrawn, sent.released) for sent in box.turn()] == [([], ["r"])]
+
+
+def test_a_message_of_which_nothing_is_known_is_released_and_not_withdrawn() -> None:
+    """This node may have begun its stream before."""
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.decided(1, "r", False, has_left=False)
+    assert [(sent.withdrawn, sent.released) for sent in box.turn()] == [([], ["r"])]
+
+
 def test_a_task_whose_worker_died_before_anything_had_left_is_withdrawn_though_its_stream_was_announced() -> None:
     box = Box()
     box.claims.take(box.now, 1, "r")
