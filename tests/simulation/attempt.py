@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from workernode.protocol import (
+    NODE_KINDS,
     AnswerBegun,
     AnswerState,
     CallFailed,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.simulation.workers import SimProcess
 
 EARLIEST_FRAME = 0.1  # seconds after the task was received (spec 1.2)
+DEAD = 1.0  # seconds: what a dead process would do next is never done
 TRIES = 3  # calls of upstream for one delivery
 RETRY_FIRST = 0.2  # seconds
 UNKNOWN_FOR = 1.0  # seconds for which a 404 is retried
@@ -42,7 +44,8 @@ STATUS_OF = {
 }  # fmt: skip
 STATUS = {
     FaultKind.PASSING: "upstream_trouble", FaultKind.RATE_LIMIT: "rate_limited", FaultKind.RAMP: "rate_limited",
-    FaultKind.KEY: "key_refused", FaultKind.QUOTA: "quota_used_up",
+    FaultKind.KEY: "key_refused", FaultKind.QUOTA: "quota_used_up", FaultKind.MODEL: "model_unknown",
+    FaultKind.CERTIFICATE: "certificate_refused", FaultKind.REFUSED: "access_refused",
 }  # fmt: skip
 ERROR: dict[str, Any] = {"error": {"message": "", "type": "server_error", "param": None, "code": None}}
 
@@ -139,7 +142,7 @@ class Attempt:
         elif self._world.now + self._host.nak_delay >= self.job.deadline:
             decision, status = Decision.ACK, "expired"
         else:
-            error = ERROR if fault.kind in (FaultKind.KEY, FaultKind.QUOTA) else None
+            error = ERROR if fault.kind in NODE_KINDS else None
             self._finish(Decision.NAK, STATUS[fault.kind], fault=fault, client_error=error)
             return
         yield from self._tell()
@@ -211,6 +214,9 @@ class Attempt:
 
     def _tell(self) -> Waits:
         """The client gets an error."""
+        if self._host.upstream.kills_telling(self.plan):
+            self._process.die("killed by SIGSEGV")
+            yield DEAD
         if self.plan.stream:
             yield from self._end(error=True)
         else:
@@ -314,6 +320,12 @@ class Attempt:
         self._send(-1, True)
         yield 0.003  # the ping behind the end is answered
         self._process.answer_states[self.job.slot] = AnswerState.ENDED
+        yield from self._die_after_end()
+
+    def _die_after_end(self) -> Waits:
+        if self.plan.dies_after_end and self._host.upstream.kills_after_end(self.plan):
+            self._process.die("killed by SIGSEGV")
+            yield DEAD
 
     def _send(self, number: int | None, end: bool) -> None:
         self._world.after(0.0005, self._host.gateway.frame, self.plan.id, self._process.name, number, end)
@@ -328,6 +340,7 @@ class Attempt:
             now = self._world.now
             if result == "taken":
                 self._process.answer_states[self.job.slot] = AnswerState.ENDED
+                yield from self._die_after_end()
                 return result
             if result == "unknown":
                 unknown_since = now if unknown_since is None else unknown_since

@@ -44,7 +44,7 @@ class SimClaimsTopic:
         if self._log.is_refused:
             self._post(ClaimsOpened("AuthorizationError", is_refused=True))
         else:
-            self._post(ClaimsOpened())
+            self._post(ClaimsOpened("Timeout" if self._link.server.are_claims_away else ""))
             if self._is_wanted:
                 self.read(True)
 
@@ -75,6 +75,11 @@ class SimClaimsTopic:
         self._place = None
         for number in pending:
             self._post(ClaimsStored(number, "AlreadyClosed"))
+
+    def refuse(self) -> None:
+        """The broker stores nothing more in the topic: it was terminated, or is over a quota."""
+        self._post(ClaimsOpened("TopicTerminated", is_refused=True))
+        self.fail_pending()
 
     def read(self, is_wanted: bool) -> None:
         """Begin or end to read, from the beginning."""

@@ -214,6 +214,49 @@ def _add_partition(simulation: Simulation, step: Step, node: SimNode) -> None:
         simulation.server.partitions += 1
 
 
+def _for_a_while(name: str, low: float, high: float, normal: float) -> Callable[[Simulation, Step, SimNode], None]:
+    """A fault of one node: its attribute `name` is another one for a while, between `low` and `high`."""
+
+    def apply(simulation: Simulation, step: Step, node: SimNode) -> None:
+        setattr(node, name, low + step.pick * (high - low))
+        simulation.world.after(step.seconds, setattr, node, name, normal)
+
+    return apply
+
+
+def _use_cpu(simulation: Simulation, step: Step, node: SimNode) -> None:
+    before, node.cpu_percent = node.cpu_percent, 97.0
+    simulation.world.after(step.seconds, setattr, node, "cpu_percent", before)
+
+
+def _close_claims(simulation: Simulation, step: Step, node: SimNode) -> None:
+    """Nobody may write into the topic of claims for a while; after that the nodes find it open again."""
+    log = simulation.server.claims
+    if log.is_refused:
+        return
+    log.is_refused = simulation.gateway.were_claims_refused = True
+    for each in simulation.nodes:
+        if each.connection.records is not None:
+            each.connection.claims.refuse()
+
+    def reopen() -> None:
+        log.is_refused = False
+        for each in simulation.nodes:
+            if each.is_alive and each.connection.records is not None:
+                each.connection.claims.open()
+
+    simulation.world.after(step.seconds, reopen)
+
+
+def _disturb_claims(simulation: Simulation, step: Step, node: SimNode) -> None:
+    simulation.server.claims.append(b"no JSON" if step.pick < 0.5 else b'{"node":7}')
+
+
+def _end_pipe(simulation: Simulation, step: Step, node: SimNode) -> None:
+    for process in _one(node, step.pick):
+        process.end_pipe()
+
+
 FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
     "worker killed": _kill_one,
     "all workers killed": _kill_all,
@@ -250,4 +293,15 @@ FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
     "supervisor killed, its workers live on": _kill_supervisor_alone,
     "supervisor stands still": _pause,
     "owner of the claims' topic killed": _kill_claims_owner,
+    "requests wait inside the engine": _for_a_while("waiting_share", 0.1, 0.9, 0.0),
+    "others use the CPU": _use_cpu,
+    "tasks take much memory": _for_a_while("memory_of_task", 5.0, 40.0, 0.0),
+    "tasks take much memory of the GPU": _for_a_while("gpu_memory_of_task", 5.0, 60.0, 4.0),
+    "claims are refused": _close_claims,
+    "strange message among the claims": _disturb_claims,
+    "certificate of upstream is not trusted": _until("upstream", "untrusted_until"),
+    "upstream does not know the model": _until("upstream", "unknown_until"),
+    "upstream answers 403": _until("upstream", "forbidden_until"),
+    "upstream is slow": _until("upstream", "slow_until"),
+    "pipe of a worker ends": _end_pipe,
 }

@@ -57,6 +57,9 @@ class Consumer:
         if self.connection == connection and not self.is_closed:
             self._queue += deliveries
             self._work()
+        elif self.is_closed:  # a thread of the library had them already
+            for delivery in deliveries:
+                self._listener(self, delivery)
 
     def _work(self) -> None:
         while self._queue and not self._paused and not self.is_closed:

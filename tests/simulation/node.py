@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
 from supervisor.machine import Clock, Resources
 from supervisor.node import Node
+from supervisor.readings import Gpu
 from supervisor.states import Exit, NodeState
 from supervisor.workers import Pool
 from tests.simulation.connection import SimBroker
@@ -85,6 +87,10 @@ class SimNode:
         self.exit: Exit | None = None
         self.wall_ahead = 0.0
         self.memory_percent, self.cpu_percent = 20.0, schedule.cpu_percent
+        self.memory_of_task, self.gpu_memory_of_task = 0.0, 4.0  # percent
+        self.waiting_share = 0.0  # of the tasks in flight: so many wait inside the engine behind upstream
+        self.is_wide = schedule.is_wide
+        self.concurrency: ConcurrencyController | None = None
         self.sampling_takes = 0.0
         self.start_takes = 0.0
         self.probe_due_since: float | None = None  # a probe is due, and could be taken
@@ -137,7 +143,15 @@ class SimNode:
         if self.sampling_takes:
             takes, self.sampling_takes = self.sampling_takes, 0.0
             self.block(takes, lambda: False)
-        return Resources(self.world.now, self.cpu_percent, 2.0, self.memory_percent, 1 << 33, 1 << 34, "host")
+        in_flight = sum(len(worker.jobs) for worker in self.pool._workers.values())
+        if self.is_wide and self.concurrency is not None:
+            self.concurrency.note_waiting(math.ceil(self.waiting_share * max(1, in_flight)))
+        memory = min(99.0, self.memory_percent + self.memory_of_task * in_flight)
+        gpus: tuple[Gpu, ...] = ()
+        if self.is_wide and self.model is not None:
+            used = min(99.0, 40.0 + self.gpu_memory_of_task * in_flight)
+            gpus = (Gpu("0", "a card", int(used * (1 << 20)), 100 << 20),)
+        return Resources(self.world.now, self.cpu_percent, 2.0, memory, 1 << 33, 1 << 34, "host", gpus)
 
     def request_of(self, job: Job) -> TaskPlan:
         """Which task a job is: its id stands at a fixed place of the payload."""

@@ -15,12 +15,17 @@ FAILED = FaultInfo(FaultKind.PASSING, 500, "server_error", "")
 FIRST_KEY = "key-of-the-simulation"
 BUDGET, REFILL = 20, 10.0  # calls, and the seconds in which all of them come back
 REFUSED = FaultInfo(FaultKind.CLIENT, 400, "invalid_request_error", "")
+CERTIFICATE = FaultInfo(FaultKind.CERTIFICATE, 0, "certificate_not_trusted", "")
+MODEL = FaultInfo(FaultKind.MODEL, 404, "model_not_found", "")
+FORBIDDEN = FaultInfo(FaultKind.REFUSED, 403, "forbidden", "")
 # What upstream answers to a call, by the names of schedule.UPSTREAM.
 FAULTS = {
     "500": FAILED,
     "reset": FAILED,
     "400": REFUSED,
     "own 401": KEY,
+    "own 403": FORBIDDEN,
+    "own 404": MODEL,
     "429 far": FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", 600.0),
     "slow down": FaultInfo(FaultKind.RAMP, 429, "slow_down", "", None),
 }
@@ -48,6 +53,7 @@ class Client:
     dropped: int = 0  # frames that came before the gateway knew the id
     excuses: set[str] = field(default_factory=set)  # why no rule about it holds any more
     deaths: int = 0  # of workers that had its task
+    deaths_telling: int = 0  # likewise, that were to tell it an error
     kept_at: float = 0.0  # since when its answer has waited at a node for its gateway
     kept_until: float = 0.0  # until when it waits; 0: no answer ever waited
     hindered: list[tuple[str, float, float]] = field(default_factory=list)  # as Gateway.outages: it cannot be offered
@@ -60,6 +66,7 @@ class Gateway:
         self._world = world
         self.clients: dict[str, Client] = {}
         self.is_claimed = True  # nodes claim tasks
+        self.were_claims_refused = False  # for a while
         self.away_until = 0.0  # all gateways
         self.second_away_until = 0.0  # the second alone
         self.refusing_until = 0.0  # they answer 500 to each answer
@@ -128,7 +135,8 @@ class Gateway:
             self._told(client)
 
     def _is_excused(self, client: Client) -> bool:
-        return bool(client.excuses & TEXT_EXCUSES if self.is_claimed else client.excuses)
+        are_claims_good = self.is_claimed and not self.were_claims_refused
+        return bool(client.excuses & TEXT_EXCUSES if are_claims_good else client.excuses)
 
     def _told(self, client: Client) -> None:
         client.answers += 1
@@ -140,8 +148,9 @@ class Gateway:
 class Upstream:
     """Upstream, as far as the supervisor learns of it."""
 
-    def __init__(self, world: World, headers: bool) -> None:
+    def __init__(self, world: World, headers: bool, names_limits: bool = True) -> None:
         self._world = world
+        self._names_limits = names_limits
         self.calls: dict[str, int] = {}
         self.killed: dict[str, int] = {}
         self.headers = headers
@@ -149,6 +158,9 @@ class Upstream:
         self.keys = {FIRST_KEY}  # those that are let in
         self.newest_key = FIRST_KEY
         self.key_refused_until = self.no_quota_until = self.down_until = self.limited_until = 0.0
+        self.untrusted_until = self.unknown_until = self.forbidden_until = self.slow_until = 0.0
+        self.killed_telling: dict[str, int] = {}
+        self.killed_after_end: set[str] = set()
 
     def ask(self, plan: TaskPlan, key: str = FIRST_KEY) -> tuple[str, FaultInfo | None]:
         """Answer one call: ("ok" or what else is special about the answer, None) or ("fault", which)."""
@@ -160,6 +172,9 @@ class Upstream:
             return "fault", KEY
         if now < self.no_quota_until:
             return "fault", QUOTA
+        refusal = self._refusal()
+        if refusal is not None:
+            return "fault", refusal
         if now < self.limited_until and self._world.dice.random() < 0.7:
             return "fault", self._limit()
         if self.headers:
@@ -167,7 +182,7 @@ class Upstream:
                 self._world.faults["upstream's budget is used up"] += 1
                 return "fault", FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", REFILL / BUDGET)
             self._budget -= 1
-        what = plan.upstream[count] if count < len(plan.upstream) else "ok"
+        what = plan.upstream[count] if count < len(plan.upstream) else "slow" if now < self.slow_until else "ok"
         if what != "ok":
             self._world.faults[f"upstream: {what}"] += 1
         fault = self._limit() if what == "429" else FAULTS.get(what)
@@ -178,19 +193,30 @@ class Upstream:
         now = self._world.now
         if now < self.down_until:
             return AWAY
-        return (
-            KEY
-            if now < self.key_refused_until or key not in self.keys
-            else QUOTA
-            if now < self.no_quota_until
-            else None
-        )
+        if now < self.key_refused_until or key not in self.keys:
+            return KEY
+        return QUOTA if now < self.no_quota_until else self._refusal()
+
+    def _refusal(self) -> FaultInfo | None:
+        """Why every call is refused at the moment, of the faults that came from WIDE on."""
+        now = self._world.now
+        if now < self.untrusted_until:
+            return CERTIFICATE
+        if now < self.unknown_until:
+            return MODEL
+        return FORBIDDEN if now < self.forbidden_until else None
 
     def report(self, asked: float) -> RateLimitReport | None:
         """What the headers of an answer show of the limit, if upstream has such headers."""
         if not self.headers:
             return None
         left = int(self._left())
+        if not self._names_limits:
+            reset = (BUDGET - left) / BUDGET * REFILL
+            return RateLimitReport(
+                self._world.now, None, asked, remaining_requests=left, reset_requests=reset,
+                remaining_tokens=100 * left, reset_tokens=reset,
+            )  # fmt: skip
         return RateLimitReport(
             self._world.now, None, asked, limit_requests=BUDGET, remaining_requests=left,
             reset_requests=(BUDGET - left) / BUDGET * REFILL, limit_tokens=100 * BUDGET, remaining_tokens=100 * left,
@@ -212,12 +238,23 @@ class Upstream:
         self._world.faults["task kills its worker"] += 1
         return True
 
+    def kills_telling(self, plan: TaskPlan) -> bool:
+        """Whether a worker dies that begins to tell the client an error."""
+        count = self.killed_telling.get(plan.id, 0)
+        if count >= plan.deaths_telling:
+            return False
+        self.killed_telling[plan.id] = count + 1
+        self._world.faults["worker dies as it tells an error"] += 1
+        return True
+
+    def kills_after_end(self, plan: TaskPlan) -> bool:
+        """Whether the worker dies that has just sent the end; once for each task."""
+        if plan.id in self.killed_after_end:
+            return False
+        self.killed_after_end.add(plan.id)
+        self._world.faults["worker dies after the end"] += 1
+        return True
+
     def _limit(self) -> FaultInfo:
         wait = self._world.dice.choice((None, 0.3, 1.0, 3.0))
         return FaultInfo(FaultKind.RATE_LIMIT, 429, "rate_limit_exceeded", "", wait)
-
-    @property
-    def is_well(self) -> bool:
-        """True while it serves everybody."""
-        now = self._world.now
-        return now >= max(self.key_refused_until, self.no_quota_until, self.down_until, self.limited_until)

@@ -56,7 +56,7 @@ class Simulation:
         self.server = Server(self.world, schedule.index_acks, schedule.partitions)
         self.server.on_lost = self._handed_out_again
         self.gateway = Gateway(self.world)
-        self.upstream = Upstream(self.world, schedule.headers)
+        self.upstream = Upstream(self.world, schedule.headers, schedule.names_limits)
         self.gateway.is_claimed = not schedule.claims_refused
         self.server.claims.is_refused = schedule.claims_refused
         self.plans: dict[str, TaskPlan] = {}
@@ -76,12 +76,16 @@ class Simulation:
         for step in self.schedule.steps:
             self.world.at(START + step.at, self._step, step)
         self.world.after(CHECK_EVERY, self._check)
-        self.world.run(START + max((step.at for step in self.schedule.steps), default=0.0))
+        self.world.run(START + max((self._over_at(step) for step in self.schedule.steps), default=0.0))
         backlog = self.server.backlog + 1
         while not self._is_done() and self.server.backlog < backlog:  # as long as something is decided
             backlog = self.server.backlog
             self.world.run(self.world.now + self.schedule.task_timeout + SETTLES_WITHIN, self._is_done)
         self._check_end()
+
+    def _over_at(self, step: Step) -> float:
+        """When a step is over; earlier seeds end as they always did, even amid an outage."""
+        return step.at + step.seconds if self.schedule.is_wide else step.at
 
     def _is_done(self) -> bool:
         if self._steps_left or self.server.backlog:

@@ -82,6 +82,31 @@ CLAIM_FAULTS: list[tuple[str, int, bool]] = [
     ("supervisor stands still", 3, True),
     ("library connects late", 3, True),
 ]
+# From WIDE on there is also what the cap, the blame for refusals and the deaths of workers depend on. Some runs are
+# four times as long, and local models are more frequent.
+WIDE = 400_000
+WIDE_FAULTS: list[tuple[str, int, bool]] = [
+    ("requests wait inside the engine", 4, True),
+    ("others use the CPU", 3, True),
+    ("tasks take much memory", 3, True),
+    ("tasks take much memory of the GPU", 2, True),
+    ("claims are refused", 2, True),
+    ("strange message among the claims", 1, False),
+    ("certificate of upstream is not trusted", 3, True),
+    ("upstream does not know the model", 3, True),
+    ("upstream answers 403", 3, True),
+    ("upstream is slow", 4, True),
+    ("upstream limits the rate", 3, True),
+    ("upstream is down", 3, True),
+    ("upstream refuses the key", 2, True),
+    ("records refused", 3, True),
+    ("records late", 3, True),
+    ("broker restarts", 2, True),
+    ("pipe of a worker ends", 4, False),
+]
+WIDE_UPSTREAM: list[tuple[str, ...]] = [
+    ("own 403",), ("own 403", "own 403"), ("own 404",), ("500", "own 403"), ("own 401", "own 401"),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,6 +125,8 @@ class TaskPlan:
     malformed: bool = False  # the message is no JSON
     server: str = "gateway"  # which gateway has its client
     partition: int = 0
+    deaths_telling: int = 0  # how many workers die as they begin to tell its client an error
+    dies_after_end: bool = False  # a worker dies when it has sent the end, before it reports the outcome
 
 
 @dataclass(frozen=True)
@@ -139,6 +166,8 @@ class Schedule:
     partitions: int = 1  # of the topic
     skews: tuple[float, ...] = ()  # seconds by which the clock of each node is ahead
     claims_refused: bool = False  # no node may write the topic of claims
+    names_limits: bool = True  # the headers name the limits, not only what is left of them (Azure does not)
+    is_wide: bool = False  # its seed is one from WIDE on
     steps: tuple[Step, ...] = field(default=())
 
     def with_steps(self, steps: list[Step]) -> Schedule:
@@ -183,6 +212,8 @@ def make(seed: int, tasks: int = TASKS, only: str = "") -> Schedule:
         schedule, steps = _newer(schedule, steps, span, only)
     if seed >= CLAIMED:
         schedule, steps = _claimed(schedule, steps, span, only)
+    if seed >= WIDE:
+        schedule, steps = _widened(schedule, steps, span, only)
     return replace(schedule, steps=tuple(sorted(steps, key=lambda step: step.at)))
 
 
@@ -244,10 +275,36 @@ def _claimed(schedule: Schedule, steps: list[Step], span: float, only: str) -> t
     return schedule, steps + _some(dice, kinds, dice.choice((0, 1, 2, 3)), nodes, span)
 
 
-def _some(dice: random.Random, kinds: list[tuple[str, int, bool]], number: int, nodes: int, span: float) -> list[Step]:
+def _widened(schedule: Schedule, steps: list[Step], span: float, only: str) -> tuple[Schedule, list[Step]]:
+    dice = random.Random(f"{schedule.seed}/wide")
+    local, names_limits = schedule.local or dice.random() < 0.2, dice.random() < 0.5
+    schedule = replace(schedule, is_wide=True, local=local, names_limits=names_limits)
+    stretch, slower = dice.choice((1.0, 1.0, 1.0, 4.0)), dice.choice((1.0, 1.0, 1.0, 4.0))
+    is_troubled = any(step.task is not None and step.task.upstream for step in steps)
+    kinds = [one for one in WIDE_FAULTS if only in ("", one[0])]
+    steps = steps + _some(dice, kinds, dice.choice((0, 1, 2, 3, 5)), schedule.nodes, span, (3.0, 12.0, 40.0, 90.0))
+    widened = []
+    for step in steps:
+        task = step.task
+        if task is not None and is_troubled:
+            if not task.upstream and dice.random() < 0.1:
+                task = replace(task, upstream=dice.choice(WIDE_UPSTREAM))
+            deaths = dice.choice((1, 2, 9)) * (dice.random() < 0.02)
+            task = replace(task, deaths_telling=deaths, dies_after_end=dice.random() < 0.01)
+            task = replace(task, malformed=task.malformed or dice.random() < 0.02)
+        if task is not None:
+            task = replace(task, seconds=task.seconds * slower)
+        widened.append(replace(step, at=step.at * stretch, task=task))
+    return schedule, widened
+
+
+def _some(
+    dice: random.Random, kinds: list[tuple[str, int, bool]], number: int, nodes: int, span: float,
+    lengths: tuple[float, ...] = (0.3, 3.0, 12.0, 40.0),
+) -> list[Step]:  # fmt: skip
     steps = []
     for _ in range(number if kinds else 0):
         ((kind, _, lasts),) = dice.choices(kinds, [weight for _, weight, _ in kinds])
-        seconds = dice.choice((0.3, 3.0, 12.0, 40.0)) * dice.uniform(0.5, 1.5) if lasts else dice.uniform(0.0, 0.4)
+        seconds = dice.choice(lengths) * dice.uniform(0.5, 1.5) if lasts else dice.uniform(0.0, 0.4)
         steps.append(Step((span + 3.0) * dice.random(), kind, dice.randrange(nodes), seconds, dice.random()))
     return steps

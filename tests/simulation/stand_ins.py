@@ -80,6 +80,7 @@ class SimLocalModel:
         self._node = node
         self.is_stopped = self._told = False
         self.is_asleep = self._is_waking = False
+        self._was_seen = False  # that it is ready; `tick` notes it, as the real one does
         self.loads_for = node.world.dice.choice((0.2, 3.0, 8.0))
         self.ready_at = node.world.now + self.loads_for
         self._idleness = Idleness(node.dice.choice((0.0, 0.3, 2.0)))
@@ -87,7 +88,8 @@ class SimLocalModel:
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return self._node.world.now >= self.ready_at and not self.is_stopped and not self.is_asleep
+        is_seen = self._was_seen or not self._node.is_wide
+        return is_seen and self._node.world.now >= self.ready_at and not self.is_stopped and not self.is_asleep
 
     def request(self, now: float) -> bool:
         """A task wakes it, and waits until it is ready."""
@@ -100,6 +102,7 @@ class SimLocalModel:
 
     def tick(self, now: float, tasks: int) -> None:
         """Report the slots when it is ready; stop it when it is idle."""
+        self._was_seen = now >= self.ready_at
         self._is_waking = self._is_waking and not self.is_ready
         if self.is_ready and self._idleness.note(now, tasks):
             self._idleness.restart()
@@ -125,6 +128,7 @@ class SimLocalModel:
     def load(self, seconds: float) -> None:
         """It is started again."""
         self.ready_at = max(self.ready_at, self._node.world.now + seconds)
+        self._was_seen = False
         self._node.wake()
 
     def stop(self, now: float) -> None:

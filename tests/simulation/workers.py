@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from supervisor.workers.death import FEWEST_REJECTIONS
 from tests.simulation.attempt import Attempt, Waits
 from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
@@ -55,6 +56,7 @@ class SimProcess:
         self._hangs_since: float | None = None
         self._ended_at = self._dead_at = float("inf")  # when pipe and sentinel show the death
         self._cause = ""
+        self._is_mute = False  # its pipe has ended
         self.hold = Hold(0.0)
         self.key = FIRST_KEY  # upstream's
         self.asks_claims = True
@@ -165,6 +167,7 @@ class SimProcess:
             return
         self.is_alive = False
         self._cause = self._cause or cause
+        self._note_untold()
         for slot, job in self._jobs.items():
             client = self.host.gateway.clients[self.host.request_of(job).id]
             client.deaths += 1
@@ -172,15 +175,31 @@ class SimProcess:
                 client.excuses.add("workers died again and again while they offered its answer")
             if self.answer_states[slot] == AnswerState.ENDING:
                 client.excuses.add("its worker was killed between showing the end and sending it")
-            if slot in self._attempts and self._dice.random() < 0.3:
+            if slot in self._attempts and not self._is_mute and self._dice.random() < 0.3:
                 self._buffer += pack(Ready(0))[: self._dice.randint(1, 9)]
                 self._world.faults["pipe closed amid a message"] += 1
                 break
         now = self._world.now
-        self._ended_at = now + self._dice.uniform(0.0, 0.003)
+        self._ended_at = min(self._ended_at, now + self._dice.uniform(0.0, 0.003))
         self._dead_at = min(self._dead_at, now + self._dice.uniform(0.0, 0.005))
         self._world.at(self._ended_at, self.host.readable)
         self._world.at(self._dead_at, self.host.readable)
+
+    def _note_untold(self) -> None:
+        """After some deaths of workers that were to tell a client an error, nobody tries again (workers/death.py)."""
+        for job in self._jobs.values():
+            if job.rejection is not None:
+                client = self.host.gateway.clients[self.host.request_of(job).id]
+                client.deaths_telling += 1
+                if client.deaths_telling > max(FEWEST_REJECTIONS, self.host.max_redeliveries):
+                    client.excuses.add("workers died again and again while they told it an error")
+
+    def end_pipe(self) -> None:
+        """Its pipe to the supervisor ends, and it lives on: nothing that it writes arrives."""
+        if self.is_alive and self.is_ready:
+            self._is_mute = True
+            self._ended_at = min(self._ended_at, self._world.now)
+            self.host.readable()
 
     def orphan(self) -> None:
         """Its forkserver was killed. It lives on for a moment, until its thread in the supervisor kills it."""
@@ -241,7 +260,8 @@ class SimProcess:
         self._world.after(delay, self._do, lambda: self._advance(slot, one))
 
     def write(self, message: Any) -> None:
-        self._buffer += pack(message)
+        if not self._is_mute:
+            self._buffer += pack(message)
         self.host.readable()
 
     def ended(self, slot: int) -> None:
