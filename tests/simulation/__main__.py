@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 # The code that decides, whose branches the simulation is to reach.
 DECIDERS = [
     "node", "lifecycle", "dispatcher", "deliveries/gateway_waits", "deliveries/queues", "deliveries/settlement",
-    "ledger", "claims/*", "deliveries/claim_waits", "health", "workers/pool", "workers/death", "broker/client",
+    "deliveries/claim_waits", "deliveries/refusal_waits", "intake_limit", "ledger", "claims/*", "health/broker_state",
+    "health/incidents", "health/readiness", "health/upstream_watch", "workers/pool", "workers/death", "broker/client",
     "broker/intake", "broker/naks", "broker/record_sender", "concurrency/*", "fitness/blame", "fitness/state_machine",
     "fitness/half_open", "fitness/outage", "fitness/*pacing", "fitness/rate_limit", "fitness/refused_task",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from supervisor.workers.death import FEWEST_REJECTIONS
+from supervisor.workers.death import most_sends
 from tests.simulation.attempt import Attempt, Waits
 from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
@@ -191,7 +191,7 @@ class SimProcess:
             if job.rejection is not None:
                 client = self.host.gateway.clients[self.host.request_of(job).id]
                 client.deaths_telling += 1
-                if client.deaths_telling > max(FEWEST_REJECTIONS, self.host.max_redeliveries):
+                if client.deaths_telling > most_sends(self.host.max_redeliveries):
                     client.excuses.add("workers died again and again while they told it an error")
 
     def end_pipe(self) -> None:
