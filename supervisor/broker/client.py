@@ -108,6 +108,8 @@ class PulsarBroker:
                 self._intake.hand_over(received)
             else:
                 self._naks.add(received, now)
+        for key in self._intake.waiting():  # likewise; its nak belongs to the delivery before
+            self._naks.discard(key)
         done = self._naks.take_due(now, _AllBatches(batches, self._intake), everything=everything)
         self._retrying = len(done.retry_here)
         for received in done.retry_here:

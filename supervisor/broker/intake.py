@@ -126,6 +126,11 @@ class Intake:
         with self._lock:
             return self._taken < self._allowed
 
+    def waiting(self) -> list[MessageKey]:
+        """Return the keys of the messages that wait here."""
+        with self._lock:
+            return list(self._early)
+
     def has_early_of_batch(self, entry: Entry) -> bool:
         """Return True if a message of this batch waits here."""
         with self._lock:
@@ -172,10 +177,11 @@ class Intake:
         """The library has connected anew by itself. It has then asked for a message, even if its listener is paused."""
         with self._lock:
             self._asking_since, self._has_waited = None, False
-            if self._paused and self._consumer is not None:
+            if self._consumer is not None:
                 self._paused = False
+                # A partitioned topic has several consumers. While one is asked, the others are paused.
                 while self._consumer.resume_message_listener():
-                    pass  # a partitioned topic has several consumers
+                    pass
 
     def detach(self) -> None:
         """Take nothing more from the consumer, and forget what waits here: the consumer is to be closed, and the broker

@@ -227,6 +227,26 @@ def test_a_message_that_is_redelivered_to_a_full_node_which_works_on_it_is_not_g
     one.receive(7)
 
 
+def test_the_nak_of_a_message_that_was_redelivered_meanwhile_and_waits_here_is_dropped(one: Setup) -> None:
+    """It would be handed to another node, and what waits here could be served as well."""
+    one.connect()
+    one.broker.allow(1)
+    consumer = one.consumer()
+    one.broker.nak(one.receive(5), 1.0)
+    one.broker.close_intake(is_empty=False)
+    consumer.reconnect()
+    consumer.deliver(Message(5))
+    one.now = 0.9
+    one.broker._intake.reconnected()
+    consumer.run()
+    one.now = 1.1
+    one.broker.send_due_naks(one.now, Ledger())
+    assert (consumer.naked, one.broker.held_naks) == ([], 0)
+    one.now = 0.9 + GIVE_BACK  # it goes back as any other that waits here
+    one.broker.send_due_naks(one.now, Ledger())
+    assert consumer.naked == [5]
+
+
 class Answered(Ledger):
     """A ledger of which every batch was answered in part."""
 

@@ -123,6 +123,23 @@ def test_after_a_reconnection_every_partition_shows_what_it_was_given() -> None:
     assert {key[1] for key in one.intake._early} == {0, 1, 2, 10, 11, 12}
 
 
+def test_after_a_reconnection_a_paused_partition_shows_what_it_was_given_although_another_is_asked() -> None:
+    one = Setup()
+    one.intake.close()
+    for entry, topic in enumerate("abc"):
+        one.deliver(topic, entry)
+    one.intake.allow(4)  # the three that wait, and one more, for which one partition is asked
+    one.intake.close()
+    for part in one.parts.values():
+        part.reconnect()
+    one.deliver("b", 11)
+    one.deliver("c", 12)
+    one.intake.reconnected()
+    for part in one.parts.values():
+        part.run()
+    assert {key[1] for key in one.intake._early} == {11, 12}
+
+
 def test_it_is_connected_while_all_partitions_are_and_closes_them_all() -> None:
     one = Setup()
     assert one.consumer.is_connected()
