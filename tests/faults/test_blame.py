@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.fitness.blame import ENOUGH, MORE_IF_WELL
 from tests.support.check import closed_port
 from tests.support.gateway import FakeGateway
 from tests.support.node import Node
@@ -106,8 +107,12 @@ def test_what_all_tasks_are_refused_with_is_reported_once_with_the_right_reason(
     assert len(reports(only)) == 1
 
 
-@pytest.mark.parametrize("is_slow", [False, True], ids=["at once", "one after the other"])
-@dialects
+# One after the other: a fault that upstream names, and one that it does not. All kinds of them: unit/.../test_blame.py.
+@pytest.mark.parametrize(
+    ("name", "is_slow"),
+    [*((name, False) for name in DIALECTS), ("401", True), ("firewall", True)],
+    ids=[*(f"{name}-at once" for name in DIALECTS), "401-one after the other", "firewall-one after the other"],
+)
 def test_several_poisoned_tasks_without_an_answer_between_leave_the_node_fit(
     name: str, is_slow: bool,
     node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream,
@@ -117,7 +122,7 @@ def test_several_poisoned_tasks_without_an_answer_between_leave_the_node_fit(
     only = node(MAX_PROCESS_NUM=8)
     with readiness(only) as seen:
         poisoned = []
-        for _ in range(8):
+        for _ in range(ENOUGH + MORE_IF_WELL + 1):
             poisoned += platform.ask_many([POISON])
             if is_slow:  # each has its error before the next one comes
                 gateway.wait_all(poisoned, TIMEOUT)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 # The files that take longer than a minute on a quiet box with two processors.
 LONGEST = (
     "tests/faults/test_soak.py",
+    "tests/faults/test_blame.py",
     "tests/integration/test_local_node.py",
     "tests/faults/test_upstream.py",
 )
