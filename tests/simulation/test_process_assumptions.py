@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -17,14 +18,15 @@ from supervisor.workers.process import WorkerProcess
 from tests.simulation.node import SimNode, settings_of
 from tests.simulation.outside import Gateway, Upstream
 from tests.simulation.pulsar import Server
-from tests.simulation.schedule import make
+from tests.simulation.schedule import TaskPlan, make
 from tests.simulation.world import World
 from tests.support.wait import until
 from workernode.pipe import Unpacker
-from workernode.protocol import Hold, Ready, Stop
+from workernode.protocol import Hold, Job, Kept, Ready, Stop
 from workernode.record import Node
 
 TIMEOUT = 30.0  # seconds; a bound for a broken run
+LARGE = 4 << 20  # bytes: many times what a pipe holds
 
 
 class Host:
@@ -35,6 +37,7 @@ class Host:
         self.wait = wait
         self.unpacker: Unpacker[Any] = Unpacker()
         self.messages: list[Any] = []
+        self.bytes_taken = 0  # by `take`
 
     def read_until_ready(self) -> None:
         while not self.messages:  # a message may come in pieces
@@ -63,6 +66,29 @@ class Host:
         else:
             assert self.process.pid is not None
             os.kill(self.process.pid, signal.SIGSTOP)
+
+    def begin_large_message(self) -> None:
+        """Give it an answer whose gateway is away. It reports that, with the answer, and has not written all of it."""
+        simulated = getattr(self.process, "host", None)
+        now = simulated.world.now if simulated else time.monotonic()
+        kept = Kept("http://127.0.0.1:1", is_reached=False, until=now + 1000.0, parts=(b"x" * LARGE,))
+        payload = b'{"request_id":"large","stream":false,"endpoint":"http://127.0.0.1:1/res","data":{}}'
+        job = Job(1, 0, payload, time.time(), time.time(), now, now + 1000.0, 0, kept=kept)
+        if simulated:
+            simulated.plans["large"] = plan = TaskPlan("large", False, 1, 0.0)
+            simulated.gateway.publish(plan)
+            simulated.gateway.away_until = now + 1000.0
+            self.process._dice.random = lambda: 0.0  # type: ignore[attr-defined]  # it dies amid a message
+            self.process.put(job)
+            simulated.world.run(now + 0.5)
+            return
+        self.process.put(job)
+        self.wait(self.pipe_readable)
+        self.take(self.process.read())
+
+    def take(self, piece: bytes) -> None:
+        self.bytes_taken += len(piece)
+        self.messages += self.unpacker.feed(piece)
 
     def kill_forkserver(self) -> None:
         if hasattr(self.process, "orphan"):
@@ -139,3 +165,15 @@ def test_without_its_forkserver_a_process_is_reported_dead_only_when_it_is_dead(
     assert not host.is_running()
     assert host.process.cause() == "its fork server was killed"
     assert host.process.was_killed_from_outside()
+
+
+def test_of_a_process_that_is_killed_amid_a_large_message_no_part_of_it_is_taken_for_a_message(host: Host) -> None:
+    host.read_until_ready()
+    host.begin_large_message()
+    host.process.kill()
+    host.wait(host.sentinel_readable)
+    for piece in host.process.read_rest():
+        host.take(piece)
+    assert 0 < host.bytes_taken < LARGE
+    assert [type(message) for message in host.messages] == [Ready]
+    assert host.process.read() == b""
