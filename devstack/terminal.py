@@ -64,6 +64,8 @@ class DownloadProgress:
     def show(self, done_bytes: int) -> None:
         """Show how many bytes there are by now; may be called often."""
         text = f"{self._name}: {done_bytes // 1_000_000} of about {self._total_mb} MB"
+        if not done_bytes:  # Maven fetches its own plugins first, which takes it some ten seconds
+            text = f"{self._name}: about {self._total_mb} MB, the download begins"
         if self._line.in_place:
             self._line.show(text)
         elif self._clock() >= self._next_line:
