@@ -97,8 +97,8 @@ class TokenEstimator:
         texts += [dumps(tool).decode() for tool in _items(request.get("tools"))]
         prompt = self._count("\n".join(texts)) + len(messages) * TOKENS_PER_MESSAGE + TOKENS_OF_THE_REPLY
         choices = _items(read_object(answer).get("choices")) if answer is not None else []
-        said = [choice.get("message") for choice in choices if isinstance(choice, dict)]
-        replies = [text for message in said if isinstance(message, dict) for text in _texts_of(message)]
+        answers = [choice.get("message") for choice in choices if isinstance(choice, dict)]
+        replies = [text for message in answers if isinstance(message, dict) for text in _texts_of(message)]
         return Estimate(prompt, self._count("\n".join(replies)))
 
     def _can_load(self) -> bool:

@@ -1,6 +1,6 @@
 """When the memory of a GPU counts as short. Pure.
 
-A model server takes most of a card's memory when it starts, and keeps it: that alone says nothing of the tasks, and
+A model server takes most of a card's memory when it starts, and keeps it: that alone shows nothing of the tasks, and
 fewer tasks would not free it. So a card counts only while its use grows.
 """
 

@@ -42,7 +42,7 @@ class Outage:
         return any(self._failed.values()) or any(self._calls.values())
 
     def answered(self, asked_at: float) -> None:
-        """Upstream answered a call that was asked then: what failed before says nothing any more."""
+        """Upstream answered a call that was asked then: what failed before proves nothing any more."""
         self._answered_asked = max(self._answered_asked, asked_at)
         self.suspected = None
         for failed in (*self._failed.values(), *self._calls.values()):

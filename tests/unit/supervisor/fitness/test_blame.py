@@ -246,7 +246,7 @@ def test_a_self_check_that_is_refused_blames_a_node_without_tasks() -> None:
     assert blame.node_fault == KEY
 
 
-def test_a_refused_self_check_says_nothing_if_a_later_call_was_answered() -> None:
+def test_a_refused_self_check_proves_nothing_if_a_later_call_was_answered() -> None:
     blame = Blame(can_check=True)
     refused(blame, NOW, "a")
     blame.answered(NOW + 0.4)

@@ -19,7 +19,7 @@ def test_upstream_is_away_after_a_few_tasks_that_failed_one_after_the_other(kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_task_that_fails_again_and_again_says_nothing(kind: FaultKind) -> None:
+def test_one_task_that_fails_again_and_again_proves_nothing(kind: FaultKind) -> None:
     outage, fault = Outage(), FaultInfo(kind, 503, "", "")
     assert not any(outage.failed("the same", number, fault) for number in range(100))
 
@@ -32,7 +32,7 @@ def test_an_answer_between_starts_the_count_anew(kind: FaultKind) -> None:
         outage.answered(number + 0.5)
 
 
-def test_a_failure_of_a_call_that_was_asked_before_the_newest_answered_one_says_nothing() -> None:
+def test_a_failure_of_a_call_that_was_asked_before_the_newest_answered_one_proves_nothing() -> None:
     outage = Outage()
     outage.answered(10.0)
     fault = FaultInfo(FaultKind.UNAVAILABLE, 0, "", "")

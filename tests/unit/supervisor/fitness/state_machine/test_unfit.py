@@ -52,7 +52,7 @@ def test_a_self_check_that_is_refused_at_the_start_makes_the_node_unfit() -> Non
     assert len(fitness.reports()) == 1
 
 
-def test_a_self_check_that_is_refused_before_a_task_is_answered_says_nothing() -> None:
+def test_a_self_check_that_is_refused_before_a_task_is_answered_proves_nothing() -> None:
     fitness = made()
     answer(fitness, 1.45)
     fitness.self_checked(1.5, SelfChecked(1.4, KEY))
