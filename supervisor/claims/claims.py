@@ -85,6 +85,7 @@ class Claims:
         self._is_reading = False
         self._has_start = False  # the messages that come begin with the first
         self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
+        self._forgets_from = 0.0  # monotonic: no claim is forgotten before
         self._refusal = ""  # why claims cannot be used, as it was logged
         self.is_on = False
         self.lease = FOREVER
@@ -326,8 +327,10 @@ class Claims:
     def _read_or_not(self, now: float) -> None:
         if self._look_ups or self._doubt_mark or self._unsure:
             self._read_until = now + READ_ON
+        if self._doubt_mark:  # the topic is away, and what was acked before may come again once the broker is back
+            self._forgets_from = now + self._keep_s
         is_wanted = now < self._read_until
-        if is_wanted:
+        if is_wanted and now >= self._forgets_from:
             self._look_ups.table.forget_before(now - self._keep_s)
         if is_wanted != self._is_reading:
             self._is_reading, self._has_start = is_wanted, False

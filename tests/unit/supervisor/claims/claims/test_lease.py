@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from supervisor.claims import Finding
 from supervisor.claims.claims import LEASE, STORED_WITHIN
 from supervisor.claims.table import ClaimMessage
-from tests.unit.supervisor.claims.claims.box import DENIED, END_GRANTED, FAULT, GRANTED, Box
+from tests.unit.supervisor.claims.claims.box import DENIED, END_GRANTED, FAULT, GRANTED, Box, message
 from workernode.protocol import Granted
 
 
@@ -89,6 +90,20 @@ def test_the_first_of_two_copies_of_a_message_ends_no_doubt_about_what_came_betw
     box.turn()
     box.store()
     assert box.claims.grants() == DENIED
+
+
+def test_after_a_long_doubt_it_is_still_known_what_other_nodes_had_answered_before() -> None:
+    """The broker was away, and hands out again what was acked in its last seconds."""
+    box = lapsed()
+    box.read(ClaimMessage("me", begun=["r"]), ClaimMessage("b", taken=["x"], ended=["x"]))
+    for _ in range(10):
+        box.turn(100.0)
+    box.store()
+    box.turn()
+    box.claims.look_up(box.now, 2, "x", message(), box.now + 600.0)
+    box.turn()
+    box.store()
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.ENDED]
 
 
 # --- a claim that was stored late ---
