@@ -179,7 +179,8 @@ class Simulation:
 
     def _check_kept(self, node: SimNode, now: float) -> None:
         """A closed intake keeps no message that others could serve."""
-        if now < node.excused_until:
+        if now < node.excused_until:  # what it had before counts from when it runs again
+            self._held_since = {key: since for key, since in self._held_since.items() if key[0] != node.name}
             return
         timeout = self.schedule.task_timeout
         for due, received in node.broker.held:
