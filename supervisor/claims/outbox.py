@@ -1,7 +1,13 @@
-"""What this node publishes about its claims: collected for some milliseconds, sent again until it is stored. Pure."""
+"""What this node publishes about its claims: collected for some milliseconds, sent again until it is stored. Pure.
+
+One message is on its way at a time, and what comes after it waits. So the messages of a node stand in the topic in the
+order in which it did what they report, whatever fails between: a claim that was given back and taken again is not given
+back by a message that was sent a second time.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +18,9 @@ FLUSH_INTERVAL = 0.01  # seconds between two messages
 ASKED_INTERVAL = 0.003  # seconds, if a stream waits for it
 RETRY = 0.5  # seconds before what could not be stored is sent again
 REMEMBERED_MARKS = 2000
+MOST_CHARACTERS = 200_000  # of the request ids in a message; a broker takes 5 MB
+# In this order a reader applies the lists of one message (ClaimTable.apply).
+APPLIED = ("taken", "begun", "ended", "unended", "released", "withdrawn")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,11 +34,11 @@ class Request:
 
 @dataclass(slots=True)
 class Sent:
-    """A message on its way to the broker."""
+    """A message that is not stored yet."""
 
-    at: float  # monotonic
     message: ClaimMessage
     requests: list[Request] = field(default_factory=list)
+    at: float = 0.0  # monotonic: when it was sent, the last time
 
 
 class ClaimOutbox:
@@ -43,77 +52,76 @@ class ClaimOutbox:
     def __init__(self, node: str, publish: Callable[[int, bytes], None]) -> None:
         self._node = node
         self._publish = publish
-        self._next = ClaimMessage(node)
+        self._next = Sent(ClaimMessage(node))
         self._is_empty = True
-        self._requests: list[Request] = []
-        self._sent: dict[int, Sent] = {}
+        self._places: dict[str, int] = {}  # request id → the last of the lists in `_next` that it is in
+        self._characters = 0
+        self._waiting: deque[Sent] = deque()  # before `_next`, the oldest first; that may be on its way
+        self._on_its_way = 0  # the number of the message that was sent; 0: none is
         self._number = 0
         self._mark = 0
-        self._marks_sent: dict[int, float] = {}  # mark → monotonic time at which its message was sent
+        self._marks_sent: dict[int, float] = {}  # mark → monotonic time at which its message was first sent
         self._last_flush = 0.0  # monotonic
         self._not_before = 0.0  # monotonic
 
     def taken(self, request_id: str) -> None:
         """The node works on the task."""
-        for given_back in (self._next.released, self._next.withdrawn):
+        for given_back in (self._next.message.released, self._next.message.withdrawn):
             if request_id in given_back:  # taken again at once: it was never given back
                 given_back.remove(request_id)
-        self._next.taken.append(request_id)
-        self._is_empty = False
+                del self._places[request_id]
+        self._add("taken", request_id)
 
     def again(self, request_id: str, is_begun: bool) -> None:
         """The node works on the task, which others may not know any more."""
-        self._next.taken.append(request_id)
+        self._add("taken", request_id)
         if is_begun:
-            self._next.begun.append(request_id)
-        self._is_empty = False
+            self._add("begun", request_id)
 
     def ask(self, request: Request) -> None:
         """A stream is to begin, or to end."""
-        (self._next.ended if request.is_end else self._next.begun).append(request.request_id)
-        self._requests.append(request)
-        self._is_empty = False
+        self._add("ended" if request.is_end else "begun", request.request_id)
+        self._next.requests.append(request)
 
     def ended(self, request_id: str) -> None:
         """The task is answered."""
-        self._next.ended.append(request_id)
-        self._is_empty = False
+        self._add("ended", request_id)
 
     def released(self, request_id: str) -> None:
         """The task goes back to the broker."""
-        self._next.released.append(request_id)
-        self._is_empty = False
+        self._add("released", request_id)
 
     def unended(self, request_id: str) -> None:
         """The task goes back to the broker. The end of its stream was announced, and has not left."""
-        self._next.unended.append(request_id)
-        self._is_empty = False
+        self._add("unended", request_id)
 
     def withdrawn(self, request_id: str) -> None:
         """The task goes back to the broker, and nothing of an answer has left."""
-        self._next.withdrawn.append(request_id)
-        self._is_empty = False
+        self._add("withdrawn", request_id)
 
     def suspect(self, node: str) -> None:
         """Another node may be gone."""
-        self._next.suspects.append(node)
+        self._next.message.suspects.append(node)
         self._is_empty = False
 
     def take_over(self, request_id: str, holder: str) -> None:
         """Take a task over from another node."""
-        self._next.takes.append((request_id, holder))
+        self._next.message.takes.append((request_id, holder))
         self._is_empty = False
 
     def next_mark(self) -> int:
         """Return the mark of the next message; all that is published before it is known once it was read back."""
-        if not self._next.mark:
+        message = self._next.message
+        if not message.mark:
             self._mark += 1
-            self._next.mark = self._mark
+            message.mark = self._mark
         self._is_empty = False
-        return self._next.mark
+        return message.mark
 
     def sent_at(self, mark: int) -> float:
-        """Return the monotonic time at which the message with this mark was sent."""
+        """Return the monotonic time at which the message with this mark was sent, the first time: it may have been
+        stored although it was reported as failed.
+        """
         return self._marks_sent.get(mark, 0.0)
 
     def flush(self, now: float, sign: float) -> None:
@@ -125,22 +133,26 @@ class ClaimOutbox:
         """
         if now < self.next_flush(sign):
             return
-        message, requests = self._next, self._requests
-        self._next, self._requests, self._is_empty = ClaimMessage(self._node), [], True
-        self._last_flush = now
+        if not self._waiting:
+            self._close()
+        sent = self._waiting[0]
+        sent.at = self._last_flush = now
         self._number += 1
-        self._sent[self._number] = Sent(now, message, requests)
-        if message.mark:
-            self._marks_sent[message.mark] = now
-            self._marks_sent.pop(message.mark - REMEMBERED_MARKS, None)
-        self._publish(self._number, encode(message))
+        self._on_its_way = self._number
+        if sent.message.mark:
+            self._marks_sent.setdefault(sent.message.mark, now)
+            self._marks_sent.pop(sent.message.mark - REMEMBERED_MARKS, None)
+        self._publish(self._number, encode(sent.message))
 
     def next_flush(self, sign: float) -> float:
         """Return the monotonic time at which `flush` has something to send. The argument is that of `flush`."""
-        if self._is_empty:
-            due = self._last_flush + sign
+        if self._on_its_way:
+            return FOREVER
+        if self._waiting or not self._is_empty:
+            is_asked = (self._waiting[0] if self._waiting else self._next).requests
+            due = self._last_flush + (ASKED_INTERVAL if is_asked else FLUSH_INTERVAL)
         else:
-            due = self._last_flush + (ASKED_INTERVAL if self._requests else FLUSH_INTERVAL)
+            due = self._last_flush + sign
         return max(due, self._not_before)
 
     def stored(self, now: float, number: int, fault: str) -> Sent | None:
@@ -149,35 +161,36 @@ class ClaimOutbox:
         Returns:
             The message if it is stored; None if not.
         """
-        sent = self._sent.pop(number, None)
-        if sent is None or not fault:
-            return sent
-        self._not_before = now + RETRY
-        old, new = sent.message, self._next
-        later = [each.message for later, each in self._sent.items() if later > number]
-        taken_again = {each for message in (*later, new) for each in message.taken}
-        ended_again = {each for message in (*later, new) for each in message.ended}
-        unended = {each for message in later for each in message.unended}
-        withdrawn = {each for message in later for each in message.withdrawn}
-        given_back = {each for message in later for each in message.released} | withdrawn | unended
-        if old.mark or new.mark:  # each message has a mark of its own: the one that failed may be stored all the same
-            self._mark += 1
-        self._next = ClaimMessage(
-            self._node, [each for each in old.taken if each not in given_back] + new.taken,
-            [each for each in old.begun if each not in withdrawn] + new.begun,
-            [each for each in old.ended if each not in unended] + new.ended,
-            [each for each in old.released if each not in taken_again] + new.released,
-            [each for each in old.withdrawn if each not in taken_again] + new.withdrawn,
-            old.suspects + new.suspects, old.takes + new.takes, self._mark if old.mark or new.mark else 0,
-            [each for each in old.unended if each not in ended_again] + new.unended,
-        )  # fmt: skip
-        self._requests = sent.requests + self._requests
-        self._is_empty = False
-        return None
+        if number != self._on_its_way:
+            return None
+        self._on_its_way = 0
+        if fault:
+            self._not_before = now + RETRY
+            return None
+        return self._waiting.popleft()
 
     def clear(self) -> list[Request]:
         """Forget everything; return the requests that wait."""
-        requests = [request for sent in self._sent.values() for request in sent.requests] + self._requests
-        self._sent.clear()
-        self._next, self._requests, self._is_empty = ClaimMessage(self._node), [], True
+        self._close()
+        requests = [request for sent in self._waiting for request in sent.requests]
+        self._waiting.clear()
+        self._on_its_way = 0
         return requests
+
+    def _add(self, what: str, request_id: str) -> None:
+        """Put a task into one of the lists of the next message, or of a new one if that would change the order."""
+        place, last = APPLIED.index(what), self._places.get(request_id, 0)
+        is_too_late = place < last and (what, APPLIED[last]) != ("begun", "ended")  # this order shows in no table
+        if is_too_late or self._characters > MOST_CHARACTERS:
+            self._close()
+            last = 0
+        self._places[request_id] = max(place, last)
+        self._characters += len(request_id)
+        getattr(self._next.message, what).append(request_id)
+        self._is_empty = False
+
+    def _close(self) -> None:
+        """What follows goes into another message."""
+        self._waiting.append(self._next)
+        self._next, self._is_empty = Sent(ClaimMessage(self._node)), True
+        self._places, self._characters = {}, 0

@@ -213,7 +213,14 @@ class Node:
     def check_end(self) -> None:
         """Check that it remembers nothing and reads nothing."""
         claims = self.claims
-        left = [claims._own, claims._received, claims._unsure, claims._grants, claims._outbox._sent, claims._look_ups]
+        left = [
+            claims._own,
+            claims._received,
+            claims._unsure,
+            claims._grants,
+            claims._outbox._waiting,
+            claims._look_ups,
+        ]
         if self.is_reading or any(map(len, left)) or len(claims._look_ups.table):
             raise Violation(f"{self.name}: reads={self.is_reading}, {left}")
 

@@ -18,10 +18,11 @@ class Reader:
         self.outbox = ClaimOutbox("me", self._publish)
         self.look_ups = LookUps("me", self.outbox)
 
-    def _publish(self, _number: int, data: bytes) -> None:
+    def _publish(self, number: int, data: bytes) -> None:
         message = decode(data)
         assert message is not None
         self.published.append(message)
+        self.outbox.stored(self.now, number, "")
 
     def read(self, *messages: ClaimMessage) -> None:
         """Messages of other nodes come."""

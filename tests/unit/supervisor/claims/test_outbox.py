@@ -8,6 +8,7 @@ from supervisor.claims.outbox import (
     ASKED_INTERVAL,
     FLUSH_INTERVAL,
     FOREVER,
+    MOST_CHARACTERS,
     REMEMBERED_MARKS,
     RETRY,
     ClaimOutbox,
@@ -31,12 +32,20 @@ class Outbox:
         assert message is not None
         self.sent[number] = message
 
-    def flush(self, sign: float = FOREVER) -> ClaimMessage | None:
-        """Let a second pass and flush; return what was sent."""
+    def flush(self, sign: float = FOREVER, fault: str | None = "") -> ClaimMessage | None:
+        """Let a second pass and flush; return what was sent.
+
+        Args:
+            fault: why it could not be stored; None: that is not known yet.
+        """
         self.now += 1.0
         before = len(self.sent)
         self.box.flush(self.now, sign)
-        return self.sent[len(self.sent)] if len(self.sent) > before else None
+        if len(self.sent) == before:
+            return None
+        if fault is not None:
+            self.box.stored(self.now, len(self.sent), fault)
+        return self.sent[len(self.sent)]
 
 
 def test_what_is_collected_goes_in_one_message() -> None:
@@ -92,7 +101,7 @@ def test_what_was_stored_comes_back_with_the_requests_that_waited_for_it() -> No
     outbox = Outbox()
     request = Request(1, "1", is_end=False)
     outbox.box.ask(request)
-    outbox.flush()
+    outbox.flush(fault=None)
     sent = outbox.box.stored(outbox.now + 5.0, 1, "")
     assert sent is not None
     assert (sent.at, sent.requests) == (outbox.now, [request])
@@ -105,28 +114,64 @@ def test_what_was_not_stored_is_sent_again_before_what_came_later() -> None:
     outbox.box.taken("1")
     outbox.box.ask(first)
     outbox.box.take_over("9", "b")
-    outbox.flush()
+    message = outbox.flush(fault=None)
     outbox.box.ask(second)
-    outbox.box.taken("2")
+    outbox.box.taken("3")
+    assert outbox.flush(fault=None) is None, "one message is on its way at a time"
     assert outbox.box.stored(outbox.now, 1, FAULT) is None
     assert outbox.box.next_flush(FOREVER) == outbox.now + RETRY
-    assert outbox.flush() == ClaimMessage("a", ["1", "2"], ["1"], ["2"], takes=[("9", "b")])
+    assert outbox.flush(fault=None) == message == ClaimMessage("a", ["1"], ["1"], takes=[("9", "b")])
+    again_at = outbox.now
     sent = outbox.box.stored(outbox.now, 2, "")
     assert sent is not None
-    assert sent.requests == [first, second]
+    assert (sent.at, sent.requests) == (again_at, [first])
+    assert outbox.flush(fault=None) == ClaimMessage("a", ["3"], ended=["2"])
 
 
-def test_a_task_that_was_taken_again_is_not_released_by_a_message_that_is_sent_again() -> None:
-    """Released, not stored, taken again: the late release would free a claim that is in use."""
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("unended", "taken"),
+        ("released", "ended"),
+        ("released", "begun"),
+        ("withdrawn", "unended"),
+    ],
+)
+def test_what_a_reader_would_take_for_the_earlier_of_two_goes_into_another_message(first: str, second: str) -> None:
     outbox = Outbox()
-    outbox.box.released("1")
-    outbox.flush()
-    outbox.box.taken("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.released == []
+    for what in (first, second):
+        if what == "begun":
+            outbox.box.ask(Request(1, "1", is_end=False))
+        else:
+            getattr(outbox.box, what)("1")
+    assert [outbox.flush(), outbox.flush()] == [
+        ClaimMessage("a", **{first: ["1"]}),
+        ClaimMessage("a", **{second: ["1"]}),
+    ]
+
+
+def test_a_stream_may_begin_in_the_message_that_has_its_end() -> None:
+    outbox = Outbox()
+    outbox.box.ask(Request(1, "1", is_end=True))
+    outbox.box.ask(Request(1, "1", is_end=False))
+    assert outbox.flush() == ClaimMessage("a", begun=["1"], ended=["1"])
+
+
+def test_other_tasks_do_not_begin_another_message() -> None:
+    outbox = Outbox()
+    outbox.box.unended("1")
+    outbox.box.taken("2")
+    assert outbox.flush() == ClaimMessage("a", taken=["2"], unended=["1"])
+
+
+def test_no_message_is_too_large_for_the_broker() -> None:
+    outbox = Outbox()
+    long = "x" * 256
+    for _ in range(2 * MOST_CHARACTERS // 256):
+        outbox.box.taken(long)
+    sizes = [len(message.taken) * 256 for message in iter(outbox.flush, None)]
+    assert len(sizes) == 2
+    assert max(sizes) <= MOST_CHARACTERS + 256
 
 
 def test_a_task_that_is_released_and_taken_at_once_is_not_released() -> None:
@@ -156,117 +201,23 @@ def test_a_mark_belongs_to_the_next_message_and_grows() -> None:
     assert [outbox.box.sent_at(1), outbox.box.sent_at(2)] == [at, outbox.now]
 
 
-@pytest.mark.parametrize("next_has_mark", [False, True])
-def test_what_is_sent_again_has_a_mark_of_its_own(next_has_mark: bool) -> None:
-    """What failed may be stored all the same. Who reads it must not take it for what was sent later."""
+def test_what_is_sent_again_keeps_its_mark_and_the_time_at_which_it_was_first_sent() -> None:
+    """What failed may be stored all the same, and be read back: others know that this node lived then, no later."""
     outbox = Outbox()
-    marks = [outbox.box.next_mark()]
-    outbox.flush()
+    mark = outbox.box.next_mark()
+    outbox.flush(fault=FAULT)
     first_at = outbox.now
-    if next_has_mark:
-        marks.append(outbox.box.next_mark())
-    outbox.box.stored(outbox.now, 1, FAULT)
+    assert outbox.box.next_mark() > mark
     again = outbox.flush()
     assert again is not None
-    assert again.mark > max(marks)
-    assert [outbox.box.sent_at(1), outbox.box.sent_at(again.mark)] == [first_at, outbox.now]
-
-
-def test_what_is_sent_again_without_a_mark_gets_none() -> None:
-    outbox = Outbox()
-    outbox.box.taken("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.mark == 0
-
-
-def test_a_task_that_was_given_back_meanwhile_is_not_taken_by_a_message_that_is_sent_again() -> None:
-    """A node that lives would hold it for ever."""
-    outbox = Outbox()
-    outbox.box.taken("1")
-    outbox.flush()
-    outbox.box.released("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.taken == []
-
-
-def test_a_stream_that_was_withdrawn_meanwhile_does_not_begin_by_a_message_that_is_sent_again() -> None:
-    """Upstream refused it before the question whether it may begin was answered."""
-    outbox = Outbox()
-    outbox.box.ask(Request(1, "1", is_end=False))
-    outbox.flush()
-    outbox.box.withdrawn("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.begun == []
-
-
-def test_a_begun_stream_that_was_released_meanwhile_stays_begun_when_its_message_is_sent_again() -> None:
-    """A part of it may have left: another node must not send it from its start."""
-    outbox = Outbox()
-    outbox.box.again("1", is_begun=True)
-    outbox.flush()
-    outbox.box.released("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.begun == ["1"]
-
-
-def test_an_end_that_has_not_left_is_not_announced_by_a_message_that_is_sent_again() -> None:
-    """Nor is its task taken: whoever claims it next is to end the stream."""
-    outbox = Outbox()
-    outbox.box.taken("1")
-    outbox.box.ask(Request(1, "1", is_end=True))
-    outbox.flush()
-    outbox.box.unended("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert (again.taken, again.ended) == ([], [])
-
-
-@pytest.mark.parametrize(("is_ended", "unended"), [(True, []), (False, ["1"])])
-def test_that_an_end_has_not_left_is_sent_again_unless_it_was_announced_since(
-    is_ended: bool, unended: list[str]
-) -> None:
-    outbox = Outbox()
-    outbox.box.unended("1")
-    outbox.flush()
-    if is_ended:
-        outbox.box.ask(Request(1, "1", is_end=True))
-    outbox.box.stored(outbox.now, 1, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.unended == unended
-
-
-def test_a_task_that_was_taken_and_released_in_two_messages_is_released_when_the_second_is_sent_again() -> None:
-    outbox = Outbox()
-    outbox.box.taken("1")
-    outbox.flush()
-    outbox.box.released("1")
-    outbox.flush()
-    outbox.box.stored(outbox.now, 2, FAULT)
-    again = outbox.flush()
-    assert again is not None
-    assert again.released == ["1"]
+    assert (again.mark, outbox.box.sent_at(mark)) == (mark, first_at)
 
 
 def test_what_is_cleared_is_not_sent_and_its_requests_come_back() -> None:
     outbox = Outbox()
     first, second = Request(1, "1", is_end=False), Request(2, "2", is_end=False)
     outbox.box.ask(first)
-    outbox.flush()
+    outbox.flush(fault=None)
     outbox.box.ask(second)
     assert outbox.box.clear() == [first, second]
     assert outbox.flush() is None
@@ -280,6 +231,5 @@ def test_nothing_is_remembered_of_what_was_stored() -> None:
         outbox.box.taken(str(number))
         outbox.box.next_mark()
         outbox.flush()
-        outbox.box.stored(outbox.now, number, "")
-    assert len(outbox.box._sent) == 0
+    assert len(outbox.box._waiting) == len(outbox.box._places) == 0
     assert len(outbox.box._marks_sent) == REMEMBERED_MARKS

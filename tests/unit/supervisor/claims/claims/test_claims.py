@@ -146,6 +146,7 @@ def test_a_message_that_goes_back_before_it_was_decided_is_released() -> None:
     box = Box()
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
     box.turn()
+    box.store(read_back=False)
     box.claims.decided(1, "r", False)
     assert [sent.released for sent in box.turn()] == [["r"]]
 
@@ -166,6 +167,7 @@ def test_a_message_of_which_nothing_is_known_is_released_and_not_withdrawn() -> 
     box = Box()
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
     box.turn()
+    box.store(read_back=False)
     box.turn(20.0)
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
     box.claims.decided(1, "r", False, has_left=False)
@@ -198,6 +200,7 @@ def test_a_stream_that_this_node_may_have_ended_before_is_not_reported_as_unende
     box = Box()
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
     box.turn()
+    box.store(read_back=False)
     box.turn(20.0)
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
     box.claims.ask(1, "r", True)

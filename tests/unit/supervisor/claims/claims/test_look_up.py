@@ -36,6 +36,7 @@ def test_a_message_that_is_not_known_is_read_before_its_stream_begins() -> None:
     box = Box()
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
     box.turn()
+    box.store(read_back=False)
     box.turn(20.0)
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
     box.claims.ask(1, "r", False)
@@ -50,6 +51,7 @@ def test_a_message_that_is_not_known_and_that_this_node_had_answered_begins_no_s
     box = Box()
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
     box.turn()
+    box.store(read_back=False)
     box.turn(20.0)
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
     box.claims.ask(1, "r", False)
