@@ -25,7 +25,7 @@ from supervisor.events import Received, Stored
 from supervisor.fitness import Admit
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
-from supervisor.workers import Pool, Settled, WorkerDeath, after_death, most_sends
+from supervisor.workers import Pool, Settled, WorkerDeath, after_death, kills_by_sending, most_sends
 from workernode import record
 from workernode.errors import unfit_error
 from workernode.gateway import offered_until
@@ -128,6 +128,7 @@ class Dispatcher:
     def _enqueue(self, delivery: Delivery) -> None:
         self._ledger.move(delivery, Place.QUEUED)
         alone = delivery.is_to_be_run and self._ledger.must_run_alone(delivery.received, self._limit)
+        alone = alone or delivery.failed_sends >= most_sends(self._limit)
         self._queues.put(delivery, alone)
 
     def _admitted(self, delivery: Delivery) -> bool:
@@ -271,7 +272,8 @@ class Dispatcher:
         if delivery.undelivered is not None and state is not AnswerState.STARTED:
             assert delivery.kept is not None
             delivery.failed_sends += counts
-            if state is AnswerState.NOT_STARTED and delivery.failed_sends <= most_sends(self._limit):
+            kills = kills_by_sending(delivery.failed_sends, self._limit, delivery.is_alone)
+            if state is AnswerState.NOT_STARTED and not kills:
                 self._await_gateway(delivery, delivery.kept)
             else:  # the gateway has the answer, or offering it kills workers
                 self._settlement.settle_undelivered(delivery)

@@ -11,6 +11,7 @@ from workernode.resume import MOST_RESUMES
 # Workers that may die while they send a client an error, or an answer that is there, whatever MAX_REDELIVERIES is: most
 # deaths have another cause, and a client that gets no answer waits for ever.
 FEWEST_SENDS = 2
+MOST_SHARED = 4  # times as many, where no worker could be emptied for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,19 @@ class Settled:
     reason: str  # for people
 
 
-def most_sends(limit: int) -> int:
-    """Return how many workers may die while they send a client a rejection, or an answer that is offered again.
+def kills_by_sending(failed_sends: int, limit: int, is_alone: bool) -> bool:
+    """Return True if sending a client its rejection, or an answer that is offered again, is what kills workers.
 
     Args:
+        failed_sends: deaths that count, of workers that were sending it, the latest included.
         limit: MAX_REDELIVERIES.
+        is_alone: the latest of them had no other job, so that no other task has caused its death.
     """
+    return failed_sends > most_sends(limit) * (1 if is_alone else MOST_SHARED)
+
+
+def most_sends(limit: int) -> int:
+    """Return after how many such deaths it is to be sent by a worker that has no other job."""
     return max(limit, FEWEST_SENDS)
 
 
@@ -61,7 +69,7 @@ def after_death(
             return Settled(Decision.ACK, "answered", reason)
         return Settled(rejection.decision, rejection.status, rejection.reason or reason)
     if rejection is not None:
-        if failed_sends > most_sends(limit):  # even sending the client an error kills workers
+        if kills_by_sending(failed_sends, limit, is_alone):  # even sending the client an error kills workers
             return Settled(Decision.DEAD_LETTER, "poison", text)
         return rejection
     if state is AnswerState.STARTED:

@@ -65,6 +65,12 @@ def settings_of(slots: int, workers: int, timeout: float, drain: float, redelive
     )
 
 
+def unended_by(dispatcher: Dispatcher) -> list[str]:
+    """Return the request ids of ends that were announced, did not leave, and are not taken back in the topic yet."""
+    outbox = dispatcher.claims._claims._outbox
+    return [each for sent in (*outbox._waiting, outbox._next) for each in sent.message.unended]
+
+
 class SimNode:
     """A node from its start to its end; a restart makes another one."""
 
@@ -273,6 +279,9 @@ class SimNode:
             if delivery.place is Place.RECORDING:
                 client = self.gateway.clients[self.plan_of(delivery.received).id]
                 client.excuses.add("its record could not be stored while its node lived")
+        for request_id in unended_by(self.dispatcher):
+            client = self.gateway.clients[request_id]
+            client.excuses.add("its end was announced, and its node stopped before it could take that back")
         self.connection.kill()
         for process in self.processes:
             self.world.after(

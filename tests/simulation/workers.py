@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from supervisor.workers.death import most_sends
+from supervisor.workers.death import MOST_SHARED, most_sends
 from tests.simulation.attempt import Attempt, Waits
 from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
@@ -189,9 +189,12 @@ class SimProcess:
         """After some deaths of workers that were to tell a client an error, nobody tries again (workers/death.py)."""
         for job in self._jobs.values():
             if job.rejection is not None:
-                client = self.host.gateway.clients[self.host.request_of(job).id]
+                plan = self.host.request_of(job)
+                client = self.host.gateway.clients[plan.id]
                 client.deaths_telling += 1
-                if client.deaths_telling > most_sends(self.host.max_redeliveries):
+                is_cause = plan.deaths_telling or plan.kills
+                most = most_sends(self.host.max_redeliveries) * (1 if is_cause else MOST_SHARED)
+                if client.deaths_telling > most:
                     client.excuses.add("workers died again and again while they told it an error")
 
     def end_pipe(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.workers.death import Settled, after_death
+from supervisor.workers.death import MOST_SHARED, Settled, after_death
 from workernode.call_stats import CallStats
 from workernode.protocol import AnswerState, Decision, Rejection, SavedStream
 
@@ -109,10 +109,16 @@ def test_a_task_whose_worker_was_killed_from_outside_goes_back_to_the_broker(fac
 
 @pytest.mark.parametrize("state", [AnswerState.NOT_STARTED, AnswerState.STARTED])
 def test_a_rejection_is_sent_again_by_another_worker_until_that_kills_too_many(state: AnswerState) -> None:
-    assert decide(state, OTHERS, failed_sends=LIMIT) is OTHERS
-    verdict = decide(state, OTHERS, failed_sends=LIMIT + 1)
+    assert decide(state, OTHERS, failed_sends=LIMIT, is_alone=True) is OTHERS
+    verdict = decide(state, OTHERS, failed_sends=LIMIT + 1, is_alone=True)
     assert isinstance(verdict, Settled)
     assert (verdict.decision, verdict.status) == (Decision.DEAD_LETTER, "poison")
+
+
+def test_a_rejection_whose_worker_had_other_jobs_too_is_sent_again_by_one_that_has_none() -> None:
+    """One of the others may be what killed it; but not for ever."""
+    assert decide(AnswerState.STARTED, OTHERS, failed_sends=LIMIT + 1) is OTHERS
+    assert isinstance(decide(AnswerState.STARTED, OTHERS, failed_sends=LIMIT * MOST_SHARED + 1), Settled)
 
 
 def test_without_redeliveries_a_death_while_the_error_is_sent_does_not_leave_the_client_without_it() -> None:

@@ -99,7 +99,7 @@ def test_after_a_long_doubt_it_is_still_known_what_other_nodes_had_answered_befo
     for _ in range(10):
         box.turn(100.0)
     box.store()
-    box.turn()
+    box.run(1.0)
     box.claims.look_up(box.now, 2, "x", message(), box.now + 600.0)
     box.turn()
     box.store()
