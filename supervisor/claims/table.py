@@ -53,7 +53,7 @@ def decode(data: bytes) -> ClaimMessage | None:
     """Return a message of the topic; None if it is not one."""
     try:
         return msgspec.json.decode(data, type=ClaimMessage)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 

@@ -201,6 +201,19 @@ def test_what_is_no_message_is_passed_over(data: bytes) -> None:
     assert decode(data) is None
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"node":"\xff"}',
+        b'{"node":"a","taken":["\xff"]}',
+        b'{"node":"a","new":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    ],
+    ids=["a node that is not UTF-8", "a request id that is not UTF-8", "nested too deep"],
+)
+def test_a_message_of_a_foreign_writer_that_cannot_be_read_is_passed_over(data: bytes) -> None:
+    assert decode(data) is None
+
+
 def test_fields_of_a_later_version_are_passed_over() -> None:
     assert decode(b'{"node":"a","taken":["r"],"new":{"x":1}}') == TAKEN
 
