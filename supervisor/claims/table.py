@@ -8,8 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated, TypeAlias
 
 import msgspec
+
+# Names of nodes and request ids. Longer ones are no node's, and what this node would publish about them might be too
+# large for the broker.
+Id: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class ClaimState(Enum):
@@ -25,16 +30,16 @@ class ClaimMessage(msgspec.Struct, omit_defaults=True):
     the node it is a sign of life.
     """
 
-    node: str  # unique for each start of a node
-    taken: list[str] = []  # request ids that it begins to work on
-    begun: list[str] = []  # request ids of streams of which the first frame is about to leave
-    ended: list[str] = []  # request ids of which the answer is whole, or the end of the stream is about to leave
-    released: list[str] = []  # request ids that it has given back to the broker
-    withdrawn: list[str] = []  # likewise, and nothing of an answer has left this node, whatever was announced
-    suspects: list[str] = []  # nodes that may be gone
-    takes: list[tuple[str, str]] = []  # request ids that it takes over, and from which node
+    node: Id  # unique for each start of a node
+    taken: list[Id] = []  # request ids that it begins to work on
+    begun: list[Id] = []  # request ids of streams of which the first frame is about to leave
+    ended: list[Id] = []  # request ids of which the answer is whole, or the end of the stream is about to leave
+    released: list[Id] = []  # request ids that it has given back to the broker
+    withdrawn: list[Id] = []  # likewise, and nothing of an answer has left this node, whatever was announced
+    suspects: list[Id] = []  # nodes that may be gone
+    takes: list[tuple[Id, Id]] = []  # request ids that it takes over, and from which node
     mark: int = 0  # tells the node how far it has read when its own message comes back
-    unended: list[str] = []  # given back as well, and the end of the stream has not left, whatever was announced
+    unended: list[Id] = []  # given back as well, and the end of the stream has not left, whatever was announced
 
 
 @dataclass(slots=True)
@@ -116,7 +121,7 @@ class ClaimTable:
         claim = self._claims.get(request_id)
         if claim is None:
             self._claims[request_id] = Claim(node, state, now)
-        elif (claim.holder == node and claim.state is not ClaimState.ENDED) or _has_lost_it(claim):
+        elif (claim.holder in (node, "") and claim.state is not ClaimState.ENDED) or _has_lost_it(claim):
             claim.holder, claim.state, claim.noted_at = node, state, now
             self._claims.move_to_end(request_id)
 

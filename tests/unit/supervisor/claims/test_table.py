@@ -190,6 +190,15 @@ def test_a_message_comes_back_as_it_was_published() -> None:
     assert decode(encode(message)) == message
 
 
+@pytest.mark.parametrize(
+    "message",
+    [ClaimMessage("a" * 1025), ClaimMessage("a", taken=["r" * 1025]), ClaimMessage("a", takes=[("r", "b" * 1025)])],
+)
+def test_a_message_with_a_name_that_no_node_has_is_passed_over(message: ClaimMessage) -> None:
+    """What this node would publish about it might be too large for the broker, and nothing after it would be stored."""
+    assert decode(encode(message)) is None
+
+
 def test_a_sign_of_life_is_some_bytes() -> None:
     assert encode(ClaimMessage("a")) == b'{"node":"a"}'
 
@@ -264,6 +273,15 @@ def test_an_end_that_is_stored_twice_stays_unended() -> None:
     claim = table_of(TAKEN, BEGUN, ENDED, UNENDED, ENDED, UNENDED).get("r")
     assert claim is not None
     assert (claim.holder, claim.state) == ("", ClaimState.BEGUN)
+
+
+def test_a_node_that_begins_a_task_which_another_had_claimed_and_gave_back_holds_it() -> None:
+    """It did not read the claims, because the message was new; its own claim came while the other still held it."""
+    messages = [TAKEN, ClaimMessage("b", taken=["r"]), WITHDRAWN, ClaimMessage("b", begun=["r"])]
+    table = table_of(*messages)
+    assert (holder(table), state(table)) == ("b", ClaimState.BEGUN)
+    table = table_of(*messages, ClaimMessage("b", ended=["r"]), ClaimMessage("c", taken=["r"]))
+    assert (holder(table), state(table)) == ("b", ClaimState.ENDED)
 
 
 def test_a_task_that_comes_back_to_the_node_that_has_not_ended_it_stays_begun() -> None:
