@@ -167,6 +167,10 @@ class Ledger:
         """True if a message with the same request is at this node."""
         return request_id in self._open_ids
 
+    def was_given_back(self, key: MessageKey) -> bool:
+        """True if this node has had the message before, and has given it back."""
+        return key in self._naks
+
     def redeliveries(self, received: Received) -> int:
         """How often the message was delivered before: the broker's count or this node's own, whichever is higher. The
         broker's count starts again after its restart. A probe that found upstream away is no delivery of the task's.

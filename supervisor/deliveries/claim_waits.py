@@ -35,7 +35,8 @@ class ClaimWaits:
     def looks_up(self, now: float, delivery: Delivery) -> bool:
         """Find out whether another node has the message. Returns False if that cannot be."""
         received = delivery.received
-        if not delivery.request_id or self._claims.is_new(received):
+        is_new = self._claims.is_new(received) and not self._ledger.was_given_back(received.key)
+        if not delivery.request_id or not self._claims.is_on or is_new:
             self._claims.take(received.received_at, delivery.number, delivery.request_id)
             return False
         self._ledger.move(delivery, Place.LOOKED_UP)

@@ -50,7 +50,7 @@ class Queues:
                 self._emptying_since = None
                 yield self._alone.popleft()
                 continue
-            if self._emptying_since is None:
+            if self._emptying_since is None or not self._pool.ready():  # no worker is up that could be emptied
                 self._emptying_since = now
             if now - self._emptying_since < EMPTIED_WITHIN:
                 return

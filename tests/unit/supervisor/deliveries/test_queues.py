@@ -45,6 +45,20 @@ def test_a_task_for_which_no_worker_can_be_emptied_in_time_shares_one() -> None:
     assert effects.made("nak")[-1] == ("nak", "a", 0.0)
 
 
+def test_the_time_in_which_no_worker_is_up_does_not_count() -> None:
+    """After some deaths one after the other a worker is started only after a pause, which may be 30 s."""
+    effects = waiting_for_a_worker()
+    effects.ready_workers = 0
+    effects.now += 30.0
+    effects.dispatcher.hand_over()
+    effects.ready_workers = 1
+    effects.now += EMPTIED_WITHIN - 0.1
+    effects.dispatcher.hand_over()
+    effects.decide(effects.jobs[-1], Decision.ACK)
+    effects.dispatcher.hand_over()
+    assert effects.made("submit")[-1] == ("submit", effects.jobs[-1].number, True)
+
+
 def test_the_next_task_that_is_to_run_alone_gets_the_whole_time_for_it() -> None:
     effects = waiting_for_a_worker()
     effects.now += EMPTIED_WITHIN

@@ -42,6 +42,7 @@ class Effects:
         self.jobs: list[Job] = []
         self.slots = slots
         self.reserved = False
+        self.ready_workers = 1
         self.admission = RUN
         self.may_ask_calls = 1000  # tasks that may ask upstream
         self.given_verdict = Verdict.OPEN
@@ -84,6 +85,9 @@ class Effects:
 
     def free_slots(self) -> int:
         return self.slots
+
+    def ready(self) -> int:
+        return self.ready_workers
 
     def reserve(self) -> bool:
         self.reserved = True
