@@ -186,15 +186,17 @@ class SimProcess:
         self._world.at(self._dead_at, self.host.readable)
 
     def _note_untold(self) -> None:
-        """After some deaths of workers that were to tell a client an error, nobody tries again (workers/death.py)."""
+        """After some deaths of workers that were to tell a client an error, nobody tries again (workers/death.py).
+
+        One that kills workers by itself may be given up after two of them, or earlier where others had died before.
+        """
         for job in self._jobs.values():
-            if job.rejection is not None:
-                plan = self.host.request_of(job)
-                client = self.host.gateway.clients[plan.id]
-                client.deaths_telling += 1
-                is_cause = plan.deaths_telling or plan.kills
-                most = most_sends(self.host.max_redeliveries) * (1 if is_cause else MOST_SHARED)
-                if client.deaths_telling > most:
+            plan = self.host.request_of(job)
+            client = self.host.gateway.clients[plan.id]
+            if job.rejection is not None or plan.deaths_telling:
+                client.deaths_telling += job.rejection is not None
+                own, most = self.host.upstream.killed_telling.get(plan.id, 0), most_sends(self.host.max_redeliveries)
+                if own > 1 or client.deaths_telling >= most * (1 if own else MOST_SHARED):
                     client.excuses.add("workers died again and again while they told it an error")
 
     def end_pipe(self) -> None:
