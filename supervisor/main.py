@@ -52,10 +52,11 @@ def run_node() -> int:
     from supervisor.assembly import build
     from supervisor.machine import leave_unusable_directory
     from supervisor.states import Exit
-    from supervisor.workers import end_all_children, prepare_environment
+    from supervisor.workers import do_without_resource_tracker, end_all_children, prepare_environment
     from workernode import logs
 
     environ = prepare_environment()
+    do_without_resource_tracker()
     left_directory = leave_unusable_directory()
     dotenv = Path(os.devnull) if left_directory else DOTENV
 

@@ -4,7 +4,7 @@ from supervisor.workers.contract import Process
 from supervisor.workers.death import Settled, after_death, kills_by_sending, most_sends
 from supervisor.workers.drain_ender import start as end_streams
 from supervisor.workers.pool import CRASHES_TO_REPORT, Pool, Watcher, Worker, WorkerDeath
-from supervisor.workers.process import WorkerProcess, end_all_children, prepare_environment
+from supervisor.workers.process import WorkerProcess, do_without_resource_tracker, end_all_children, prepare_environment
 
 __all__ = [
     "CRASHES_TO_REPORT",
@@ -16,6 +16,7 @@ __all__ = [
     "WorkerDeath",
     "WorkerProcess",
     "after_death",
+    "do_without_resource_tracker",
     "end_all_children",
     "end_streams",
     "kills_by_sending",
