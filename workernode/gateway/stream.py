@@ -138,9 +138,11 @@ class StreamReply:
         socket = self._connected_in_time(once)
         if socket is None:
             return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
+        # If the worker died between the error and the end, another would send a second error.
+        last = [self.held.pop()] if error is not None and self.has_begun else []
         if self.held:
             self._flush(socket)
-        self._send_end(socket, [])
+        self._send_end(socket, last)
         return AnswerResult.TAKEN
 
     def end_over_new_connection(self, error: bytes) -> AnswerResult:

@@ -51,6 +51,26 @@ def test_an_error_is_the_last_chunk(gateways: Gateways, gateway: FakeGateway) ->
     assert answer.error == {"message": "no"}
 
 
+def test_the_error_of_a_begun_stream_leaves_together_with_its_end(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the end its claim is waited for. A worker that is killed in between has sent no error yet."""
+    sent: list[list[bytes]] = []
+    send = WebSocket.send
+
+    def note(socket: WebSocket, frames: list[bytes], **more: Any) -> None:
+        sent.append(frames)
+        send(socket, frames, **more)
+
+    monkeypatch.setattr(WebSocket, "send", note)
+    gateway.register("a")
+    stream = Stream(gateways, gateway)
+    stream.reply.send([chunk(0)])
+    stream.reply.end(b'{"error":{"message":"no"}}')
+    assert [len(frames) for frames in sent] == [1, 2]
+    assert gateway.answer("a").wait().error == {"message": "no"}
+
+
 def test_a_stream_can_be_only_an_error_and_the_end(gateways: Gateways, gateway: FakeGateway) -> None:
     gateway.register("a")
     stream = Stream(gateways, gateway)
