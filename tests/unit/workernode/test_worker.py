@@ -73,7 +73,7 @@ class Worker:
         self.streams, self.handover = StreamMemory(slots), context.Pipe(duplex=False)
         arguments = worker.WorkerArguments(
             settings, node, inbox, outbox, self.answer_states, self.token_counts, self.beat,
-            RawValue("d", float("inf")), self.streams, self.handover,
+            RawArray("d", [float("inf"), 0.0]), self.streams, self.handover,
         )  # fmt: skip
         self.child = context.Process(target=worker.main, args=(arguments,), daemon=True)
         self.child.start()
