@@ -1,4 +1,4 @@
-"""A stand-in for pynvml (nvidia-ml-py), as far as the node uses it: cards with recorded readings and faults."""
+"""A stand-in for pynvml (nvidia-ml-py), as far as the node uses it: cards with made-up readings and faults."""
 
 from __future__ import annotations
 
