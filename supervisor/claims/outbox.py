@@ -69,7 +69,7 @@ class ClaimOutbox:
         for given_back in (self._next.message.released, self._next.message.withdrawn):
             if request_id in given_back:  # taken again at once: it was never given back
                 given_back.remove(request_id)
-                del self._places[request_id]
+                self._places.pop(request_id, None)
         self._add("taken", request_id)
 
     def again(self, request_id: str, is_begun: bool) -> None:

@@ -181,6 +181,14 @@ def test_a_task_that_is_released_and_taken_at_once_is_not_released() -> None:
     assert outbox.flush() == ClaimMessage("a", taken=["1"])
 
 
+def test_a_task_that_is_given_back_in_two_ways_and_taken_at_once_is_not_given_back() -> None:
+    outbox = Outbox()
+    outbox.box.released("1")
+    outbox.box.withdrawn("1")
+    outbox.box.taken("1")
+    assert outbox.flush() == ClaimMessage("a", taken=["1"])
+
+
 def test_a_task_that_is_taken_and_released_at_once_is_free_afterwards() -> None:
     """Within one message the taken come before the released."""
     outbox = Outbox()
