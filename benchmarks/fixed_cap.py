@@ -10,7 +10,7 @@ import sys
 
 from supervisor import main
 from supervisor.concurrency import controller
-from supervisor.concurrency.limit import Cap, CapChange
+from supervisor.concurrency.cap import Cap, CapChange
 from supervisor.concurrency.sample import Sample
 
 

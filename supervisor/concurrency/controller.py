@@ -1,6 +1,6 @@
 """How many tasks may be in flight now, and why. Joins the machine's readings and the counted tokens, and moves the cap.
 
-The rules are limit.py's. Owned by the supervisor's main thread.
+The rules are cap.py's. Owned by the supervisor's main thread.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from supervisor.concurrency.cap import Cap
 from supervisor.concurrency.gpu_memory import GpuMemory
-from supervisor.concurrency.limit import Cap
 from supervisor.concurrency.sample import Sample
 from supervisor.machine import Resources
 from supervisor.states import CAP_REASONS

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from supervisor.concurrency.limit import Cap, CapChange
+from supervisor.concurrency.cap import Cap, CapChange
 from supervisor.concurrency.sample import Sample
 from supervisor.states import CAP_REASONS
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from supervisor.concurrency.limit import Cap
+from supervisor.concurrency.cap import Cap
 from tests.unit.supervisor.concurrency.box import MEASURED, Box, Curve, best_fixed
 
 GPU = {1: 41.0, 8: 250.0, 16: 380.0, 32: 465.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.concurrency.limit import Cap
+from supervisor.concurrency.cap import Cap
 from tests.unit.supervisor.concurrency.box import MEASURED, Box, Curve
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from supervisor.concurrency.limit import Cap
+from supervisor.concurrency.cap import Cap
 from supervisor.concurrency.queue_brake import CALM_S, PATIENCE_S, QueueBrake
 from supervisor.concurrency.sample import Move, Sample
 

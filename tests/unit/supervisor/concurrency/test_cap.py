@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.concurrency.limit import Cap
+from supervisor.concurrency.cap import Cap
 from supervisor.concurrency.sample import Sample
 from supervisor.states import CAP_REASONS
 
