@@ -53,6 +53,7 @@ class SimConnection:
         if self._link.is_up:
             self.client = self.records = self._link
             self._link.has_producer = True
+            self.claims.back()
             self.claims.open()
             self._node.loop.post(BrokerUp())
             self._act()
@@ -152,13 +153,16 @@ class SimConnection:
         self._world.after(delay, self._back, list(self.parts))
 
     def _back(self, parts: list[Consumer]) -> None:
-        if self._link.is_up:
-            self._link.has_producer = self.records is not None
+        if not self._link.is_up:
+            return
+        if self.records is not None and not self._link.has_producer:
+            self._link.has_producer = True
             self.claims.back()
-            for consumer in parts:
-                consumer.connect()
-            if any(consumer in self.parts for consumer in parts):
-                self._world.after(CHECK_INTERVAL, self.intake.reconnected)
+        lost = [consumer for consumer in parts if not consumer.is_connected()]  # two losses in a row end with one
+        for consumer in lost:
+            consumer.connect()
+        if any(consumer in self.parts for consumer in lost):
+            self._world.after(CHECK_INTERVAL, self.intake.reconnected)
 
     def _watch(self, lost: LossTimer) -> None:
         """What the thread does while something is without a connection (Connection._serve)."""
