@@ -140,6 +140,8 @@ class StreamRelay:
                 if raws:
                     reply.send(raws, self._prepared())
                 self._progress.count_tokens(sum(chunk.has_text for chunk in batch))
+            if transcript is not None and (rest := transcript.rest()):
+                reply.send(rest, self._prepared())
         except UpstreamFault as fault:
             if transcript is None or fault.broke_by not in RETRYABLE or not transcript.can_go_on:
                 raise

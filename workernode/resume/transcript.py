@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workernode.json_access import as_count, member
+from workernode.json_access import as_count, as_list, member
 from workernode.resume.echo import SHORTEST, Echo
 from workernode.resume.stop_sequences import StopSequences
 from workernode.resume_style import ResumeStyle
@@ -18,6 +18,7 @@ from workernode.strict_json import dumps, read_object
 
 MOST_RESUMES = 2  # of one task
 OWN = ("id", "created", "model")  # members of a chunk that are the same in the whole stream
+TEXT = (str, type(None))  # types of `content` that another call can go on behind: Mistral also sends a list of parts
 THINKING = "<think>"  # reasoning that stands in the text: templates cut it out of a message of the assistant
 
 
@@ -120,6 +121,12 @@ class Transcript:
             self._add(chunk, leaving)
         return leaving
 
+    def rest(self) -> list[bytes]:
+        """The answer is whole: return the chunks that were held back. They count as passed on."""
+        leaving: list[bytes] = []
+        self._release(leaving)
+        return leaving
+
     def ending(self) -> bytes:
         """Return the chunk that ends a text for which the client's limit leaves no token."""
         self.is_finished = True
@@ -141,9 +148,9 @@ class Transcript:
             raw = self._joined(value, choice, delta, text, is_last)
         self._held.append((raw, text))
         self._end = self._end_of(self._end + text)
-        if is_last or not self._stops.may_begin_at_the_end_of(self._end):
-            self._release(leaving)
         self.is_finished = self.is_finished or is_last
+        if self.is_finished or not self._stops.may_begin_at_the_end_of(self._end):
+            self._release(leaving)
 
     def _end_of(self, text: str) -> str:
         return text[-self._stops.longest :] if self._stops.longest else ""
@@ -165,6 +172,8 @@ class Transcript:
             self.opening = Opening(self.opening.members, has_role=True)
         if member(choice, "logprobs") or member(choice, "index") not in (0, None):
             self.is_plain = False
+        if len(as_list(chunk.get("choices"))) > 1 or not isinstance(member(delta, "content"), TEXT):
+            self.is_plain = False
         if isinstance(delta, dict) and any(value for name, value in delta.items() if name not in ("role", "content")):
             self.is_plain = False
         produced = as_count(member(chunk.get("usage"), "completion_tokens"))
@@ -180,6 +189,8 @@ class Transcript:
             chunk["usage"] = {name: self._summed(name, value) for name, value in usage.items()}
         if isinstance(choice, dict) and isinstance(delta, dict):
             kept = {name: value for name, value in delta.items() if name not in ("role", "content")}
+            if not isinstance(delta.get("content"), TEXT):
+                kept["content"] = delta["content"]
             if "role" in delta and not self.opening.has_role:
                 kept["role"] = delta["role"]
                 self.opening = Opening(self.opening.members, has_role=True)
@@ -187,7 +198,7 @@ class Transcript:
                 kept["content"] = text
             elif not is_last and not chunk.get("usage") and not any(kept.values()):
                 return b""
-            chunk["choices"] = [{**choice, "delta": kept}]
+            chunk["choices"] = [{**choice, "delta": kept}, *chunk["choices"][1:]]
         return dumps(chunk)
 
     def _summed(self, name: str, value: Any) -> Any:

@@ -166,6 +166,15 @@ def test_the_beginning_of_a_stop_sequence_is_held_back(make: Make) -> None:
     assert_one_stream(answer, model.text)
 
 
+def test_the_end_of_an_answer_without_a_finish_reason_holds_nothing_back(make: Make) -> None:
+    def change(chunk: dict[str, Any]) -> dict[str, Any]:
+        return {**chunk, "choices": [{**choice, "finish_reason": None} for choice in chunk["choices"]]}
+
+    model = ContinuingModel(change=change)
+    outcome, answer = ask(make(model), stop=[".\n"])
+    assert (outcome.status, text_of(answer)) == ("answered", model.text)
+
+
 def test_upstream_is_asked_until_it_is_back(make: Make) -> None:
     model = ContinuingModel(breaks=[Break(4)])
     bench, calls = make(model), 0
@@ -210,8 +219,12 @@ def test_a_call_that_goes_on_may_be_silent_as_long_as_the_first_one_was(make: Ma
 
 @pytest.mark.parametrize(
     "delta",
-    [{"reasoning_content": "hm"}, {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{"}}]}],
-    ids=["reasoning", "tool-call"],
+    [
+        {"reasoning_content": "hm"},
+        {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{"}}]},
+        {"content": [{"type": "text", "text": "a"}]},
+    ],
+    ids=["reasoning", "tool-call", "list of parts"],
 )
 def test_what_is_no_plain_text_is_not_resumed(make: Make, delta: dict[str, Any]) -> None:
     def change(chunk: dict[str, Any]) -> dict[str, Any]:

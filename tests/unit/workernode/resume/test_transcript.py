@@ -103,6 +103,32 @@ def test_the_end_of_an_answer_holds_nothing_back() -> None:
     assert len(one.pass_on([*words("<"), chunk({}, "stop")])) == 2
 
 
+def test_usage_behind_a_text_that_ends_like_the_beginning_of_a_stop_sequence_is_passed_on() -> None:
+    one = transcript(stop="\n\n")
+    chunks = [*words("a\n"), chunk({}, "length"), chunk(None, usage={"completion_tokens": 1})]
+    assert one.pass_on(chunks) == [each.raw for each in chunks]
+
+
+def test_what_is_held_back_leaves_at_the_end_of_an_answer_that_has_no_finish_reason() -> None:
+    one = transcript(stop="\n\n")
+    chunks = words("a", "\n")
+    assert [*one.pass_on(chunks), *one.rest()] == [each.raw for each in chunks]
+    assert (one.text, one.rest()) == ("a\n", [])
+
+
+def test_a_later_part_is_passed_on_where_its_content_is_no_text_or_it_has_several_choices() -> None:
+    one = transcript()
+    one.pass_on(words("a"))
+    one.go_on()
+    parts = [{"type": "text", "text": "b"}]
+    both = [{"index": 0, "delta": {"content": text}} for text in "cd"]
+    made = one.pass_on([chunk({"content": parts}, part=2), chunk(None, part=2, choices=both)])
+    assert [json.loads(raw)["choices"] for raw in made] == [
+        [{"index": 0, "delta": {"content": parts}, "finish_reason": None}], both,
+    ]  # fmt: skip
+    assert not one.can_go_on
+
+
 def test_a_repeated_text_is_taken_out_where_the_style_may_repeat_it() -> None:
     one = transcript(ResumeStyle.PREFIX)
     one.pass_on([chunk({"role": "assistant", "content": ""}), *words(LONG)])
@@ -118,6 +144,8 @@ def test_a_repeated_text_is_taken_out_where_the_style_may_repeat_it() -> None:
         ({"reasoning": "hm"}, {}),
         ({"tool_calls": [{}]}, {}),
         ({"refusal": "no"}, {}),
+        ({"content": [{"type": "text", "text": "a part of Mistral's"}]}, {}),
+        ({"content": 5}, {}),
         ({"content": "<think>hm"}, {}),
         ({"content": "half \ufffd"}, {}),
         ({"content": "a"}, {"choices": [{"index": 1, "delta": {"content": "a"}}]}),
