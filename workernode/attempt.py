@@ -1,6 +1,6 @@
 """One delivery of a task, from its bytes to its Outcome: the table of spec 4, top to bottom.
 
-Every way through ends in an `End` (workernode/outcome.py). Nothing leaves as an exception.
+Every way through ends in an `End` (workernode/facts.py). Nothing leaves as an exception.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from workernode.errors import (
     malformed_error,
     timeout_error,
 )
+from workernode.facts import End, Facts
 from workernode.gateway import AnswerResult, Gateways
-from workernode.outcome import End, Facts, OutcomeBuilder
+from workernode.outcome import OutcomeBuilder
 from workernode.protocol import AnswerState, Decision, FaultKind, Job, Kept, Outcome, Rejection
 from workernode.settings import Settings
 from workernode.stream_claim import StreamClaim

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from workernode.errors import ClientGone, GatewayConnectionLost
+from workernode.facts import Facts
 from workernode.gateway import AnswerResult, Gateways, StreamReply
-from workernode.outcome import Facts
 from workernode.protocol import AnswerState
 from workernode.stream_claim import StreamClaim
 from workernode.task import Endpoint

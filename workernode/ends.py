@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from workernode.errors import UpstreamFault, timeout_error
+from workernode.facts import End
 from workernode.gateway import AnswerResult
-from workernode.outcome import End
 from workernode.protocol import NODE_KINDS, Decision, FaultKind, Job
 from workernode.redaction import hide_secrets_in_body
 from workernode.settings import Settings

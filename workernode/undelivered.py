@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workernode.errors import UpstreamFault
+from workernode.facts import End, Facts
 from workernode.gateway import AnswerResult, offered_until
-from workernode.outcome import End, Facts
 from workernode.protocol import Decision, Kept
 from workernode.task import Endpoint
 

@@ -17,7 +17,8 @@ from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.machine import Clock
 from workernode import record
 from workernode.errors import openai_error
-from workernode.outcome import End, Facts, OutcomeBuilder, log_fields
+from workernode.facts import End, Facts
+from workernode.outcome import OutcomeBuilder, log_fields
 from workernode.protocol import Decision, Job, Outcome
 from workernode.redaction import redact_message
 from workernode.settings import Settings

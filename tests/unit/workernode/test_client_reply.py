@@ -10,8 +10,8 @@ import pytest
 
 from workernode.client_reply import ClientReply
 from workernode.errors import ClientGone, GatewayConnectionLost
+from workernode.facts import Facts
 from workernode.gateway import AnswerResult
-from workernode.outcome import Facts
 from workernode.protocol import AnswerState, Job
 
 ENDPOINT: Any = None  # the fake gateway does not look at it

@@ -11,11 +11,12 @@ import pytest
 
 from workernode.call_stats import CallStats
 from workernode.errors import UpstreamFault, openai_error
-from workernode.outcome import End, Facts, OutcomeBuilder
+from workernode.facts import End, Facts
+from workernode.outcome import OutcomeBuilder
 from workernode.prices import ModelPrice, Prices
 from workernode.protocol import NODE_KINDS, Decision, FaultKind, Job, Outcome
 from workernode.record import Node
-from workernode.settings import Settings, load
+from workernode.settings import load
 from workernode.task import parse
 from workernode.usage import token_count
 
@@ -107,33 +108,10 @@ def test_a_figure_that_is_no_count_of_tokens_is_zero(figure: object) -> None:
     assert token_count(None, "prompt_tokens") == 0
 
 
-@pytest.mark.parametrize(
-    ("answered_by", "amount"),
-    [("dear", "0.000012"), ("asked-for", "0.000006"), ("unknown", "0.000006"), (None, "0.000006")],
-)
-def test_the_cost_is_that_of_the_model_that_answered_or_was_asked_for(answered_by: str | None, amount: str) -> None:
-    price, dear = (ModelPrice(*(Decimal(each),) * 4) for each in (1, 2))
-    settings = dataclasses.replace(SETTINGS, prices=Prices("v7", "USD", {"asked-for": price, "dear": dear}))
-    asked = CallStats(attempts=1, usage={"prompt_tokens": 2, "completion_tokens": 4}, model=answered_by)
-    outcome = OutcomeBuilder(settings, NODE).build(End("answered", Decision.ACK), facts(asked), 60.0)
-    assert json.loads(outcome.record)["cost"] == {"amount": amount, "currency": "USD", "prices": "v7"}
-    assert outcome.cost == float(amount)
-
-
-def test_a_model_without_a_price_is_logged_once_and_has_no_cost(caplog: pytest.LogCaptureFixture) -> None:
-    price = ModelPrice(*(Decimal(1),) * 4)
-    settings = dataclasses.replace(SETTINGS, prices=Prices("v7", "USD", {"other": price}))
-    builder = OutcomeBuilder(settings, NODE)
-    for _ in range(3):
-        asked = CallStats(attempts=1, usage={"prompt_tokens": 2}, model="unknown")
-        outcome = builder.build(End("answered", Decision.ACK), facts(asked), 60.0)
-        assert (json.loads(outcome.record)["cost"], outcome.cost) == (None, 0.0)
-    assert len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("settings", [SETTINGS, None], ids=["no-prices", "no-usage"])
-def test_without_prices_or_usage_there_is_no_cost(settings: Settings | None) -> None:
-    priced = dataclasses.replace(SETTINGS, prices=Prices("v7", "USD", {"asked-for": ModelPrice(*(Decimal(1),) * 4)}))
-    asked = CallStats(usage={"prompt_tokens": 2}) if settings else CallStats()
-    outcome = OutcomeBuilder(settings or priced, NODE).build(End("answered", Decision.ACK), facts(asked), 60.0)
-    assert json.loads(outcome.record)["cost"] is None
+def test_the_cost_is_in_both() -> None:
+    prices = Prices("v7", "USD", {"asked-for": ModelPrice(*(Decimal(1),) * 4)})
+    asked = CallStats(attempts=1, usage={"prompt_tokens": 2, "completion_tokens": 4})
+    builder = OutcomeBuilder(dataclasses.replace(SETTINGS, prices=prices), NODE)
+    outcome = builder.build(End("answered", Decision.ACK), facts(asked), 60.0)
+    assert json.loads(outcome.record)["cost"] == {"amount": "0.000006", "currency": "USD", "prices": "v7"}
+    assert outcome.cost == 0.000006

@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.telemetry.spans import Ended, Kind, Names, Span, read_record, spans_of
 from workernode.call_stats import CallStats
-from workernode.outcome import End, Facts, OutcomeBuilder
+from workernode.facts import End, Facts
+from workernode.outcome import OutcomeBuilder
 from workernode.protocol import Decision, FaultInfo, FaultKind, Job, Outcome
 from workernode.record import Node
 from workernode.settings import load
