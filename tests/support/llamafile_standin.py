@@ -16,7 +16,9 @@ switches are variables, because they have to come through local.sh:
     STANDIN_GRANDCHILD=path  starts a process that ignores SIGTERM and SIGHUP, and writes its pid to the file
     STANDIN_DEAF=path        takes connections and answers none, as long as the file is there
     STANDIN_STUCK=path       works on no request as long as the file is there, and answers /health
+    STANDIN_STUCK_WORDS=3    ... but sends so many words of a stream before that
     STANDIN_PROMPT_S=10      uses the CPU for so long before the first token
+    STANDIN_PROMPT=path      uses the CPU before the first token as long as the file is there
     STANDIN_TOKENS_PER_S=50  how fast it answers
     STANDIN_PIDFILE=path     each run appends its pid
 """
@@ -34,6 +36,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ENV = os.environ
+STUCK_WORDS = int(ENV.get("STANDIN_STUCK_WORDS", "0"))
 WORDS = ["The", "stand-in", "answers", "what", "it", "always", "answers,", "one", "word", "after", "the", "other."]
 
 
@@ -116,10 +119,10 @@ class Handler(BaseHTTPRequestHandler):
         with self.slots:  # more than there are slots wait here, as in the real one
             Handler.waiting -= 1
             Handler.busy += 1
-            while os.path.exists(ENV.get("STANDIN_STUCK", "")):
-                time.sleep(0.1)
+            if not (asked.get("stream") and STUCK_WORDS):
+                wait_while_stuck()
             first_token_at = time.monotonic() + float(ENV.get("STANDIN_PROMPT_S", "0"))
-            while time.monotonic() < first_token_at:
+            while time.monotonic() < first_token_at or os.path.exists(ENV.get("STANDIN_PROMPT", "")):
                 sum(range(10_000))
             if asked.get("stream"):
                 self.stream(words, usage, head)
@@ -136,7 +139,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         head = {**head, "object": "chat.completion.chunk"}
-        for word in words:
+        for count, word in enumerate(words):
+            if count >= STUCK_WORDS:
+                wait_while_stuck()
             time.sleep(1 / float(ENV.get("STANDIN_TOKENS_PER_S", "1000")))
             self.event({**head, "choices": [{"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}]})
         self.event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
@@ -183,6 +188,11 @@ def misbehave() -> None:
         sys.exit(1)
     if code := ENV.get("STANDIN_EXIT"):
         sys.exit(int(code))
+
+
+def wait_while_stuck() -> None:
+    while os.path.exists(ENV.get("STANDIN_STUCK", "")):
+        time.sleep(0.1)
 
 
 def flood() -> None:
