@@ -24,6 +24,8 @@ MAX_MESSAGE = 500  # characters of somebody else's message that are passed to pe
 
 # Kinds for which the worker itself asks again.
 STILL_BUSY = (FaultKind.PASSING, FaultKind.UNAVAILABLE, FaultKind.RATE_LIMIT, FaultKind.RAMP)
+# The code of an answer that came and is none: half a JSON, no completion, a stream without a chunk.
+BAD_ANSWER = "bad_answer"
 
 
 class UpstreamFault(Exception):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
-from workernode.errors import STILL_BUSY, UpstreamFault, broken_error
+from workernode.errors import BAD_ANSWER, STILL_BUSY, UpstreamFault, broken_error
 from workernode.gateway import StreamReply
 from workernode.protocol import FaultKind, SavedStream
 from workernode.resume import Opening, Transcript, can_be_continued, continued_request
@@ -193,12 +193,15 @@ class StreamRelay:
         return self._saver if is_saved else None
 
     def _ask_again(self, request: ChatRequest, fault: UpstreamFault) -> StreamedAnswer:
-        """Ask until upstream answers: it may be a local model that starts again. A call that is silent is the last."""
+        """Ask until upstream answers: it may be a local model that starts again. A call that is silent is the last, and
+        so is the last of some that upstream has answered with what is no answer: it may ask money for each.
+        """
         while True:
             try:
                 return self._upstream.stream(request, self._stats, self._reply, lambda: None)
             except UpstreamFault as again:
-                if again.kind not in STILL_BUSY or time.monotonic() + PAUSE >= self._deadline:
+                is_taken = again.code == BAD_ANSWER
+                if is_taken or again.kind not in STILL_BUSY or time.monotonic() + PAUSE >= self._deadline:
                     break
             self._reply.pause(PAUSE)
         raise fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from workernode.errors import BAD_ANSWER
 from workernode.net.origin import Origin
 from workernode.protocol import FaultInfo, FaultKind
 from workernode.settings import Settings
@@ -79,5 +80,5 @@ class FaultMessages:
 def _answer(fault: FaultInfo) -> str:
     """Upstream's status and code: "401 invalid_api_key"; not a code that only repeats the kind or the status."""
     status = str(fault.http_status or "no answer")
-    repeats = ("", status, fault.kind.value, "bad_answer", "upstream_unreachable")
+    repeats = ("", status, fault.kind.value, BAD_ANSWER, "upstream_unreachable")
     return status if fault.code in repeats else f"{status} {fault.code}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from workernode.cached_tokens import with_cached_tokens
 from workernode.call_stats import CallStats
-from workernode.errors import openai_error
+from workernode.errors import BAD_ANSWER, openai_error
 from workernode.net.sse import Decoder, NamedEvent
 from workernode.strict_json import read_object
 from workernode.upstream.chunks import Chunk, finish_reason_of, has_figures, read_chunk
@@ -225,7 +225,7 @@ def _chunk_of(event: bytes) -> Chunk | None:
             return None
         if name == "error":
             return _wrong(event.decode("utf-8", "replace")[:1000], "upstream_error")
-        return _wrong(f"A chunk of the upstream's stream cannot be used: {exc}.", "bad_answer")
+        return _wrong(f"A chunk of the upstream's stream cannot be used: {exc}.", BAD_ANSWER)
     # A line of JSON outside of an event is not part of the stream. But it may explain why the stream ends, or be the
     # whole answer of an upstream that does not stream, after comments that kept the connection alive.
     is_answer = chunk is not None and (chunk.error is not None or chunk.is_completion)

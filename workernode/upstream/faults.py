@@ -10,7 +10,7 @@ import errno
 import json
 from collections.abc import Mapping
 
-from workernode.errors import MAX_MESSAGE, UpstreamFault
+from workernode.errors import BAD_ANSWER, MAX_MESSAGE, UpstreamFault
 from workernode.net.errors import ConnectTimeout, Silence
 from workernode.protocol import FaultKind
 from workernode.upstream.dialects import ErrorBody, read_error
@@ -88,7 +88,7 @@ def fault_of_bad_answer(why: str, raw: bytes = b"", status: int = 200) -> Upstre
     """
     kind = FaultKind.ADDRESS if _starts_like_html(raw) else FaultKind.PASSING
     why = "it is a page of HTML" if kind is FaultKind.ADDRESS else why
-    return UpstreamFault(kind, f"The upstream's answer cannot be used: {why}.", http_status=status, code="bad_answer")
+    return UpstreamFault(kind, f"The upstream's answer cannot be used: {why}.", http_status=status, code=BAD_ANSWER)
 
 
 def describe_failure(exc: Exception) -> str:

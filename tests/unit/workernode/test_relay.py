@@ -190,6 +190,26 @@ def test_upstream_is_asked_until_it_is_back(make: Make) -> None:
     assert (outcome.resumes, outcome.attempts) == (1, 10)
 
 
+@pytest.mark.parametrize(
+    "no_answer", ["data: [DONE]\n\n", 'data: {"x": NaN}\n\n', ""], ids=["no chunk", "NaN", "empty"]
+)
+def test_upstream_that_answers_with_no_answer_is_not_asked_to_the_end_of_the_tasks_time(
+    make: Make, no_answer: str
+) -> None:
+    model = ContinuingModel(breaks=[Break(4)])
+    bench = make(model)
+    calls: list[Any] = []
+
+    def useless(exchange: Any) -> Any:
+        calls.append(exchange)
+        return model(exchange) if len(calls) == 1 else {"raw": no_answer, "content_type": "text/event-stream"}
+
+    bench.up.script(useless)
+    outcome, answer = ask(bench)
+    assert (outcome.status, len(calls)) == ("broken", 1 + retry_policy.ATTEMPTS)
+    assert text_of(answer) == "".join(TOKENS[:4])
+
+
 def test_a_stream_is_not_resumed_beyond_its_tasks_time(make: Make) -> None:
     model = ContinuingModel(breaks=[Break(4, "error")])
     bench = make(model)
