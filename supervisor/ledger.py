@@ -6,8 +6,9 @@ that was answered is never run again.
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,10 +16,14 @@ from supervisor.events import Entry, MessageKey, Received
 from workernode.protocol import AnswerState, Decision, Kept, Outcome, Rejection, SavedStream
 
 # A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
-REMEMBERED = 20_000  # answered tasks; the same bound holds for naks and deaths
+REMEMBERED = 20_000  # answered tasks, at least; also the most naks and deaths
 # Workers that were killed from outside while they had a message count as one death of which it may be the cause: a
 # guard of the system may kill a process for what the task makes it do, each time.
 KILLS_PER_DEATH = 4
+
+# Keys that are remembered take 64 bytes of memory so, and 150 as tuples.
+_packed_key = struct.Struct("=qqii").pack
+_packed_entry = struct.Struct("=qqi").pack
 
 
 class Place(Enum):
@@ -92,6 +97,29 @@ class Delivery:
             self.rejection = what
 
 
+class Recent:
+    """The latest of many values: at least `least` of them, at most twice as many. It needs half of an OrderedDict's
+    memory: once `least` new values have come, all that came before the last `least` are dropped at once.
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._new: dict[Hashable, None] = {}  # dicts, because a set of as many takes twice the memory
+        self._old: dict[Hashable, None] = {}
+
+    def __contains__(self, value: Hashable) -> bool:
+        return value in self._new or value in self._old
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+    def add(self, value: Hashable) -> None:
+        """Add a value, or note that it has come again."""
+        self._new[value] = None
+        if len(self._new) >= self._least:
+            self._new, self._old = {}, self._new
+
+
 class Ledger:
     """All deliveries at this node, by number and by the broker's name for the message."""
 
@@ -102,9 +130,9 @@ class Ledger:
         self._counts = dict.fromkeys(Place, 0)
         self._by_entry: Counter[Entry] = Counter()
         self._open_ids: set[str] = set()
-        self._answered: OrderedDict[MessageKey, str] = OrderedDict()
-        self._answered_ids: OrderedDict[str, MessageKey] = OrderedDict()
-        self._answered_entries: OrderedDict[Entry, None] = OrderedDict()  # batches of which one was answered
+        self._answered = Recent(REMEMBERED)  # packed keys
+        self._answered_ids = Recent(REMEMBERED)  # request ids
+        self._answered_entries = Recent(REMEMBERED)  # packed; batches of which one was answered
         self._naks: OrderedDict[MessageKey, int] = OrderedDict()
         self._deaths: OrderedDict[MessageKey, int] = OrderedDict()  # by a cause that may be the message
         self._kills: OrderedDict[MessageKey, int] = OrderedDict()  # of workers that were killed from outside
@@ -137,7 +165,7 @@ class Ledger:
 
     def is_known(self, key: MessageKey) -> bool:
         """True if the message is at this node already, or was answered here."""
-        return key in self._by_key or key in self._answered
+        return key in self._by_key or _packed_key(*key) in self._answered
 
     def has_others_of_batch(self, key: MessageKey) -> bool:
         """True if a message of the same batch is at this node."""
@@ -145,7 +173,7 @@ class Ledger:
 
     def has_answered_of_batch(self, key: MessageKey) -> bool:
         """True if a message of the same batch was answered here."""
-        return key[:3] in self._answered_entries
+        return _packed_entry(*key[:3]) in self._answered_entries
 
     def open(self, received: Received, request_id: str) -> Delivery:
         """Add a message that is not at this node yet; return its delivery."""
@@ -161,7 +189,7 @@ class Ledger:
 
     def was_answered(self, received: Received, request_id: str = "") -> bool:
         """True if this node has answered the message, or another message with the same request."""
-        return received.key in self._answered or (bool(request_id) and request_id in self._answered_ids)
+        return _packed_key(*received.key) in self._answered or (bool(request_id) and request_id in self._answered_ids)
 
     def is_open(self, request_id: str) -> bool:
         """True if a message with the same request is at this node."""
@@ -226,21 +254,17 @@ class Ledger:
         self._deaths.pop(key, None)
         self._kills.pop(key, None)
         self._failed_probes.pop(key, None)
-        _remember(self._answered, key, delivery.request_id)
+        self._answered.add(_packed_key(*key))
         if key[3] >= 0:  # it came in a batch
-            _remember(self._answered_entries, entry, None)
+            self._answered_entries.add(_packed_entry(*entry))
         if delivery.request_id:
-            _remember(self._answered_ids, delivery.request_id, key)
-
-
-def _remember(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > REMEMBERED:
-        table.popitem(last=False)
+            self._answered_ids.add(delivery.request_id)
 
 
 def _count(table: OrderedDict[MessageKey, int], key: MessageKey) -> int:
     count = table.get(key, 0) + 1
-    _remember(table, key, count)
+    table[key] = count
+    table.move_to_end(key)
+    if len(table) > REMEMBERED:
+        table.popitem(last=False)
     return count

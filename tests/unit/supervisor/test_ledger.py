@@ -6,7 +6,7 @@ import pytest
 
 from supervisor import ledger as ledger_module
 from supervisor.events import MessageKey, Received
-from supervisor.ledger import KILLS_PER_DEATH, Delivery, Ledger, Place
+from supervisor.ledger import KILLS_PER_DEATH, Delivery, Ledger, Place, Recent
 from workernode.protocol import Decision, Outcome
 
 NO_BATCH = -1
@@ -129,6 +129,22 @@ def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ledger.died_with(one, is_from_outside=entry % 3 == 0)
         close(ledger, one, Decision.ACK if entry % 2 else Decision.NAK)
     tables = [value for name, value in vars(ledger).items() if hasattr(value, "__len__") and name != "_counts"]
-    assert all(len(table) <= 10 for table in tables)
+    assert all(len(table) <= (20 if isinstance(table, Recent) else 10) for table in tables)
     assert ledger.was_answered(received(49, 0))
     assert not ledger.was_answered(received(1, 0))
+
+
+def test_of_many_values_at_least_the_latest_are_known_and_at_most_twice_as_many() -> None:
+    recent = Recent(10)
+    for value in range(1000):
+        recent.add(value)
+        assert all(latest in recent for latest in range(max(0, value - 9), value + 1))
+        assert len(recent) <= 20
+    assert 979 not in recent
+
+
+def test_a_value_that_has_come_again_is_known_as_long_as_a_new_one() -> None:
+    recent = Recent(10)
+    for value in (1, *range(100, 109), 1, *range(200, 209)):
+        recent.add(value)
+    assert 1 in recent
