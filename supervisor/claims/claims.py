@@ -28,6 +28,7 @@ SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds cl
 # finds the claim; of a claim that is stored later it must be read whether it was the first.
 STORED_WITHIN = FRAME_AFTER
 KEPT_BEYOND = 60.0  # seconds beyond TASK_TIMEOUT that a claim matters: a stream may end a little after its time
+FORGET_INTERVAL = 5.0  # seconds between two times at which old claims are forgotten: the oldest are slow to find
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 
 
@@ -85,7 +86,7 @@ class Claims:
         self._is_reading = False
         self._has_start = False  # the messages that come begin with the first
         self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
-        self._forgets_from = 0.0  # monotonic: no claim is forgotten before
+        self._forgets_from = 0.0  # monotonic: no claim is forgotten before; see FORGET_INTERVAL
         self._refusal = ""  # why claims cannot be used, as it was logged
         self.is_on = False
         self.lease = FOREVER
@@ -332,6 +333,7 @@ class Claims:
         is_wanted = now < self._read_until
         if is_wanted and now >= self._forgets_from:
             self._look_ups.table.forget_before(now - self._keep_s)
+            self._forgets_from = now + FORGET_INTERVAL
         if is_wanted != self._is_reading:
             self._is_reading, self._has_start = is_wanted, False
             self._look_ups.restart(now)

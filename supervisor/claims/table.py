@@ -5,9 +5,10 @@ Every node that reads the same messages gets the same table: the first claim of 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import sys
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -71,7 +72,8 @@ class ClaimTable:
     """The claims as they stand after the messages that were applied."""
 
     def __init__(self) -> None:
-        self._claims: OrderedDict[str, Claim] = OrderedDict()  # by request id, oldest first
+        # By request id, oldest first. There is one for each task of the last minutes, of all nodes.
+        self._claims: dict[str, Claim] = {}
         self._suspected_by: dict[str, set[str]] = {}  # node → nodes that suspect it since its last message
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class ClaimTable:
         Args:
             now: monotonic.
         """
-        node = message.node
+        node = sys.intern(message.node)  # many claims share the name
         self._suspected_by.pop(node, None)
         for suspect in message.suspects:
             self._suspected_by.setdefault(suspect, set()).add(node)
@@ -111,11 +113,9 @@ class ClaimTable:
 
     def forget_before(self, moment: float) -> None:
         """Forget the claims that were noted before this monotonic time: nobody waits for their answers any more."""
-        while self._claims:
-            request_id, claim = next(iter(self._claims.items()))
-            if claim.noted_at >= moment:
-                return
-            del self._claims[request_id]
+        claims = self._claims
+        for request_id in list(takewhile(lambda each: claims[each].noted_at < moment, claims)):
+            del claims[request_id]
 
     def _advance(self, request_id: str, node: str, state: ClaimState, now: float) -> None:
         claim = self._claims.get(request_id)
@@ -123,7 +123,7 @@ class ClaimTable:
             self._claims[request_id] = Claim(node, state, now)
         elif (claim.holder in (node, "") and claim.state is not ClaimState.ENDED) or _has_lost_it(claim):
             claim.holder, claim.state, claim.noted_at = node, state, now
-            self._claims.move_to_end(request_id)
+            self._put_last(request_id, claim)
 
     def _take_back(self, message: ClaimMessage) -> None:
         """A node has given tasks back."""
@@ -148,8 +148,12 @@ class ClaimTable:
             return
         if self.is_suspected(holder, node):
             is_begun = claim.is_begun_before or claim.state is ClaimState.BEGUN
-            self._claims[request_id] = Claim(node, claim.state, now, supersedes=holder, is_begun_before=is_begun)
-            self._claims.move_to_end(request_id)
+            taken_over = Claim(node, claim.state, now, supersedes=holder, is_begun_before=is_begun)
+            self._put_last(request_id, taken_over)
+
+    def _put_last(self, request_id: str, claim: Claim) -> None:
+        del self._claims[request_id]
+        self._claims[request_id] = claim
 
 
 def _free(claim: Claim, *, is_begun: bool) -> None:
