@@ -9,7 +9,7 @@ import pytest
 
 from workernode.errors import UpstreamFault
 from workernode.protocol import FaultKind
-from workernode.upstream.retry_policy import ATTEMPTS, ask_with_retries
+from workernode.upstream.retry_policy import ATTEMPTS, LONGEST_RETRY_PAUSE, ask_with_retries
 
 
 def failing(kind: FaultKind, calls: list[int], retry_after: float | None = None) -> Callable[[], None]:
@@ -20,8 +20,16 @@ def failing(kind: FaultKind, calls: list[int], retry_after: float | None = None)
     return ask
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that only a pause moves on."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
 @pytest.mark.parametrize("kind", FaultKind)
-def test_only_what_may_pass_is_asked_again(kind: FaultKind) -> None:
+def test_only_what_may_pass_is_asked_again(kind: FaultKind, clock: list[float]) -> None:
     calls: list[int] = []
     with pytest.raises(UpstreamFault):
         ask_with_retries(failing(kind, calls), time.monotonic() + 1000, lambda seconds: None)
@@ -47,6 +55,19 @@ def test_a_wait_that_is_too_long_for_its_kind_is_not_begun(kind: FaultKind, retr
         ask_with_retries(failing(kind, calls, retry_after), time.monotonic() + 10**6, pauses.append)
     assert bool(pauses) is waits
     assert all(pause >= retry_after for pause in pauses)
+
+
+def test_the_pauses_for_an_upstream_that_is_away_count_together(clock: list[float]) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    with pytest.raises(UpstreamFault):
+        ask_with_retries(failing(FaultKind.UNAVAILABLE, [], 0.9), clock[0] + 1000, pause)
+    assert 1 <= len(pauses) < ATTEMPTS - 1
+    assert sum(pauses) <= LONGEST_RETRY_PAUSE[FaultKind.UNAVAILABLE]
 
 
 def test_a_wait_that_outlasts_the_tasks_time_is_not_begun() -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.upstream.client.asker import Asker, Client
+from workernode.protocol import FaultKind
 from workernode.upstream import client as client_module
+from workernode.upstream import retry_policy
 
 
 @pytest.fixture
@@ -29,4 +31,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(Client, "pause", pause)
     # tenacity takes it from here when a Retrying is made, which for plain requests is at each of them.
     monkeypatch.setattr(client_module.time, "sleep", taken.append)  # type: ignore[attr-defined]
+    # On a slow machine the calls themselves could use up the time for an upstream that is away.
+    monkeypatch.setitem(retry_policy.LONGEST_RETRY_PAUSE, FaultKind.UNAVAILABLE, 60.0)
     return taken
