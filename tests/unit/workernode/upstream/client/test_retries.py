@@ -80,7 +80,7 @@ def test_silence_before_the_answer_is_no_fault_and_upstream_is_asked_once(
     ask: Asker, upstream: FakeUpstream, stream: bool
 ) -> None:
     ask.upstream._read_timeout = 0.01
-    directive = {"latency_ms": 200, "no_stream": not stream}
+    directive = {"latency_ms": 200, "no_stream": not stream, "one_write": True}
     assert ask.stream(directive) if stream else ask.complete(directive)
     assert len(upstream.requests) == 1
 
