@@ -145,7 +145,8 @@ class ClaimsTopic:
                     self._read_from(client, number)
             except self._library.PulsarException as error:
                 about = {"event": "claims_not_read", "why": describe(error)}
-                log.warning("the claims of other nodes cannot be read (%s); tried again", about["why"], extra=about)
+                if self._is_reading(number):  # the node does not stop, which closes the reader, too
+                    log.warning("the claims of other nodes cannot be read (%s); tried again", about["why"], extra=about)
             self._stopping.wait(REOPEN)
 
     def _read_from(self, client: Any, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from tests.support.fake_pulsar import (
     TopicNotFound,
     TopicTerminated,
 )
+from tests.support.wait import until
 
 NAME = "persistent://public/default/model-m-claims"
 WALL, KEEP = 1e9, 600.0
@@ -170,6 +172,25 @@ def test_a_reader_that_fails_is_opened_again_and_begins_anew(claims: Topic) -> N
     claims.library.failures.append(("create_reader", Timeout()))
     claims.topic.read(True)
     assert claims.next() == ClaimsRead(b"", is_start=True)
+
+
+def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
+    claims: Topic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    claims.topic.open(claims.client)
+    claims.next()
+    readers: list[threading.Thread] = []
+
+    def closed(*_: Any, **__: Any) -> Reader:
+        readers.append(threading.current_thread())
+        claims.topic.close()
+        raise Timeout
+
+    monkeypatch.setattr(claims.client, "create_reader", closed)
+    claims.topic.read(True)
+    until(lambda: bool(readers), 60, "a reader")
+    readers[0].join(60)
+    assert not caplog.records
 
 
 def test_with_a_new_client_everything_is_read_again(claims: Topic) -> None:
