@@ -66,10 +66,11 @@ def load(environ: Mapping[str, str]) -> Settings:
         SettingsError: with every error there is.
     """
     texts = {name: environ.get(name, "").strip() for name in VARIABLES}
-    _read_proxies(texts, environ)
+    sources = _read_proxies(texts, environ)
     node_type = _node_type(texts["NODE_TYPE"])
     values: dict[str, Any] = {}
     faults = _read_secret_files(texts, node_type)
+    sources |= {name: file for name, file in FILE_VARIABLES.items() if texts[file]}
     unreadable = {fault.split(" ")[0] for fault in faults}
     for name, variable in VARIABLES.items():
         text = texts[name] if variable.node_type in ("", node_type) else ""
@@ -81,7 +82,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[name.lower()] = parse(variable, text)
         except ValueError as error:
             wrong = "is wrong (not shown: it holds a secret)" if _holds_a_secret(name, texts) else error
-            faults.append(f"{name} {wrong}; it must be {variable.format.expected}")
+            faults.append(f"{_with_source(name, sources)} {wrong}; it must be {variable.format.expected}")
     if faults:
         raise SettingsError(tuple(faults))
     workers = values["worker_processes"] or max(FEWEST_WORKERS, min(_cpus(), MOST_WORKERS))
@@ -91,17 +92,31 @@ def load(environ: Mapping[str, str]) -> Settings:
         settings.upstream_proxy  # noqa: B018  # a proxy that is not for API_URL may be what it likes
     except ValueError as error:
         name = "HTTPS_PROXY" if settings.api_url.startswith("https:") else "HTTP_PROXY"
+        name = _with_source(name, sources)
         raise SettingsError((f"{name} {error}; it must be http://[user:password@]host:port",)) from None
     return settings
 
 
-def _read_proxies(texts: dict[str, str], environ: Mapping[str, str]) -> None:
-    """Read the proxies as curl and requests do: the names in lower case come first, and ALL_PROXY last."""
+def _read_proxies(texts: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Read the proxies as curl and requests do: the names in lower case come first, and ALL_PROXY last.
+
+    Returns:
+        Which variable each was read from.
+    """
+    sources: dict[str, str] = {}
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
-        texts[name] = environ.get(name.lower(), "").strip() or texts[name]
-    everything = environ.get("all_proxy", "").strip() or environ.get("ALL_PROXY", "").strip()
-    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
-        texts[name] = texts[name] or everything
+        more = () if name == "NO_PROXY" else ("all_proxy", "ALL_PROXY")
+        for source in (name.lower(), name, *more):
+            if text := environ.get(source, "").strip():
+                texts[name], sources[name] = text, source
+                break
+    return sources
+
+
+def _with_source(name: str, sources: Mapping[str, str]) -> str:
+    """Return the name of a variable, and of another one that its value came from."""
+    source = sources.get(name, name)
+    return name if source == name else f"{name} (from {source})"
 
 
 def parse(variable: Variable, text: str) -> object:

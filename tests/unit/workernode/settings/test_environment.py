@@ -300,6 +300,23 @@ def test_a_file_or_headers_that_cannot_be_used_are_reported_without_the_secret(
     assert "canary" not in fault
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "fault"),
+    [
+        ("UPSTREAM_HEADERS_FILE", "x", "UPSTREAM_HEADERS (from UPSTREAM_HEADERS_FILE) is not JSON"),
+        ("PULSAR_TOKEN_FILE", "a b", "PULSAR_TOKEN (from PULSAR_TOKEN_FILE) holds a space"),
+        ("ALL_PROXY", "5\x00", "HTTP_PROXY (from ALL_PROXY) holds a control character"),
+        ("https_proxy", "ä", "HTTPS_PROXY (from https_proxy) has a host or a port that cannot be read"),
+        ("HTTPS_PROXY", "ä", "HTTPS_PROXY has a host or a port that cannot be read"),
+    ],
+)
+def test_a_fault_names_the_variable_that_was_set(tmp_path: Path, variable: str, text: str, fault: str) -> None:
+    if variable.endswith("_FILE"):
+        (tmp_path / "value").write_text(text)
+        text = str(tmp_path / "value")
+    assert faults({**REMOTE, variable: text})[0].startswith(fault)
+
+
 def test_a_local_node_reads_no_file_of_a_remote_one() -> None:
     assert load({**LOCAL, "API_KEY_FILE": "/nowhere", "UPSTREAM_HEADERS": "{"}).api_key == ""
 
