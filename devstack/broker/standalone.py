@@ -27,8 +27,8 @@ READY_TIMEOUT_S = 120.0  # 8 to 12 s on two free cores
 class Broker:
     """One standalone Pulsar with its data, conf and log in `run_dir`. Owned by one thread.
 
-    It can be killed and started again on the same data. Published messages stay. Acknowledgements of the last ten
-    seconds may be lost (Pulsar stores its cursors that often), so that those messages are delivered again. On Linux the
+    It can be killed and started again on the same data. Published messages stay. Acknowledgements of the last
+    minute may be lost (Pulsar stores its cursors that often), so that those messages are delivered again. On Linux the
     broker ends with the *thread* that started it: start it from a thread that stays.
     """
 

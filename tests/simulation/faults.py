@@ -252,6 +252,16 @@ def _disturb_claims(simulation: Simulation, step: Step, node: SimNode) -> None:
     simulation.server.claims.append(b"no JSON" if step.pick < 0.5 else b'{"node":7}')
 
 
+def _until_of_claims(name: str) -> Callable[[Simulation, Step, SimNode], None]:
+    """Claims are stored, or their receipts come, no sooner than at a moment. The connections stand."""
+
+    def apply(simulation: Simulation, step: Step, node: SimNode) -> None:
+        log = simulation.server.claims
+        setattr(log, name, max(getattr(log, name), simulation.world.now + step.seconds))
+
+    return apply
+
+
 def _end_pipe(simulation: Simulation, step: Step, node: SimNode) -> None:
     for process in _one(node, step.pick):
         process.end_pipe()
@@ -298,6 +308,8 @@ FAULTS: dict[str, Callable[[Simulation, Step, SimNode], None]] = {
     "tasks take much memory": _for_a_while("memory_of_task", 5.0, 40.0, 0.0),
     "tasks take much memory of the GPU": _for_a_while("gpu_memory_of_task", 5.0, 60.0, 4.0),
     "claims are refused": _close_claims,
+    "claims are stored late": _until_of_claims("stores_late_until"),
+    "receipts of claims come late": _until_of_claims("receipts_late_until"),
     "strange message among the claims": _disturb_claims,
     "certificate of upstream is not trusted": _until("upstream", "untrusted_until"),
     "upstream does not know the model": _until("upstream", "unknown_until"),

@@ -23,6 +23,7 @@ class ClaimsLog:
         self.messages: list[bytes] = []
         self.readers: list[Callable[[], None]] = []
         self.is_refused = False  # no node may write there
+        self.stores_late_until = self.receipts_late_until = 0.0  # a message is stored no sooner, or its receipt comes
 
     def append(self, data: bytes) -> None:
         """Store a message."""
@@ -120,8 +121,9 @@ class Delivery:
 class Server:
     """The broker."""
 
-    def __init__(self, world: World, index_acks: bool, partitions: int = 1) -> None:
+    def __init__(self, world: World, index_acks: bool, partitions: int = 1, is_unkind: bool = True) -> None:
         self._world = world
+        self.is_unkind = is_unkind  # see schedule.UNKIND
         self.partitions = partitions
         self._index_acks = index_acks
         self.is_up = True
@@ -188,8 +190,8 @@ class Server:
         self._waiting.sort(key=lambda one: one.number)
 
     def ack(self, consumer: Consumer, connection: int, message: Message) -> None:
-        """An ack arrives, unless it was sent on a connection that is no more."""
-        if consumer.connection != connection:
+        """An ack arrives, unless it was sent on a connection that is no more, or without one."""
+        if consumer.connection != connection or (self.is_unkind and consumer not in self.consumers):
             self._world.faults["ack lost"] += 1
             return
         entry = message.entry
@@ -236,7 +238,7 @@ class Server:
         self.dispatch()
 
     def stop(self, hard: bool) -> None:
-        """The broker is gone; killed, it has forgotten the acks of its last seconds."""
+        """The broker is gone; killed, it has forgotten the latest acks."""
         self.is_up = False
         self._forget(hard)
 
@@ -260,8 +262,14 @@ class Server:
             consumer.connection += 1
         self.consumers.clear()
         if hard:
+            # It stores them once a second (standalone: once in ten), and what is left after the last of these once a
+            # minute (managedLedgerDefaultMarkDeleteRateLimit, managedLedgerCursorPositionFlushSeconds).
+            seconds = 3.0
+            if self.is_unkind:
+                dice = self._world.dice_for("forgotten acks", self._world.now)
+                seconds = dice.choice((0.0, dice.uniform(0.0, 5.0), dice.uniform(5.0, 60.0)))
             for at, entry, before in reversed(self.recent_acks):
-                if at > self._world.now - 3.0:
+                if at > self._world.now - seconds:
                     self.on_lost(entry)
                     self.backlog += len(entry.acked) - len(before)
                     entry.acked = before

@@ -55,7 +55,7 @@ class Simulation:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.world = World(schedule.seed)
-        self.server = Server(self.world, schedule.index_acks, schedule.partitions)
+        self.server = Server(self.world, schedule.index_acks, schedule.partitions, schedule.is_unkind)
         self.server.on_lost = self._handed_out_again
         self.gateway = Gateway(self.world)
         self.upstream = Upstream(self.world, schedule.headers, schedule.names_limits)

@@ -108,6 +108,20 @@ WIDE_UPSTREAM: list[tuple[str, ...]] = [
     ("own 403",), ("own 403", "own 403"), ("own 404",), ("500", "own 403"), ("own 401", "own 401"),
 ]  # fmt: skip
 
+# From UNKIND on broker and library do what a real broker showed later (decision 9): a killed broker forgets the acks of
+# up to a minute, claims are stored late or after they were reported as failed, producers are made anew.
+UNKIND = 1_000_000
+UNKIND_FAULTS: list[tuple[str, int, bool]] = [
+    ("claims are stored late", 4, True),
+    ("receipts of claims come late", 4, True),
+    ("broker restarts", 4, True),
+    ("owner of the topic killed", 4, True),
+    ("owner of the claims' topic killed", 3, True),
+    ("node cut off from the broker", 4, True),
+    ("library connects late", 3, True),
+    ("supervisor killed", 2, False),
+]
+
 
 @dataclass(frozen=True)
 class TaskPlan:
@@ -168,6 +182,7 @@ class Schedule:
     claims_refused: bool = False  # no node may write the topic of claims
     names_limits: bool = True  # the headers name the limits, not only what is left of them (Azure does not)
     is_wide: bool = False  # its seed is one from WIDE on
+    is_unkind: bool = False  # its seed is one from UNKIND on
     steps: tuple[Step, ...] = field(default=())
 
     def with_steps(self, steps: list[Step]) -> Schedule:
@@ -214,6 +229,11 @@ def make(seed: int, tasks: int = TASKS, only: str = "") -> Schedule:
         schedule, steps = _claimed(schedule, steps, span, only)
     if seed >= WIDE:
         schedule, steps = _widened(schedule, steps, span, only)
+    if seed >= UNKIND:
+        schedule = replace(schedule, is_unkind=True)
+        dice = random.Random(f"{seed}/unkind")
+        kinds = [one for one in UNKIND_FAULTS if only in ("", one[0])]
+        steps += _some(dice, kinds, dice.choice((0, 1, 2, 3)), schedule.nodes, span)
     return replace(schedule, steps=tuple(sorted(steps, key=lambda step: step.at)))
 
 
