@@ -160,10 +160,6 @@ class Simulation:
         """Check the rules that are checked twice a second."""
         self.world.after(CHECK_EVERY, self._check)
         now = self.world.now
-        for entry in self.server.entries:
-            owner = entry.owner
-            if owner is None or entry.is_done:
-                self._held_since.pop((str(id(owner)), entry.number), None)
         for node in self.nodes:
             if node.is_alive:
                 self._note_hindered(node, now)
@@ -200,9 +196,8 @@ class Simulation:
         known |= {received.key[:2] for _, received in node.broker.held}
         for entry in self.server.entries:
             key = (node.name, entry.number)
-            begun = entry.acked or any(self.gateway.clients[one.plan.id].answers for one in entry.messages)
             # Of a batch that was begun here nothing may go back.
-            if entry.owner not in parts or begun or entry.is_done or (LEDGER, entry.number) in known:
+            if entry.owner not in parts or (LEDGER, entry.number) in known or self._is_begun(entry):
                 self._held_since.pop(key, None)
                 continue
             # It may have gone back and come again between two checks.
@@ -217,6 +212,9 @@ class Simulation:
                 raise Violation(
                     "a closed intake keeps no message for more than two seconds", f"{node.name} has {ids} unseen"
                 )
+
+    def _is_begun(self, entry: Entry) -> bool:
+        return bool(entry.acked) or any(self.gateway.clients[one.plan.id].answers for one in entry.messages)
 
     def _check_end(self) -> None:
         """What must have come of all of it."""
