@@ -233,6 +233,9 @@ def _parse_oauth2(text: str) -> str:
     for name in ("issuer_url", "private_key"):
         if name not in value:
             raise ValueError(f"has no {name}")
+    # The Pulsar library prints it, where it is the key itself.
+    if not value["private_key"].startswith(("/", "file:/", "data:")):
+        raise ValueError("has a private_key that is no absolute path")
     return text
 
 
@@ -284,7 +287,9 @@ TOPIC = matching(
     400,
 )
 PULSAR_NAMESPACE = matching(r"[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+", "tenant/namespace", 200)
-OAUTH2 = Format("a JSON object with issuer_url and private_key (a path), mostly with audience and scope", _parse_oauth2)
+OAUTH2 = Format(
+    "a JSON object with issuer_url and private_key (an absolute path), mostly with audience and scope", _parse_oauth2
+)
 OBJECT_NAME = matching(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "a Kubernetes name: lower case letters, digits, - and .", 253)
 NAMESPACE = matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "a Kubernetes namespace: lower case letters, digits and -", 63)
 SHA256 = matching(r"[0-9a-fA-F]{64}", "64 hexadecimal digits", 64)

@@ -127,6 +127,12 @@ def test_a_valid_value_is_parsed(name: str, text: str, value: object) -> None:
         pytest.param("PULSAR_NAMESPACE", "tenant", "is 'tenant'; it must be tenant/namespace", id="no-namespace"),
         pytest.param("PULSAR_OAUTH2", "token", "is no JSON", id="oauth2-no-json"),
         pytest.param("PULSAR_OAUTH2", '{"issuer_url": "https://a"}', "has no private_key", id="oauth2-incomplete"),
+        pytest.param(
+            "PULSAR_OAUTH2",
+            '{"issuer_url": "https://a", "private_key": "the-key-itself"}',
+            "has a private_key that is no absolute path",
+            id="oauth2-key",
+        ),
         pytest.param("RES_TOPIC_NAME", "a/b", "is 'a/b'", id="half-a-topic-name"),
         pytest.param("RES_TOPIC_NAME", "non-persistent://a/b/c", "is 'non-persistent://a/b/c'", id="not-kept"),
         pytest.param("AIMODEL_NAME", "My_Model", "is 'My_Model'", id="not-a-kubernetes-name"),
