@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.support.wait import until
 from workernode import settings
 
 TIMEOUT = 20
-STANDIN = f"{sys.executable} {ROOT / 'tests/support/llamafile_standin.py'} --port $LOCAL_PORT"
+STANDIN = shlex.join([sys.executable, str(ROOT / "tests/support/llamafile_standin.py")]) + " --port $LOCAL_PORT"
 LOCAL = {"NODE_TYPE": "local", "MODEL_NAME": "standin", "PULSAR_URL": "pulsar://localhost"}
 
 
@@ -25,7 +26,7 @@ def script(folder: Path, text: str) -> str:
     path = folder / "server.sh"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
-    return str(path)
+    return shlex.quote(str(path))
 
 
 def local_findings(command: str, seconds: float = TIMEOUT, running_node: str = "", **variables: str) -> list[Finding]:
@@ -72,7 +73,7 @@ def test_a_model_that_refuses_to_answer_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_beside_a_running_node_no_second_model_is_started(tmp_path: Path) -> None:
-    found = local_findings(script(tmp_path, f"touch {tmp_path}/started"), running_node="standin")
+    found = local_findings(script(tmp_path, f"touch {shlex.quote(str(tmp_path))}/started"), running_node="standin")
     assert [one.mark for one in found] == [Mark.OK, Mark.SKIPPED, Mark.SKIPPED]
     assert not (tmp_path / "started").exists()
 

@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -46,15 +46,15 @@ class Systemd:
 
 
 @pytest.fixture(params=["path", *(["abstract"] if sys.platform == "linux" else [])])
-def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
+def systemd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
     """Both kinds of address that systemd gives."""
     # A path of a Unix socket has room for about a hundred characters, which pytest's folders can exceed.
-    monkeypatch.chdir(tmp_path)
-    name = f"@workernode-test-{uuid.uuid4().hex}" if request.param == "abstract" else "s"
-    one = Systemd(name)
-    monkeypatch.setenv("NOTIFY_SOCKET", name if name.startswith("@") else str(tmp_path / name))
-    yield one
-    one.socket.close()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        name = f"@workernode-test-{uuid.uuid4().hex}" if request.param == "abstract" else f"{folder}/s"
+        one = Systemd(name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield one
+        one.socket.close()
 
 
 @pytest.mark.parametrize(
