@@ -29,9 +29,13 @@ TRIM_INTERVAL = 60.0  # seconds, and up to as much again, between two moves of t
 TRIM_MARGIN = 3600.0  # seconds for which claims are kept beyond their time: a node's clock may be ahead
 LOST_TIME = 2.0  # seconds without a connection after which the producer is made anew
 REOPEN = 1.0  # seconds before what failed is tried again
-# The broker stores nothing more in the topic: an administrator has terminated it, or its backlog is over a quota. That
-# lasts until a person ends it, so that streams do not wait for it; it is tried again all the same.
-CLOSED = ("TopicTerminated", "ProducerBlockedQuotaExceededError", "ProducerBlockedQuotaExceededException")
+# The broker lets no node in, or stores nothing more: the topic was terminated, its backlog is over a quota, a limit of
+# the namespace is reached (producers, consumers, topics, subscriptions), or the topic has a schema. That lasts until a
+# person ends it, so that streams do not wait for it; it is tried again all the same.
+CLOSED = (
+    *("TopicTerminated", "ProducerBlockedQuotaExceededError", "ProducerBlockedQuotaExceededException"),
+    *("ProducerBusy", "ConsumerBusy", "NotAllowedError", "IncompatibleSchema"),
+)
 
 
 class ClaimsTopic:

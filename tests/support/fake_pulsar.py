@@ -43,6 +43,22 @@ class ProducerBlockedQuotaExceededException(PulsarException):
     """The backlog is over its quota, whose policy is an exception."""
 
 
+class ProducerBusy(PulsarException):
+    """The topic has as many producers as it may have."""
+
+
+class ConsumerBusy(PulsarException):
+    """The topic has as many consumers as it may have."""
+
+
+class NotAllowedError(PulsarException):
+    """The namespace has as many topics, or the topic as many subscriptions, as it may have."""
+
+
+class IncompatibleSchema(PulsarException):
+    """The topic has a schema, and the namespace demands one."""
+
+
 class InvalidConfiguration(PulsarException):
     """The library refuses a combination of arguments."""
 
@@ -204,6 +220,10 @@ class Library:
     TopicTerminated = TopicTerminated
     ProducerBlockedQuotaExceededError = ProducerBlockedQuotaExceededError
     ProducerBlockedQuotaExceededException = ProducerBlockedQuotaExceededException
+    ProducerBusy = ProducerBusy
+    ConsumerBusy = ConsumerBusy
+    NotAllowedError = NotAllowedError
+    IncompatibleSchema = IncompatibleSchema
     InvalidConfiguration = InvalidConfiguration
     Result = Result
     ConsumerType = SimpleNamespace(Shared="Shared")

@@ -16,9 +16,13 @@ from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
 from tests.support.fake_pulsar import (
     AuthorizationError,
     Client,
+    ConsumerBusy,
+    IncompatibleSchema,
     Library,
+    NotAllowedError,
     ProducerBlockedQuotaExceededError,
     ProducerBlockedQuotaExceededException,
+    ProducerBusy,
     Result,
     Timeout,
     TopicNotFound,
@@ -115,16 +119,21 @@ def test_a_missing_right_or_topic_is_a_refusal(claims: Topic, method: str, error
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("method", "error"),
     [
-        TopicTerminated("ended"),
-        ProducerBlockedQuotaExceededError("held"),
-        ProducerBlockedQuotaExceededException("full"),
+        ("create_producer", TopicTerminated("ended")),
+        ("create_producer", ProducerBlockedQuotaExceededError("held")),
+        ("create_producer", ProducerBlockedQuotaExceededException("full")),
+        ("create_producer", ProducerBusy("limit")),
+        ("create_producer", IncompatibleSchema("schema")),
+        ("create_producer", NotAllowedError("topics")),
+        ("try_to_subscribe", NotAllowedError("subscriptions")),
+        ("try_to_subscribe", ConsumerBusy("limit")),
     ],
 )
-def test_streams_do_not_wait_for_a_topic_that_takes_nothing_more(claims: Topic, error: Exception) -> None:
+def test_streams_do_not_wait_for_a_topic_that_takes_nothing_more(claims: Topic, method: str, error: Exception) -> None:
     """Once they waited until their time was over, and then for ever: their clients got no end."""
-    claims.library.failures.append(("create_producer", error))
+    claims.library.failures.append((method, error))
     claims.topic.open(claims.client)
     opened = claims.next()
     assert isinstance(opened, ClaimsOpened)
