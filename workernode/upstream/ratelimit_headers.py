@@ -46,8 +46,10 @@ def limits_of(
         kind: of the fault that the answer is; None for a good answer. A 429 without a kind is a rate limit.
         wall: seconds since the epoch at the same moment, for waits that are given as dates.
     """
-    reader = _Reader(headers, wall)
     refused = kind in LIMIT_KINDS or (status == 429 and kind in (None, FaultKind.QUOTA))
+    if not refused and not any(name.startswith("x-ratelimit-") for name in headers):
+        return None
+    reader = _Reader(headers, wall)
     kind = kind or FaultKind.RATE_LIMIT
     seen = RateLimitReport(
         at=at, kind=kind if refused else None, asked=asked, retry_after=reader.wait() if refused else None,
