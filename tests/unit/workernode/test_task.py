@@ -283,6 +283,19 @@ def test_reply_hosts_bound_where_answers_go(address: str, allowed: bool) -> None
         read_endpoint(address, hosts)
 
 
+def test_an_address_that_was_read_before_is_still_refused_where_it_must_be() -> None:
+    address = "http://gateway.example/res"
+    assert read_endpoint(address) is read_endpoint(address)
+    with pytest.raises(ValueError, match="REPLY_HOSTS"):
+        read_endpoint(address, ("other.example",))
+
+
+def test_a_long_address_is_read_each_time_so_that_it_takes_no_memory() -> None:
+    address = f"http://gateway.example/{'r' * 300}"
+    assert read_endpoint(address) == read_endpoint(address)
+    assert read_endpoint(address) is not read_endpoint(address)
+
+
 def test_a_task_for_a_host_that_is_not_allowed_is_no_task() -> None:
     with pytest.raises(MalformedTask, match="REPLY_HOSTS") as caught:
         parse(message(), ("elsewhere",))
