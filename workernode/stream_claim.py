@@ -84,8 +84,8 @@ class StreamClaim:
         self._claims = claims
         self._until = max(job.deadline, time.monotonic()) + GRACE
         self.on_lease_end: Callable[[], None] = lambda: None
-        self._granted = Event()
         self._asked: ClaimAsked | None = None  # the latest question
+        self._granted: Event | None = None  # its answer has come; a plain task asks nothing
         self._upstream_asked_at: float | None = None  # monotonic
         self._is_lost = False
         self._lapses = 0.0  # how often the lease had run out when the claim was granted last
@@ -103,7 +103,8 @@ class StreamClaim:
             self._is_lost = True
         elif self._asked is None or granted.is_end != self._asked.is_end:
             return  # the answer to an earlier question: its job had ended, or wants to end the stream by now
-        self._granted.set()
+        if self._granted is not None:
+            self._granted.set()
 
     def wait_for(self, state: AnswerState) -> None:
         """Wait until the answer may get into this state. Called before anything leaves that makes it true.
@@ -150,6 +151,7 @@ class StreamClaim:
         self._send(self._asked)
 
     def _wait_for_answer(self) -> None:
+        assert self._granted is not None
         while not self._wait_once(self._granted, self._until):
             pass
 
