@@ -20,6 +20,8 @@ import pytest
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
 from tests.faults.testbed import REPORTS_SOON, Testbed, one_end_each, patched
+from tests.simulation import restart
+from tests.simulation.sides import Came, RealSide, open_client
 from tests.support.node import Node
 from tests.support.paths import ROOT
 from tests.support.upstream import FakeUpstream
@@ -45,6 +47,7 @@ class Outage:
     later: Testbed  # its node is started while the broker is away
     waiting: str  # the id of a task that was published before
     report: dict[str, Any]  # the report of that node when it lasts
+    came_again: Came  # what a consumer is given afterwards of tests/simulation/restart.py
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +56,23 @@ def outage(mortal: Broker, build: Callable[..., Testbed], tmp_path_factory: pyte
     testbed, later = build(on=mortal), build(on=mortal)
     waiting = later.platform.ask("before the node")
     node = testbed.start()
+    script = RealSide(mortal.url)
+    restart.before(script)
     slow = {"latency_ms": 200, "chunks": 5, "chunk_ms": 20}
     ids = testbed.platform.ask_many([slow] * 150) + testbed.platform.ask_many([slow] * 150, stream=True)
     until(lambda: sum(one.done.is_set() for one in testbed.gateway.answers) > 60, 40, "load")
     mortal.kill()
+    script.client.close()
     assert "Pulsar" in node.wait_not_ready()
     late = later.start(ready=False, command=patched(tmp_path_factory.mktemp("late"), REPORTS_SOON))
     late.wait_not_ready()
     report = json.loads(late.wait_log("MessageQueueConnectionError", 30))
     mortal.start()
     mortal.wait_ready()
-    return Outage(testbed, ids, later, waiting, report)
+    script.client = open_client(mortal.url)
+    came_again = restart.after(script)
+    script.client.close()
+    return Outage(testbed, ids, later, waiting, report, came_again)
 
 
 def test_killed_and_started_again_under_load_nothing_is_lost(outage: Outage) -> None:
@@ -87,6 +96,14 @@ def test_absent_at_start_it_is_waited_for_and_reported_when_it_lasts(outage: Out
     testbed.platform.wait_balanced()
     assert sum(line.get("reason") == "MessageQueueConnectionError" for line in testbed.node.logs()) == 1
     testbed.close_nodes()
+
+
+def test_a_killed_broker_hands_out_again_what_the_simulation_lets_it(outage: Outage) -> None:
+    """Acks, counts and order: the simulated broker does all that the real one may do, and nothing else."""
+    simulated = [restart.simulated(seed) for seed in range(100)]
+    assert outage.came_again in restart.MAY_COME
+    assert all(came in restart.MAY_COME for came in simulated)
+    assert all(came in simulated for came in restart.MAY_COME)
 
 
 def test_a_broker_that_does_not_answer_for_a_while_loses_nothing(mortal: Broker, build: Callable[..., Testbed]) -> None:
