@@ -5,6 +5,7 @@ from __future__ import annotations
 from supervisor.claims import Finding
 from supervisor.claims.claims import LEASE, STORED_WITHIN
 from supervisor.claims.table import ClaimMessage
+from supervisor.events import ClaimsOpened
 from tests.unit.supervisor.claims.claims.box import DENIED, END_GRANTED, FAULT, GRANTED, Box, message
 from workernode.protocol import Granted
 
@@ -75,6 +76,14 @@ def test_what_is_asked_in_doubt_is_answered_after_it() -> None:
     box.turn()
     box.store()
     assert box.claims.grants() == END_GRANTED
+
+
+def test_a_stream_that_waits_in_doubt_may_end_when_claims_can_be_used_no_more() -> None:
+    """Given back, it would be sent again from its beginning: without claims no other node knows that it had begun."""
+    box = lapsed()
+    box.claims.ask(1, "r", True)
+    box.claims.opened(ClaimsOpened("TopicTerminated", is_refused=True))
+    assert END_GRANTED[0] in box.claims.grants()
 
 
 def test_the_first_of_two_copies_of_a_message_ends_no_doubt_about_what_came_between_them() -> None:
