@@ -144,6 +144,12 @@ class Server:
         """Whether the topic of claims has no owner at the moment."""
         return self._world.now < self.claims_away_until
 
+    @property
+    def do_claims_wait(self) -> bool:
+        """Whether what is claimed at the moment is stored, or known to be stored, much later or never."""
+        late_until = max(self.claims.stores_late_until, self.claims.receipts_late_until)
+        return self.are_claims_away or self._world.now < late_until
+
     def publish(self, plans: list[TaskPlan], payloads: list[bytes], wall: float) -> None:
         """Store one entry."""
         entry = Entry(len(self.entries), [], wall, partition=plans[0].partition)

@@ -168,11 +168,12 @@ class Simulation:
 
     def _note_hindered(self, node: SimNode, now: float) -> None:
         """Note which answers that wait for their gateway cannot be offered: no slot is free, or no stream may end."""
-        if node.pool.free_slots() and not self.server.are_claims_away:
+        is_full, may_no_stream_end = not node.pool.free_slots(), self.server.do_claims_wait
+        if not is_full and not may_no_stream_end:
             return
         for delivery in node.dispatcher._ledger:
-            if delivery.kept is not None:
-                client = self.gateway.clients[node.plan_of(delivery.received).id]
+            client = self.gateway.clients[node.plan_of(delivery.received).id]
+            if delivery.kept is not None and (is_full or client.plan.stream):
                 client.hindered.append(("", now - CHECK_EVERY, now))
 
     def _check_kept(self, node: SimNode, now: float) -> None:
