@@ -46,6 +46,12 @@ STOP_WORDS = ["\n\nUser:", "\nUser:", "\nAssistant:"]
 # that was idle for longest is taken, and its prompt goes to the cache in memory, where that conversation finds it.
 SLOT_SIMILARITY = 0.8
 TEMPERATURE = 0.3  # at the usual 0.8 so small a model wanders off
+# A stream that broke off goes on with the text that would have come (docs/decisions/0012-resume.md): the tokens of an
+# answer, which were computed one by one, give the same numbers when they are read again as a part of a prompt.
+# llama.cpp has other kernels for many tokens at once, which differ in the last digits. Three settings avoid them: this
+# variable (no tiled multiplication), no repacked weights, and values of another type than the keys in the cache (no
+# tiled attention, and none that is split among the threads).
+KERNELS = {"GGML_CPU_TILED_MM": "0"}
 
 
 def arguments() -> argparse.Namespace:
@@ -83,7 +89,8 @@ def model_file() -> Path:
 
 def serve(options: argparse.Namespace) -> None:
     """Load the model and serve it. Never returns. Raises what fails before it serves."""
-    from xllamacpp import CommonParams, Server
+    os.environ.update(KERNELS)  # before llama.cpp is loaded
+    from xllamacpp import CommonParams, Server, ggml_type
 
     params = CommonParams()
     params.model.path = str(model_file())
@@ -97,6 +104,8 @@ def serve(options: argparse.Namespace) -> None:
     params.antiprompt = STOP_WORDS
     params.sampling.temp = TEMPERATURE
     params.slot_prompt_similarity = SLOT_SIMILARITY
+    params.no_extra_bufts = True  # --no-repack
+    params.cache_type_v = ggml_type.GGML_TYPE_BF16  # the keys are F16
     params.endpoint_metrics = params.endpoint_slots = True
     params.ui = False
     params.verbosity = 2  # warnings

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.resume_property import CutModel, OneByOne, cut_everywhere
+from tests.integration.resume_property import CutModel, cut_everywhere
+from tests.integration.test_embedded import Embedded
 from tests.support.gateway import FakeGateway
 from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.attempt.bench import Bench
@@ -18,7 +19,7 @@ from tests.unit.workernode.attempt.bench import Bench
 
 @pytest.fixture
 def model(tmp_path: Path) -> Iterator[CutModel]:
-    server = OneByOne(tmp_path / "log", "--server", "--parallel", "1", "--ctx-size", "2048")
+    server = Embedded(tmp_path / "log", "--server", "--parallel", "1", "--ctx-size", "2048")
     server.wait_output("serving gemma3-270m at")
     yield CutModel(f"http://127.0.0.1:{server.port}")
     server.close()
@@ -30,7 +31,7 @@ def test_the_text_of_a_cut_stream_is_the_unbroken_one_wherever_it_was_cut(
 ) -> None:
     upstream.script(model)
     bench = Bench(upstream, gateway, STREAM_RESUME="llamacpp")
-    cuts = list(cut_everywhere(bench, model, "What is 12 times 12?", 4))
+    cuts = list(cut_everywhere(bench, model, "What is 12 times 12?", 4, is_cold=True))
     bench.close()
     assert len(cuts) > 2
     assert [cut for cut in cuts if not cut.is_same] == []
