@@ -62,13 +62,6 @@ class Cut:
     resumes: int
 
     @property
-    def is_longer(self) -> bool:
-        """It is the unbroken text and more: of the tokens before the cut some were not counted, because several came in
-        one chunk, and the limit was that of a text with fewer tokens.
-        """
-        return self.joined != self.unbroken and self.joined.startswith(self.unbroken)
-
-    @property
     def is_same(self) -> bool:
         return self.joined == self.unbroken and self.resumes == 1
 
@@ -132,7 +125,6 @@ def main() -> None:
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=int, default=len(PROMPTS))
-    parser.add_argument("--first", type=int, default=0, help="leave out so many of the prompts")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--warm", action="store_true", help="the model lives and may know the prompt still")
     options = parser.parse_args()
@@ -144,7 +136,7 @@ def main() -> None:
             upstream.script(model)
             bench = Bench(upstream, gateway, STREAM_RESUME="llamacpp")
             cuts = same = 0
-            for prompt in PROMPTS[options.first :][: options.answers]:
+            for prompt in PROMPTS[: options.answers]:
                 for cut in cut_everywhere(bench, model, prompt, options.tokens, is_cold=not options.warm):
                     cuts, same = cuts + 1, same + cut.is_same
                     if not cut.is_same:
