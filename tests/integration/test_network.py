@@ -123,5 +123,5 @@ def test_a_file_of_authorities_that_cannot_be_used_is_reported_at_the_start(
 def test_a_proxy_that_cannot_be_used_is_reported_at_the_start(node: Callable[..., Node]) -> None:
     one = node(ready=False, API_URL=f"https://{HOST}/v1", ALL_PROXY=f"socks5://u:{PASSWORD}@proxy:1080")
     assert one.wait_exit() == 78
-    assert "HTTPS_PROXY is no HTTP proxy; it must be http://[user:password@]host:port" in one.output
+    assert "HTTPS_PROXY (from ALL_PROXY) is no HTTP proxy; it must be http://[user:password@]host:port" in one.output
     assert PASSWORD not in one.output
