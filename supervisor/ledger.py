@@ -15,7 +15,8 @@ from enum import Enum
 from supervisor.events import Entry, MessageKey, Received
 from workernode.protocol import AnswerState, Decision, Kept, Outcome, Rejection, SavedStream
 
-# A broker that was killed hands out again what was acked in its last ten seconds or so, which is far fewer.
+# A broker that was killed may hand out again what was acked in its last minute: up to 333 tasks a second are remembered
+# for so long. Of more than that, the claims show which ones were answered.
 REMEMBERED = 20_000  # answered tasks, at least; also the most naks and deaths
 # Workers that were killed from outside while they had a message count as one death of which it may be the cause: a
 # guard of the system may kill a process for what the task makes it do, each time.

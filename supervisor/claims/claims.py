@@ -28,7 +28,7 @@ SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds cl
 # finds the claim; of a claim that is stored later it must be read whether it was the first.
 STORED_WITHIN = FRAME_AFTER
 KEPT_BEYOND = 60.0  # seconds beyond TASK_TIMEOUT that a claim matters: a stream may end a little after its time
-FORGET_INTERVAL = 5.0  # seconds between two times at which old claims are forgotten: the oldest are slow to find
+FORGET_INTERVAL = 5.0  # seconds between two searches for claims that are too old; each search costs time
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 
 

@@ -173,7 +173,11 @@ class Settlement:
         self._close(delivery, outcome.decision)
 
     def ack_answered(self, delivery: Delivery) -> None:
-        """Another node has answered it, and has stored its record: ack it."""
+        """Another node has answered it: ack it.
+
+        That node stores the record before it acks. A node that is killed between the two leaves none: docs/faults.md,
+        "What cannot be promised".
+        """
         self._broker.ack(delivery.received)
         self._close(delivery, Decision.ACK)
 
