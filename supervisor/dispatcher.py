@@ -29,7 +29,7 @@ from supervisor.workers import Pool, Settled, WorkerDeath, after_death, kills_by
 from workernode import record
 from workernode.errors import unfit_error
 from workernode.gateway import offered_until
-from workernode.protocol import AnswerState, Decision, Job, Kept, Outcome, Rejection, SavedStream
+from workernode.protocol import AnswerState, ClaimAsked, Decision, Job, Kept, Outcome, Rejection, SavedStream
 from workernode.settings import Settings
 from workernode.task import envelope_id
 
@@ -217,6 +217,15 @@ class Dispatcher:
     def decide_refused(self, now: float) -> None:
         """Go on with the refused tasks of which it is known by now whose fault that is, or which were kept too long."""
         self._go_on(self._refusals.decided(now))
+
+    def claim_asked(self, asked: ClaimAsked) -> None:
+        """A worker asks whether a stream may begin, or end."""
+        delivery = self._ledger.get(asked.number)
+        if delivery is not None:
+            # A stream that is offered again asks once its gateway is reached, and may wait long for the answer: what
+            # else waits for that gateway does not wait with it.
+            self._gateways.reached(delivery)
+            self.claims.asked(delivery, asked.is_end)
 
     def tend_claims(self, now: float) -> None:
         """Go on with the messages of which it is known by now whether another node has them."""

@@ -195,7 +195,7 @@ class Node:
             case protocol.Outcome():
                 self._dispatcher.decided(message)
             case protocol.ClaimAsked():
-                self._dispatcher.claims.asked(message)
+                self._dispatcher.claim_asked(message)
             case protocol.RateLimitReport():
                 self._metrics.limit_seen(message)
                 self._fitness.limit_seen(self._clock.monotonic(), message)

@@ -11,7 +11,7 @@ from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
 from supervisor.ledger import Delivery, Ledger, Place
 from supervisor.workers import Pool
 from workernode.errors import broken_error
-from workernode.protocol import ClaimAsked, Decision, Job, Lease, Rejection
+from workernode.protocol import Decision, Job, Lease, Rejection
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class ClaimWaits:
     def ask_to_end(self, jobs: Iterable[Job]) -> None:
         """Ask for the ends of begun streams: the node stops."""
         for job in jobs:
-            self.asked(ClaimAsked(job.number, is_end=True))
+            if (delivery := self._ledger.get(job.number)) is not None:
+                self.asked(delivery, is_end=True)
 
     def may_end(self, jobs: Iterable[Job], *, at_once: bool) -> list[Job] | None:
         """Return the jobs whose streams may be ended here. The others go back: another node has them, or ends them.
@@ -71,12 +72,9 @@ class ClaimWaits:
                 self._settlement.settle_own(delivery, Decision.NAK, "drained", "its claim could not be stored")
         return [job for job, may in known if may]
 
-    def asked(self, asked: ClaimAsked) -> None:
+    def asked(self, delivery: Delivery, is_end: bool) -> None:
         """A worker asks whether a stream may begin, or end."""
-        delivery = self._ledger.get(asked.number)
-        if delivery is not None:
-            received_at = delivery.received.received_at
-            self._claims.ask(asked.number, delivery.request_id, asked.is_end, received_at)
+        self._claims.ask(delivery.number, delivery.request_id, is_end, delivery.received.received_at)
 
     def on_event(self, now: float, event: ClaimsOpened | ClaimsStored | ClaimsRead) -> None:
         """The broker reports something about claims."""

@@ -121,14 +121,14 @@ def test_the_client_of_a_begun_stream_of_a_node_that_is_gone_gets_an_error() -> 
 def test_a_worker_that_asks_for_its_stream_gets_its_grant() -> None:
     node = Node()
     node.look_up()
-    node.dispatcher.claims.asked(ClaimAsked(node.jobs[0].number, is_end=False))
+    node.dispatcher.claim_asked(ClaimAsked(node.jobs[0].number, is_end=False))
     node.step(1.0)
     assert node.granted == [Granted(node.jobs[0].number, is_granted=True)]
 
 
 def test_a_question_about_a_delivery_that_is_not_here_any_more_is_passed_over() -> None:
     node = Node()
-    node.dispatcher.claims.asked(ClaimAsked(7, is_end=False))
+    node.dispatcher.claim_asked(ClaimAsked(7, is_end=False))
     node.step(1.0)
     assert node.granted == []
 
@@ -157,7 +157,7 @@ def test_the_late_answer_to_a_worker_that_was_killed_lets_no_stream_be_ended() -
     node = Node()
     node.look_up()
     number = node.jobs[0].number
-    node.dispatcher.claims.asked(ClaimAsked(number, is_end=False))
+    node.dispatcher.claim_asked(ClaimAsked(number, is_end=False))
     node.dispatcher.tend_claims(node.now)
     jobs = node.dispatcher.decide_rest({number: AnswerState.STARTED})
     node.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.unit.supervisor.dispatcher.effects import GATEWAY, Effects
-from workernode.protocol import AnswerState, Decision, Job, Kept
+from workernode.protocol import AnswerState, ClaimAsked, Decision, Job, Kept
 
 
 def away(
@@ -45,6 +45,19 @@ def test_no_task_of_a_gateway_that_is_away_is_run_before_it_is_back(effects: Eff
     effects.now = effects.dispatcher.next_retry()
     effects.dispatcher.hand_over()
     effects.decide(effects.jobs[-1], Decision.ACK)
+    effects.dispatcher.hand_over()
+    assert (len(effects.jobs), effects.jobs[-1].kept) == (3, None)
+
+
+def test_a_stream_that_is_offered_and_waits_for_its_claim_shows_that_its_gateway_is_back(effects: Effects) -> None:
+    """Claims may be away for a minute. The other tasks of the gateway do not wait for that: found by the simulation."""
+    job = effects.run("a")
+    away(effects, job)
+    effects.receive("b")
+    effects.dispatcher.hand_over()
+    effects.now = effects.dispatcher.next_retry()
+    effects.dispatcher.hand_over()
+    effects.dispatcher.claim_asked(ClaimAsked(job.number, is_end=False))
     effects.dispatcher.hand_over()
     assert (len(effects.jobs), effects.jobs[-1].kept) == (3, None)
 
