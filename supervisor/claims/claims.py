@@ -14,7 +14,7 @@ from typing import Protocol
 
 from supervisor.claims.freshness import FRAME_AFTER, Freshness
 from supervisor.claims.look_ups import Finding, Found, LookUps
-from supervisor.claims.outbox import ClaimOutbox, Request
+from supervisor.claims.outbox import ClaimOutbox, Request, Sent
 from supervisor.claims.table import ClaimState, decode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from workernode.protocol import Granted
@@ -28,7 +28,6 @@ SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds cl
 # finds the claim; of a claim that is stored later it must be read whether it was the first.
 STORED_WITHIN = FRAME_AFTER
 KEPT_BEYOND = 60.0  # seconds beyond TASK_TIMEOUT that a claim matters: a stream may end a little after its time
-FORGET_INTERVAL = 5.0  # seconds between two searches for claims that are too old; each search costs time
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 
 
@@ -52,7 +51,6 @@ class _Own:
     is_stored: bool = False
     is_known: bool = True  # False: this node may have begun or ended an answer to it before, which is not known
     is_begun: bool = False
-    has_ended: bool = False
     asked_to_end: bool = False  # its end was announced, or is about to be
 
 
@@ -73,9 +71,8 @@ class Claims:
     def __init__(self, node: str, topic: Topic, task_timeout: float) -> None:
         self._node = node
         self._topic = topic
-        self._keep_s = task_timeout + KEPT_BEYOND
         self._outbox = ClaimOutbox(node, topic.publish_claims)
-        self._look_ups = LookUps(node, self._outbox)
+        self._look_ups = LookUps(node, self._outbox, task_timeout + KEPT_BEYOND)
         self._freshness = Freshness()
         self._own: dict[str, _Own] = {}  # by request id
         self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
@@ -86,7 +83,6 @@ class Claims:
         self._is_reading = False
         self._has_start = False  # the messages that come begin with the first
         self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
-        self._forgets_from = 0.0  # monotonic: no claim is forgotten before; see FORGET_INTERVAL
         self._refusal = ""  # why claims cannot be used, as it was logged
         self.is_on = False
         self.lease = FOREVER
@@ -115,13 +111,15 @@ class Claims:
         Args:
             since: monotonic; when its message was received.
         """
-        if not self.is_on or not request_id:
+        if not request_id:
             return
         if request_id in self._own:
             self._own[request_id].number = number
         else:
-            self._own[request_id] = _Own(number, since)
-            self._outbox.taken(request_id)
+            # Without claims its stream begins unasked: should they come to be used, it counts as begun.
+            self._own[request_id] = _Own(number, since, is_begun=not self.is_on)
+            if self.is_on:
+                self._outbox.taken(request_id)
 
     def ask(self, number: int, request_id: str, is_end: bool, received_at: float = 0.0) -> None:
         """A worker asks whether the first frame of a stream, or its end, may leave. A grant follows.
@@ -138,30 +136,32 @@ class Claims:
         else:
             self._ask(own, Request(number, request_id, is_end))
 
-    def decided(self, number: int, request_id: str, is_ended: bool, has_left: bool = True) -> None:
-        """A delivery was decided.
+    def given_back(self, number: int, request_id: str, has_left: bool = True) -> None:
+        """A delivery goes back to the broker.
 
         Args:
-            is_ended: the client has the answer, or gets none: no other node may answer. False: it goes back.
             has_left: something of an answer may have left.
         """
-        waited, own = self._look_ups.remove(number), self._own.pop(request_id, None)
-        self._received.pop(number, None)
+        waited, own = self._forget(number, request_id)
         if not self.is_on or not (waited or own):
             return
-        if is_ended and own is not None and not own.has_ended:
-            self._outbox.ended(request_id)
-        elif not is_ended and own is not None and own.is_known and not has_left:
+        if own is not None and own.is_known and not has_left:
             self._outbox.withdrawn(request_id)
-        elif not is_ended and own is not None and own.asked_to_end:
+        elif own is not None and own.asked_to_end:
             self._outbox.unended(request_id)
-        elif not is_ended:
+        else:
             self._outbox.released(request_id)
+
+    def recorded(self, number: int, request_id: str) -> None:
+        """A delivery is decided for good, and its record is stored: whatever node gets the message again acks it."""
+        waited, own = self._forget(number, request_id)
+        if self.is_on and (waited or own):
+            self._outbox.recorded(request_id)
 
     def found(self, now: float) -> list[Found]:
         """Return what was found out since the last call about messages that were looked up.
 
-        Those with SERVE, NOT_KNOWN and END_STREAM are this node's from now on.
+        Those with SERVE, NOT_KNOWN, END_STREAM and UNRECORDED are this node's from now on.
         """
         found = self._look_ups.found()
         for each in found:
@@ -171,7 +171,7 @@ class Claims:
             is_first = each.finding is Finding.SERVE and not (each.node or each.was_given_back)
             if is_first and received is not None:
                 self._freshness.was_new(now, received)
-            if each.finding in (Finding.SERVE, Finding.NOT_KNOWN, Finding.END_STREAM):
+            if each.finding not in (Finding.HELD, Finding.ENDED, Finding.GIVE_BACK):
                 is_known = each.finding is not Finding.NOT_KNOWN
                 since = each.claimed_at if is_known else now
                 is_begun = each.finding is Finding.END_STREAM
@@ -198,15 +198,17 @@ class Claims:
             self._refusal = ""
         if not self.is_on:
             self.is_on, self.lease = True, 0.0
-            for request_id, own in self._own.items():  # claimed when claims could be used before
+            for request_id, own in self._own.items():  # taken before
                 own.is_certain = False
                 self._outbox.again(request_id, own.is_begun)
 
     def stored(self, now: float, event: ClaimsStored) -> None:
         """A message with claims was stored, or not."""
         sent = self._outbox.stored(now, event.number, event.fault)
-        if sent is None:
-            return
+        if sent is not None:
+            self._is_stored(now, sent)
+
+    def _is_stored(self, now: float, sent: Sent) -> None:
         self._note_lapse(now)
         if not self._doubt_mark:
             self.lease = max(self.lease, sent.at + LEASE)
@@ -222,7 +224,7 @@ class Claims:
             elif self._doubt_mark:
                 self._unsure.append((self._doubt_mark, request))
             else:
-                own.is_begun, own.has_ended = True, own.has_ended or request.is_end
+                own.is_begun = True
                 self._grants.append(Granted(request.number, True, request.is_end))
 
     def read(self, now: float, event: ClaimsRead) -> None:
@@ -234,9 +236,11 @@ class Claims:
         message = decode(event.data) if self._has_start else None
         if message is None:
             return
+        if message.node == self._node and (sent := self._outbox.read_back(message.serial)) is not None:
+            self._is_stored(now, sent)
         self._look_ups.read(now, message)
-        if message.node == self._node and message.mark:
-            self._read_back(message.mark)
+        if message.node == self._node:
+            self._read_back(message.serial)
 
     # --- what time brings ---
 
@@ -261,6 +265,11 @@ class Claims:
         return min(self._outbox.next_flush(self._sign_interval), self._look_ups.next_tick(now), lapse, early)
 
     # --- the parts ---
+
+    def _forget(self, number: int, request_id: str) -> tuple[bool, _Own | None]:
+        """Forget a delivery; return whether it was being looked up, and the claim of its task."""
+        self._received.pop(number, None)
+        return self._look_ups.remove(number), self._own.pop(request_id, None)
 
     @property
     def _sign_interval(self) -> float:
@@ -298,6 +307,8 @@ class Claims:
         """All that was published before this own message is known."""
         if self._doubt_mark and mark >= self._doubt_mark:
             self._end_doubt(mark)
+        if not self._unsure:
+            return
         known = [request for wanted, request in self._unsure if wanted <= mark]
         self._unsure = [(wanted, request) for wanted, request in self._unsure if wanted > mark]
         for request in known:
@@ -329,12 +340,9 @@ class Claims:
     def _read_or_not(self, now: float) -> None:
         if self._look_ups or self._doubt_mark or self._unsure:
             self._read_until = now + READ_ON
-        if self._doubt_mark:  # the topic is away, and what was acked before may come again once the broker is back
-            self._forgets_from = now + self._keep_s
         is_wanted = now < self._read_until
-        if is_wanted and now >= self._forgets_from:
-            self._look_ups.table.forget_before(now - self._keep_s)
-            self._forgets_from = now + FORGET_INTERVAL
+        if is_wanted:
+            self._look_ups.forget(now, is_away=bool(self._doubt_mark))
         if is_wanted != self._is_reading:
             self._is_reading, self._has_start = is_wanted, False
             self._look_ups.restart(now)

@@ -17,10 +17,8 @@ SILENCE = 4.0  # seconds without a message after which a node is suspected; it g
 LOOK_UP_LIMIT = 10.0
 # Seconds after the end of a task's time for which it is left to a node that lives and does not end it.
 GRACE = 10.0
+FORGET_INTERVAL = 5.0  # seconds between two searches for claims that are too old; each search costs time
 FOLLOW_INTERVAL = 0.25  # seconds between two looks at what waits for another node
-# Seconds for which an announced end must stand. A node may announce an end and take it back, because it could not be
-# stored in time; both come together once the topic can be used again.
-END_STANDS = 1.0
 
 
 class Finding(Enum):
@@ -29,9 +27,18 @@ class Finding(Enum):
     SERVE = "serve"  # this node holds the claim: the task is run
     NOT_KNOWN = "not_known"  # nothing was found out in time: the task is run, and a stream waits with its first frame
     END_STREAM = "end_stream"  # the node that had begun its stream is gone: the client gets an error and the end
-    ENDED = "ended"  # another node has answered it: it is acked
+    ENDED = "ended"  # another node has answered it, and its record is stored: it is acked
+    UNRECORDED = "unrecorded"  # likewise, but the node is gone and has left no record: it is acked once there is one
     HELD = "held"  # another node works on it: it waits without a slot, and another finding follows
     GIVE_BACK = "give_back"  # its time is over, and the node that holds it has not ended it: it is nak'd
+
+
+# What becomes of a task that is this node's, by how far the node has come that had it before.
+FINDINGS = {
+    ClaimState.TAKEN: Finding.SERVE,
+    ClaimState.BEGUN: Finding.END_STREAM,
+    ClaimState.ENDED: Finding.UNRECORDED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,8 @@ class Found:
     number: int  # of the delivery
     request_id: str
     finding: Finding
-    node: str = ""  # HELD, ENDED: the node that holds it; END_STREAM, SERVE: the node that it was taken over from
+    # HELD, ENDED: the node that holds it; END_STREAM, SERVE, UNRECORDED: the node that it was taken over from
+    node: str = ""
     was_given_back: bool = False  # SERVE: another node, or this one, had the message before
     claimed_at: float = 0.0  # END_STREAM, SERVE: monotonic; when the claim was sent that has made the task this node's
 
@@ -71,11 +79,14 @@ class LookUps:
     Args:
         node: the name of this node.
         outbox: publishes for this node.
+        keep_s: seconds that a claim matters.
     """
 
-    def __init__(self, node: str, outbox: ClaimOutbox) -> None:
+    def __init__(self, node: str, outbox: ClaimOutbox, keep_s: float) -> None:
         self._node = node
         self._outbox = outbox
+        self._keep_s = keep_s
+        self._forgets_from = 0.0  # monotonic: no claim is forgotten before
         self.table = ClaimTable()
         self._waiting: dict[int, _LookUp] = {}  # by the number of the delivery
         self._suspicions: dict[str, _Suspicion] = {}  # by node
@@ -109,18 +120,35 @@ class LookUps:
 
     def read(self, now: float, message: ClaimMessage) -> None:
         """The next message of the topic has come."""
-        self.table.apply(message, now)
+        if not self.table.apply(message, now):
+            return
         self._heard[message.node] = now
         self._suspicions.pop(message.node, None)
-        if message.node != self._node or not message.mark:
+        if message.node != self._node:
             return
         for node, suspicion in self._suspicions.items():
-            is_stored = suspicion.mark <= message.mark and self.table.is_suspected(node, self._node)
+            is_stored = suspicion.mark <= message.serial and self.table.is_suspected(node, self._node)
             if suspicion.since is None and is_stored:
                 suspicion.since = now
         for number, look in list(self._waiting.items()):
-            if look.mark <= message.mark:
+            if look.mark <= message.serial:
                 self._decide(now, number, look)
+
+    def forget(self, now: float, *, is_away: bool) -> None:
+        """Forget the claims that do not matter any more, and for which no message waits.
+
+        Args:
+            is_away: the topic cannot be used. Once the broker is back, it may hand out again what was acked before:
+                nothing is forgotten now, and as long again.
+        """
+        if is_away:
+            self._forgets_from = now + self._keep_s
+        if now < self._forgets_from:
+            return
+        self._forgets_from = now + FORGET_INTERVAL
+        for look in self._waiting.values():
+            self.table.keep(look.request_id, now)
+        self.table.forget_before(now - self._keep_s)
 
     def tick(self, now: float) -> None:
         """Look after what waits."""
@@ -144,16 +172,13 @@ class LookUps:
     def _decide(self, now: float, number: int, look: _LookUp) -> None:
         """Decide a message by the table, which is as far as its mark."""
         claim = self.table.get(look.request_id)
-        if claim is None or not claim.holder:  # it was given back meanwhile
+        if claim is not None and claim.is_recorded:
+            self._end(number, look, Finding.ENDED, claim.holder)
+        elif claim is None or not claim.holder:  # it was given back meanwhile
             self._outbox.taken(look.request_id)
             look.mark, look.holder, look.since = self._outbox.next_mark(), "", now
-        elif claim.state is ClaimState.ENDED and now >= claim.noted_at + END_STANDS:
-            self._end(number, look, Finding.ENDED, claim.holder)
-        elif claim.holder == self._node and claim.state is not ClaimState.ENDED:
-            finding = Finding.END_STREAM if claim.state is ClaimState.BEGUN else Finding.SERVE
-            self._end(number, look, finding, claim.supersedes, claim.was_given_back)
-        elif now >= look.until and claim.state is not ClaimState.ENDED:
-            self._end(number, look, Finding.GIVE_BACK, claim.holder)
+        elif claim.holder == self._node:
+            self._end(number, look, FINDINGS[claim.state], claim.supersedes, claim.was_given_back)
         else:
             self._follow(now, number, look, claim)
 
@@ -168,9 +193,14 @@ class LookUps:
             if now >= self._heard.get(look.holder, 0.0) + SILENCE:
                 self._outbox.suspect(look.holder)
                 self._suspicions[look.holder] = _Suspicion(self._outbox.next_mark())
-        elif suspicion.since is not None and now >= suspicion.since + LIFE and not look.takes_mark:
+        is_gone = suspicion is not None and suspicion.since is not None and now >= suspicion.since + LIFE
+        # A node that was only cut off has the record that counts; it gets the rest of the task's time to send it.
+        is_to_be_taken = is_gone and (claim.state is not ClaimState.ENDED or now >= look.until)
+        if is_to_be_taken and not look.takes_mark:
             self._outbox.take_over(look.request_id, look.holder)
             look.takes_mark = self._outbox.next_mark()
+        elif now >= look.until and not look.takes_mark and claim.state is not ClaimState.ENDED:
+            self._end(number, look, Finding.GIVE_BACK, claim.holder)
 
     def _end(self, number: int, look: _LookUp, finding: Finding, node: str = "", was_given_back: bool = False) -> None:
         del self._waiting[number]

@@ -17,10 +17,10 @@ FOREVER = float("inf")
 FLUSH_INTERVAL = 0.01  # seconds between two messages
 ASKED_INTERVAL = 0.003  # seconds, if a stream waits for it
 RETRY = 0.5  # seconds before what could not be stored is sent again
-REMEMBERED_MARKS = 2000
+REMEMBERED = 2000  # messages of which it is remembered when they were sent
 MOST_CHARACTERS = 200_000  # of the request ids in a message; a broker takes 5 MB
 # In this order a reader applies the lists of one message (ClaimTable.apply).
-APPLIED = ("taken", "begun", "ended", "unended", "released", "withdrawn")
+APPLIED = ("taken", "begun", "ended", "unended", "released", "withdrawn", "recorded")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -38,6 +38,8 @@ class Sent:
 
     message: ClaimMessage
     requests: list[Request] = field(default_factory=list)
+    is_marked: bool = False  # somebody waits until it is read back
+    first_at: float = 0.0  # monotonic: when it was sent, the first time; 0: it was not sent yet
     at: float = 0.0  # monotonic: when it was sent, the last time
 
 
@@ -52,15 +54,15 @@ class ClaimOutbox:
     def __init__(self, node: str, publish: Callable[[int, bytes], None]) -> None:
         self._node = node
         self._publish = publish
-        self._next = Sent(ClaimMessage(node))
+        self._serial = 1
+        self._next = Sent(ClaimMessage(node, serial=1))
         self._is_empty = True
         self._places: dict[str, int] = {}  # request id → the last of the lists in `_next` that it is in
         self._characters = 0
         self._waiting: deque[Sent] = deque()  # before `_next`, the oldest first; that may be on its way
         self._on_its_way = 0  # the number of the message that was sent; 0: none is
         self._number = 0
-        self._mark = 0
-        self._marks_sent: dict[int, float] = {}  # mark → monotonic time at which its message was first sent
+        self._first_sent: dict[int, float] = {}  # mark → monotonic time at which its message was first sent
         self._last_flush = 0.0  # monotonic
         self._not_before = 0.0  # monotonic
 
@@ -83,9 +85,9 @@ class ClaimOutbox:
         self._add("ended" if request.is_end else "begun", request.request_id)
         self._next.requests.append(request)
 
-    def ended(self, request_id: str) -> None:
-        """The task is answered."""
-        self._add("ended", request_id)
+    def recorded(self, request_id: str) -> None:
+        """The task is answered, and its record is stored."""
+        self._add("recorded", request_id)
 
     def released(self, request_id: str) -> None:
         """The task goes back to the broker."""
@@ -110,19 +112,15 @@ class ClaimOutbox:
         self._is_empty = False
 
     def next_mark(self) -> int:
-        """Return the mark of the next message; all that is published before it is known once it was read back."""
-        message = self._next.message
-        if not message.mark:
-            self._mark += 1
-            message.mark = self._mark
-        self._is_empty = False
-        return message.mark
+        """Return the serial of the next message; all that is published before it is known once it was read back."""
+        self._next.is_marked, self._is_empty = True, False
+        return self._next.message.serial
 
     def sent_at(self, mark: int) -> float:
         """Return the monotonic time at which the message with this mark was sent, the first time: it may have been
         stored although it was reported as failed.
         """
-        return self._marks_sent.get(mark, 0.0)
+        return self._first_sent.get(mark, 0.0)
 
     def flush(self, now: float, sign: float) -> None:
         """Send what is due.
@@ -137,11 +135,11 @@ class ClaimOutbox:
             self._close()
         sent = self._waiting[0]
         sent.at = self._last_flush = now
+        sent.first_at = sent.first_at or now
         self._number += 1
         self._on_its_way = self._number
-        if sent.message.mark:
-            self._marks_sent.setdefault(sent.message.mark, now)
-            self._marks_sent.pop(sent.message.mark - REMEMBERED_MARKS, None)
+        if sent.is_marked:
+            self._remember(sent)
         self._publish(self._number, encode(sent.message))
 
     def next_flush(self, sign: float) -> float:
@@ -169,6 +167,19 @@ class ClaimOutbox:
             return None
         return self._waiting.popleft()
 
+    def read_back(self, serial: int) -> Sent | None:
+        """An own message was read: it is stored, whatever was reported of it, and whether or not a receipt comes.
+
+        Returns:
+            The message if that was not known yet; `at` is when it was sent the first time.
+        """
+        if not self._waiting or self._waiting[0].message.serial != serial or not self._waiting[0].first_at:
+            return None
+        self._on_its_way, self._not_before = 0, 0.0
+        sent = self._waiting.popleft()
+        sent.at = sent.first_at  # if it was sent again, it is not known which of them was read
+        return sent
+
     def clear(self) -> list[Request]:
         """Forget everything; return the requests that wait."""
         self._close()
@@ -189,8 +200,14 @@ class ClaimOutbox:
         getattr(self._next.message, what).append(request_id)
         self._is_empty = False
 
+    def _remember(self, sent: Sent) -> None:
+        self._first_sent[sent.message.serial] = sent.first_at
+        if len(self._first_sent) > REMEMBERED:
+            del self._first_sent[next(iter(self._first_sent))]
+
     def _close(self) -> None:
         """What follows goes into another message."""
         self._waiting.append(self._next)
-        self._next, self._is_empty = Sent(ClaimMessage(self._node)), True
+        self._serial += 1
+        self._next, self._is_empty = Sent(ClaimMessage(self._node, serial=self._serial)), True
         self._places, self._characters = {}, 0

@@ -23,24 +23,25 @@ class ClaimState(Enum):
 
     TAKEN = "taken"  # it works on the task; nothing of a stream has left
     BEGUN = "begun"  # it may have sent a part of a stream
-    ENDED = "ended"  # the answer is whole, or its end is about to leave
+    ENDED = "ended"  # the end of its stream is about to leave
 
 
 class ClaimMessage(msgspec.Struct, omit_defaults=True):
     """One message in the topic of claims: what one node has to report of some moments. Without more than the name of
-    the node it is a sign of life.
+    the node and its serial it is a sign of life.
     """
 
     node: Id  # unique for each start of a node
     taken: list[Id] = []  # request ids that it begins to work on
     begun: list[Id] = []  # request ids of streams of which the first frame is about to leave
-    ended: list[Id] = []  # request ids of which the answer is whole, or the end of the stream is about to leave
+    ended: list[Id] = []  # request ids of streams of which the end is about to leave
     released: list[Id] = []  # request ids that it has given back to the broker
     withdrawn: list[Id] = []  # likewise, and nothing of an answer has left this node, whatever was announced
     suspects: list[Id] = []  # nodes that may be gone
     takes: list[tuple[Id, Id]] = []  # request ids that it takes over, and from which node
-    mark: int = 0  # tells the node how far it has read when its own message comes back
+    serial: int = 0  # grows with each message of the node; one that is sent again keeps its own
     unended: list[Id] = []  # given back as well, and the end of the stream has not left, whatever was announced
+    recorded: list[Id] = []  # request ids of which the final record is stored: whoever gets one of them acks it
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Claim:
     supersedes: str = ""  # the node that it was taken over from, or that has given it back after its stream had begun
     was_given_back: bool = False  # a node has had the message before, and has given it back to the broker
     is_begun_before: bool = False  # a node that had it before may have sent a part of the stream
+    is_recorded: bool = False  # its final record is stored
 
 
 def decode(data: bytes) -> ClaimMessage | None:
@@ -75,6 +77,7 @@ class ClaimTable:
         # By request id, oldest first. There is one for each task of the last minutes, of all nodes.
         self._claims: dict[str, Claim] = {}
         self._suspected_by: dict[str, set[str]] = {}  # node → nodes that suspect it since its last message
+        self._serials: dict[str, int] = {}  # node → the serial of its last message
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -87,14 +90,30 @@ class ClaimTable:
         """Return True if `by` has suspected the node and no message of the node has come since."""
         return by in self._suspected_by.get(node, ())
 
-    def apply(self, message: ClaimMessage, now: float) -> None:
+    def apply(self, message: ClaimMessage, now: float) -> bool:
         """Take in the next message of the topic.
+
+        A message that is sent again is stored twice if only its receipt was lost: then it is a sign of life and no
+        more. What comes after a later message of its node was sent before that one, by a producer that was closed
+        meanwhile (seen on 4.0.8): it shows nothing, not even that the node lives.
 
         Args:
             now: monotonic.
+
+        Returns:
+            False if the message came after a later one of its node.
         """
         node = sys.intern(message.node)  # many claims share the name
+        last = self._serials.get(node, 0)
+        if message.serial < last:
+            return False
+        self._serials[node] = message.serial
         self._suspected_by.pop(node, None)
+        if not message.serial or message.serial > last:
+            self._apply_new(message, node, now)
+        return True
+
+    def _apply_new(self, message: ClaimMessage, node: str, now: float) -> None:
         for suspect in message.suspects:
             self._suspected_by.setdefault(suspect, set()).add(node)
         for request_id in message.taken:
@@ -110,6 +129,16 @@ class ClaimTable:
         self._take_back(message)
         for request_id, holder in message.takes:
             self._take_over(request_id, holder, node, now)
+        for request_id in message.recorded:
+            claim = self._claims.setdefault(request_id, Claim(node, ClaimState.ENDED, now))
+            claim.is_recorded = True
+            self.keep(request_id, now)
+
+    def keep(self, request_id: str, now: float) -> None:
+        """Remember a claim for as long as one that was noted now."""
+        if (claim := self._claims.get(request_id)) is not None:
+            claim.noted_at = now
+            self._put_last(request_id, claim)
 
     def forget_before(self, moment: float) -> None:
         """Forget the claims that were noted before this monotonic time: nobody waits for their answers any more."""
@@ -144,10 +173,10 @@ class ClaimTable:
 
     def _take_over(self, request_id: str, holder: str, node: str, now: float) -> None:
         claim = self._claims.get(request_id)
-        if claim is None or claim.holder != holder or claim.state is ClaimState.ENDED:
+        if claim is None or claim.holder != holder or claim.is_recorded:
             return
         if self.is_suspected(holder, node):
-            is_begun = claim.is_begun_before or claim.state is ClaimState.BEGUN
+            is_begun = claim.is_begun_before or claim.state is not ClaimState.TAKEN
             taken_over = Claim(node, claim.state, now, supersedes=holder, is_begun_before=is_begun)
             self._put_last(request_id, taken_over)
 

@@ -128,6 +128,10 @@ class ClaimWaits:
                 case Finding.ENDED:
                     _log("delivered again after another node had answered it", delivery, found)
                     self._settlement.ack_answered(delivery)
+                case Finding.UNRECORDED:
+                    _log("the node that has answered it is gone, and has left no record", delivery, found)
+                    delivery.supersedes = found.node
+                    self._settlement.settle_unrecorded(delivery)
                 case Finding.GIVE_BACK:
                     reason = "another node has it, and has not answered in time"
                     self._settlement.settle_own(delivery, Decision.NAK, "taken_over", reason)

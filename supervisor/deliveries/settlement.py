@@ -115,7 +115,10 @@ class Settlement:
             status: a row of spec 4, such as "worker_died"; it is the code of the client's error, too.
             reason: a sentence for the client and the record.
         """
-        end = End(status, decision, openai_error(reason, "server_error", status), reason=reason)
+        error = openai_error(reason, "server_error", status)
+        return self._own_outcome(delivery, End(status, decision, error, reason=reason))
+
+    def _own_outcome(self, delivery: Delivery, end: End) -> Outcome:
         facts = Facts(self.job(delivery), delivery.request_id)
         if delivery.request_id:
             headers = envelope_headers(delivery.received.payload)
@@ -130,14 +133,21 @@ class Settlement:
         about = log_fields(outcome, delivery.worker, delivery.received.redeliveries)
         log.log(level, "task %s", outcome.status, extra=about)
         self._hooks.ended(delivery, outcome)
-        has_left = delivery.has_begun or outcome.status == "taken_over"
-        is_ended = outcome.decision is not Decision.NAK
-        self._claims.decided(delivery.number, delivery.request_id, is_ended, has_left)
+        if outcome.decision is Decision.NAK:
+            has_left = delivery.has_begun or outcome.status == "taken_over"
+            self._claims.given_back(delivery.number, delivery.request_id, has_left)
         self.records.send(delivery.number, outcome.record, self._letter(delivery, outcome))
 
     def settle_own(self, delivery: Delivery, decision: Decision, status: str, reason: str) -> None:
         """Settle a delivery of which no worker reports how it ended. The arguments are those of `own_outcome`."""
         self.settle(delivery, self.own_outcome(delivery, decision, status, reason))
+
+    def settle_unrecorded(self, delivery: Delivery) -> None:
+        """Settle a delivery that another node has answered, which is gone and has left no record: this node leaves one,
+        without usage, which only that node knew.
+        """
+        reason = f"{delivery.supersedes} has answered it, and was gone before its record was stored"
+        self.settle(delivery, self._own_outcome(delivery, End("unrecorded", Decision.ACK, reason=reason)))
 
     def settle_undelivered(self, delivery: Delivery) -> None:
         """Settle a delivery whose gateway was away until its time was over."""
@@ -169,15 +179,12 @@ class Settlement:
             # It counts from the decision: a record that was slow to be stored must not outlast the task's time.
             self._broker.nak(delivery.received, max(0.0, delivery.decided_at + delay - self._clock.monotonic()))
         else:
+            self._claims.recorded(delivery.number, delivery.request_id)
             self._broker.ack(delivery.received)
         self._close(delivery, outcome.decision)
 
     def ack_answered(self, delivery: Delivery) -> None:
-        """Another node has answered it: ack it.
-
-        That node stores the record before it acks. A node that is killed between the two leaves none: docs/faults.md,
-        "What cannot be promised".
-        """
+        """Another node has answered it, and its record is stored: ack it."""
         self._broker.ack(delivery.received)
         self._close(delivery, Decision.ACK)
 

@@ -40,6 +40,7 @@ STATUSES = {
     "access_refused": "upstream refused without saying whether key, quota or request is the reason",
     "unfit": "not tried, because the node is unfit",
     "taken_over": "another node answers the task, or may: this one has stopped",
+    "unrecorded": "another node answered the task, and was gone before its record was stored; the tokens are not known",
     "drained": "not started or not finished when the node stopped",
     "other": "none of these",
 }

@@ -100,7 +100,7 @@ class Sum:
         else:
             self.requests += 1
             # A client that has left got no error.
-            self.errors += member(record, "outcome.status") not in ("answered", "client_gone")
+            self.errors += member(record, "outcome.status") not in ("answered", "client_gone", "unrecorded")
         self.counted += member(record, "usage_source") == "counted"
         self.estimated += member(record, "usage_source") == "estimated"
         prompt, completion = count(record, "usage.prompt_tokens"), count(record, "usage.completion_tokens")

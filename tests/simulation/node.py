@@ -33,7 +33,7 @@ from tests.simulation.threads import end_streams, self_check
 from tests.simulation.workers import SimProcess
 from tests.simulation.world import EPOCH, START, Violation, World
 from workernode import record
-from workernode.protocol import Job
+from workernode.protocol import Decision, Job
 from workernode.settings import Settings, load
 
 TURN_TAKES = 0.0002  # seconds from something becoming readable to the turn that takes it in, and a turn's own time
@@ -106,6 +106,7 @@ class SimNode:
         self.stored: dict[int, set[str]] = {}  # number of a delivery → "record", "letter"
         self.numbers: dict[int, str] = {}
         self.waited: set[int] = set()  # numbers of deliveries that have waited for their gateway
+        self.kept: set[int] = set()  # deliveries that have waited here for their gateway
         self.final: list[tuple[str, str]] = []  # (request id, decision) as carried out
         self.healthy_since = float("inf")
         self.was_told_to_stop: list[float] = []
@@ -195,6 +196,8 @@ class SimNode:
         def done(fault: str) -> None:
             if not fault:
                 self.stored.setdefault(number, set()).add(what)
+            if not fault and what == "record" and _field(data, "decision") != Decision.NAK.value:
+                self.gateway.recorded.add(self.numbers[number])
             self.loop.post(Stored(number, fault, what == "letter"))
 
         if self.connection.records is None:
@@ -209,9 +212,7 @@ class SimNode:
             is_stored = self.dispatcher._records.is_stored(delivery.number)
             if not is_stored or "record" not in self.stored.get(delivery.number, ()):
                 raise Violation("an ack follows the stored record", plan.id)
-        elif not self.gateway.is_claimed and not any(
-            id == plan.id and "record" in self.stored.get(number, ()) for number, id in self.numbers.items()
-        ):
+        elif plan.id not in self.gateway.recorded and not plan.malformed:
             raise Violation("an ack follows the stored record", plan.id)
 
     # --- life ---

@@ -56,7 +56,10 @@ def _check_unacked(node: SimNode, parts: list[Consumer], is_waiting: bool) -> No
         elif delivery.place is Place.UNDELIVERED and delivery.kept is not None:
             node.waited.add(delivery.number)
             client = node.gateway.clients[node.plan_of(delivery.received).id]
-            client.kept_at, client.kept_until = client.kept_at or node.world.now, delivery.kept.until
+            if delivery.number not in node.kept:  # it may have waited at another node before
+                node.kept.add(delivery.number)
+                client.kept_at = node.world.now
+            client.kept_until = delivery.kept.until
     if node.waited:
         allowed += sum(delivery.number in node.waited for delivery in here)
     # Connected again, the library has asked for a message by itself; every partition was asked for one.

@@ -65,6 +65,7 @@ class Gateway:
     def __init__(self, world: World) -> None:
         self._world = world
         self.clients: dict[str, Client] = {}
+        self.recorded: set[str] = set()  # request ids of which a final record is stored
         self.is_claimed = True  # nodes claim tasks
         self.were_claims_refused = False  # for a while
         self.away_until = 0.0  # all gateways

@@ -399,6 +399,8 @@ class Node:
         elif finding is Finding.ENDED:
             del self.tasks[number]
             self._ack(task)
+        elif finding is Finding.UNRECORDED:
+            self._decide(task, is_ended=True)
         elif finding is Finding.GIVE_BACK:
             self._decide(task, is_ended=False)
 
@@ -415,10 +417,13 @@ class Node:
     def _decide(self, task: Task, is_ended: bool) -> None:
         if self.tasks.pop(task.number, None) is None:
             return
-        self.claims.decided(task.number, task.message.client.request_id, is_ended)
+        request_id = task.message.client.request_id
         if is_ended:
+            self.claims.recorded(task.number, request_id)
             self._ack(task)
-        elif task.message.at is self:
+        else:
+            self.claims.given_back(task.number, request_id)
+        if not is_ended and task.message.at is self:
             task.message.at = None
             self.world.after(5.0, lambda: self.world.hand_out(task.message))
         self.world.after(0.0, self.turn)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from supervisor.claims.look_ups import END_STANDS, GRACE, LIFE, LOOK_UP_LIMIT, SILENCE, Finding, Found, LookUps
+from supervisor.claims.look_ups import GRACE, LIFE, LOOK_UP_LIMIT, SILENCE, Finding, Found, LookUps
 from supervisor.claims.outbox import FOREVER, ClaimOutbox
 from supervisor.claims.table import ClaimMessage, decode
 
 DEADLINE = 1000.0
+KEEP = 600.0
 
 
 class Reader:
@@ -16,7 +17,7 @@ class Reader:
         self.now = 100.0
         self.published: list[ClaimMessage] = []
         self.outbox = ClaimOutbox("me", self._publish)
-        self.look_ups = LookUps("me", self.outbox)
+        self.look_ups = LookUps("me", self.outbox, KEEP)
 
     def _publish(self, number: int, data: bytes) -> None:
         message = decode(data)
@@ -82,42 +83,57 @@ def test_a_task_that_another_node_claims_a_moment_earlier_is_left_to_it() -> Non
     assert reader.look_ups.found() == [Found(1, "r", Finding.HELD, "other")]
 
 
-def test_a_task_that_another_node_has_ended_is_ended() -> None:
-    reader = Reader()
-    reader.read(ClaimMessage("other", ended=["r"]))
-    reader.pass_time(END_STANDS)
-    reader.look_up()
+def test_a_task_whose_record_another_node_has_stored_is_ended() -> None:
+    reader = reader_with(ClaimMessage("other", recorded=["r"]))
     reader.pass_time()
     assert reader.findings() == [Finding.ENDED]
 
 
-def test_an_end_that_was_read_just_now_must_stand_for_a_moment() -> None:
+def test_an_end_without_a_record_is_left_to_its_node_for_as_long_as_that_lives() -> None:
+    """It cannot store the record, or it could not have the end stored in time and will take it back."""
     reader = reader_with(ClaimMessage("other", ended=["r"]))
-    reader.pass_time()
+    reader.pass_time(2 * DEADLINE, others=(ALIVE,))
     assert reader.findings() == [Finding.HELD]
-    reader.pass_time(END_STANDS)
+    reader.read(ClaimMessage("other", recorded=["r"]))
+    reader.pass_time()
     assert reader.findings() == [Finding.ENDED]
 
 
-def test_an_end_that_is_taken_back_by_the_next_message_is_sent_by_this_node() -> None:
-    """Its node could not have it stored in time and gave the task back; both are stored when the topic is back."""
-    reader = reader_with(ClaimMessage("other", begun=["r"]))
+def test_an_end_that_is_taken_back_is_sent_by_this_node() -> None:
+    """Its node could not have it stored in time and gave the task back."""
+    reader = reader_with(ClaimMessage("other", begun=["r"]), ClaimMessage("other", ended=["r"]))
     reader.pass_time()
-    reader.read(ClaimMessage("other", ended=["r"]))
-    reader.look_ups.tick(reader.now)
     reader.read(ClaimMessage("other", unended=["r"]))
-    reader.pass_time(END_STANDS)
+    reader.pass_time(1.0)
     assert reader.findings() == [Finding.HELD, Finding.END_STREAM]
 
 
-def test_an_end_that_was_read_as_the_time_of_the_task_ended_is_an_end() -> None:
-    reader = reader_with()
-    reader.pass_time(DEADLINE + GRACE, read_back=False)
-    reader.findings()
-    reader.look_up()
+def test_an_end_whose_node_is_gone_and_has_left_no_record_is_recorded_by_this_node() -> None:
+    reader = Reader()
     reader.read(ClaimMessage("other", ended=["r"]))
-    reader.pass_time(END_STANDS + 0.5)
-    assert reader.findings() == [Finding.HELD, Finding.ENDED]
+    reader.look_up(deadline=reader.now + 100.0)
+    reader.pass_time(100.0)
+    assert reader.findings() == [Finding.HELD], "it may only be cut off, and has the record that counts"
+    reader.pass_time(GRACE + 1.0)
+    (found,) = reader.look_ups.found()
+    assert (found.finding, found.node) == (Finding.UNRECORDED, "other")
+
+
+def test_an_end_without_a_record_that_is_found_after_the_time_of_the_task_waits_until_its_node_is_gone() -> None:
+    reader = Reader()
+    reader.read(ClaimMessage("other", ended=["r"]))
+    reader.look_up(deadline=reader.now - 100.0)
+    reader.pass_time(LIFE)
+    assert reader.findings() == [Finding.HELD]
+    reader.pass_time(SILENCE + 3.0)
+    assert reader.findings() == [Finding.UNRECORDED]
+
+
+def test_a_claim_for_which_a_message_waits_is_not_forgotten() -> None:
+    reader = reader_with(ClaimMessage("other", ended=["r"], taken=["s"]))
+    reader.pass_time(KEEP + 1.0, others=(ALIVE,))
+    reader.look_ups.forget(reader.now, is_away=False)
+    assert [reader.look_ups.table.get(each) is not None for each in "rs"] == [True, False]
 
 
 def test_a_task_that_this_node_had_claimed_is_served() -> None:
@@ -142,8 +158,8 @@ def test_a_node_that_gives_signs_of_life_keeps_its_task() -> None:
 def test_a_task_that_its_node_ends_later_is_ended() -> None:
     reader = reader_with(ClaimMessage("other", begun=["r"]))
     reader.pass_time(20.0, others=(ALIVE,))
-    reader.read(ClaimMessage("other", ended=["r"]))
-    reader.pass_time(END_STANDS)
+    reader.read(ClaimMessage("other", recorded=["r"]))
+    reader.pass_time()
     assert reader.findings() == [Finding.HELD, Finding.ENDED]
 
 
@@ -263,9 +279,10 @@ def test_a_new_reader_decides_only_once_it_has_read_what_the_old_one_had() -> No
     reader.look_ups.restart(reader.now)
     reader.pass_time(1.0)
     assert reader.findings() == [Finding.HELD]
-    reader.read(ClaimMessage("other", ended=["r"]), *reader.published)
-    reader.pass_time(END_STANDS)
-    assert reader.findings() == [Finding.HELD, Finding.ENDED]
+    reader.read(ClaimMessage("other", recorded=["r"]))
+    assert reader.findings() == []
+    reader.read(*reader.published)
+    assert reader.findings() == [Finding.ENDED]
 
 
 def test_everything_is_served_when_the_claims_cannot_be_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from supervisor.claims.outbox import (
@@ -9,7 +10,7 @@ from supervisor.claims.outbox import (
     FLUSH_INTERVAL,
     FOREVER,
     MOST_CHARACTERS,
-    REMEMBERED_MARKS,
+    REMEMBERED,
     RETRY,
     ClaimOutbox,
     Request,
@@ -33,7 +34,7 @@ class Outbox:
         self.sent[number] = message
 
     def flush(self, sign: float = FOREVER, fault: str | None = "") -> ClaimMessage | None:
-        """Let a second pass and flush; return what was sent.
+        """Let a second pass and flush; return what was sent, without its serial.
 
         Args:
             fault: why it could not be stored; None: that is not known yet.
@@ -45,7 +46,7 @@ class Outbox:
             return None
         if fault is not None:
             self.box.stored(self.now, len(self.sent), fault)
-        return self.sent[len(self.sent)]
+        return msgspec.structs.replace(self.sent[len(self.sent)], serial=0)
 
 
 def test_what_is_collected_goes_in_one_message() -> None:
@@ -54,11 +55,13 @@ def test_what_is_collected_goes_in_one_message() -> None:
     outbox.box.taken("2")
     outbox.box.ask(Request(3, "3", is_end=False))
     outbox.box.ask(Request(4, "4", is_end=True))
-    outbox.box.ended("5")
+    outbox.box.recorded("5")
     outbox.box.released("6")
     outbox.box.suspect("b")
     outbox.box.take_over("7", "b")
-    assert outbox.flush() == ClaimMessage("a", ["1", "2"], ["3"], ["4", "5"], ["6"], [], ["b"], [("7", "b")])
+    assert outbox.flush() == ClaimMessage(
+        "a", ["1", "2"], ["3"], ["4"], ["6"], [], ["b"], [("7", "b")], recorded=["5"]
+    )
 
 
 def test_nothing_is_sent_when_there_is_nothing_to_send() -> None:
@@ -132,7 +135,7 @@ def test_what_was_not_stored_is_sent_again_before_what_came_later() -> None:
     ("first", "second"),
     [
         ("unended", "taken"),
-        ("released", "ended"),
+        ("recorded", "released"),
         ("released", "begun"),
         ("withdrawn", "unended"),
     ],
@@ -197,7 +200,7 @@ def test_a_task_that_is_taken_and_released_at_once_is_free_afterwards() -> None:
     assert outbox.flush() == ClaimMessage("a", taken=["1"], released=["1"])
 
 
-def test_a_mark_belongs_to_the_next_message_and_grows() -> None:
+def test_a_mark_is_the_serial_of_the_next_message() -> None:
     outbox = Outbox()
     marks = [outbox.box.next_mark(), outbox.box.next_mark()]
     outbox.flush()
@@ -205,20 +208,47 @@ def test_a_mark_belongs_to_the_next_message_and_grows() -> None:
     marks.append(outbox.box.next_mark())
     outbox.flush()
     assert marks == [1, 1, 2]
-    assert [message.mark for message in outbox.sent.values()] == [1, 2]
+    assert [message.serial for message in outbox.sent.values()] == [1, 2]
     assert [outbox.box.sent_at(1), outbox.box.sent_at(2)] == [at, outbox.now]
 
 
-def test_what_is_sent_again_keeps_its_mark_and_the_time_at_which_it_was_first_sent() -> None:
+def test_what_is_sent_again_keeps_its_serial_and_the_time_at_which_it_was_first_sent() -> None:
     """What failed may be stored all the same, and be read back: others know that this node lived then, no later."""
     outbox = Outbox()
     mark = outbox.box.next_mark()
     outbox.flush(fault=FAULT)
     first_at = outbox.now
     assert outbox.box.next_mark() > mark
-    again = outbox.flush()
-    assert again is not None
-    assert (again.mark, outbox.box.sent_at(mark)) == (mark, first_at)
+    outbox.flush()
+    assert [message.serial for message in outbox.sent.values()] == [mark, mark]
+    assert outbox.box.sent_at(mark) == first_at
+
+
+@pytest.mark.parametrize("fault", [None, FAULT])
+def test_what_is_read_back_is_stored_whatever_was_reported_of_it(fault: str | None) -> None:
+    outbox = Outbox()
+    request = Request(1, "1", is_end=True)
+    outbox.box.ask(request)
+    outbox.flush(fault=fault)
+    first_at = outbox.now
+    if fault:
+        outbox.flush(fault=None)
+    assert outbox.box.read_back(2) is None
+    sent = outbox.box.read_back(1)
+    assert sent is not None
+    assert (sent.at, sent.requests) == (first_at, [request]), "the one that was read may be the first"
+    assert outbox.box.read_back(1) is None
+    assert outbox.box.stored(outbox.now, len(outbox.sent), "") is None
+    outbox.box.taken("2")
+    assert outbox.flush() == ClaimMessage("a", taken=["2"])
+
+
+def test_a_message_that_was_not_sent_is_not_read_back() -> None:
+    outbox = Outbox()
+    outbox.box.unended("1")
+    outbox.box.taken("1")  # the first goes into a message of its own
+    assert outbox.box.read_back(1) is None
+    assert outbox.flush() == ClaimMessage("a", unended=["1"])
 
 
 def test_what_is_cleared_is_not_sent_and_its_requests_come_back() -> None:
@@ -235,9 +265,9 @@ def test_what_is_cleared_is_not_sent_and_its_requests_come_back() -> None:
 
 def test_nothing_is_remembered_of_what_was_stored() -> None:
     outbox = Outbox()
-    for number in range(1, 2 * REMEMBERED_MARKS):
+    for number in range(1, 2 * REMEMBERED):
         outbox.box.taken(str(number))
         outbox.box.next_mark()
         outbox.flush()
     assert len(outbox.box._waiting) == len(outbox.box._places) == 0
-    assert len(outbox.box._marks_sent) == REMEMBERED_MARKS
+    assert len(outbox.box._first_sent) == REMEMBERED

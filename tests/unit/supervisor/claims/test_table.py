@@ -32,6 +32,7 @@ BEGUN = ClaimMessage("a", begun=["r"])
 ENDED = ClaimMessage("a", ended=["r"])
 RELEASED = ClaimMessage("a", released=["r"])
 WITHDRAWN = ClaimMessage("a", withdrawn=["r"])
+RECORDED = ClaimMessage("a", recorded=["r"])
 UNENDED = ClaimMessage("a", unended=["r"])
 SUSPICION = ClaimMessage("b", suspects=["a"])
 TAKE_OVER = ClaimMessage("b", takes=[("r", "a")])
@@ -103,6 +104,55 @@ def test_an_ended_task_stays_ended() -> None:
     assert state(table_of(TAKEN, BEGUN, ENDED, BEGUN, RELEASED, TAKEN)) is ClaimState.ENDED
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([], id="nobody has claimed it"),
+        pytest.param([TAKEN, BEGUN, ENDED], id="its node"),
+        pytest.param([TAKEN, SUSPICION, TAKE_OVER], id="a node that comes back after another has taken over"),
+        pytest.param([TAKEN, WITHDRAWN], id="given back"),
+        pytest.param([ClaimMessage("b", taken=["r"])], id="another node has claimed it, too"),
+    ],
+)
+def test_a_task_whose_record_is_stored_is_recorded_whoever_has_claimed_it(before: list[ClaimMessage]) -> None:
+    claim = table_of(*before, RECORDED).get("r")
+    assert claim is not None
+    assert claim.is_recorded
+
+
+def test_the_end_of_a_stream_is_no_record() -> None:
+    claim = table_of(TAKEN, BEGUN, ENDED).get("r")
+    assert claim is not None
+    assert not claim.is_recorded
+
+
+def test_an_ended_task_that_is_taken_over_stays_ended() -> None:
+    claim = table_of(TAKEN, BEGUN, ENDED, SUSPICION, TAKE_OVER).get("r")
+    assert claim is not None
+    assert (claim.holder, claim.state, claim.supersedes) == ("b", ClaimState.ENDED, "a")
+
+
+def test_a_message_that_comes_after_a_later_one_of_its_node_shows_nothing() -> None:
+    """Its producer was closed before it was stored; the next one has stored it again, and more."""
+    table = ClaimTable()
+    assert table.apply(ClaimMessage("a", taken=["r"], serial=1), 0.0)
+    assert table.apply(ClaimMessage("a", withdrawn=["r"], serial=2), 1.0)
+    assert table.apply(ClaimMessage("b", suspects=["a"], serial=1), 2.0)
+    assert not table.apply(ClaimMessage("a", taken=["r"], serial=1), 3.0)
+    assert holder(table) == ""
+    assert table.is_suspected("a", "b")
+
+
+def test_a_message_that_is_stored_twice_is_a_sign_of_life_and_no_more() -> None:
+    table = ClaimTable()
+    message = ClaimMessage("a", taken=["r"], suspects=["b"], serial=1)
+    assert table.apply(message, 0.0)
+    table.apply(ClaimMessage("b", suspects=["a"], serial=1), 1.0)
+    assert table.apply(message, 2.0)
+    assert not table.is_suspected("a", "b")
+    assert not table.is_suspected("b", "a"), "b has given a sign of life since"
+
+
 def test_a_released_task_belongs_to_the_next_that_claims_it() -> None:
     assert holder(table_of(TAKEN, RELEASED, ClaimMessage("b", taken=["r"]))) == "b"
 
@@ -139,7 +189,7 @@ def test_who_takes_a_begun_stream_over_knows_that_it_has_begun() -> None:
         pytest.param([TAKEN, TAKE_OVER], id="nobody has suspected it"),
         pytest.param([TAKEN, ClaimMessage("c", suspects=["a"]), TAKE_OVER], id="only another has suspected it"),
         pytest.param([TAKEN, SUSPICION, ClaimMessage("a"), TAKE_OVER], id="it has given a sign of life since"),
-        pytest.param([ENDED, SUSPICION, TAKE_OVER], id="it has ended the task"),
+        pytest.param([RECORDED, SUSPICION, TAKE_OVER], id="its record is stored"),
         pytest.param(
             [TAKEN, SUSPICION, ClaimMessage("b", takes=[("r", "c")])], id="the task is not that node's"
         ),
@@ -186,7 +236,7 @@ def test_a_reader_forgets_who_suspected_whom_when_a_sign_of_life_comes() -> None
 
 
 def test_a_message_comes_back_as_it_was_published() -> None:
-    message = ClaimMessage("a", ["1"], ["2"], ["3"], ["4"], ["6"], ["b"], [("5", "c")], 7)
+    message = ClaimMessage("a", ["1"], ["2"], ["3"], ["4"], ["6"], ["b"], [("5", "c")], 7, ["8"], ["9"])
     assert decode(encode(message)) == message
 
 
@@ -200,7 +250,7 @@ def test_a_message_with_a_name_that_no_node_has_is_passed_over(message: ClaimMes
 
 
 def test_a_sign_of_life_is_some_bytes() -> None:
-    assert encode(ClaimMessage("a")) == b'{"node":"a"}'
+    assert encode(ClaimMessage("a", serial=7)) == b'{"node":"a","serial":7}'
 
 
 @pytest.mark.parametrize(

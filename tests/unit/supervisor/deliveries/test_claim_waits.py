@@ -6,8 +6,8 @@ import pytest
 
 from supervisor.claims import Claims
 from supervisor.claims.table import ClaimMessage, decode, encode
-from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored
-from tests.unit.supervisor.dispatcher.effects import Effects
+from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Stored
+from tests.unit.supervisor.dispatcher.effects import SETTINGS, Effects
 from workernode.protocol import AnswerState, ClaimAsked, Decision, Granted
 
 LONG = 60.0  # seconds; a node that was silent for so long is gone
@@ -18,6 +18,7 @@ class Node(Effects):
 
     def __init__(self) -> None:
         self.published: dict[int, ClaimMessage] = {}
+        self.recorded: list[str] = []  # request ids of which it has published that the record is stored
         self.granted: list[Granted] = []
         super().__init__()
         self.event(ClaimsOpened())
@@ -53,6 +54,7 @@ class Node(Effects):
             self.now += 0.5
             for number, message in list(self.published.items()):
                 del self.published[number]
+                self.recorded += message.recorded
                 self.event(ClaimsStored(number, ""))
                 self.read(message)
             self.dispatcher.tend_claims(self.now)
@@ -83,7 +85,7 @@ def test_a_message_that_this_node_gave_back_is_looked_up_however_new_it_seems(mo
     job = node.run("r")
     node.decide(job, Decision.NAK, "taken_over")
     node.stored(job)
-    node.look_up(ClaimMessage("other", taken=["r"], ended=["r"]), redeliveries=0)
+    node.look_up(ClaimMessage("other", recorded=["r"]), redeliveries=0)
     assert len(node.jobs) == 1
     assert node.made("ack") == [("ack", "r")]
 
@@ -96,10 +98,36 @@ def test_a_message_that_another_node_works_on_waits_without_a_slot() -> None:
 
 def test_a_message_that_another_node_has_answered_is_acked_without_a_record() -> None:
     node = Node()
-    node.look_up(ClaimMessage("other", ended=["r"]))
+    node.look_up(ClaimMessage("other", recorded=["r"]))
     assert node.made("ack", "nak", "record") == [("ack", "r")]
     assert (node.jobs, len(node.dispatcher)) == ([], 0)
     assert node.settled_ids == ["r"]  # it does not count as in flight any more
+
+
+def test_what_a_node_has_answered_that_is_gone_without_a_record_is_acked_once_this_node_has_stored_one() -> None:
+    node = Node()
+    node.look_up(ClaimMessage("other", ended=["r"]))
+    assert node.made("ack", "nak", "record") == []
+    node.step(2 * SETTINGS.task_timeout)
+    (delivery,) = node.dispatcher._ledger
+    assert node.made("ended", "ack", "record") == [("ended", "unrecorded"), ("record", delivery.number)]
+    assert delivery.supersedes == "other"
+    node.dispatcher.stored(Stored(delivery.number, ""))
+    node.step(1.0)
+    assert node.made("ack") == [("ack", "r")]
+    assert node.recorded == ["r"]
+
+
+def test_other_nodes_learn_that_a_task_is_answered_when_its_record_is_stored_and_no_sooner() -> None:
+    node = Node()
+    node.look_up()
+    (job,) = node.jobs
+    node.decide(job, Decision.ACK, "answered")
+    node.step(1.0)
+    assert node.recorded == []
+    node.stored(job)
+    node.step(1.0)
+    assert node.recorded == ["r"]
 
 
 def test_a_task_of_a_node_that_is_gone_is_run_and_names_that_node() -> None:

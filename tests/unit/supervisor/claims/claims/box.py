@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from supervisor.claims import Claims
 from supervisor.claims.table import ClaimMessage, decode, encode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
@@ -34,11 +36,11 @@ class Box:
             self.claims.read(self.now, ClaimsRead(b"", is_start=True))
 
     def turn(self, seconds: float = 0.02) -> list[ClaimMessage]:
-        """Let time pass and publish what is due; return it."""
+        """Let time pass and publish what is due; return it, without the serials."""
         self.now += seconds
         before = len(self.sent)
         self.claims.tick(self.now)
-        return list(self.sent.values())[before:]
+        return [msgspec.structs.replace(message, serial=0) for message in list(self.sent.values())[before:]]
 
     def store(self, fault: str = "", read_back: bool = True, seconds: float = 0.0) -> None:
         """Store what was sent and is not stored, after some seconds."""

@@ -23,7 +23,7 @@ def test_the_lease_counts_from_the_moment_at_which_a_stored_message_was_sent() -
 def test_an_idle_node_gets_a_lease_with_its_next_claim() -> None:
     box = Box()
     box.take()
-    box.claims.decided(1, "r", True)
+    box.claims.recorded(1, "r")
     box.run(1.0)
     box.turn(1000.0)
     box.take()
@@ -104,7 +104,7 @@ def test_the_first_of_two_copies_of_a_message_ends_no_doubt_about_what_came_betw
 def test_after_a_long_doubt_it_is_still_known_what_other_nodes_had_answered_before() -> None:
     """The broker was away, and hands out again what was acked in its last seconds."""
     box = lapsed()
-    box.read(ClaimMessage("me", begun=["r"]), ClaimMessage("b", taken=["x"], ended=["x"]))
+    box.read(ClaimMessage("me", begun=["r"]), ClaimMessage("b", taken=["x"], recorded=["x"]))
     for _ in range(10):
         box.turn(100.0)
     box.store()

@@ -19,7 +19,7 @@ def test_a_message_is_looked_up_with_a_reader_that_stops_after_a_while() -> None
     assert box.reading == [True]
     box.store()
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
-    box.claims.decided(1, "r", True)
+    box.claims.recorded(1, "r")
     box.run(READ_ON + 2.0)
     assert box.reading == [True, False]
     assert not box.claims._received
