@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import requests
+
 from tests.faults.testbed import Testbed, one_end_each
+from tests.support.platform import Broker
 
 STREAMS = 100
+TASK_TIMEOUT = 15  # seconds
 
 
 def test_the_clients_of_a_node_that_is_killed_see_their_text_once_then_an_error_and_one_end(
@@ -39,4 +43,30 @@ def test_the_clients_of_a_node_that_is_killed_see_their_text_once_then_an_error_
         assert testbed.asked(id) == 1
     for id in plain:
         assert testbed.gateway.answer(id).error is None
+    testbed.close_nodes()
+
+
+def test_what_a_node_has_answered_that_was_killed_without_storing_its_record_is_recorded_by_another(
+    build: Callable[..., Testbed], broker: Broker
+) -> None:
+    testbed = build(TASK_TIMEOUT=TASK_TIMEOUT)
+    platform = testbed.platform
+    topic = f"{platform.res_topic}-terminated"  # of the first node: it stores nothing there
+    first = testbed.start(RES_TOPIC_NAME=topic)
+    url = f"{broker.admin_url}/admin/v2/persistent/public/default/{topic}/terminate"
+    requests.post(url, timeout=TASK_TIMEOUT).raise_for_status()
+    stream, plain = platform.ask({}, stream=True), platform.ask({})
+    testbed.gateway.wait_all([stream, plain], TASK_TIMEOUT)
+    for id in (stream, plain):
+        first.wait_log(lambda line, id=id: '"not_stored"' in line and id in line)
+    testbed.start()
+    first.kill()
+    first.wait_exit()
+    assert testbed.last_record(stream, 120)["outcome"]["status"] == "unrecorded"
+    assert testbed.last_record(stream)["usage_source"] == "none"
+    # The plain task was announced by nothing but its record, so that it is run again; the gateway has its answer.
+    assert testbed.last_record(plain, 120)["outcome"]["status"] in ("client_gone", "expired")
+    platform.wait_balanced(timeout=120)
+    one_end_each(testbed, [stream, plain])
+    assert testbed.asked(stream) == 1
     testbed.close_nodes()
