@@ -108,7 +108,7 @@ class SavedStream:
     has_role: bool  # the client knows whose text it is
     text: str
     tokens: int
-    resumes: int  # how often the stream has gone on before
+    resumes: int  # how often the stream goes on, as far as that counts against MOST_RESUMES
     is_finished: bool  # the text is whole, only the end is missing
     asked: CallStats  # what asking upstream has brought
 

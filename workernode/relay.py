@@ -100,14 +100,14 @@ class StreamRelay:
         if saved.is_finished:
             self._stats.done_at = time.monotonic()
             return
-        if not self._transcript.can_go_on:
+        if not self._transcript.is_continuable:
             raise fault
-        self._go_on_to_the_end(fault, request.with_usage)
+        self._go_on_to_the_end(fault, request.with_usage, counts=False)
 
-    def _go_on_to_the_end(self, broke: UpstreamFault | None, with_usage: bool) -> None:
-        while broke is not None and self._go_on(broke):
+    def _go_on_to_the_end(self, broke: UpstreamFault | None, with_usage: bool, *, counts: bool = True) -> None:
+        while broke is not None and self._go_on(broke, counts):
             assert self._answer is not None
-            broke = self._pass_on(self._answer, with_usage)
+            broke, counts = self._pass_on(self._answer, with_usage), True
         if self._saver is not None and self._reply.held:  # they leave with the end
             self._saver.stop()
 
@@ -148,8 +148,11 @@ class StreamRelay:
             return fault.copy()
         return None
 
-    def _go_on(self, fault: UpstreamFault) -> bool:
+    def _go_on(self, fault: UpstreamFault, counts: bool) -> bool:
         """Have another call go on with the stream.
+
+        Args:
+            counts: see Transcript.go_on.
 
         Returns:
             False if there is nothing to go on with: the client's limit leaves no token.
@@ -167,7 +170,7 @@ class StreamRelay:
             self._reply.send([transcript.ending()], self._prepared())
             return False
         self._stats.part_broke(fault.code, time.monotonic(), transcript.tokens)
-        transcript.go_on()
+        transcript.go_on(counts=counts)
         if (saver := self._prepared()) is not None and not self._reply.held:
             saver.done()
         request = chat_request(self._task, rest, self._settings, self._deadline)

@@ -157,7 +157,7 @@ class StreamSaver:
         self._memory = memory
         self.handover = handover
         self._mark = self._bytes = self._count = 0
-        self._part = -1  # `resumes` of the part whose head is in the memory
+        self._part = -1  # the part whose head is in the memory
         self._is_open = False
 
     def start(self) -> None:
@@ -205,9 +205,9 @@ class StreamSaver:
         self._memory.done(self._mark)
 
     def _has_head(self, transcript: Transcript, stats: CallStats) -> bool:
-        if self._part == transcript.resumes:
+        if self._part == transcript.part:
             return True
-        self._part = transcript.resumes
+        self._part = transcript.part
         members = transcript.opening.members if transcript.opening else {}
         head = _Head(members, transcript.tokens_before, transcript.resumes, replace(stats, usage=None, text_chunks=0))
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workernode.errors import broken_error, openai_error
 from workernode.protocol import AnswerState, Decision, Rejection, SavedStream
@@ -73,8 +73,10 @@ def after_death(
             return Settled(Decision.DEAD_LETTER, "poison", text)
         return rejection
     if state is AnswerState.STARTED:
-        if saved is not None and (saved.is_finished or saved.resumes < MOST_RESUMES) and deaths <= MOST_RESUMES:
-            return saved
+        if saved is not None and deaths <= MOST_RESUMES:
+            going_on = replace(saved, resumes=saved.resumes + counts)
+            if saved.is_finished or going_on.resumes <= MOST_RESUMES:
+                return going_on
         return Rejection("broken", Decision.ACK, broken_error(f"{reason}."), 0)
     if counts and is_used_up and (is_alone or deaths == 1):
         error = openai_error(f"The request could not be served. {text}", "server_error", "worker_died")

@@ -49,7 +49,8 @@ class Transcript:
         tokens: produced for the text that was passed on, in all parts.
         is_finished: the finish_reason was passed on, so that the text is whole.
         opening: of the first chunk; None before it.
-        resumes: how often the stream went on.
+        part: number of the call that the text comes from; 0 is the first.
+        resumes: how often the stream went on, as far as that counts against MOST_RESUMES.
         is_plain: nothing but text has come.
         tokens_before: tokens of the parts before this one.
 
@@ -62,7 +63,7 @@ class Transcript:
         self.tokens = 0
         self.is_finished = False
         self.opening: Opening | None = None
-        self.resumes = 0
+        self.part = self.resumes = 0
         self._texts: list[str] = []
         self._saved = 0  # of them `unsaved` has returned so many
         self._end = ""  # the last characters of the text: as many as a stop sequence may begin with
@@ -86,8 +87,13 @@ class Transcript:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another call may continue the text."""
-        if self.is_finished or not self.is_plain or self.resumes >= MOST_RESUMES:
+        """Whether one more call may continue the text."""
+        return self.resumes < MOST_RESUMES and self.is_continuable
+
+    @property
+    def is_continuable(self) -> bool:
+        """Whether the text is one that another call can continue."""
+        if self.is_finished or not self.is_plain:
             return False
         text = self.text
         if self._style is ResumeStyle.PREFIX and 0 < len(text) < SHORTEST:
@@ -95,20 +101,25 @@ class Transcript:
         return not text.lstrip().startswith(THINKING) and not text.endswith("\ufffd") and is_encodable(text)
 
     def restore(self, opening: Opening | None, text: str, tokens: int, resumes: int) -> None:
-        """Begin with what another worker has passed on; call `go_on` next.
+        """Begin with what another worker has passed on; call `go_on(counts=False)` next.
 
         Args:
             opening: the members that each chunk has; None: no chunk was passed on.
             text: all of the text that the client was sent.
             tokens: produced for that text.
-            resumes: how often the stream went on in another call before.
+            resumes: how often the stream goes on, this time included if it counts.
         """
         self.opening, self.tokens, self.resumes = opening, tokens, resumes
         self._texts = [text]
 
-    def go_on(self) -> None:
-        """The next chunk is of another call. What was held back comes again."""
-        self.resumes += 1
+    def go_on(self, *, counts: bool = True) -> None:
+        """The next chunk is of another call. What was held back comes again.
+
+        Args:
+            counts: against MOST_RESUMES. The supervisor counts the times that a worker died.
+        """
+        self.part += 1
+        self.resumes += counts
         self._held = []
         self.tokens_before, self._produced = self.tokens, 0
         self._end = self._end_of(self.text)
@@ -143,7 +154,7 @@ class Transcript:
         raw, text = chunk.raw, content if isinstance(content, str) else ""
         self._produced += bool(text)
         self._note(value, choice, delta)
-        if self.resumes:
+        if self.part:
             text = text if self._echo.is_over else self._echo.take_out(text, is_last=is_last)
             raw = self._joined(value, choice, delta, text, is_last)
         self._held.append((raw, text))
@@ -168,7 +179,7 @@ class Transcript:
         """What a chunk says of the whole stream."""
         if self.opening is None:
             self.opening = Opening({name: chunk[name] for name in OWN if name in chunk})
-        if member(delta, "role") and not self.opening.has_role and not self.resumes:
+        if member(delta, "role") and not self.opening.has_role and not self.part:
             self.opening = Opening(self.opening.members, has_role=True)
         if member(choice, "logprobs") or member(choice, "index") not in (0, None):
             self.is_plain = False

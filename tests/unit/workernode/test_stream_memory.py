@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from supervisor.ledger import KILLS_PER_DEATH
 from workernode.call_stats import CallStats
 from workernode.net.handover import Handover
 from workernode.protocol import SavedStream
-from workernode.resume import Transcript
+from workernode.resume import MOST_RESUMES, Transcript
 from workernode.resume_style import ResumeStyle
 from workernode.stream_memory import SLOT, TEXT_AT, StreamMemory, StreamSaver
 
@@ -165,6 +166,18 @@ def test_a_later_part_keeps_the_text_and_has_its_own_head(stream: Stream) -> Non
     assert saved is not None
     assert (saved.text, saved.tokens, saved.resumes, saved.asked.text_chunks) == ("ab", 2, 1, 1)
     assert [part.reason for part in saved.asked.broken] == ["stream_cut"]
+
+
+def test_all_parts_that_a_stream_can_have_fit(stream: Stream) -> None:
+    """Of kills from outside every fourth counts, so that the twelfth ends a stream."""
+    for part in range(KILLS_PER_DEATH * (MOST_RESUMES + 1)):
+        stream.send(chunk(content="word "))
+        stream.stats.model = "organisation/a-model-with-a-name-as-long-as-they-come-Q4_K_M.gguf"
+        saved = stream.read()
+        assert saved is not None
+        assert len(saved.asked.broken) == part
+        stream.stats.part_broke("worker_died", 12345.678901, saved.tokens)
+        stream.transcript.go_on(counts=False)
 
 
 def test_slots_do_not_see_each_other(stream: Stream) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from supervisor.ledger import KILLS_PER_DEATH
@@ -41,7 +43,7 @@ def test_another_worker_goes_on_with_a_dead_workers_stream(effects: Effects) -> 
     effects.die(job, AnswerState.STARTED, saved())
     effects.dispatcher.hand_over()
     again = effects.jobs[-1]
-    assert (again.number, again.rejection, again.resume) == (job.number, None, saved())
+    assert (again.number, again.rejection, again.resume) == (job.number, None, saved(resumes=1))
     effects.decide(again, Decision.ACK)
     effects.stored(again)
     assert effects.made("ack") == [("ack", "a")]
@@ -49,7 +51,7 @@ def test_another_worker_goes_on_with_a_dead_workers_stream(effects: Effects) -> 
 
 @pytest.mark.parametrize(
     ("state", "second"),
-    [(AnswerState.NOT_STARTED, None), (AnswerState.STARTED, saved("more", 1))],
+    [(AnswerState.NOT_STARTED, None), (AnswerState.STARTED, saved("more", resumes=1))],
     ids=["it had sent nothing", "it had sent more"],
 )
 def test_a_third_worker_goes_on_with_what_the_client_was_sent_by_both(
@@ -59,10 +61,25 @@ def test_a_third_worker_goes_on_with_what_the_client_was_sent_by_both(
     effects.dispatcher.hand_over()
     effects.die(effects.jobs[-1], state, second)
     effects.dispatcher.hand_over()
-    assert effects.jobs[-1].resume == (second or saved())
+    assert effects.jobs[-1].resume == replace(second or saved(), resumes=2)
     effects.die(effects.jobs[-1], AnswerState.NOT_STARTED)  # the third death with it: it ends with an error
     effects.dispatcher.hand_over()
     assert effects.jobs[-1].rejection is not None
+
+
+def test_of_deaths_from_outside_every_fourth_counts_among_the_times_that_a_stream_goes_on(effects: Effects) -> None:
+    """Its worker has sent more each time."""
+    effects.die(effects.run("a"), AnswerState.STARTED, saved(), is_from_outside=True)
+    went_on = []
+    while True:
+        effects.dispatcher.hand_over()
+        resume = effects.jobs[-1].resume
+        if effects.jobs[-1].rejection is not None:
+            break
+        assert resume is not None
+        went_on.append(resume.resumes)
+        effects.die(effects.jobs[-1], AnswerState.STARTED, resume, is_from_outside=True)
+    assert went_on == [0] * 3 + [1] * 4 + [2] * 4
 
 
 def test_a_stream_ends_with_an_error_if_it_is_not_known_what_its_second_worker_has_sent(effects: Effects) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,9 +63,16 @@ def saved(*, resumes: int = 0, is_finished: bool = False) -> SavedStream:
 )
 def test_a_stream_whose_text_is_known_goes_on(stream: SavedStream, deaths: int, goes_on: bool) -> None:
     verdict = decide(AnswerState.STARTED, saved=stream, deaths=deaths)
-    assert (verdict is stream) is goes_on
-    if not goes_on:
+    if goes_on:
+        assert verdict == replace(stream, resumes=stream.resumes + 1)
+    else:
         assert isinstance(verdict, Rejection)
+
+
+@pytest.mark.parametrize("resumes", range(3))
+def test_a_stream_whose_worker_was_killed_from_outside_goes_on_and_may_go_on_as_often_as_before(resumes: int) -> None:
+    stream = saved(resumes=resumes)
+    assert decide(AnswerState.STARTED, saved=stream, deaths=0, counts=False) == stream
 
 
 @pytest.mark.parametrize("state", [AnswerState.ENDING, AnswerState.ENDED])

@@ -182,10 +182,18 @@ def test_a_stream_goes_on_twice_at_most() -> None:
     assert not one.can_go_on
 
 
+def test_a_time_that_does_not_count_leaves_both_others() -> None:
+    one = transcript()
+    one.restore(Opening({}), "so far", 2, 2)
+    assert (one.can_go_on, one.is_continuable) == (False, True)
+    one.go_on(counts=False)
+    assert (one.part, one.resumes) == (1, 2)
+
+
 def test_another_worker_goes_on_with_what_was_passed_on() -> None:
     one = transcript()
-    one.restore(Opening({"id": "id-1"}, has_role=True), "so far", 2, 0)
-    one.go_on()
+    one.restore(Opening({"id": "id-1"}, has_role=True), "so far", 2, 1)
+    one.go_on(counts=False)
     (raw,) = one.pass_on([chunk({"role": "assistant", "content": " so good"}, part=2)])
     assert (json.loads(raw)["id"], one.text, one.tokens, one.resumes) == ("id-1", "so far so good", 3, 1)
 
