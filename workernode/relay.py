@@ -17,6 +17,7 @@ from workernode.errors import BAD_ANSWER, STILL_BUSY, UpstreamFault, broken_erro
 from workernode.gateway import StreamReply
 from workernode.protocol import FaultKind, SavedStream
 from workernode.resume import Opening, Transcript, can_be_continued, continued_request
+from workernode.resume_style import ResumeStyle
 from workernode.settings import Settings
 from workernode.stream_memory import StreamSaver
 from workernode.task import Task
@@ -164,6 +165,8 @@ class StreamRelay:
         assert transcript is not None
         self._stop_upstream()
         rest = continued_request(data, style, transcript.text, transcript.tokens)
+        if rest is not None and self._has_more_tokens():
+            rest = continued_request(data, style, transcript.text, transcript.tokens)
         if rest is None:
             self._stats.done_at = time.monotonic()
             self._stats.finish_reason = "length"
@@ -179,6 +182,30 @@ class StreamRelay:
         about = {"event": "stream_resumed", "request_id": self._task.request_id, "after_tokens": transcript.tokens}
         log.warning("a stream that broke off goes on in another call (%s)", fault.message, extra=about)
         return True
+
+    def _has_more_tokens(self) -> bool:
+        """Have llama.cpp count the tokens of the text so far: a chunk holds several where a character does, or where
+        they might have been a stop word. Where it does not tell, the chunks count.
+
+        Returns:
+            True if there are more than chunks.
+        """
+        transcript = self._transcript
+        assert transcript is not None
+        if self._settings.resume_style is not ResumeStyle.LLAMACPP or not transcript.text:
+            return False
+        while True:
+            try:
+                tokens = self._upstream.count_tokens(transcript.text, self._deadline, self._reply)
+                break
+            except UpstreamFault:
+                # Only of the node's own server it is known that it serves this path if it serves at all.
+                if self._settings.node_type != "local" or time.monotonic() + PAUSE >= self._deadline:
+                    return False
+            self._reply.pause(PAUSE)
+        more = transcript.counted(tokens or 0)
+        self._stats.text_chunks += more
+        return more > 0
 
     def _longest_silence(self) -> float:
         """Return how long the next call may be silent: as long as in the middle of a stream, and as upstream took to

@@ -24,6 +24,7 @@ import requests
 from tests.integration.test_embedded import Embedded
 from tests.support.gateway import FakeGateway
 from tests.support.upstream import Exchange, FakeUpstream
+from tests.support.wire import Request
 from tests.unit.workernode.attempt.bench import Bench
 
 PROMPTS = (
@@ -59,11 +60,12 @@ class Cut:
     after: int  # chunks with text
     unbroken: str
     joined: str
+    tokens: tuple[int, int]  # of both, by usage
     resumes: int
 
     @property
     def is_same(self) -> bool:
-        return self.joined == self.unbroken and self.resumes == 1
+        return self.joined == self.unbroken and len(set(self.tokens)) == 1 and self.resumes == 1
 
 
 class CutModel:
@@ -74,11 +76,17 @@ class CutModel:
         self.events: list[bytes] = []
         self._beginning: list[bytes] | None = None
 
-    def record(self, data: Mapping[str, Any]) -> str:
-        """Record the unbroken answer, and return its text."""
-        body = self._ask({**data, "stream": True})
+    def record(self, data: Mapping[str, Any]) -> tuple[str, int]:
+        """Record the unbroken answer; return its text, and how many tokens it has."""
+        body = self._ask({**data, "stream": True, "stream_options": {"include_usage": True}})
         self.events = [event + b"\n\n" for event in body.split(b"\n\n") if event.startswith(b"data: {")]
-        return "".join(map(_text, self.events))
+        usage = json.loads(self.events[-1].removeprefix(b"data: "))["usage"]
+        return "".join(map(_text, self.events)), usage["completion_tokens"]
+
+    def tokenize(self, request: Request) -> tuple[int, bytes]:
+        """/tokenize, of the real model."""
+        response = requests.post(f"{self._url}/tokenize", data=request.body, timeout=TIMEOUT)
+        return response.status_code, response.content
 
     def cuts(self) -> Iterator[int]:
         """Let the next call break after each chunk with text in turn; yields the number of these chunks."""
@@ -111,13 +119,14 @@ def cut_everywhere(bench: Bench, model: CutModel, prompt: str, tokens: int, *, i
     """
     data = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 1, "max_tokens": tokens}
     data["cache_prompt"] = not is_cold
-    unbroken = model.record(data)
+    unbroken, total = model.record(data)
     for after in model.cuts():
         outcome, answer = bench.run(stream=True, seconds=TIMEOUT, **data)
         choices = [choice for chunk in answer.wait().chunks for choice in chunk.get("choices", [])]
         joined = "".join(choice["delta"].get("content") or "" for choice in choices)
-        is_at_limit = after == tokens  # the node knows that nothing is missing, and does not ask
-        yield Cut(prompt, after, unbroken, joined, outcome.resumes + is_at_limit)
+        # At the limit of tokens the node knows that nothing is missing, and does not ask.
+        is_at_limit = outcome.attempts == 1 and choices[-1]["finish_reason"] == "length"
+        yield Cut(prompt, after, unbroken, joined, (total, outcome.completion_tokens), outcome.resumes + is_at_limit)
 
 
 def main() -> None:
@@ -126,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=int, default=len(PROMPTS))
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first answer")
     parser.add_argument("--warm", action="store_true", help="the model lives and may know the prompt still")
     options = parser.parse_args()
     server = Embedded(Path(tempfile.mkdtemp()) / "log", "--server", "--parallel", "1", "--ctx-size", "2048")
@@ -134,9 +144,10 @@ def main() -> None:
         model = CutModel(f"http://127.0.0.1:{server.port}")
         with closing(FakeUpstream()) as upstream, closing(FakeGateway()) as gateway:
             upstream.script(model)
+            upstream.pages["/tokenize"] = model.tokenize
             bench = Bench(upstream, gateway, STREAM_RESUME="llamacpp")
             cuts = same = 0
-            for prompt in PROMPTS[: options.answers]:
+            for prompt in PROMPTS[options.first :][: options.answers]:
                 for cut in cut_everywhere(bench, model, prompt, options.tokens, is_cold=not options.warm):
                     cuts, same = cuts + 1, same + cut.is_same
                     if not cut.is_same:

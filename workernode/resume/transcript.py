@@ -46,7 +46,7 @@ class Transcript:
     """The stream of one client, in order. Owned by one task.
 
     Attributes:
-        tokens: produced for the text that was passed on, in all parts.
+        tokens: produced for the text that was passed on, in all parts: its chunks, if nobody has told better.
         is_finished: the finish_reason was passed on, so that the text is whole.
         opening: of the first chunk; None before it.
         part: number of the call that the text comes from; 0 is the first.
@@ -124,6 +124,12 @@ class Transcript:
         self.tokens_before, self._produced = self.tokens, 0
         self._end = self._end_of(self.text)
         self._echo = Echo(self.text if self._style is ResumeStyle.PREFIX else "")
+
+    def counted(self, tokens: int) -> int:
+        """The text that was passed on has so many tokens; return how many more than its chunks have shown."""
+        more = max(0, tokens - self.tokens)
+        self.tokens += more
+        return more
 
     def pass_on(self, chunks: Iterable[PassedChunk]) -> list[bytes]:
         """Return the chunks that leave now, as they leave; they count as passed on."""

@@ -38,6 +38,11 @@ from workernode.upstream.streamed_answer import (
     fault_before_answer,
     fault_of_failed_read,
 )
+from workernode.upstream.token_count import tokenize_body, tokenize_path, tokens_in
+
+# The longest wait for a count of tokens: the client of a stream waits as long, and it goes on without the count, too.
+COUNT_TIME = 10.0  # seconds
+STARTS = 503  # llama.cpp's status while it loads the model
 
 T = TypeVar("T")
 
@@ -119,6 +124,33 @@ class Upstream:
         return self._ask_with_retries(
             lambda: self._stream(request, stats, client, first_time), request, stats, client.pause
         )
+
+    def count_tokens(self, text: str, deadline: float, client: Watch) -> int | None:
+        """Return how many tokens a text has; None if upstream does not tell: it has no /tokenize as llama.cpp has it.
+
+        Raises:
+            UpstreamFault: it is away, or starts.
+        """
+        assert self._pool is not None
+        ends_by = min(deadline, time.monotonic() + COUNT_TIME)
+        try:
+            exchange = self._pool.post(
+                tokenize_path(self._path), self._headers, tokenize_body(text), deadline=ends_by, silence=COUNT_TIME,
+                watch=client,
+            )  # fmt: skip
+            try:
+                raw = exchange.read_all()
+            except BaseException:
+                exchange.abort()
+                raise
+        except TimeoutError:
+            return None
+        except CONNECTION_FAULTS as exc:
+            raise fault_of_failed_read(exc) from exc
+        exchange.finish()
+        if exchange.status == STARTS:
+            raise fault_of_response(exchange.status, exchange.headers, raw, is_own_model=True)
+        return tokens_in(raw) if exchange.status == 200 else None
 
     def _ask_with_retries(
         self, ask: Callable[[], T], request: ChatRequest, stats: CallStats, sleep: Callable[[float], None] | None

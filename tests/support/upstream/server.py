@@ -33,6 +33,7 @@ class FakeUpstream(Server):
         self.requests: list[Exchange] = []  # chat requests, in order of arrival
         self.other_requests: list[Request] = []  # /models, /health and strange paths
         self.models = ["lab"]
+        self.pages: dict[str, Callable[[Request], tuple[int, bytes]]] = {}  # paths of their own: status and body
         self.only_key = ""  # what has another key is refused with 401, the list of models, too; "": any key will do
         self.inflight = self.peak = self.total = self.cancelled = 0
         self._counts: Counter[str] = Counter()
@@ -125,7 +126,9 @@ class FakeUpstream(Server):
             return
         self.other_requests.append(request)
         self.notify()
-        if path.endswith("/models"):
+        if path in self.pages:
+            await whole(connection, *self.pages[path](request), {})
+        elif path.endswith("/models"):
             if not self._takes_key(request):
                 await whole(connection, 401, error_of(WRONG_KEY), {})
             elif self._mode.status in (401, 403):
