@@ -39,6 +39,7 @@ class Decoder:
         self._size = 0  # bytes held of the event that is not whole yet
         self._line: list[bytes] = []  # pieces of the line that is not whole yet
         self._data: list[bytes] = []  # the `data` lines of the event that is not whole yet
+        self._data_size = 0  # their bytes, and a line end for each; not added up anew for each piece
         self._name = ""  # the name of that event
         self._after_cr = False  # the last piece ended in CR: an LF that follows belongs to it
         self._at_start = True
@@ -83,12 +84,11 @@ class Decoder:
                 if self._data:
                     data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                     events.append(NamedEvent.of(self._name, data) if self._name else data)
-                    self._data = []
+                    self._data, self._data_size = [], 0
                 self._name = ""
-            elif line.startswith(b"data:"):
+            elif line.startswith(b"data:") or line == b"data":
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
-            elif line == b"data":
-                self._data.append(b"")
+                self._data_size += len(self._data[-1]) + 1
             elif line.startswith(b"event:"):
                 name = line[6:].strip().decode("utf-8", "replace")
                 self._name = "" if name == "message" else name
@@ -96,5 +96,5 @@ class Decoder:
                 events.append(NamedEvent.of("error", line[6:].strip()))
             elif line.startswith(b"{"):
                 events.append(NamedEvent.of("line", line))
-        self._size = sum(map(len, self._data)) + sum(map(len, self._line))
+        self._size = self._data_size + sum(map(len, self._line))
         return events

@@ -104,6 +104,7 @@ def test_what_was_sent_comes_out(chunks: list[dict[str, str]], end: str, size: i
         pytest.param([b"data: " + b"x" * 100], id="one_piece"),
         pytest.param([b"data: ", *[b"x" * 10] * 10], id="one_line_in_pieces"),
         pytest.param([b"data: xxxxxxx\n"] * 15, id="many_lines"),
+        pytest.param([b"data:\n"] * 101, id="many_lines_without_text"),
         pytest.param([b": " + b"x" * 200], id="a_comment_without_end"),
     ],
 )
