@@ -11,6 +11,18 @@ from supervisor.check.findings import Check, Context, Finding, Mark
 
 ENTRY_TIME = 5.0  # seconds for the broker to let us in
 NAME, TAKES, STORES, CLAIMS = "broker", "broker: tasks", "broker: records", "broker: claims"
+# What to do about what the Pulsar library says. A broker that refuses by a policy of the namespace often says nothing,
+# and the library reports that it waited in vain (seen on 4.0.8).
+ADVICE = {
+    "TimeOut": "look whether the namespace's policies forbid it (allowAutoSubscriptionCreation where the subscription "
+    "is missing, encryptionRequired); else at the broker's log",
+    "TopicTerminated": "delete the topic: it takes no message any more, and a new one is made when it is used",
+    "IncompatibleSchema": "delete the topic's schema, or switch schemaValidationEnforced off: nodes send plain bytes",
+}
+OAUTH2_ADVICE = (
+    "correct PULSAR_OAUTH2: private_key names a file that can be read, with a client_id and client_secret that "
+    "issuer_url accepts"
+)
 
 
 def checks() -> list[Check]:
@@ -101,4 +113,6 @@ def operation(
             advice = "stop the program that uses it in another way than Shared, or delete the subscription"
             yield Finding(name, Mark.FAULT, f"{what} is in use, and not as a Shared one", advice)
         case Answer.FAILED:
-            yield Finding(name, Mark.FAULT, f"{what}: {text}", "look at the broker's log")
+            has_oauth2 = text == "AuthenticationError" and context.settings.pulsar_oauth2
+            advice = OAUTH2_ADVICE if has_oauth2 else ADVICE.get(text, "look at the broker's log")
+            yield Finding(name, Mark.FAULT, f"{what}: {text}", advice)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -233,10 +234,26 @@ def _parse_oauth2(text: str) -> str:
     for name in ("issuer_url", "private_key"):
         if name not in value:
             raise ValueError(f"has no {name}")
-    # The Pulsar library prints it, where it is the key itself.
-    if not value["private_key"].startswith(("/", "file:/", "data:")):
+    # The Pulsar library prints the key itself, and what a data: URL holds where it cannot read it.
+    key = value["private_key"]
+    if key.startswith("data:") and not _holds_credentials(key):
+        raise ValueError("has a private_key in a data: URL that is not as Pulsar wants it")
+    if not key.startswith(("/", "file:/", "data:")):
         raise ValueError("has a private_key that is no absolute path")
     return text
+
+
+def _holds_credentials(url: str) -> bool:
+    """Return whether the Pulsar library can read this data: URL: JSON in base64, with client_id and client_secret."""
+    start, _, coded = url.partition(",")
+    if start != "data:application/json;base64":
+        return False
+    try:
+        credentials = json.loads(b64decode(coded, validate=True))
+    except (ValueError, RecursionError):
+        return False
+    names = ("client_id", "client_secret")
+    return isinstance(credentials, dict) and all(isinstance(credentials.get(name), str) for name in names)
 
 
 def _parse_tokenizer(path: str) -> str:
@@ -288,7 +305,9 @@ TOPIC = matching(
 )
 PULSAR_NAMESPACE = matching(r"[A-Za-z0-9_=:.-]+/[A-Za-z0-9_=:.-]+", "tenant/namespace", 200)
 OAUTH2 = Format(
-    "a JSON object with issuer_url and private_key (an absolute path), mostly with audience and scope", _parse_oauth2
+    "a JSON object with issuer_url and private_key (an absolute path, or data:application/json;base64,... with "
+    "client_id and client_secret), mostly with audience and scope",
+    _parse_oauth2,
 )
 OBJECT_NAME = matching(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "a Kubernetes name: lower case letters, digits, - and .", 253)
 NAMESPACE = matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "a Kubernetes namespace: lower case letters, digits and -", 63)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,14 @@ def faults(environ: dict[str, str]) -> tuple[str, ...]:
 def test_a_local_node_lets_streams_go_on_and_a_remote_one_only_where_it_is_told_how() -> None:
     assert [load(each).resume_style for each in (LOCAL, REMOTE)] == [ResumeStyle.LLAMACPP, ResumeStyle.OFF]
     assert load({**LOCAL, "STREAM_RESUME": "off"}).resume_style is ResumeStyle.OFF
+
+
+def credentials_url(value: object) -> str:
+    return f"data:application/json;base64,{b64encode(json.dumps(value).encode()).decode()}"
+
+
+def oauth2_with(private_key: str) -> str:
+    return json.dumps({"issuer_url": "https://a", "private_key": private_key})
 
 
 def test_the_required_variables_alone_give_the_defaults_of_the_spec() -> None:
@@ -133,6 +143,16 @@ def test_a_valid_value_is_parsed(name: str, text: str, value: object) -> None:
             "has a private_key that is no absolute path",
             id="oauth2-key",
         ),
+        *(
+            pytest.param("PULSAR_OAUTH2", oauth2_with(key), "in a data: URL that is not", id=f"oauth2-data-{name}")
+            for name, key in {
+                "no-json": "data:application/json;base64,c2VjcmV0",
+                "no-secret": credentials_url({"client_id": "a", "secret": "b"}),
+                "no-object": credentials_url(["client_id", "client_secret"]),
+                "no-base64": "data:application/json;base64,%secret",
+                "not-coded": 'data:application/json,{"client_id": "a", "client_secret": "b"}',
+            }.items()
+        ),
         pytest.param("RES_TOPIC_NAME", "a/b", "is 'a/b'", id="half-a-topic-name"),
         pytest.param("RES_TOPIC_NAME", "non-persistent://a/b/c", "is 'non-persistent://a/b/c'", id="not-kept"),
         pytest.param("AIMODEL_NAME", "My_Model", "is 'My_Model'", id="not-a-kubernetes-name"),
@@ -150,6 +170,11 @@ def test_a_wrong_value_is_reported_with_its_variable_and_what_it_must_be(name: s
     assert line.startswith(f"{name} ")
     assert wrong in line
     assert line.endswith(VARIABLES[name].format.expected)
+
+
+def test_oauth2_credentials_may_stand_in_a_data_url() -> None:
+    text = oauth2_with(credentials_url({"client_id": "a", "client_secret": "b"}))
+    assert load({**REMOTE, "PULSAR_OAUTH2": text}).pulsar_oauth2 == text
 
 
 @pytest.mark.parametrize("name", REMOTE)
