@@ -41,6 +41,22 @@ def test_version_prints_version_and_commit() -> None:
     assert run("--version").stdout == f"WorkerNode {version.version()}\n"
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("sys.version_info = (3, 9, 18)", "WorkerNode needs Python 3.10 or newer; "),
+        ("sys.modules['tomllib'] = sys.modules['tomli'] = None", "The Python package toml"),
+    ],
+    ids=["an_old_python", "a_package_that_the_settings_need"],
+)
+def test_a_python_that_cannot_run_the_node_is_told_in_one_line(lines: str, said: str) -> None:
+    code = f"import runpy, sys; {lines}; runpy.run_path('WorkerNode.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
 def test_json_without_check_is_a_wrong_command_line() -> None:
     assert run("--json").returncode == 2
 
