@@ -450,8 +450,8 @@ case "$*" in
 esac
 
 take_lock
-rm -rf "$RUN"
-mkdir -p "$RUN"
+{ rm -rf "$RUN" && mkdir -p "$RUN"; } ||
+    fail "the folder $RUN cannot be made anew." "Start from a copy of this checkout that $(id -un) may write to."
 prepare
 start_pulsar
 start_gateway

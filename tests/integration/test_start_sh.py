@@ -78,6 +78,14 @@ def test_check_fails_without_real_answers(
     checkout.all_gone()
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_with_what_to_do(checkout: Checkout) -> None:
+    checkout.run_folder.parent.write_text("a file where the folder of logs must be, because root may write anywhere")
+    code, output = checkout.start("--check").end()
+    assert code == 1, output
+    assert f"start.sh: the folder {checkout.run_folder} cannot be made anew." in output
+    assert "start.sh: Start from a copy of this checkout" in output
+
+
 UNFIT_NODE = """
 import json, os
 from http.server import BaseHTTPRequestHandler, HTTPServer

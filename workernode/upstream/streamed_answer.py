@@ -117,9 +117,9 @@ class StreamedAnswer:
 
     def _read_first(self) -> list[Chunk]:
         head = b""
-        while len(head.lstrip()) < len(b"event:"):
+        while len(head) < len(b"event:"):
             piece = self._exchange.read_some()
-            head += piece
+            head = (head + piece).lstrip()  # white space that never ends is not copied again with each piece
             if not piece:
                 break
         if not looks_streamed(head):

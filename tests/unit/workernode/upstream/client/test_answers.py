@@ -116,6 +116,11 @@ def test_a_stream_in_any_shape_brings_its_text(ask: Asker, directive: dict[str, 
     assert ask.asked.attempts == 1
 
 
+def test_white_space_before_a_stream_is_no_part_of_it(ask: Asker) -> None:
+    event = 'data: {"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
+    assert texts(ask.stream({"raw": [" ", "\n", "  \t", f" {event}data: [DONE]\n\n"]})) == "hi"
+
+
 def test_an_empty_event_is_a_sign_of_life(ask: Asker) -> None:
     event = 'data: {"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
     assert texts(ask.stream({"raw": "data:\n\ndata: \n\n" + event + "data:\n\ndata: [DONE]\n\n"})) == "hi"
