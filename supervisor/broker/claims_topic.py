@@ -3,6 +3,10 @@
 Facts from a real broker (4.0.8; docs/decisions/0011-claims.md): a topic without a subscription loses its messages when
 its owner dies, so that a durable subscription keeps them. Nobody consumes from it. Once a minute a node moves its mark
 on, past the claims that are too old to matter, so that the broker may delete them.
+
+Claims have a client of their own, and so a connection of their own. Where the broker refuses a message (a terminated
+topic), the library closes the connection; with the consumer of the tasks on it, the broker would hand out again all
+that the node works on, just when claims cannot be used (seen on 4.0.8 with pulsar-client 3.13).
 """
 
 from __future__ import annotations
@@ -12,9 +16,16 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.broker.library import close_client, describe, keep_thread_state, subscribe_without_taking
+from supervisor.broker.library import (
+    close_client,
+    describe,
+    keep_thread_state,
+    run_bounded,
+    subscribe_without_taking,
+)
 from supervisor.broker.publisher import NOT_CONNECTED, fault_of
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
 
@@ -29,6 +40,10 @@ TRIM_INTERVAL = 60.0  # seconds, and up to as much again, between two moves of t
 TRIM_MARGIN = 3600.0  # seconds for which claims are kept beyond their time: a node's clock may be ahead
 LOST_TIME = 2.0  # seconds without a connection after which the producer is made anew
 REOPEN = 1.0  # seconds before what failed is tried again
+# Seconds for which a client's first attempt keeps the node from taking tasks: the limit of an operation (connection.py)
+# and a little more, for the calls of the library that have none.
+OPEN_TIME = 12.0
+CLOSE_TIME = 1.0  # seconds that a client gets to close
 # The broker lets no node in, or stores nothing more: the topic was terminated, its backlog is over a quota, a limit of
 # the namespace is reached (producers, consumers, topics, subscriptions), or the topic has a schema. That lasts until a
 # person ends it, so that streams do not wait for it; it is tried again all the same.
@@ -36,6 +51,16 @@ CLOSED = (
     *("TopicTerminated", "ProducerBlockedQuotaExceededError", "ProducerBlockedQuotaExceededException"),
     *("ProducerBusy", "ConsumerBusy", "NotAllowedError", "IncompatibleSchema"),
 )
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One client of the library."""
+
+    client: Any
+    producer: Any = None
+    is_refused: bool = False  # a right or the topic is missing: not tried again with this client
+    is_tried: threading.Event = field(default_factory=threading.Event)  # the first attempt to open the topic is over
 
 
 class ClaimsTopic:
@@ -63,27 +88,41 @@ class ClaimsTopic:
         self._keep_s = keep_s
         self._post = post
         self._wall = wall
-        self._client: Any = None
-        self._producer: Any = None
-        self._is_refused = False
+        self._connection: _Connection | None = None
         self._is_wanted = False  # the owner wants to read
         self._reader_number = 0  # counts the calls of `read`: a reader of an earlier one stops
         self._tending: threading.Thread | None = None
+        self._is_due = threading.Event()  # the thread has something to do at once
         self._stopping = threading.Event()
 
     def open(self, client: Any) -> None:
         """Make topic and subscription if they are not there, and a producer. ClaimsOpened is posted in any case.
 
-        Called with each client, before the first message may be taken.
+        Called whenever the node has connected, before the first message may be taken.
+
+        Args:
+            client: a client of the library for claims alone. It is closed when the next one comes, and by `close`.
         """
-        self._client, self._producer = client, None
-        self._try_to_open(client)
+        before, connection = self._connection, _Connection(client)
+        self._connection = connection
+        if before is not None:
+            self._close_client(before)  # this also frees the thread if it is still connecting
+        if self._stopping.is_set():
+            self._close_client(connection)
+            return
+        self._is_due.set()
         if self._tending is None:
             self._tending = threading.Thread(target=self._tend, name="claims", daemon=True)
             self._tending.start()
+        if not connection.is_tried.wait(OPEN_TIME):
+            self._post(ClaimsOpened("Timeout"))
 
-    def _try_to_open(self, client: Any) -> None:
-        library, topic = self._library, self._topic
+    def _close_client(self, connection: _Connection) -> None:
+        connection.is_tried.set()
+        run_bounded(lambda: close_client(connection.client, self._library), CLOSE_TIME)
+
+    def _try_to_open(self, connection: _Connection) -> None:
+        library, topic, client = self._library, self._topic, connection.client
         try:
             if not topic:
                 # The order of one partition decides, where the namespace makes its topics partitioned. Asked for once:
@@ -98,15 +137,14 @@ class ClaimsTopic:
                 batching_enabled=False,  # one message holds all claims of some milliseconds already
             )
         except library.PulsarException as error:
-            self._is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
-            is_closed = isinstance(error, tuple(getattr(library, name) for name in CLOSED))
-            self._post(ClaimsOpened(describe(error), self._is_refused or is_closed))
+            if connection is self._connection:  # else the client was closed because there is another one
+                connection.is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
+                is_closed = isinstance(error, tuple(getattr(library, name) for name in CLOSED))
+                self._post(ClaimsOpened(describe(error), connection.is_refused or is_closed))
             return
-        if client is not self._client:  # the client was made anew meanwhile, and the topic opened with it
-            close_client(producer, library)
-            return
-        self._topic, self._producer, self._is_refused = topic, producer, False
-        self._post(ClaimsOpened())
+        self._topic, connection.producer = topic, producer
+        if connection is self._connection:
+            self._post(ClaimsOpened())
 
     def publish(self, number: int, message: bytes) -> None:
         """Send a message without waiting. ClaimsStored is posted for it in any case, from any thread."""
@@ -115,7 +153,8 @@ class ClaimsTopic:
             keep_thread_state()
             self._post(ClaimsStored(number, fault_of(self._library, result)))
 
-        producer = self._producer
+        connection = self._connection
+        producer = connection.producer if connection is not None else None
         if producer is None:
             self._post(ClaimsStored(number, NOT_CONNECTED))
             return
@@ -133,8 +172,12 @@ class ClaimsTopic:
             threading.Thread(target=lambda: self._read(number), name="claims-reader", daemon=True).start()
 
     def close(self) -> None:
-        """The node stops: end the threads."""
+        """The node stops: end the threads, and disconnect. What was published is stored before."""
         self._stopping.set()
+        self._is_due.set()
+        connection = self._connection
+        if connection is not None:
+            self._close_client(connection)
 
     # --- the threads ---
 
@@ -143,23 +186,25 @@ class ClaimsTopic:
 
     def _read(self, number: int) -> None:
         while self._is_reading(number):
-            client = self._client
+            connection = self._connection
             try:
-                if client is not None and self._producer is not None:
-                    self._read_from(client, number)
+                if connection is not None and connection.producer is not None:
+                    self._read_from(connection, number)
             except self._library.PulsarException as error:
                 about = {"event": "claims_not_read", "why": describe(error)}
-                if self._is_reading(number):  # the node does not stop, which closes the reader, too
+                # Not where the node stops, or the client was made anew, which closes the reader, too.
+                if self._is_reading(number) and connection is self._connection:
                     log.warning("the claims of other nodes cannot be read (%s); tried again", about["why"], extra=about)
             self._stopping.wait(REOPEN)
 
-    def _read_from(self, client: Any, number: int) -> None:
+    def _read_from(self, connection: _Connection, number: int) -> None:
         """Read until nobody wants to, or until the client is made anew."""
-        reader = client.create_reader(self._topic, self._library.MessageId.earliest, receiver_queue_size=READER_QUEUE)
+        earliest = self._library.MessageId.earliest
+        reader = connection.client.create_reader(self._topic, earliest, receiver_queue_size=READER_QUEUE)
         reader.seek(int((self._wall() - self._keep_s) * 1000))
         if self._is_reading(number):
             self._post(ClaimsRead(b"", is_start=True))
-        while self._is_reading(number) and client is self._client:
+        while self._is_reading(number) and connection is self._connection:
             try:
                 message = reader.read_next(READ_WAIT)
             except self._library.Timeout:
@@ -169,21 +214,25 @@ class ClaimsTopic:
         reader.close()
 
     def _tend(self) -> None:
-        """Open the topic if that failed; move the subscription's mark on now and then."""
+        """Open the topic with each client, and again if that failed; move the subscription's mark on now and then."""
         trim_at = time.monotonic() + TRIM_INTERVAL
         up_at = time.monotonic()
-        while not self._stopping.wait(REOPEN):
-            client = self._client
-            if self._producer is None or self._producer.is_connected():
+        while not self._stopping.is_set():
+            self._is_due.clear()
+            connection = self._connection
+            assert connection is not None  # this thread begins with the first
+            if connection.producer is None or connection.producer.is_connected():
                 up_at = time.monotonic()
             elif time.monotonic() > up_at + LOST_TIME:  # the library's own pauses double up to a minute
-                lost, self._producer = self._producer, None
+                lost, connection.producer = connection.producer, None
                 close_client(lost, self._library)
-            if self._producer is None and not self._is_refused:
-                self._try_to_open(client)
-            elif self._producer is not None and time.monotonic() >= trim_at:
+            if connection.producer is None and not connection.is_refused:
+                self._try_to_open(connection)
+                connection.is_tried.set()
+            elif connection.producer is not None and time.monotonic() >= trim_at:
                 trim_at = time.monotonic() + TRIM_INTERVAL * (1 + random.random())  # nodes take turns
-                self._trim(client)
+                self._trim(connection.client)
+            self._is_due.wait(REOPEN)
 
     def _trim(self, client: Any) -> None:
         try:

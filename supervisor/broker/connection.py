@@ -1,4 +1,7 @@
-"""The thread that connects to Pulsar, and connects again: client, producer of the records, consumer of the tasks."""
+"""The thread that connects to Pulsar, and connects again: client, producer of the records, consumer of the tasks.
+
+Claims get a client of their own, made in the same way (claims_topic.py).
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Connection:
         intake: takes the consumer's messages.
         post: takes events from any thread.
         clock: monotonic time.
-        claims: the topic of claims; it is opened with each client, before the first message may be taken.
+        claims: the topic of claims; it is opened at each connection, before the first message may be taken.
     """
 
     def __init__(
@@ -143,12 +146,15 @@ class Connection:
                 pause = min(pause * 2, RETRY_LONGEST)
 
     def _connect(self) -> None:
-        client = self.client = open_client(self._access, OPERATION_TIMEOUT, self._library, lambda: self._access.token)
+        client = self.client = self._open_client()
         # The records' topic first: what cannot be billed must not be taken (spec 4).
         self.records = open_records(client, self._topics.records)
         # The subscription exists from now on, and a missing right shows, before the first message may be taken.
         subscribe_without_taking(client, self._topics.tasks, self._topics.subscription, self._library)
-        self._claims.open(client)
+        self._claims.open(self._open_client())
+
+    def _open_client(self) -> Any:
+        return open_client(self._access, OPERATION_TIMEOUT, self._library, lambda: self._access.token)
 
     def _serve(self) -> None:
         """Open and close the consumer as it is needed, until the node stops or the client is to be made anew."""

@@ -11,6 +11,7 @@ from tests.support.platform import Broker
 
 STREAMS = 100
 TASK_TIMEOUT = 15  # seconds
+TEXT = "".join(f"wörd {number} " for number in range(5))
 
 
 def test_the_clients_of_a_node_that_is_killed_see_their_text_once_then_an_error_and_one_end(
@@ -69,4 +70,34 @@ def test_what_a_node_has_answered_that_was_killed_without_storing_its_record_is_
     platform.wait_balanced(timeout=120)
     one_end_each(testbed, [stream, plain])
     assert testbed.asked(stream) == 1
+    testbed.close_nodes()
+
+
+def test_a_topic_of_claims_that_is_terminated_amid_streams_of_two_nodes_repeats_no_text(
+    build: Callable[..., Testbed],
+) -> None:
+    """The client library answers each message that the broker refuses by closing its connection. With the consumer on
+    that connection, the broker handed the streams out again, just when no node could use claims.
+    """
+    testbed = build(MAX_PROCESS_NUM=64)
+    platform, upstream, gateway = testbed.platform, testbed.upstream, testbed.gateway
+    nodes = [testbed.start(), testbed.start()]
+    begun = [platform.ask({"gate_chunks": f"on-{number}"}, stream=True) for number in range(20)]
+    for number, id in enumerate(begun):
+        upstream.release(f"on-{number}", 1)
+        gateway.wait_for_frames(id, 2)
+    platform.admin("POST", f"persistent/public/default/{platform.topic}-claims/terminate")
+    for number in range(10):  # their ends are to be announced; the others go on until no node can use claims
+        upstream.open_gate(f"on-{number}")
+    for node in nodes:
+        node.wait_log("claims_off")
+    for number in range(10, 20):
+        upstream.open_gate(f"on-{number}")
+    later = [platform.ask("hello", stream=number % 2 == 0) for number in range(10)]
+    gateway.wait_all([*begun, *later], 120)
+    platform.wait_balanced(timeout=120)
+    one_end_each(testbed, [*begun, *later])
+    for id in begun:
+        assert gateway.answer(id).text == TEXT
+        assert testbed.asked(id) == 1
     testbed.close_nodes()

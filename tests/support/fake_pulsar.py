@@ -236,6 +236,7 @@ class Library:
         self.failures: list[tuple[str, Exception]] = []
         self.results: list[Any] = []  # of the next messages that are sent
         self.partitions = 0  # of the topics; 0: they are not partitioned
+        self.clients: list[Client] = []
         self.consumers: list[Consumer] = []  # those with a listener
         self.producers: list[Producer] = []
 
@@ -247,7 +248,8 @@ class Library:
 
     def Client(self, url: str, **how: Any) -> Client:
         self.called("client", url)
-        return Client(self)
+        self.clients.append(Client(self))
+        return self.clients[-1]
 
     def called(self, name: str, what: Any) -> None:
         """Note a call, and fail if it is to."""
@@ -263,8 +265,11 @@ class Client:
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        self.topics: set[str] = set()  # that it was used for
+        self.is_closed = False
 
     def create_producer(self, topic: str, **how: Any) -> Producer:
+        self.topics.add(topic)
         self._library.called("create_producer", topic)
         producer = Producer(topic, self._library.results)
         self._library.producers.append(producer)
@@ -275,6 +280,7 @@ class Client:
         return [f"{topic}-partition-{number}" for number in range(count)] if count else [topic]
 
     def subscribe(self, topic: str, subscription: str, **how: Any) -> Consumer:
+        self.topics.add(topic)
         listener = how.get("message_listener")
         self._library.called("subscribe" if listener else "try_to_subscribe", topic)
         consumer = Consumer(listener, how["receiver_queue_size"])
@@ -283,4 +289,5 @@ class Client:
         return consumer
 
     def close(self) -> None:
+        self.is_closed = True
         self._library.called("close", None)

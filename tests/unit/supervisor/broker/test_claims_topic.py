@@ -210,3 +210,45 @@ def test_with_a_new_client_everything_is_read_again(claims: Topic) -> None:
     claims.topic.open(ReadingClient(claims.library))
     assert claims.next() == ClaimsOpened()
     assert claims.next() == ClaimsRead(b"", is_start=True)
+
+
+def test_a_client_is_closed_when_there_is_another_and_when_the_node_stops(claims: Topic) -> None:
+    second, late = ReadingClient(claims.library), ReadingClient(claims.library)
+    claims.topic.open(claims.client)
+    claims.topic.open(second)
+    assert (claims.client.is_closed, second.is_closed) == (True, False)
+    claims.topic.close()
+    assert second.is_closed
+    claims.topic.open(late)
+    assert late.is_closed, "the thread that connects may be late"
+
+
+def test_a_topic_that_cannot_be_opened_does_not_keep_the_node_from_its_tasks(
+    claims: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some calls of the library have no time limit. The node looks its messages up once the topic is open."""
+    monkeypatch.setattr(claims_topic, "OPEN_TIME", 0.01)
+    goes_on = threading.Event()
+    subscribe = claims.client.subscribe
+    monkeypatch.setattr(claims.client, "subscribe", lambda *args, **how: goes_on.wait(60) and subscribe(*args, **how))
+    claims.topic.open(claims.client)
+    assert claims.next() == ClaimsOpened("Timeout")
+    goes_on.set()
+    assert claims.next() == ClaimsOpened()
+
+
+def test_what_a_client_reports_that_was_replaced_does_not_count(claims: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_closed = threading.Event()
+
+    def hangs(*_: Any, **__: Any) -> Any:
+        is_closed.wait(60)
+        raise AuthorizationError("an old token")
+
+    monkeypatch.setattr(claims_topic, "OPEN_TIME", 0.01)
+    monkeypatch.setattr(claims.client, "subscribe", hangs)
+    monkeypatch.setattr(claims.client, "close", is_closed.set)
+    claims.topic.open(claims.client)
+    assert claims.next() == ClaimsOpened("Timeout")
+    monkeypatch.setattr(claims_topic, "OPEN_TIME", 60.0)
+    claims.topic.open(ReadingClient(claims.library))
+    assert claims.next() == ClaimsOpened()

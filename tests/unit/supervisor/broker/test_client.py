@@ -85,11 +85,21 @@ def test_it_connects_with_the_records_first_and_subscribes_when_a_message_may_be
     one.connect()
     assert one.broker.connected()
     calls = [call for call in one.library.calls if not str(call[1]).endswith("-claims")]
-    assert [name for name, _ in calls] == ["client", "create_producer", "try_to_subscribe"]
+    assert [name for name, _ in calls] == ["client", "create_producer", "try_to_subscribe", "client"]
     assert not one.library.consumers, "a node that may not take a message must not be given one"
     one.broker.allow(1)
     one.consumer()
     assert ("subscribe", TASKS) in one.library.calls
+
+
+def test_claims_have_a_client_of_their_own_and_it_is_closed_with_the_other(one: Setup) -> None:
+    """What the broker refuses of claims costs the connection; the consumer of the tasks must not be on it."""
+    one.connect()
+    one.broker.allow(1)
+    one.consumer()
+    assert [client.topics for client in one.library.clients] == [{WHOLE + RECORDS, TASKS}, {f"{TASKS}-claims"}]
+    one.broker.close()
+    assert all(client.is_closed for client in one.library.clients)
 
 
 def test_a_connection_that_fails_is_reported_and_tried_again(one: Setup) -> None:
@@ -98,7 +108,7 @@ def test_a_connection_that_fails_is_reported_and_tried_again(one: Setup) -> None
     assert one.event() == BrokerDown("nobody")
     assert one.event() == BrokerDown("AuthorizationError")
     assert one.event() == BrokerUp()
-    assert one.names("client", "close") == ["client", "close"] * 2 + ["client"]
+    assert one.names("client", "close") == ["client", "close"] * 2 + ["client"] * 2
 
 
 def test_a_subscription_that_fails_connects_anew(one: Setup) -> None:
@@ -416,10 +426,10 @@ def test_a_lost_connection_is_made_anew_once_the_broker_lets_us_in(one: Setup) -
     one.refusal = "nothing listens"
     consumer.is_up = one.library.producers[0].is_up = False
     until_event(one, BrokerDown("nothing listens"))
-    assert one.names("client") == ["client"], "the library's client was given up while no other could connect"
+    assert len(one.library.clients) == 2, "the library's client was given up while no other could connect"
     one.refusal = ""
     until_event(one, BrokerUp())
-    assert one.names("client") == ["client", "client"]
+    assert [client.is_closed for client in one.library.clients] == [True, True, False, False]
     one.consumer(2)
 
 
@@ -430,7 +440,7 @@ def test_a_consumer_that_works_is_left_alone_when_the_records_producer_is_lost(o
     pass_time_until(one, lambda: len(one.library.producers) == 3, "another producer")
     until(one.broker.connected, TIMEOUT, "connection")
     assert not consumer.is_closed
-    assert one.names("client") == ["client"]
+    assert len(one.library.clients) == 2
     one.broker.publish_record(3, b"{}")
     assert one.event() == Stored(3, "")
     assert one.library.producers[-1].sent == [b"{}"]
@@ -451,7 +461,7 @@ def test_a_consumer_that_is_lost_alone_is_made_anew(one: Setup) -> None:
     consumer.is_up = False
     pass_time_until(one, lambda: len(one.library.consumers) == 2, "another consumer")
     assert consumer.is_closed
-    assert one.names("client") == ["client"]
+    assert len(one.library.clients) == 2
 
 
 def test_a_connection_that_the_library_mends_itself_is_left_alone(one: Setup) -> None:
@@ -461,7 +471,7 @@ def test_a_connection_that_the_library_mends_itself_is_left_alone(one: Setup) ->
     one.library.producers[0].is_up = consumer.is_up = True
     one.now += 100 * LOST_TIME
     one.receive(1)
-    assert one.names("client") == ["client"]
+    assert len(one.library.clients) == 2
     assert len(one.library.consumers) == 1
 
 
