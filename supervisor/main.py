@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import io
 import logging
 import os
 import sys
@@ -101,9 +102,10 @@ def exit_now(code: int) -> NoReturn:
 
 
 def open_standard_streams() -> None:
-    """Open the null device for each standard stream that is closed (`2>&-`).
+    """Open the null device for each standard stream that is closed (`2>&-`), and let stdout take any character.
 
-    A socket would get its descriptor otherwise, and whatever a library prints would go into that connection.
+    A socket would get the closed stream's descriptor otherwise, and whatever a library prints would go into that
+    connection. A locale without UTF-8 has no arrow, and Python would raise where --check prints one.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -113,6 +115,8 @@ def open_standard_streams() -> None:
                 os.close(opened)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # something else in a program that calls us
+        sys.stdout.reconfigure(errors="replace")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

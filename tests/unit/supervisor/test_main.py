@@ -69,6 +69,12 @@ def test_closed_standard_streams_change_nothing(arguments: str, code: int, close
     assert subprocess.run(["/bin/sh", "-c", command], env=environ, cwd=tmp_path, check=False).returncode == code
 
 
+def test_check_prints_its_table_where_the_locale_has_no_utf_8(tmp_path: Path) -> None:
+    done = run("--check", environ={"PYTHONIOENCODING": "ascii"}, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "? it must be `remote` or `local`" in done.stdout
+
+
 def test_check_of_a_bare_environment(tmp_path: Path) -> None:
     done = run("--check", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
