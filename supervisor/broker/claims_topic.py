@@ -44,6 +44,7 @@ REOPEN = 1.0  # seconds before what failed is tried again
 # and a little more, for the calls of the library that have none.
 OPEN_TIME = 12.0
 CLOSE_TIME = 1.0  # seconds that a client gets to close
+NEVER = float("inf")
 # The broker lets no node in, or stores nothing more: the topic was terminated, its backlog is over a quota, a limit of
 # the namespace is reached (producers, consumers, topics, subscriptions), or the topic has a schema. That lasts until a
 # person ends it, so that streams do not wait for it; it is tried again all the same.
@@ -51,6 +52,10 @@ CLOSED = (
     *("TopicTerminated", "ProducerBlockedQuotaExceededError", "ProducerBlockedQuotaExceededException"),
     *("ProducerBusy", "ConsumerBusy", "NotAllowedError", "IncompatibleSchema"),
 )
+# Seconds for which the broker may answer and not open the topic, without a reason: longer than it takes to replace an
+# owner that was killed (80 s seen). After that it counts as closed: a policy of the namespace gives no other reason
+# (allowAutoSubscriptionCreation, encryptionRequired; seen on 4.0.8), and streams would wait for ever.
+UNOPENED_TIME = 120.0
 
 
 @dataclass(eq=False)
@@ -60,6 +65,7 @@ class _Connection:
     client: Any
     producer: Any = None
     is_refused: bool = False  # a right or the topic is missing: not tried again with this client
+    unopened_since: float = NEVER  # monotonic: the broker answers, and does not open the topic
     is_tried: threading.Event = field(default_factory=threading.Event)  # the first attempt to open the topic is over
 
 
@@ -140,11 +146,29 @@ class ClaimsTopic:
             if connection is self._connection:  # else the client was closed because there is another one
                 connection.is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
                 is_closed = isinstance(error, tuple(getattr(library, name) for name in CLOSED))
-                self._post(ClaimsOpened(describe(error), connection.is_refused or is_closed))
+                stays_unopened = isinstance(error, library.Timeout) and self._stays_unopened(connection)
+                self._post(ClaimsOpened(describe(error), connection.is_refused or is_closed or stays_unopened))
             return
         self._topic, connection.producer = topic, producer
+        connection.unopened_since = NEVER
         if connection is self._connection:
             self._post(ClaimsOpened())
+
+    def _stays_unopened(self, connection: _Connection) -> bool:
+        """Opening the topic took too long; return whether it has done so for UNOPENED_TIME while the broker answers."""
+        now = time.monotonic()
+        try:
+            connection.client.get_topic_partitions(self._name)
+        except self._library.PulsarException:
+            connection.unopened_since = NEVER
+            return False
+        if connection.unopened_since == NEVER:
+            connection.unopened_since = now
+            log.warning(
+                "the broker answers, but does not open the topic of claims %s: streams wait for it for up to %g s",
+                self._name, UNOPENED_TIME, extra={"event": "claims_unopened", "topic": self._name},
+            )  # fmt: skip
+        return now >= connection.unopened_since + UNOPENED_TIME
 
     def publish(self, number: int, message: bytes) -> None:
         """Send a message without waiting. ClaimsStored is posted for it in any case, from any thread."""

@@ -57,6 +57,11 @@ class Reader:
         """Read no more."""
 
 
+def raise_timeout(_topic: str) -> list[str]:
+    """The broker does not answer."""
+    raise Timeout("away")
+
+
 class ReadingClient(Client):
     """A client with readers."""
 
@@ -139,6 +144,32 @@ def test_streams_do_not_wait_for_a_topic_that_takes_nothing_more(claims: Topic, 
     assert isinstance(opened, ClaimsOpened)
     assert opened.is_refused
     assert claims.next() == ClaimsOpened(), "it was not tried again"
+
+
+def test_streams_do_not_wait_for_ever_for_a_topic_that_a_broker_which_answers_does_not_open(
+    claims: Topic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A policy of the namespace does that, and gives no reason."""
+    monkeypatch.setattr(claims_topic, "UNOPENED_TIME", 0.05)
+    claims.library.failures += [("create_producer", Timeout("slow"))] * 50
+    claims.topic.open(claims.client)
+    opened = [claims.next()]
+    while not opened[-1].is_refused:
+        opened.append(claims.next())
+    assert len(opened) > 1, "a broker that is being restarted is waited for"
+    assert [record.__dict__["event"] for record in caplog.records] == ["claims_unopened"]
+    until(lambda: claims.next() == ClaimsOpened(), 60, "it is opened in the end")
+
+
+def test_streams_wait_for_a_topic_for_as_long_as_the_broker_does_not_answer(
+    claims: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This node may be cut off: others may have taken its streams over."""
+    monkeypatch.setattr(claims_topic, "UNOPENED_TIME", 0.0)
+    monkeypatch.setattr(claims.client, "get_topic_partitions", raise_timeout)
+    claims.topic.open(claims.client)
+    assert [claims.next().is_refused for _ in range(3)] == [False] * 3
+
 
 
 def test_any_other_fault_is_tried_again(claims: Topic) -> None:
