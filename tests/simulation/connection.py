@@ -257,6 +257,11 @@ class SimBroker(PulsarBroker):
         """Since when the intake is closed; None: it is open, and the node may be full."""
         return self._intake.closed_since()
 
+    def seen(self, received: Received) -> None:
+        """It counts as what is taken, whatever became of it before."""
+        self._node.retried.discard(received.key)
+        super().seen(received)
+
     def ack(self, received: Received) -> None:
         """Only after the record is stored."""
         self._node.check_ack(received)

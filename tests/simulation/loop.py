@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from supervisor.events import Event
+from supervisor.events import Event, RetryHere
 from supervisor.loop import Source
 from supervisor.workers import Worker
 
@@ -41,6 +41,8 @@ class SimLoop:
         while self._events:
             since, event = self._events.pop(0)
             self._node.check_age(since, type(event).__name__)
+            if isinstance(event, RetryHere):
+                self._node.retried.add(event.received.key)
             yield event
 
     def signals(self) -> Iterator[int]:

@@ -12,7 +12,7 @@ from typing import Any
 from supervisor.assembly import Parts
 from supervisor.concurrency import ConcurrencyController
 from supervisor.dispatcher import Dispatcher
-from supervisor.events import Received, SettingsReloaded, Stored
+from supervisor.events import MessageKey, Received, SettingsReloaded, Stored
 from supervisor.fitness import FitnessStateMachine
 from supervisor.ledger import Place
 from supervisor.loop import FORCED_WITHIN as SIGNALS_LIMIT
@@ -107,6 +107,7 @@ class SimNode:
         self.numbers: dict[int, str] = {}
         self.waited: set[int] = set()  # numbers of deliveries that have waited for their gateway
         self.kept: set[int] = set()  # deliveries that have waited here for their gateway
+        self.retried: set[MessageKey] = set()  # messages whose nak was due, and that are tried again here
         self.final: list[tuple[str, str]] = []  # (request id, decision) as carried out
         self.healthy_since = float("inf")
         self.was_told_to_stop: list[float] = []

@@ -45,9 +45,9 @@ def check_counts(node: SimNode) -> None:
 
 
 def _check_unacked(node: SimNode, parts: list[Consumer], is_waiting: bool) -> None:
-    # A batch comes whole, and of another the rest may be tried again here at the same moment. What waits for
-    # its nak's time is unacknowledged, too, and in nobody's slot.
-    allowed = node.settings.max_process_num + BEYOND_CAP + 2 * (MOST_IN_BATCH - 1)
+    # A batch comes whole. What waits for its nak's time is unacknowledged, too, and in nobody's slot: at most
+    # MAX_PROCESS_NUM messages more (decision 3). What of it cannot go back to the broker is tried again here.
+    allowed = node.settings.max_process_num + BEYOND_CAP + MOST_IN_BATCH - 1
     # What has waited for its gateway was beyond the cap, and is still here when the gateway is back (decision 13).
     here = node.dispatcher._ledger._by_number.values()
     for delivery in here if is_waiting else ():
@@ -62,6 +62,8 @@ def _check_unacked(node: SimNode, parts: list[Consumer], is_waiting: bool) -> No
             client.kept_until = delivery.kept.until
     if node.waited:
         allowed += sum(delivery.number in node.waited for delivery in here)
+    if node.retried:
+        allowed += sum(delivery.received.key in node.retried for delivery in here)
     # Connected again, the library has asked for a message by itself; every partition was asked for one.
     allowed += MOST_IN_BATCH * (any(consumer.connection for consumer in parts) + len(parts) - 1)
     if len(here) + len(node.broker.early) + sum(len(consumer._queue) for consumer in parts) <= allowed:

@@ -92,7 +92,11 @@ class Simulation:
     def _is_done(self) -> bool:
         if self._steps_left or self.server.backlog:
             return False
-        return not any(len(node.dispatcher) for node in self.nodes)
+        return not any(len(node.dispatcher) or self._is_to_go_back(node) for node in self.nodes)
+
+    def _is_to_go_back(self, node: SimNode) -> bool:
+        """Whether messages wait at the node's intake: another has acked them, and they go back when they are due."""
+        return bool(node.broker.early) and node.is_alive and node.link.is_up
 
     def _start_node(self, index: int) -> None:
         self._lives[index] += 1
