@@ -2,7 +2,7 @@
 
 Not a part of the suite: each takes minutes. By hand:
 
-    python -m pytest -s tests/integration/resume_runs.py        # RESUME_TASKS=60: fewer tasks
+    python -m pytest -s tests/integration/resume_runs.py   # RESUME_TASKS=60: fewer tasks; RESUME_TIMEOUT=3000: a busy box
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.platform import Platform
 from tests.support.wait import until
 
 TASKS = int(os.environ.get("RESUME_TASKS", "200"))
-TIMEOUT = 900  # seconds
+TIMEOUT = int(os.environ.get("RESUME_TIMEOUT", "900"))  # seconds
 BETWEEN_KILLS = 5.0  # seconds
 QUESTIONS = ("Say a short sentence about rivers.", "Name four animals.", "Write a haiku about snow.", "Zähle bis zehn.")
 
