@@ -9,12 +9,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from workernode.call_stats import CallStats
 from workernode.chat_request import chat_request
 from workernode.errors import BAD_ANSWER, STILL_BUSY, UpstreamFault, broken_error
 from workernode.gateway import StreamReply
+from workernode.llamacpp import LlamaCpp
 from workernode.protocol import FaultKind, SavedStream
 from workernode.resume import Opening, Transcript, can_be_continued, continued_request
 from workernode.resume_style import ResumeStyle
@@ -65,6 +66,7 @@ class StreamRelay:
         self._deadline = deadline
         self._progress = progress
         self._answer: StreamedAnswer | None = None
+        self._llamacpp = LlamaCpp(upstream, settings.node_type == "local", deadline, reply)
         self._headers: Mapping[str, str] = {}
         style = settings.resume_style
         self._transcript = Transcript(task.data, style) if can_be_continued(task.data, style) else None
@@ -159,53 +161,52 @@ class StreamRelay:
             False if there is nothing to go on with: the client's limit leaves no token.
 
         Raises:
-            UpstreamFault: `fault`, which ends the stream, if there is no other answer within the task's time.
+            UpstreamFault: `fault`, which ends the stream, if there is no other answer within the task's time, or if
+                upstream would say the text again.
         """
-        transcript, data, style = self._transcript, self._task.data, self._settings.resume_style
+        transcript = self._transcript
         assert transcript is not None
         self._stop_upstream()
-        rest = continued_request(data, style, transcript.text, transcript.tokens)
-        if rest is not None and self._has_more_tokens():
-            rest = continued_request(data, style, transcript.text, transcript.tokens)
+        rest = self._rest()
         if rest is None:
             self._stats.done_at = time.monotonic()
             self._stats.finish_reason = "length"
             self._reply.send([transcript.ending()], self._prepared())
             return False
+        request = chat_request(self._task, rest, self._settings, self._deadline)
+        if not self._is_continued(request, rest):
+            raise fault
         self._stats.part_broke(fault.code, time.monotonic(), transcript.tokens)
         transcript.go_on(counts=counts)
         if (saver := self._prepared()) is not None and not self._reply.held:
             saver.done()
-        request = chat_request(self._task, rest, self._settings, self._deadline)
         again = replace(request, headers=self._headers, longest_silence=self._longest_silence())
         self._answer = self._ask_again(again, fault)
         about = {"event": "stream_resumed", "request_id": self._task.request_id, "after_tokens": transcript.tokens}
         log.warning("a stream that broke off goes on in another call (%s)", fault.message, extra=about)
         return True
 
-    def _has_more_tokens(self) -> bool:
-        """Have llama.cpp count the tokens of the text so far: a chunk holds several where a character does, or where
-        they might have been a stop word. Where it does not tell, the chunks count.
+    def _rest(self) -> dict[str, Any] | None:
+        """Return the chat request for the rest of the text; None if the client's limit leaves no token.
 
-        Returns:
-            True if there are more than chunks.
+        llama.cpp is asked for the number of tokens: a chunk holds several where a character does, or where they might
+        have been a stop word. Other chunks are taken for one token each.
         """
-        transcript = self._transcript
+        transcript, data, style = self._transcript, self._task.data, self._settings.resume_style
         assert transcript is not None
-        if self._settings.resume_style is not ResumeStyle.LLAMACPP or not transcript.text:
-            return False
-        while True:
-            try:
-                tokens = self._upstream.count_tokens(transcript.text, self._deadline, self._reply)
-                break
-            except UpstreamFault:
-                # Only of the node's own server it is known that it serves this path if it serves at all.
-                if self._settings.node_type != "local" or time.monotonic() + PAUSE >= self._deadline:
-                    return False
-            self._reply.pause(PAUSE)
-        more = transcript.counted(tokens or 0)
-        self._stats.text_chunks += more
-        return more > 0
+        rest = continued_request(data, style, transcript.text, transcript.tokens)
+        if rest is not None and style is ResumeStyle.LLAMACPP and transcript.text:
+            more = transcript.counted(self._llamacpp.tokens_in(transcript.text))
+            self._stats.text_chunks += more
+            rest = continued_request(data, style, transcript.text, transcript.tokens)
+        return rest
+
+    def _is_continued(self, request: ChatRequest, rest: dict[str, Any]) -> bool:
+        """Whether upstream goes on with the text. Only llama.cpp can be asked; of others, STREAM_RESUME says so."""
+        assert self._transcript is not None
+        if self._settings.resume_style is not ResumeStyle.LLAMACPP or not self._transcript.text:
+            return True
+        return self._llamacpp.continues(request.body, rest["messages"][-1]["content"])
 
     def _longest_silence(self) -> float:
         """Return how long the next call may be silent: as long as in the middle of a stream, and as upstream took to

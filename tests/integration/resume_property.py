@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,10 +83,14 @@ class CutModel:
         usage = json.loads(self.events[-1].removeprefix(b"data: "))["usage"]
         return "".join(map(_text, self.events)), usage["completion_tokens"]
 
-    def tokenize(self, request: Request) -> tuple[int, bytes]:
-        """/tokenize, of the real model."""
-        response = requests.post(f"{self._url}/tokenize", data=request.body, timeout=TIMEOUT)
+    def beside(self, request: Request) -> tuple[int, bytes]:
+        """What the real model answers at another path."""
+        response = requests.post(self._url + request.path, data=request.body, timeout=TIMEOUT)
         return response.status_code, response.content
+
+    def pages(self) -> dict[str, Callable[[Request], tuple[int, bytes]]]:
+        """For FakeUpstream: what a stream that goes on asks beside the chat."""
+        return {"/tokenize": self.beside, "/apply-template": self.beside}
 
     def cuts(self) -> Iterator[int]:
         """Let the next call break after each chunk with text in turn; yields the number of these chunks."""
@@ -144,7 +148,7 @@ def main() -> None:
         model = CutModel(f"http://127.0.0.1:{server.port}")
         with closing(FakeUpstream()) as upstream, closing(FakeGateway()) as gateway:
             upstream.script(model)
-            upstream.pages["/tokenize"] = model.tokenize
+            upstream.pages = model.pages()
             bench = Bench(upstream, gateway, STREAM_RESUME="llamacpp")
             cuts = same = 0
             for prompt in PROMPTS[options.first :][: options.answers]:

@@ -2,7 +2,7 @@
 
 Not a part of the suite: each takes minutes. By hand:
 
-    python -m pytest -s tests/integration/resume_runs.py   # RESUME_TASKS=60: fewer tasks; RESUME_TIMEOUT=3000: a busy box
+    python -m pytest -s tests/integration/resume_runs.py   # RESUME_TASKS=60: fewer; RESUME_TIMEOUT=3000: a busy box
 """
 
 from __future__ import annotations

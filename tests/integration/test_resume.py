@@ -30,7 +30,7 @@ def test_the_text_of_a_cut_stream_is_the_unbroken_one_wherever_it_was_cut(
     model: CutModel, upstream: FakeUpstream, gateway: FakeGateway
 ) -> None:
     upstream.script(model)
-    upstream.pages["/tokenize"] = model.tokenize
+    upstream.pages = model.pages()
     bench = Bench(upstream, gateway, STREAM_RESUME="llamacpp")
     cuts = list(cut_everywhere(bench, model, "What is 12 times 12?", 4, is_cold=True))
     bench.close()

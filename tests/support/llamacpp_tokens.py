@@ -15,7 +15,7 @@ from tests.support.wire import Request
 
 
 class TokenModel:
-    """Pass an object to `FakeUpstream.script`, and its `tokenize` to `FakeUpstream.pages`.
+    """Pass an object to `FakeUpstream.script`; `tokenize` and `apply_template` to `FakeUpstream.pages`.
 
     Attributes:
         cuts: after how many chunks with text the first call breaks off, the second ...; the others are answered.
@@ -40,6 +40,12 @@ class TokenModel:
         """/tokenize."""
         text = json.loads(request.body)["content"]
         return 200, json.dumps({"tokens": list(range(self._count(text)))}).encode()
+
+    @staticmethod
+    def apply_template(request: Request) -> tuple[int, bytes]:
+        """/apply-template."""
+        texts = [f"<{each['role']}>{each['content']}" for each in json.loads(request.body)["messages"]]
+        return 200, json.dumps({"prompt": "".join(texts)}).encode()
 
     def __call__(self, exchange: Exchange) -> Mapping[str, Any]:
         body = exchange.json

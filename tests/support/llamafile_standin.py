@@ -110,6 +110,13 @@ class Handler(BaseHTTPRequestHandler):
         if not self.key_fits():
             self.answer(401, {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}})
             return
+        path = self.path.partition("?")[0]
+        if path == "/tokenize":
+            self.answer(200, {"tokens": asked["content"].split()})
+            return
+        if path == "/apply-template":
+            self.answer(200, {"prompt": "".join(message["content"] for message in asked["messages"])})
+            return
         last = asked["messages"][-1] if asked["messages"] else {}
         begun = len(last["content"].split()) if last.get("role") == "assistant" else 0  # it goes on behind that
         words = WORDS[begun:][: asked.get("max_tokens") or len(WORDS)]

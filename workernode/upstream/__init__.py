@@ -5,6 +5,7 @@ from workernode.upstream.answer import read_completion
 from workernode.upstream.client import Upstream
 from workernode.upstream.faults import RETRYABLE, describe_failure, fault_of_exception, fault_of_response
 from workernode.upstream.headers import request_headers
+from workernode.upstream.llamacpp_bodies import prompt_in, tokenize_body, tokens_in
 from workernode.upstream.request import ChatRequest, Client
 from workernode.upstream.streamed_answer import StreamedAnswer
 from workernode.upstream.target import upstream_target
@@ -19,7 +20,10 @@ __all__ = [
     "fault_of_exception",
     "fault_of_response",
     "models_address",
+    "prompt_in",
     "read_completion",
     "request_headers",
+    "tokenize_body",
+    "tokens_in",
     "upstream_target",
 ]

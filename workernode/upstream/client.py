@@ -24,10 +24,12 @@ from workernode.net.proxy import Proxy
 from workernode.net.tls import tls_context
 from workernode.net.waiting import sleep
 from workernode.protocol import AnswerBegun, CallFailed, FaultKind, Hold, RateLimitReport, Target
+from workernode.strict_json import read_object
 from workernode.upstream.answer import read_completion
 from workernode.upstream.dialects import is_about_content
 from workernode.upstream.faults import RETRYABLE, fault_of_response
 from workernode.upstream.headers import request_headers
+from workernode.upstream.llamacpp_bodies import path_beside
 from workernode.upstream.ratelimit_headers import limits_of, retry_after
 from workernode.upstream.request import ChatRequest, Client
 from workernode.upstream.retry_policy import ask_with_retries
@@ -38,10 +40,9 @@ from workernode.upstream.streamed_answer import (
     fault_before_answer,
     fault_of_failed_read,
 )
-from workernode.upstream.token_count import tokenize_body, tokenize_path, tokens_in
 
-# The longest wait for a count of tokens: the client of a stream waits as long, and it goes on without the count, too.
-COUNT_TIME = 10.0  # seconds
+# The longest wait for an answer of `ask_beside`: the client of a stream waits as long.
+ASIDE_TIME = 10.0  # seconds
 STARTS = 503  # llama.cpp's status while it loads the model
 
 T = TypeVar("T")
@@ -125,32 +126,39 @@ class Upstream:
             lambda: self._stream(request, stats, client, first_time), request, stats, client.pause
         )
 
-    def count_tokens(self, text: str, deadline: float, client: Watch) -> int | None:
-        """Return how many tokens a text has; None if upstream does not tell: it has no /tokenize as llama.cpp has it.
+    def ask_beside(self, name: str, body: bytes, deadline: float, client: Watch) -> object:
+        """Ask llama.cpp something beside its chat completions, once; return the JSON of its answer.
+
+        Args:
+            name: of the endpoint, such as "tokenize".
+            client: watched while upstream is silent.
+
+        Returns:
+            None where upstream has no such answer.
 
         Raises:
-            UpstreamFault: it is away, or starts.
+            UpstreamFault: it is away (UNAVAILABLE), or starts, or breaks off, or does not answer within ASIDE_TIME.
         """
         assert self._pool is not None
-        ends_by = min(deadline, time.monotonic() + COUNT_TIME)
+        path, ends_by = path_beside(self._path, name), min(deadline, time.monotonic() + ASIDE_TIME)
         try:
             exchange = self._pool.post(
-                tokenize_path(self._path), self._headers, tokenize_body(text), deadline=ends_by, silence=COUNT_TIME,
-                watch=client,
+                path, self._headers, body, deadline=ends_by, silence=ASIDE_TIME, watch=client
             )  # fmt: skip
             try:
                 raw = exchange.read_all()
             except BaseException:
                 exchange.abort()
                 raise
-        except TimeoutError:
-            return None
         except CONNECTION_FAULTS as exc:
             raise fault_of_failed_read(exc) from exc
         exchange.finish()
         if exchange.status == STARTS:
             raise fault_of_response(exchange.status, exchange.headers, raw, is_own_model=True)
-        return tokens_in(raw) if exchange.status == 200 else None
+        try:
+            return read_object(raw) if exchange.status == 200 else None
+        except ValueError:
+            return None
 
     def _ask_with_retries(
         self, ask: Callable[[], T], request: ChatRequest, stats: CallStats, sleep: Callable[[float], None] | None

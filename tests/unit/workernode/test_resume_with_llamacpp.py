@@ -1,8 +1,9 @@
-"""The limit of tokens, and usage, of streams that llama.cpp broke off, where its chunks hold several tokens."""
+"""What llama.cpp is asked about a text that it broke off: how many tokens it has, and whether it goes on with it."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from tests.support.gateway import Answer, FakeGateway
 from tests.support.llamacpp_tokens import TokenModel
 from tests.support.upstream import FakeUpstream
 from tests.unit.workernode.attempt.bench import LONG, Bench, record_of
-from workernode import attempt, relay
+from workernode import attempt, llamacpp, relay
 from workernode.call_stats import CallStats
 from workernode.gateway import timing
 from workernode.protocol import Outcome, SavedStream
@@ -30,6 +31,7 @@ SEA = [b"The", b" sea", b" ", *(bytes([each]) for each in WAVE), *(bytes([each])
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_policy, "_backoff", lambda state: 0.01)
     monkeypatch.setattr(relay, "PAUSE", 0.01)
+    monkeypatch.setattr(llamacpp, "PAUSE", 0.01)
     monkeypatch.setattr(timing, "FRAME_AFTER", 0.0)
 
 
@@ -51,7 +53,7 @@ def bench(fakes: tuple[FakeUpstream, FakeGateway]) -> Iterator[Bench]:
 
 def serve(bench: Bench, model: TokenModel) -> None:
     bench.up.script(model)
-    bench.up.pages["/tokenize"] = model.tokenize
+    bench.up.pages |= {"/tokenize": model.tokenize, "/apply-template": model.apply_template}
 
 
 def ask(bench: Bench, limit: int | None) -> tuple[Outcome, Answer]:
@@ -148,7 +150,7 @@ def test_without_a_count_the_chunks_count(bench: Bench, page: tuple[int, bytes])
 def test_a_server_that_does_not_answer_about_tokens_does_not_keep_the_stream(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "COUNT_TIME", 0.0)
+    monkeypatch.setattr(client, "ASIDE_TIME", 0.0)
     model = TokenModel(SEA)
     serve(bench, model)
     model.cuts = [4]
@@ -156,10 +158,13 @@ def test_a_server_that_does_not_answer_about_tokens_does_not_keep_the_stream(
     assert (model.limits, answer.wait().error) == ([11, 7], None)
 
 
-def test_the_nodes_own_server_is_asked_until_it_has_started(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def make_local(bench: Bench) -> None:
+    """From now on upstream is the node's own server."""
     bench.services = replace(bench.services, settings=replace(bench.settings, node_type="local"))
+
+
+def test_the_nodes_own_server_is_asked_until_it_has_started(bench: Bench) -> None:
+    make_local(bench)
     model = TokenModel(SEA)
     serve(bench, model)
     pages: Iterator[Any] = itertools.chain([lambda request: (503, b"")] * 3, itertools.repeat(model.tokenize))
@@ -170,7 +175,7 @@ def test_the_nodes_own_server_is_asked_until_it_has_started(
 
 
 def test_the_nodes_own_server_that_stays_away_ends_the_stream_with_its_time(bench: Bench) -> None:
-    bench.services = replace(bench.services, settings=replace(bench.settings, node_type="local"))
+    make_local(bench)
     model = TokenModel(SEA)
     serve(bench, model)
     bench.up.pages["/tokenize"] = lambda request: (503, b"")
@@ -188,3 +193,41 @@ def test_a_text_that_has_the_tokens_of_its_limit_is_whole_without_a_question(ben
     model.cuts = [2]
     _, answer = ask(bench, 2)
     assert (*seen(answer)[:2], bench.up.other_requests) == ("ab", ["length"], [])
+
+
+# A server that would begin a new answer behind the text.
+
+
+def prompt(text: str) -> tuple[int, bytes]:
+    return 200, json.dumps({"prompt": text}).encode()
+
+
+@pytest.mark.parametrize(
+    ("is_local", "page", "goes_on"),
+    [
+        (True, prompt("<assistant>The sea </s><assistant>"), False),
+        (False, prompt("<assistant>The sea </s><assistant>"), False),
+        (True, prompt("<assistant>The sea "), True),
+        (True, (404, b"{}"), False),  # an old server: it is known what it does
+        (False, (404, b"{}"), True),  # behind a proxy; the operator has set STREAM_RESUME
+        (True, (200, b'{"prompt": 5}'), False),
+        (True, (200, b"{"), False),
+        (True, (500, b""), False),
+        (True, (400, b'{"error": {"message": "thinking"}}'), False),
+    ],
+    ids=str,
+)
+def test_a_text_does_not_go_on_where_the_server_would_begin_a_new_answer(
+    bench: Bench, is_local: bool, page: tuple[int, bytes], goes_on: bool
+) -> None:
+    if is_local:
+        make_local(bench)
+    model = TokenModel(SEA)
+    serve(bench, model)
+    bench.up.pages["/apply-template"] = lambda request: page
+    model.cuts = [3]
+    outcome, answer = ask(bench, None)
+    chunks = answer.wait().chunks
+    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", ()))
+    assert (outcome.status, text) == (("answered", "The sea 🌊🐱 end") if goes_on else ("broken", "The sea "))
+    assert (len(model.limits), outcome.resumes) == ((2, 1) if goes_on else (1, 0))
