@@ -342,7 +342,7 @@ class Claims:
             self._read_until = now + READ_ON
         is_wanted = now < self._read_until
         if is_wanted:
-            self._look_ups.forget(now, is_away=bool(self._doubt_mark))
+            self._look_ups.forget()
         if is_wanted != self._is_reading:
             self._is_reading, self._has_start = is_wanted, False
             self._look_ups.restart(now)

@@ -50,7 +50,7 @@ class Claim:
 
     holder: str  # the node; "": it has given the task back
     state: ClaimState
-    noted_at: float  # monotonic, of this reader
+    noted_at: float  # of this reader's time
     supersedes: str = ""  # the node that it was taken over from, or that has given it back after its stream had begun
     was_given_back: bool = False  # a node has had the message before, and has given it back to the broker
     is_begun_before: bool = False  # a node that had it before may have sent a part of the stream
@@ -98,7 +98,7 @@ class ClaimTable:
         meanwhile (seen on 4.0.8): it shows nothing, not even that the node lives.
 
         Args:
-            now: monotonic.
+            now: seconds, by any clock of the reader that does not go back.
 
         Returns:
             False if the message came after a later one of its node.
@@ -141,7 +141,7 @@ class ClaimTable:
             self._put_last(request_id, claim)
 
     def forget_before(self, moment: float) -> None:
-        """Forget the claims that were noted before this monotonic time: nobody waits for their answers any more."""
+        """Forget the claims that were noted before this moment: nobody waits for their answers any more."""
         claims = self._claims
         for request_id in list(takewhile(lambda each: claims[each].noted_at < moment, claims)):
             del claims[request_id]
