@@ -271,6 +271,8 @@ class Node:
         self._local_model.note_in_flight(self._dispatcher.running)
         if have_tokens_come:
             self._local_model.tokens_came(now)
+        for gpu in self._concurrency.resources.gpus:
+            self._local_model.note_gpu_load(now, gpu.load_percent or 0.0)
 
     # --- lifecycle ---
 

@@ -23,6 +23,9 @@ class NoLocalModel:
     def note_in_flight(self, tasks: int) -> None:
         """Nothing depends on it."""
 
+    def note_gpu_load(self, now: float, percent: float) -> None:
+        """Nothing depends on it."""
+
     def tokens_came(self, now: float) -> None:
         """Nothing depends on it."""
 

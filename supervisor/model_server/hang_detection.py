@@ -56,13 +56,18 @@ class EngineProgress:
     def __init__(self, limits: Limits, now: float) -> None:
         """Start with a server that was spawned now."""
         self._limits = limits
-        self._progress_at = self._cpu_at = now
+        self._progress_at = self._cpu_at = self._gpu_at = now
         self._cpu_s = 0.0
         self._slots = ""
 
     def tokens_came(self, now: float) -> None:
         """Tokens came from it."""
         self._progress_at = now
+
+    def gpu(self, now: float, percent: float) -> None:
+        """A GPU of the machine had this load. It counts for a while only: a GPU that hangs may show 100 %, too."""
+        if percent >= self._limits.engine_gpu_percent:
+            self._gpu_at = now
 
     def idle(self, now: float) -> None:
         """It has no request at work, so that nothing can be stuck."""
@@ -83,4 +88,5 @@ class EngineProgress:
     def stuck_for(self, now: float) -> float | None:
         """Return for how many seconds there was no progress, if that means that the engine is stuck; else None."""
         quiet_s = now - self._progress_at
-        return quiet_s if quiet_s > self._limits.stuck_s else None
+        is_gpu_at_work = now <= self._gpu_at + self._limits.stuck_s and quiet_s <= self._limits.limit_s
+        return quiet_s if quiet_s > self._limits.stuck_s and not is_gpu_at_work else None

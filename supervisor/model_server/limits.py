@@ -24,10 +24,12 @@ class Limits:
     # Ready: /health waits only where all HTTP threads are taken by long requests. Then there are tokens or CPU time.
     silence_s: float = 45.0  # neither answer nor output nor tokens nor CPU time for so long: it hangs
     limit_s: float = 600.0  # no answer, output or token for so long, whatever its CPU does
-    # Ready, with requests at work: no token, no change in /slots and next to no CPU time for so long: it is stuck.
-    # A long prompt on a slow machine is not: it uses the CPU, or the processor that drives the GPU.
+    # Ready, with requests at work: no token, no change in /slots, next to no CPU time and no load of a GPU for so long:
+    # it is stuck. A long prompt on a slow machine is not: it uses the CPU or a GPU. A GPU's load alone counts for
+    # limit_s.
     stuck_s: float = 120.0
     engine_cpus: float = 0.005  # processors in use, at least, by an engine that works
+    engine_gpu_percent: float = 5.0  # load of a GPU, at least, that an engine works on
     probe_starting_s: float = 0.25
     probe_ready_s: float = 5.0
     probe_timeout_s: float = 5.0  # /health is answered beside the model's work, but a busy machine can be slow

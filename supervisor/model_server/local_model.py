@@ -120,6 +120,11 @@ class LocalModel:
         if not self.is_stopped:
             self.server.tokens_came(now)
 
+    def note_gpu_load(self, now: float, percent: float) -> None:
+        """A GPU of the machine has this load: the model may be at work on a long prompt."""
+        if not self.is_stopped:
+            self.server.note_gpu_load(now, percent)
+
     def note_in_flight(self, tasks: int) -> None:
         """So many tasks are at workers."""
         self.server.note_in_flight(tasks)

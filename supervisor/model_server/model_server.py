@@ -184,6 +184,10 @@ class ModelServer:
         self._signs.strong(now)
         self._engine.tokens_came(now)
 
+    def note_gpu_load(self, now: float, percent: float) -> None:
+        """A GPU of the machine has this load, whichever program makes it."""
+        self._engine.gpu(now, percent)
+
     def note_in_flight(self, tasks: int) -> None:
         """So many tasks are at workers; how many of them are at the model, only the model knows."""
         self._in_flight = tasks

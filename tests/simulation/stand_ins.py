@@ -114,6 +114,9 @@ class SimLocalModel:
     def note_in_flight(self, tasks: int) -> None:
         """Nothing to do: no rule uses it."""
 
+    def note_gpu_load(self, now: float, percent: float) -> None:
+        """Nothing depends on it."""
+
     def tokens_came(self, now: float) -> None:
         """Nothing to do: a simulated model does not hang."""
 

@@ -74,6 +74,26 @@ def test_an_engine_that_uses_the_cpu_or_whose_slots_change_or_that_sends_tokens_
     assert engine.stuck_for(1805.0) is None
 
 
+def test_an_engine_whose_gpu_works_is_not_stuck_for_ten_minutes() -> None:
+    """A GPU that hangs may show a load of 100 %, too."""
+    engine = EngineProgress(LIMITS, 0.0)
+    engine.busy(5.0, 1.0, "slots")
+    for second in range(10, 605, 5):
+        engine.busy(second, 1.0, "slots")
+        engine.gpu(second, 98.0)
+        assert engine.stuck_for(second) is None
+    engine.gpu(610.0, 98.0)
+    assert engine.stuck_for(610.0) == 605.0
+
+
+def test_an_engine_beside_a_gpu_that_rests_is_stuck() -> None:
+    engine = EngineProgress(LIMITS, 0.0)
+    for second in range(5, 130, 5):
+        engine.busy(second, 1.0, "slots")
+        engine.gpu(second, 1.0)
+    assert engine.stuck_for(126.0) == 121.0
+
+
 def test_an_idle_engine_is_not_stuck() -> None:
     engine = EngineProgress(LIMITS, 0.0)
     engine.busy(5.0, 1.0, "slots")
