@@ -63,6 +63,7 @@ class _Connection:
     """One client of the library."""
 
     client: Any
+    is_node_up: Callable[[], bool]  # the node's other connection to the broker stands
     producer: Any = None
     is_refused: bool = False  # a right or the topic is missing: not tried again with this client
     unopened_since: float = NEVER  # monotonic: the broker answers, and does not open the topic
@@ -101,15 +102,16 @@ class ClaimsTopic:
         self._is_due = threading.Event()  # the thread has something to do at once
         self._stopping = threading.Event()
 
-    def open(self, client: Any) -> None:
+    def open(self, client: Any, is_node_up: Callable[[], bool]) -> None:
         """Make topic and subscription if they are not there, and a producer. ClaimsOpened is posted in any case.
 
         Called whenever the node has connected, before the first message may be taken.
 
         Args:
             client: a client of the library for claims alone. It is closed when the next one comes, and by `close`.
+            is_node_up: returns whether the node's other connection stands: if not, it may be cut off.
         """
-        before, connection = self._connection, _Connection(client)
+        before, connection = self._connection, _Connection(client, is_node_up)
         self._connection = connection
         if before is not None:
             self._close_client(before)  # this also frees the thread if it is still connecting
@@ -155,11 +157,11 @@ class ClaimsTopic:
             self._post(ClaimsOpened())
 
     def _stays_unopened(self, connection: _Connection) -> bool:
-        """Opening the topic took too long; return whether it has done so for UNOPENED_TIME while the broker answers."""
+        """Opening the topic took too long; return whether it has done so for UNOPENED_TIME although the node is
+        connected. A node that is cut off has to wait: others may have taken its streams over.
+        """
         now = time.monotonic()
-        try:
-            connection.client.get_topic_partitions(self._name)
-        except self._library.PulsarException:
+        if not connection.is_node_up():
             connection.unopened_since = NEVER
             return False
         if connection.unopened_since == NEVER:

@@ -151,7 +151,7 @@ class Connection:
         self.records = open_records(client, self._topics.records)
         # The subscription exists from now on, and a missing right shows, before the first message may be taken.
         subscribe_without_taking(client, self._topics.tasks, self._topics.subscription, self._library)
-        self._claims.open(self._open_client())
+        self._claims.open(self._open_client(), self.is_up)
 
     def _open_client(self) -> Any:
         return open_client(self._access, OPERATION_TIMEOUT, self._library, lambda: self._access.token)

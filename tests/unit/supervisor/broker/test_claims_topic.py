@@ -57,9 +57,9 @@ class Reader:
         """Read no more."""
 
 
-def raise_timeout(_topic: str) -> list[str]:
-    """The broker does not answer."""
-    raise Timeout("away")
+def is_up() -> bool:
+    """The node's other connection stands."""
+    return True
 
 
 class ReadingClient(Client):
@@ -101,14 +101,14 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> Iterator[Topic]:
 
 
 def test_topic_and_subscription_are_there_before_the_producer(claims: Topic) -> None:
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     assert claims.next() == ClaimsOpened()
     assert claims.library.calls[:2] == [("try_to_subscribe", NAME), ("create_producer", NAME)]
 
 
 def test_of_a_partitioned_topic_the_first_partition_is_used(claims: Topic) -> None:
     claims.library.partitions = 4
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     assert [topic for _, topic in claims.library.calls] == [f"{NAME}-partition-0"] * 2
 
 
@@ -116,7 +116,7 @@ def test_of_a_partitioned_topic_the_first_partition_is_used(claims: Topic) -> No
 @pytest.mark.parametrize("method", ["try_to_subscribe", "create_producer"])
 def test_a_missing_right_or_topic_is_a_refusal(claims: Topic, method: str, error: Exception) -> None:
     claims.library.failures.append((method, error))
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     opened = claims.next()
     assert isinstance(opened, ClaimsOpened)
     assert opened.is_refused
@@ -139,7 +139,7 @@ def test_a_missing_right_or_topic_is_a_refusal(claims: Topic, method: str, error
 def test_streams_do_not_wait_for_a_topic_that_takes_nothing_more(claims: Topic, method: str, error: Exception) -> None:
     """Once they waited until their time was over, and then for ever: their clients got no end."""
     claims.library.failures.append((method, error))
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     opened = claims.next()
     assert isinstance(opened, ClaimsOpened)
     assert opened.is_refused
@@ -152,7 +152,7 @@ def test_streams_do_not_wait_for_ever_for_a_topic_that_a_broker_which_answers_do
     """A policy of the namespace does that, and gives no reason."""
     monkeypatch.setattr(claims_topic, "UNOPENED_TIME", 0.05)
     claims.library.failures += [("create_producer", Timeout("slow"))] * 50
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     opened = [claims.next()]
     while not opened[-1].is_refused:
         opened.append(claims.next())
@@ -166,15 +166,15 @@ def test_streams_wait_for_a_topic_for_as_long_as_the_broker_does_not_answer(
 ) -> None:
     """This node may be cut off: others may have taken its streams over."""
     monkeypatch.setattr(claims_topic, "UNOPENED_TIME", 0.0)
-    monkeypatch.setattr(claims.client, "get_topic_partitions", raise_timeout)
-    claims.topic.open(claims.client)
+    claims.library.failures += [("create_producer", Timeout("slow"))] * 50
+    claims.topic.open(claims.client, lambda: False)
     assert [claims.next().is_refused for _ in range(3)] == [False] * 3
 
 
 
 def test_any_other_fault_is_tried_again(claims: Topic) -> None:
     claims.library.failures.append(("create_producer", Timeout()))
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     first, second = claims.next(), claims.next()
     assert isinstance(first, ClaimsOpened)
     assert (bool(first.fault), first.is_refused) == (True, False)
@@ -183,7 +183,7 @@ def test_any_other_fault_is_tried_again(claims: Topic) -> None:
 
 def test_a_message_is_stored_or_reported_with_the_librarys_word(claims: Topic) -> None:
     claims.library.results = [Result.Ok, Result.Timeout, Timeout()]
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     claims.next()
     for number in (1, 2, 3):
         claims.topic.publish(number, b"x")
@@ -198,7 +198,7 @@ def test_a_message_without_a_connection_is_reported_at_once(claims: Topic) -> No
 
 
 def test_a_reader_begins_with_the_claims_that_still_matter(claims: Topic) -> None:
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     claims.next()
     claims.client.messages.put(b"first")
     claims.topic.read(True)
@@ -207,7 +207,7 @@ def test_a_reader_begins_with_the_claims_that_still_matter(claims: Topic) -> Non
 
 
 def test_a_reader_that_fails_is_opened_again_and_begins_anew(claims: Topic) -> None:
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     claims.next()
     claims.library.failures.append(("create_reader", Timeout()))
     claims.topic.read(True)
@@ -217,7 +217,7 @@ def test_a_reader_that_fails_is_opened_again_and_begins_anew(claims: Topic) -> N
 def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
     claims: Topic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     claims.next()
     readers: list[threading.Thread] = []
 
@@ -234,23 +234,23 @@ def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
 
 
 def test_with_a_new_client_everything_is_read_again(claims: Topic) -> None:
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     claims.next()
     claims.topic.read(True)
     assert claims.next() == ClaimsRead(b"", is_start=True)
-    claims.topic.open(ReadingClient(claims.library))
+    claims.topic.open(ReadingClient(claims.library), is_up)
     assert claims.next() == ClaimsOpened()
     assert claims.next() == ClaimsRead(b"", is_start=True)
 
 
 def test_a_client_is_closed_when_there_is_another_and_when_the_node_stops(claims: Topic) -> None:
     second, late = ReadingClient(claims.library), ReadingClient(claims.library)
-    claims.topic.open(claims.client)
-    claims.topic.open(second)
+    claims.topic.open(claims.client, is_up)
+    claims.topic.open(second, is_up)
     assert (claims.client.is_closed, second.is_closed) == (True, False)
     claims.topic.close()
     assert second.is_closed
-    claims.topic.open(late)
+    claims.topic.open(late, is_up)
     assert late.is_closed, "the thread that connects may be late"
 
 
@@ -262,7 +262,7 @@ def test_a_topic_that_cannot_be_opened_does_not_keep_the_node_from_its_tasks(
     goes_on = threading.Event()
     subscribe = claims.client.subscribe
     monkeypatch.setattr(claims.client, "subscribe", lambda *args, **how: goes_on.wait(60) and subscribe(*args, **how))
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     assert claims.next() == ClaimsOpened("Timeout")
     goes_on.set()
     assert claims.next() == ClaimsOpened()
@@ -278,8 +278,8 @@ def test_what_a_client_reports_that_was_replaced_does_not_count(claims: Topic, m
     monkeypatch.setattr(claims_topic, "OPEN_TIME", 0.01)
     monkeypatch.setattr(claims.client, "subscribe", hangs)
     monkeypatch.setattr(claims.client, "close", is_closed.set)
-    claims.topic.open(claims.client)
+    claims.topic.open(claims.client, is_up)
     assert claims.next() == ClaimsOpened("Timeout")
     monkeypatch.setattr(claims_topic, "OPEN_TIME", 60.0)
-    claims.topic.open(ReadingClient(claims.library))
+    claims.topic.open(ReadingClient(claims.library), is_up)
     assert claims.next() == ClaimsOpened()
