@@ -52,9 +52,9 @@ CLOSED = (
     *("TopicTerminated", "ProducerBlockedQuotaExceededError", "ProducerBlockedQuotaExceededException"),
     *("ProducerBusy", "ConsumerBusy", "NotAllowedError", "IncompatibleSchema"),
 )
-# Seconds for which the broker may answer and not open the topic, without a reason: longer than it takes to replace an
-# owner that was killed (80 s seen). After that it counts as closed: a policy of the namespace gives no other reason
-# (allowAutoSubscriptionCreation, encryptionRequired; seen on 4.0.8), and streams would wait for ever.
+# Seconds for which the topic may stay unopened, without a reason, while the node is connected: longer than it takes to
+# replace an owner that was killed (80 s seen). After that it counts as closed: a policy of the namespace gives no other
+# reason (allowAutoSubscriptionCreation, encryptionRequired; seen on 4.0.8), and streams would wait for ever.
 UNOPENED_TIME = 120.0
 
 
@@ -66,7 +66,7 @@ class _Connection:
     is_node_up: Callable[[], bool]  # the node's other connection to the broker stands
     producer: Any = None
     is_refused: bool = False  # a right or the topic is missing: not tried again with this client
-    unopened_since: float = NEVER  # monotonic: the broker answers, and does not open the topic
+    unopened_since: float = NEVER  # monotonic: the node is connected, and the topic is not opened
     is_tried: threading.Event = field(default_factory=threading.Event)  # the first attempt to open the topic is over
 
 
