@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 from collections.abc import Callable
 from contextlib import closing
 
@@ -55,7 +55,8 @@ def test_a_dead_letter_that_is_larger_than_the_broker_takes_is_compressed(testbe
 
 
 def test_a_dead_letter_that_cannot_be_compressed_enough_is_cut_and_says_so(testbed: Testbed) -> None:
-    payload = os.urandom(LARGEST + 1024)
+    # The same bytes in each run: 5 of 150 random lots had what looks like a secret, which a dead letter hides.
+    payload = random.Random(1).randbytes(LARGEST + 1024)
     publish(testbed.platform, payload, chunking_enabled=True)
     (letter,) = testbed.platform.wait_dead_letters(1)
     assert letter.payload == payload[: len(letter.payload)]
