@@ -286,12 +286,13 @@ class Claims:
             self._outbox.ask(request)
 
     def _turn_off(self) -> None:
-        waiting = [*self._outbox.clear(), *(request for _, request in [*self._unsure, *self._early])]
         # In doubt, too: streams that wait for nothing go on, and without claims the next node would repeat the text.
+        waiting = [*self._outbox.clear(), *(request for _, request in [*self._unsure, *self._early])]
         self._grants += [Granted(request.number, True, request.is_end) for request in waiting]
         self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
-        self._unsure.clear()
-        self._early.clear()
+        for own in self._own.values():
+            own.is_begun = True  # its stream may begin unasked from now on
+        self._unsure, self._early = [], []
         self._look_ups.give_up()
 
     def _note_lapse(self, now: float) -> None:

@@ -82,6 +82,15 @@ def test_a_task_that_was_taken_without_claims_counts_as_begun_once_they_can_be_u
     assert box.claims.grants() == [Granted(1, True, is_end)]
 
 
+def test_a_task_that_runs_while_claims_cannot_be_used_counts_as_begun_once_they_can_be_used_again() -> None:
+    """Its stream may have begun meanwhile, unasked."""
+    box = Box()
+    box.take()
+    box.claims.opened(ClaimsOpened("TopicTerminated", is_refused=True))
+    box.claims.opened(ClaimsOpened())
+    assert [(sent.taken, sent.begun) for sent in box.turn()] == [(["r"], ["r"])]
+
+
 # --- the normal way ---
 
 
