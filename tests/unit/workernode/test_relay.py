@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -208,6 +209,68 @@ def test_upstream_that_answers_with_no_answer_is_not_asked_to_the_end_of_the_tas
     outcome, answer = ask(bench)
     assert (outcome.status, len(calls)) == ("broken", 1 + retry_policy.ATTEMPTS)
     assert text_of(answer) == "".join(TOKENS[:4])
+
+
+GARBAGE = b'data: {"choices": [{"ind\xff\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    ("second", "calls"),
+    [
+        ({"status": 500}, None),
+        ({"status": 429}, None),
+        ({"status": 401, "err_msg": "no"}, 2),
+        ({"status": 404, "err_msg": "no"}, 2),
+        ({"redirect_to": "/elsewhere"}, 2),
+        ({"cut_after": -1}, None),
+        ({"raw": b"<html>a page</html>", "content_type": "text/html"}, 2),
+        ({"raw": GARBAGE, "content_type": "text/event-stream"}, 1 + retry_policy.ATTEMPTS),
+    ],
+    ids=["500", "429", "401", "404", "redirect", "cut", "a page", "garbage"],
+)
+def test_a_second_call_that_never_answers_ends_the_stream_with_the_error_that_broke_it(
+    make: Make, second: dict[str, Any], calls: int | None
+) -> None:
+    """What may pass is asked for the task's time, the rest not again; a redirect is not followed."""
+    model = ContinuingModel(breaks=[Break(4, "error")])
+    bench, followed = make(model), []
+    bench.up.pages["/elsewhere"] = lambda request: (200, followed.append(request) or b"{}")  # type: ignore[func-returns-value]
+    bench.up.script(lambda exchange: second if model.bodies else model(exchange))
+    outcome, answer = ask(bench, seconds=3.0)
+    assert (outcome.decision, outcome.status, outcome.resumes) == (Decision.ACK, "broken", 1)
+    assert answer.wait().error == {"message": "it broke", "type": "server_error", "param": None, "code": 500}
+    assert (answer.text, answer.ends, answer.faults) == ("".join(TOKENS[:4]), 1, [])
+    assert len(bench.up.requests) == calls if calls else len(bench.up.requests) > 1 + retry_policy.ATTEMPTS
+    assert followed == []
+
+
+def test_a_part_with_garbage_in_its_middle_is_gone_on_with_like_one_that_was_cut(make: Make) -> None:
+    model = ContinuingModel(breaks=[Break(4), Break(3)])
+    bench = make(model)
+
+    def answer_of(exchange: Any) -> Any:
+        directive = model(exchange)
+        return {**directive, "raw": [*directive["raw"], GARBAGE]} if len(model.bodies) == 2 else directive
+
+    bench.up.script(answer_of)
+    outcome, answer = ask(bench)
+    assert_one_stream(answer, model.text)
+    assert (outcome.status, outcome.resumes) == ("answered", 2)
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_a_second_call_that_ends_at_once_ends_the_stream(make: Make, finish: str) -> None:
+    """The model has nothing to add: the text is whole."""
+    model = ContinuingModel(breaks=[Break(len(TOKENS))])
+    bench = make(model)
+    chunk = {"id": "2", "object": "chat.completion.chunk", "created": 2, "model": "served-2"}
+    ending = {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
+    raw = f"data: {json.dumps(ending)}\n\ndata: [DONE]\n\n".encode()
+    only_end = {"raw": raw, "content_type": "text/event-stream"}
+    bench.up.script(lambda exchange: only_end if model.bodies else model(exchange))
+    outcome, answer = ask(bench)
+    assert_one_stream(answer, model.text)
+    assert (outcome.status, outcome.resumes, record_of(outcome)["outcome"]["end_reason"]) == ("answered", 1, finish)
 
 
 def test_a_stream_is_not_resumed_beyond_its_tasks_time(make: Make) -> None:
