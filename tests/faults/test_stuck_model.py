@@ -20,10 +20,11 @@ STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
 LONG = 60.0
 STUCK_S = 1.5
 WORDS = 3  # of a stream that are sent before the model hangs
-# Lines for `patched`: a model that makes no progress is found sooner, because two minutes are long for a test.
+# Lines for `patched`: a model that makes no progress is found sooner, because two minutes are long for a test. It is
+# asked fifty times as often as usual, and its answers about its health cost more CPU time than may count as work.
 FOUND_SOON = f"""
 import supervisor.model_server.limits
-for name, value in (("stuck_s", {STUCK_S}), ("probe_ready_s", 0.1)):
+for name, value in (("stuck_s", {STUCK_S}), ("probe_ready_s", 0.1), ("engine_cpus", 0.1)):
     object.__setattr__(supervisor.model_server.limits.DEFAULT, name, value)
 """
 
