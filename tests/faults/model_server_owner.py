@@ -34,9 +34,10 @@ QUICK = Limits(
     start_limit_s=60.0,
     silence_s=1.5,
     limit_s=60.0,
-    stuck_s=1.5,
+    stuck_s=2.5,  # as in the real ones, more than silence_s
     probe_starting_s=0.05,
     probe_ready_s=0.1,
+    engine_cpus=0.1,  # the answers to so many probes cost some
     probe_timeout_s=0.5,
 )
 
