@@ -10,9 +10,9 @@ from supervisor.ledger import Delivery
 from workernode.protocol import Job, Kept, Outcome
 
 OF_A_TASK = (Delivery, Received, Outcome, Job, Kept)
-# Containers of ids that are bounded by themselves: the answered tasks of the ledger, what was seen of publishers.
+# Containers that are bounded by themselves: the answered tasks of the ledger, when messages about claims were sent.
 MOST_IDS = 200  # entries in any other container of a node that has answered fifty tasks
-BOUNDED = {"_answered", "_answered_ids", "_answered_entries", "_marks_sent"}
+BOUNDED = {"_answered", "_answered_ids", "_answered_entries", "_first_sent"}
 
 
 def kept_by(node: object) -> list[str]:
