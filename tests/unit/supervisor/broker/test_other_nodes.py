@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from supervisor.broker.other_nodes import MOST_REMEMBERED, REDELIVERED_WITHIN, SEEN_FOR, OtherNodes
 from supervisor.events import Received
 
 LATER = REDELIVERED_WITHIN + 0.1
 
 
-def message(entry: int, redeliveries: int = 0, partition: int = -1) -> Received:
-    return Received(entry, (1, entry, partition, -1), b"", 0.0, 0.0, 0.0, redeliveries)
+def message(
+    entry: int, redeliveries: int = 0, partition: int = -1, ledger: int = 1, *, chunked: bool = False
+) -> Received:
+    return Received(entry, (ledger, entry, partition, -1), b"", 0.0, 0.0, 0.0, redeliveries, chunked)
 
 
 def send_back(others: OtherNodes, entry: int, now: float, redeliveries: int = 0) -> None:
@@ -27,6 +31,55 @@ def test_a_message_that_was_sent_back_and_does_not_come_before_a_later_one_was_k
     others.arrived(message(2), 10.0 + LATER)
     assert others.serve(10.0 + LATER)
     assert not others.serve(10.0 + LATER + SEEN_FOR)
+
+
+def test_of_a_backlog_that_several_nodes_take_from_each_gets_a_part() -> None:
+    """A node that has left the subscription for a moment has sent nothing back that could be missing."""
+    others = OtherNodes()
+    others.arrived(message(1), 10.0)
+    others.arrived(message(2), 10.0)
+    assert not others.serve(10.0)
+    others.arrived(message(9), 12.0)
+    assert others.serve(12.0)
+    others.arrived(message(10, redeliveries=1), 13.0)  # others send back what they get
+    assert not others.serve(13.0)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [message(1)],
+        [message(2)],
+        [message(9, redeliveries=1)],
+        [message(9, partition=3)],
+        [message(0, ledger=2)],
+        [message(9, chunked=True)],
+        [message(2, chunked=True), message(9)],
+    ],
+    ids=[
+        "the same",
+        "the next",
+        "redelivered",
+        "another partition",
+        "another ledger",
+        "in chunks",
+        "behind one in chunks",
+    ],
+)
+def test_entries_that_are_not_missing_show_nothing(later: list[Received]) -> None:
+    others = OtherNodes()
+    others.arrived(message(1), 10.0)
+    for each in later:
+        others.arrived(each, 10.0)
+    assert not others.serve(10.0)
+
+
+def test_a_message_that_waited_at_the_intake_and_went_back_is_not_missing() -> None:
+    others = OtherNodes()
+    others.arrived(message(1), 10.0)
+    others.sent_back(message(2).key, 10.0)
+    others.arrived(message(3), 10.5)
+    assert not others.serve(10.5)
 
 
 def test_a_lone_node_gets_all_that_it_sends_back_and_sees_nobody() -> None:
