@@ -154,6 +154,8 @@ class Blame:
 
     def suspicion(self, now: float) -> FaultInfo | None:
         """Return the fault of the oldest undecided refusal."""
+        if not self._refusals:
+            return None
         return next((refusal.fault for refusal in self._undecided(now).values()), None)
 
     def verdict(self, request_id: str) -> Verdict:
@@ -185,6 +187,8 @@ class Blame:
 
     def tick(self, now: float) -> None:
         """Decide what can be decided by now."""
+        if not self._refusals:  # as nearly always
+            return
         for request_id, refusal in list(self._refusals.items()):
             if now - refusal.at > MEMORY:
                 del self._refusals[request_id]
