@@ -201,9 +201,10 @@ chat_request.for_upstream = deadly
 """,
         )
     )
-    good = [testbed.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 2]
+    slow = {"latency_ms": 2000}  # a stream that had begun would be cut by the first death, and rightly so
+    good = [testbed.platform.ask(slow, stream=other) for other in (False, True) * 2]
     id = testbed.platform.ask(POISON, stream=way)
-    good += [testbed.platform.ask({"latency_ms": 300}, stream=other) for other in (False, True) * 4]
+    good += [testbed.platform.ask(slow, stream=other) for other in (False, True) * 4]
     (letter,) = testbed.platform.wait_dead_letters(1, 40)
     assert letter.properties["request_id"] == id
     assert "worker process died 3 times" in letter.properties["reason"]
