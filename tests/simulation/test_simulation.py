@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import kept_seeds, measure_coverage, run_all, story
+from tests.simulation.__main__ import ROOT, kept_seeds, measure_coverage, run_all, story
+from tests.simulation.memory import BOUNDED
 from tests.simulation.run import run
 from tests.simulation.schedule import make
 
@@ -41,6 +42,11 @@ def test_the_simulation_reaches_nearly_all_branches_of_the_deciders(tmp_path: Pa
     percent, text = measure_coverage(arguments, tmp_path)
     print(text)
     assert percent >= REACHED, text
+
+
+def test_what_the_rule_about_memory_passes_over_is_in_the_code_by_that_name() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "supervisor").rglob("*.py"))
+    assert [name for name in BOUNDED if f"self.{name}" not in code] == []
 
 
 def test_a_seed_gives_the_same_story_each_time() -> None:
