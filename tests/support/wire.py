@@ -93,8 +93,11 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed_at = time.time()
         self._leave()
+        self.server.loop.call_soon(self._closed)  # asyncio closes the socket when this has returned
+
+    def _closed(self) -> None:
+        self.closed_at = time.time()
         self.server._closed(self)
 
     def pause_writing(self) -> None:
