@@ -46,7 +46,8 @@ def test_the_simulation_reaches_nearly_all_branches_of_the_deciders(tmp_path: Pa
 
 def test_what_the_rule_about_memory_passes_over_is_in_the_code_by_that_name() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "supervisor").rglob("*.py"))
-    assert [name for name in BOUNDED if f"self.{name}" not in code] == []
+    # With what follows it where it is made: one of the names is the beginning of another.
+    assert [name for name in BOUNDED if f"self.{name} = " not in code and f"self.{name}: " not in code] == []
 
 
 def test_a_seed_gives_the_same_story_each_time() -> None:
