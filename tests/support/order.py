@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# The files that take longer than a minute on a quiet box with two processors.
+# The files that take longest, each more than a minute on a quiet box with two processors. The simulation computes all
+# the time, the others mostly wait: it has to begin beside them, or it computes alone in the end.
 LONGEST = (
-    "tests/faults/test_soak.py",
     "tests/faults/test_blame.py",
+    "tests/simulation/test_simulation.py",
+    "tests/faults/test_supervisor.py",
+    "tests/faults/test_broker_access.py",
+    "tests/integration/test_broker_devstack.py",
+    "tests/integration/test_unfit.py",
+    "tests/faults/test_broker.py",
     "tests/integration/test_local_node.py",
+    "tests/faults/test_soak.py",
     "tests/faults/test_upstream.py",
 )
 WAITING = ("tests/faults/", "tests/integration/")
@@ -27,8 +34,9 @@ def ordered(files: Iterable[str]) -> list[str]:
     """
     found = list(dict.fromkeys(files))
     first = [file for file in LONGEST if file in found]
-    waiting = [file for file in found if file.startswith(WAITING) and file not in first]
-    computing = [file for file in found if not file.startswith(WAITING)]
+    others = [file for file in found if file not in first]
+    waiting = [file for file in others if file.startswith(WAITING)]
+    computing = [file for file in others if not file.startswith(WAITING)]
     shares = [(number / len(waiting), file) for number, file in enumerate(waiting)]
     shares += [((number + 1) / len(computing), file) for number, file in enumerate(computing)]
     return first + [file for _, file in sorted(shares, key=lambda share: share[0])]
