@@ -20,6 +20,7 @@ from tests.support.tokens import token_conf, token_for
 from tests.support.wait import until
 
 TIMEOUT = 60
+MAIN_CLASS = "org.apache.pulsar.PulsarStandaloneStarter"
 # A second Pulsar starts beside the session's in here, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(400)
 
@@ -84,10 +85,11 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def java_below(pid: int) -> psutil.Process | None:
-    """The broker's process among the descendants of another, if it is there."""
+    """The broker's process among the descendants of another, if it is there; before it, a Java only tells its version.
+    """
     for process in psutil.Process(pid).children(recursive=True):
         try:
-            if process.name() == "java":
+            if process.name() == "java" and MAIN_CLASS in process.cmdline():
                 return process
         except psutil.NoSuchProcess:
             continue
@@ -96,10 +98,9 @@ def java_below(pid: int) -> psutil.Process | None:
 
 def broker_started_by(pid: int) -> psutil.Process:
     """Wait for the broker's process, not until it is ready."""
-    until(lambda: java_below(pid), TIMEOUT, "the broker's process")
-    jvm = java_below(pid)
-    assert jvm is not None
-    return jvm
+    found = until(lambda: java_below(pid), TIMEOUT, "the broker's process")
+    assert found is not None
+    return found
 
 
 def test_the_command_prints_ready_and_stops_the_broker_at_its_end(tmp_path: Path) -> None:
