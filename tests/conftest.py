@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
 from tests.support.order import ordered
+from tests.support.shared_broker import SharedBroker, broker_of
 
 pytest_plugins = ["tests.support.fixtures"]
 
@@ -32,12 +33,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the process that hands out the tests start the broker for those that run them (pytest -n 4)."""
+    is_one_of_several = hasattr(config, "workerinput")
+    if not is_one_of_several and config.getoption("numprocesses", None):
+        config.pluginmanager.register(SharedBroker(config.args))
+
+
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A Pulsar of this session's own. For all tests: do not kill it, use names of your own in it.
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Pulsar of this run's own. For all tests: do not kill it, use names of your own in it.
 
     Without a Pulsar, or a Java for it, the run fails with a text that names what to do; it never skips.
     """
+    shared = broker_of(request.config)
+    if shared is not None:
+        yield shared
+        return
     run_dir = tmp_path_factory.mktemp("broker")
     with Broker(find_or_get(), run_dir, port=free_port(), admin_port=free_port()) as one:
         yield one

@@ -107,7 +107,7 @@ class Broker:
             StackError: the broker ended, or is not ready in time. The text names its log.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
+        while not self.is_ready():
             if not self.is_alive():
                 raise StackError(f"The broker did not start: {self._last_error()}\nIts log is {self.log_path}.")
             if time.monotonic() > deadline:
@@ -117,6 +117,12 @@ class Broker:
     def is_alive(self) -> bool:
         """Return whether its process runs."""
         return self._server is not None and self._server.is_alive()
+
+    def is_ready(self) -> bool:
+        """Return whether what listens at its ports delivers messages; another process may have started it."""
+        # The look-up shows that public/default exists, the health check that messages are delivered.
+        paths = ("/lookup/v2/topic/persistent/public/default/ready", "/admin/v2/brokers/health")
+        return all(map(self._get_ok, paths))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end, at most this long. Return whether it has ended."""
@@ -170,11 +176,6 @@ class Broker:
             return free_port()
         known = re.search(r'bookieHost: ".*:(\d+)"', cookie)
         return int(known[1]) if known else free_port()
-
-    def _is_ready(self) -> bool:
-        # The look-up shows that public/default exists, the health check that messages are delivered.
-        paths = ("/lookup/v2/topic/persistent/public/default/ready", "/admin/v2/brokers/health")
-        return all(map(self._get_ok, paths))
 
     def _get_ok(self, path: str) -> bool:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
