@@ -138,10 +138,11 @@ class Connection:
                 if not self._stopping.is_set():
                     self._drop()
             except Exception as error:  # the edge of this thread: whatever it is, it is reported and tried again
+                are_records_open = self.records is not None
                 self._drop()
                 if self._stopping.is_set():
                     return
-                self._post(BrokerDown(self._explain(error)))
+                self._post(BrokerDown(self._explain(error, are_records_open=are_records_open)))
                 self._stopping.wait(pause)
                 pause = min(pause * 2, RETRY_LONGEST)
 
@@ -209,7 +210,7 @@ class Connection:
                 old, self.consumer = self.consumer, None
                 old.close()
         except self._library.PulsarException as error:
-            self._post(BrokerDown(self._explain(error)))
+            self._post(BrokerDown(self._explain(error, are_records_open=has_records)))
         return True
 
     def _is_consumer_up(self) -> bool:
@@ -257,15 +258,21 @@ class Connection:
         if client is not None:
             close_client(client, self._library)
 
-    def _explain(self, error: Exception) -> str:
+    def _explain(self, error: Exception, *, are_records_open: bool) -> str:
         """Return why it could not connect, for a person.
 
         The library reports Timeout both for a refused token and for a broker that is away. The handshake shows which it
         is.
+
+        Args:
+            error: what the library raised.
+            are_records_open: the records' topic, which is opened first, was opened; it was the topic of the tasks.
         """
         if isinstance(error, self._library.AuthorizationError):
-            names = f"{short_name(self._topics.tasks)} (consume), {short_name(self._topics.records)} (produce)"
-            return f"the token has no right on one of the topics: {names}; grant it, and the node goes on by itself"
+            right = f"consume from {short_name(self._topics.tasks)}"
+            if not are_records_open:
+                right = f"produce to {short_name(self._topics.records)} (RES_TOPIC_NAME)"
+            return f"the token has no right to {right}; grant it, and the node goes on by itself"
         return self._refusal() or describe(error)
 
     def _refusal(self) -> str:

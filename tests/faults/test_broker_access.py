@@ -110,7 +110,9 @@ def test_without_a_topic_for_its_records_it_takes_nothing(locked: GuardedTestbed
     locked.grant(locked.platform.topic, "consume")
     id = locked.platform.ask("hello")
     node = locked.start(ready=False)
-    node.wait_log("no connection to Pulsar", 40)
+    line = node.wait_log("no connection to Pulsar", 40)
+    assert f"no right to produce to {locked.platform.res_topic} (RES_TOPIC_NAME)" in line
+    assert locked.platform.topic not in line
     assert locked.asked(id) == 0
     locked.grant_all()
     node.wait_ready(40)
