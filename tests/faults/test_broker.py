@@ -131,6 +131,31 @@ def test_a_broker_that_does_not_answer_for_a_while_loses_nothing(mortal: Broker,
     testbed.close_nodes()
 
 
+def test_a_second_signal_ends_it_although_the_broker_does_not_answer(
+    mortal: Broker, build: Callable[..., Testbed]
+) -> None:
+    testbed = build(on=mortal, DRAIN_TIMEOUT=60)
+    node = testbed.start()
+    ids = [testbed.platform.ask({"gate": "deaf"}, stream=way) for way in (False, True) * 3]
+    testbed.upstream.wait_for_waiting("deaf", 6)
+    pid = mortal.pid
+    assert pid is not None
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        node.sigterm()
+        node.wait_log('"asked_to_stop"')
+        node.sigterm()
+        assert node.process.wait(5) == 1
+        assert node.processes_left() == []
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+    testbed.upstream.open_gate("deaf")
+    testbed.start()
+    testbed.platform.wait_balanced(timeout=60)
+    one_end_each(testbed, ids)
+    testbed.close_nodes()
+
+
 def test_a_topic_taken_from_under_its_consumers_loses_nothing(build: Callable[..., Testbed]) -> None:
     """The broker unloads the topic, as it does to move it to another broker, under a node that has work."""
     testbed = build()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from devstack.broker import Broker
 from tests.faults.testbed import Testbed, kill, one_end_each, patched
 from tests.support.wait import until
 
@@ -194,29 +192,6 @@ def test_no_process_is_left_when_it_exits(build: Callable[..., Testbed]) -> None
     node.sigterm()
     assert node.process.wait(30) == 0
     assert node.processes_left() == []
-
-
-def test_a_second_signal_ends_it_although_the_broker_does_not_answer(
-    build: Callable[..., Testbed], broker: Broker
-) -> None:
-    testbed = build(DRAIN_TIMEOUT=60)
-    node = testbed.start()
-    ids = [testbed.platform.ask({"gate": "deaf"}, stream=way) for way in (False, True) * 3]
-    testbed.upstream.wait_for_waiting("deaf", 6)
-    os.killpg(broker.pid, signal.SIGSTOP)
-    try:
-        node.sigterm()
-        node.wait_log('"asked_to_stop"')
-        node.sigterm()
-        assert node.process.wait(5) == 1
-        assert node.processes_left() == []
-    finally:
-        os.killpg(broker.pid, signal.SIGCONT)
-    testbed.upstream.open_gate("deaf")
-    testbed.start()
-    testbed.platform.wait_balanced(timeout=60)
-    one_end_each(testbed, ids)
-    testbed.close_nodes()
 
 
 def test_a_second_signal_ends_it_while_its_main_thread_hangs_and_its_probes_show_that(
