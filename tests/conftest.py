@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the process that hands out the tests start the broker for those that run them (pytest -n 4)."""
+    """Have the process that hands out the tests start the broker for those that run them (pytest -n)."""
     is_one_of_several = hasattr(config, "workerinput")
     if not is_one_of_several and config.getoption("numprocesses", None):
         config.pluginmanager.register(SharedBroker(config.args))
