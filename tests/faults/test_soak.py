@@ -17,4 +17,4 @@ def test_every_fault_at_once_and_a_worker_killed_every_two_seconds(build: Callab
 def test_a_second_node_takes_over_when_the_first_is_killed(build: Callable[..., Testbed]) -> None:
     counted = taken_over(build(), tasks=150)
     print(counted.figures)
-    counted.check(nodes_killed=True)
+    counted.check()

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import pulsar
 import requests
 
+from supervisor.claims.table import decode
 from tests.support.gateway import Answer, FakeGateway
 from tests.support.wait import until, until_equal
 
@@ -66,6 +67,7 @@ class Platform:
         self._batching: pulsar.Producer | None = None
         self._readers = {self.res_topic: self._reader(self.res_topic)}
         self._records: list[dict[str, Any]] = []
+        self._announced_ends: set[str] = set()
         self._dead_letters: list[DeadLetter] = []
 
     # Publishing.
@@ -240,6 +242,15 @@ class Platform:
     ) -> list[dict[str, Any]]:
         """The records that a function accepts, once there are so many."""
         return _at_least(count, lambda: [one for one in self.records() if wanted(one)], timeout, what)
+
+    def announced_ends(self) -> set[str]:
+        """The ids of streams of which a node has said that their end is about to leave, and has not taken it back."""
+        for message in self._read(f"{self.topic}-claims"):
+            claims = decode(message.data())
+            assert claims is not None
+            self._announced_ends.update(claims.ended)
+            self._announced_ends.difference_update(claims.unended)
+        return self._announced_ends
 
     def dead_letters(self) -> list[DeadLetter]:
         """Every dead letter published up to this moment, in order."""
