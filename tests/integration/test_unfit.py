@@ -103,9 +103,9 @@ def test_a_refused_key_is_known_before_the_first_task(
 def test_a_rate_limit_is_used_and_seldom_hit(
     headers: str, node: Callable[..., Node], platform: Platform, gateway: FakeGateway, upstream: FakeUpstream
 ) -> None:
-    rpm, burst, tasks = 1200, 60, 160
+    rpm, burst, tasks, slots = 1200, 60, 160, 64
     upstream.limit(rpm=rpm, burst=burst, headers=headers)
-    node(MAX_PROCESS_NUM=64)
+    node(MAX_PROCESS_NUM=slots)
     ids = platform.ask_many(["x"] * tasks)
     start = time.monotonic()
     gateway.wait_all(ids, 60)
@@ -117,4 +117,6 @@ def test_a_rate_limit_is_used_and_seldom_hit(
     used = tasks / (burst + took * rpm / 60)
     print(f"{headers}: {used:.2f} of the limit used, {upstream.rate_limit.refused} of {upstream.total} calls refused")
     assert used > 0.2
-    assert upstream.rate_limit.refused <= math.ceil(0.1 * tasks)
+    # Where no header tells of the limit, the first refusal does. On a busy box all slots may ask until it is known.
+    unaware = slots if headers == "retry-after" else 0
+    assert upstream.rate_limit.refused <= unaware + math.ceil(0.1 * tasks)
