@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,8 +78,9 @@ def load(path: Path) -> Case:
     return case
 
 
+@functools.cache
 def cases() -> list[Case]:
-    """Return every case, by path."""
+    """Return every case, by path. Do not change them: all callers get the same."""
     return [load(path) for path in sorted(CORPUS.glob("*/*.yaml"))]
 
 
