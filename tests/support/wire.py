@@ -210,7 +210,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
 
-# Turns of the loop in which a connection is closed for good, even one in the middle of its TLS handshake.
+# Turns of the loop in which a connection is begun, or closed for good, even one in the middle of its TLS handshake.
 CLOSING_TURNS = 10
 
 
@@ -325,6 +325,11 @@ class Server:
 
     async def _stop(self) -> None:
         if self._listener:
+            # A connection that was just accepted is a task that has not begun. With the listener closed, or cancelled,
+            # it would begin nothing and close nothing.
+            for listening in self._listener.sockets:
+                self.loop.remove_reader(listening.fileno())
+            await self._pass_turns()
             self._listener.close()
         for connection in self.open_connections:
             connection.cancel()
@@ -332,6 +337,9 @@ class Server:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await self._pass_turns()
+
+    async def _pass_turns(self) -> None:
         for _ in range(CLOSING_TURNS):
             await asyncio.sleep(0)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import http.client
 import json
+import socket
 import ssl
 import time
 from contextlib import closing
@@ -157,3 +160,20 @@ def test_tls_upstream_is_trusted_only_with_its_authority(tls_upstream: tuple[Fak
         ask(ssl.create_default_context())
     assert upstream.api_url.startswith("https://")
     assert upstream.total == 1
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_connection_that_comes_as_the_server_is_closed_is_closed_with_it(turns: int) -> None:
+    """What nobody closes is reported by Python, in whichever test runs then (PytestUnraisableExceptionWarning)."""
+    server = FakeUpstream()
+
+    async def connect_and_stop() -> socket.socket:
+        one = socket.create_connection(("127.0.0.1", server.port))  # the kernel takes it, the server a turn later
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server._stop()
+        return one
+
+    with server.run(connect_and_stop()):
+        server.close()
+    gc.collect()
