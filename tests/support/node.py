@@ -105,7 +105,8 @@ class Node:
 
         def ready() -> bool:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the node exited with {self.process.returncode} before it was ready\n{self.tail()}")
+                code = self.wait_exit()  # its last lines may still be in the pipe
+                raise RuntimeError(f"the node exited with {code} before it was ready\n{self.tail()}")
             status, body = self.status()
             assert status == 200, (status, body)
             return True
