@@ -5,6 +5,7 @@ The process that hands out the tests (pytest-xdist's controller) starts it and s
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from devstack.ports import free_port
 from devstack.terminal import StackError
 from tests.support.wait import until
 
-PORTS, FAULT = "broker_ports", "broker_fault"  # in a process's `workerinput`
+PORTS, FOLDER, FAULT = "broker_ports", "broker_folder", "broker_fault"  # in a process's `workerinput`
 WITHOUT_BROKER = "tests/unit"
 READY_WITHIN = 30.0  # seconds
 
@@ -31,7 +32,7 @@ class SharedBroker:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._is_needed = not all(path.startswith(WITHOUT_BROKER) for path in paths)
-        self._folder = tempfile.TemporaryDirectory(prefix="broker-", ignore_cleanup_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="broker-"))
         self._broker: Broker | None = None
         self._fault = ""
 
@@ -47,15 +48,17 @@ class SharedBroker:
             node.workerinput[FAULT] = self._fault
         elif self._broker is not None:
             node.workerinput[PORTS] = [self._broker.port, self._broker.admin_port]
+            node.workerinput[FOLDER] = str(self._folder)
 
     def pytest_unconfigure(self) -> None:
-        """Stop it: all tests have ended."""
-        if self._broker is not None:
-            self._broker.stop()
-        self._folder.cleanup()
+        """Stop it, because all tests have ended. Its folder stays if it has ended before: its log may say why."""
+        if self._broker is None or self._broker.is_alive():
+            if self._broker is not None:
+                self._broker.stop()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
-        broker = Broker(find_or_get(), Path(self._folder.name), port=free_port(), admin_port=free_port())
+        broker = Broker(find_or_get(), self._folder, port=free_port(), admin_port=free_port())
         broker.start()
         self._broker = broker
 
@@ -72,6 +75,6 @@ def broker_of(config: pytest.Config) -> Broker | None:
     if PORTS not in told:
         return None
     port, admin_port = told[PORTS]
-    broker = Broker(Path(), Path(), port=port, admin_port=admin_port)  # for its addresses
-    until(broker.is_ready, READY_WITHIN, "the run's broker")
+    broker = Broker(Path(), Path(told[FOLDER]), port=port, admin_port=admin_port)  # for its addresses
+    until(broker.is_ready, READY_WITHIN, f"broker for this run (its log is {broker.log_path})")
     return broker
