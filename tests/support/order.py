@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# The files that take longest, each more than a minute on a quiet box with two processors. The simulation computes all
-# the time, the others mostly wait: it has to begin beside them, or it computes alone in the end.
+# The files that take longest. The simulation computes all the time, the others mostly wait: it has to begin beside
+# them, or it computes alone in the end.
 LONGEST = (
     "tests/faults/test_blame.py",
     "tests/simulation/test_simulation.py",

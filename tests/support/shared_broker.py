@@ -1,4 +1,4 @@
-"""One broker for all processes of a run. A broker of its own for each cost as much CPU as forty starts of a node.
+"""One broker for all processes of a run. A broker of its own for each process took some 40 s of CPU in a run.
 
 The process that hands out the tests (pytest-xdist's controller) starts it and stops it; the others are told its ports.
 """
