@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class _Simulation:
         self._fitness = [FitnessStateMachine(world.slots, lambda fault: str(fault.kind)) for _ in range(world.nodes)]
         self._busy = [0] * world.nodes
         self._done = [0] * world.nodes
-        self._wakes: list[float | None] = [None] * world.nodes
+        self._wakes = [math.inf] * world.nodes  # when each node's loop goes on without any event
         self._last = 0.0
 
     def run(self) -> Run:
@@ -151,9 +152,6 @@ class _Simulation:
     def _turn(self, now: float, node: int) -> None:
         """The node's loop: take what may be taken."""
         fitness = self._fitness[node]
-        wake = self._wakes[node]
-        if wake is not None and wake <= now:
-            self._wakes[node] = None
         while self._backlog and self._busy[node] < fitness.cap:
             gate = fitness.gate(now)
             assert gate.intake is not Intake.ONE_AT_A_TIME, "a short limit must not make the node unfit"
@@ -167,10 +165,14 @@ class _Simulation:
             self._at(now + self._hop(), self._ask, node, task)
 
     def _wake(self, moment: float, node: int) -> None:
-        pending = self._wakes[node]
-        if pending is None or moment < pending:
+        if moment < self._wakes[node]:
             self._wakes[node] = moment
-            self._at(moment + 0.0005, self._turn, node)
+            self._at(moment + 0.0005, self._woken, node, moment)
+
+    def _woken(self, now: float, node: int, moment: float) -> None:
+        if moment == self._wakes[node]:  # else an earlier one has taken its place
+            self._wakes[node] = math.inf
+            self._turn(now, node)
 
     def _ask(self, now: float, node: int, task: _Task) -> None:
         """The worker's thread: wait for the node's hold, then ask."""
