@@ -1,4 +1,4 @@
-"""The broker of the session. What else tests share is in tests/support."""
+"""The brokers of the session. What else tests share is in tests/support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
 from tests.support.order import ordered
-from tests.support.shared_broker import SharedBroker, broker_of
+from tests.support.shared_broker import GUARDED, SharedBrokers, broker_of, guarded_broker
 
 pytest_plugins = ["tests.support.fixtures"]
 
@@ -34,10 +34,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the process that hands out the tests start the broker for those that run them (pytest -n)."""
+    """Have the process that hands out the tests start the brokers for those that run them (pytest -n)."""
     is_one_of_several = hasattr(config, "workerinput")
     if not is_one_of_several and config.getoption("numprocesses", None):
-        config.pluginmanager.register(SharedBroker(config.args))
+        config.pluginmanager.register(SharedBrokers(config.args))
 
 
 @pytest.fixture(scope="session")
@@ -52,4 +52,15 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return
     run_dir = tmp_path_factory.mktemp("broker")
     with Broker(find_or_get(), run_dir, port=free_port(), admin_port=free_port()) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Pulsar of this run's own that asks for tokens (tests/support/tokens.py), like `broker` otherwise."""
+    shared = broker_of(request.config, GUARDED)
+    if shared is not None:
+        yield shared
+        return
+    with guarded_broker(tmp_path_factory.mktemp("guarded")) as one:
         yield one

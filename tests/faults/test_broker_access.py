@@ -22,21 +22,8 @@ from tests.support.node import Node
 from tests.support.platform import Broker as AnyBroker
 from tests.support.platform import Platform
 from tests.support.tls import KEY, server_context
-from tests.support.tokens import token_conf, token_for
+from tests.support.tokens import ADMIN, token_for
 from tests.support.wait import until
-
-SECRET = secrets.token_bytes(32)
-ADMIN = token_for("admin", SECRET)
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that asks for tokens."""
-    folder = tmp_path_factory.mktemp("guarded")
-    ports = {"port": free_port(), "admin_port": free_port()}
-    conf = {**token_conf(SECRET), "authenticationRefreshCheckSeconds": "1"}
-    with Broker(find_or_get(), folder, conf=conf, token=ADMIN, **ports) as one:
-        yield one
 
 
 class GuardedTestbed(Testbed):
@@ -49,7 +36,7 @@ class GuardedTestbed(Testbed):
             logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
         )
         self.role = f"node-{secrets.token_hex(4)}"
-        super().__init__(broker, folder, {"PULSAR_TOKEN": token_for(self.role, SECRET)})
+        super().__init__(broker, folder, {"PULSAR_TOKEN": token_for(self.role)})
         self.platform.admin("PUT", f"persistent/public/default/{self.platform.dead_letter_topic}")
 
     def _platform(self, broker: AnyBroker) -> Platform:
@@ -127,7 +114,7 @@ def test_two_nodes_of_which_one_may_not_use_claims_serve_as_without_claims(locke
     locked.grant_all()
     locked.grant_all(claiming)
     locked.grant(f"{platform.topic}-claims", "produce", "consume", role=claiming)
-    token = token_for(claiming, SECRET)
+    token = token_for(claiming)
     without, first = locked.start(), locked.start(PULSAR_TOKEN=token)
     ids = [platform.ask("hello", stream=number % 2 == 0) for number in range(40)]
     platform.wait_balanced(ids)
@@ -270,11 +257,11 @@ def test_a_token_that_ends_is_named_and_one_that_is_put_in_its_file_is_used(
     """Without a restart."""
     locked.grant_all()
     file = tmp_path / "token"
-    file.write_text(token_for(locked.role, SECRET, expires=time.time() + 8))
+    file.write_text(token_for(locked.role, expires=time.time() + 8))
     node = locked.start(PULSAR_TOKEN=None, PULSAR_TOKEN_FILE=file)
     assert locked.platform.ask_and_wait("hello").text
     node.wait_log("set PULSAR_TOKEN to a token that it takes and that has not expired", 60)
-    file.write_text(token_for(locked.role, SECRET))
+    file.write_text(token_for(locked.role))
     node.wait_ready(40)
     assert locked.platform.ask_and_wait("hello").text
     locked.platform.wait_balanced()
@@ -324,7 +311,7 @@ def test_oauth2_tokens_are_fetched_anew_and_a_rotated_key_file_is_read_when_the_
             if self.secret not in sent:
                 return self.send_error(401)
             given.append(self.secret)
-            token = token_for(locked.role, SECRET, expires=time.time() + 4)
+            token = token_for(locked.role, expires=time.time() + 4)
             return self._answer({"access_token": token, "token_type": "bearer", "expires_in": 3})
 
     credentials = tmp_path / "credentials.json"
@@ -351,7 +338,7 @@ def test_oauth2_tokens_are_fetched_anew_and_a_rotated_key_file_is_read_when_the_
 
 def test_a_node_that_authenticates_by_oauth2_serves(locked: GuardedTestbed, tmp_path: Path) -> None:
     locked.grant_all()
-    handler = type("OneIssuer", (Issuer,), {"token": token_for(locked.role, SECRET)})
+    handler = type("OneIssuer", (Issuer,), {"token": token_for(locked.role)})
     credentials = tmp_path / "credentials.json"
     credentials.write_text(json.dumps({"client_id": "the-client", "client_secret": "the-secret"}))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as issuer:

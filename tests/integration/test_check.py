@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,15 @@ import pulsar
 import pytest
 import requests
 
-from devstack.broker import Broker, find_or_get
-from devstack.ports import free_port
+from devstack.broker import Broker
 from supervisor.check import broker as check_broker
 from supervisor.check.findings import Context, Finding, Mark, run_all
 from supervisor.records import command as records
 from tests.support.check import REMOTE
-from tests.support.tokens import token_conf, token_for
+from tests.support.tokens import ADMIN, token_for
 from workernode import settings
 
 TIMEOUT = 30
-SECRET = os.urandom(32)
-
-
-@pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that asks for tokens. Role "admin" may do all, any other nothing."""
-    conf, admin = token_conf(SECRET), token_for("admin", SECRET)
-    folder = tmp_path_factory.mktemp("strict")
-    with Broker(find_or_get(), folder, port=free_port(), admin_port=free_port(), conf=conf, token=admin) as one:
-        yield one
 
 
 @pytest.fixture
@@ -47,7 +35,7 @@ def findings(broker: Broker, model: str, token: str = "") -> list[Finding]:
 
 
 def admin(broker: Broker, path: str) -> Any:
-    headers = {"Authorization": f"Bearer {token_for('admin', SECRET)}"}
+    headers = {"Authorization": f"Bearer {ADMIN}"}
     return requests.get(f"{broker.admin_url}/admin/v2/persistent/{path}", headers=headers, timeout=TIMEOUT).json()
 
 
@@ -87,8 +75,8 @@ def test_a_subscription_of_another_type_is_a_fault(broker: Broker, model: str) -
     assert takes.text.endswith("is in use, and not as a Shared one")
 
 
-def test_a_good_token_passes(strict: Broker, model: str) -> None:
-    found = findings(strict, model, token_for("admin", SECRET))
+def test_a_good_token_passes(guarded: Broker, model: str) -> None:
+    found = findings(guarded, model, ADMIN)
     assert [one.mark for one in found] == [Mark.OK] * 4
     assert found[0].text.endswith("takes the token")
 
@@ -98,16 +86,16 @@ def test_a_good_token_passes(strict: Broker, model: str) -> None:
     [("", "it wants a token: set PULSAR_TOKEN"), (token_for("admin", os.urandom(32)), "set PULSAR_TOKEN to a token")],
     ids=["none", "signed by somebody else"],
 )
-def test_a_refused_token_is_a_fault_with_advice(strict: Broker, model: str, token: str, advice: str) -> None:
-    entry, takes, stores, claims = findings(strict, model, token)
+def test_a_refused_token_is_a_fault_with_advice(guarded: Broker, model: str, token: str, advice: str) -> None:
+    entry, takes, stores, claims = findings(guarded, model, token)
     assert (entry.mark, takes.mark, stores.mark, claims.mark) == (Mark.FAULT, *[Mark.SKIPPED] * 3)
     assert "refuses us" in entry.text
     assert entry.advice.startswith(advice)
     assert not token or token not in entry.text
 
 
-def test_a_role_without_rights_is_a_fault_that_names_the_right(strict: Broker, model: str) -> None:
-    entry, takes, stores, claims = findings(strict, model, token_for("nobody", SECRET))
+def test_a_role_without_rights_is_a_fault_that_names_the_right(guarded: Broker, model: str) -> None:
+    entry, takes, stores, claims = findings(guarded, model, token_for("nobody"))
     assert entry.mark is Mark.OK
     assert takes.text == f"the token's role may not consume on subscription model-{model}-subscription"
     assert stores.text == f"the token's role may not produce on topic res-{model}"
@@ -120,12 +108,12 @@ def test_a_role_without_rights_is_a_fault_that_names_the_right(strict: Broker, m
     [("admin", "has no topic persistent://public/default"), ("nobody", "may not read it"), ("", "set PULSAR_TOKEN")],
 )
 def test_workernode_records_reports_a_refused_token_like_check(
-    strict: Broker, model: str, role: str, expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    guarded: Broker, model: str, role: str, expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    token = token_for(role, SECRET) if role else ""
-    assert records.main(["sum", "--url", strict.url, "--topic", f"res-{model}", "--token", token]) == 1
+    token = token_for(role) if role else ""
+    assert records.main(["sum", "--url", guarded.url, "--topic", f"res-{model}", "--token", token]) == 1
     output = capsys.readouterr()
     assert expected in output.err
     assert output.err.count("\n") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -13,12 +12,11 @@ from pathlib import Path
 import pulsar
 import pytest
 
-from devstack.broker import Broker, find_or_get
-from devstack.ports import free_port
+from devstack.broker import Broker
 from tests.support.gateway import FakeGateway
 from tests.support.node import Node
 from tests.support.platform import Platform
-from tests.support.tokens import token_conf, token_for
+from tests.support.tokens import ADMIN, token_for
 from tests.support.upstream import FakeUpstream
 from tests.support.wait import until
 
@@ -75,34 +73,28 @@ def test_headers_that_are_rotated_in_their_file_are_sent_with_the_next_task(
 
 
 def test_a_broker_token_that_is_rotated_in_its_file_is_used_before_the_old_one_expires(
-    upstream: FakeUpstream, gateway: FakeGateway, tmp_path: Path
+    guarded: Broker, upstream: FakeUpstream, gateway: FakeGateway, tmp_path: Path
 ) -> None:
-    secret = secrets.token_bytes(32)
-    admin = token_for("admin", secret)
-    conf = {**token_conf(secret), "authenticationRefreshCheckSeconds": "1"}
     file = tmp_path / "token"
     with contextlib.ExitStack() as parts:
-        broker = parts.enter_context(
-            Broker(find_or_get(), tmp_path / "b", port=free_port(), admin_port=free_port(), conf=conf, token=admin)
-        )
-        client = pulsar.Client(broker.url, authentication=pulsar.AuthenticationToken(admin))
+        client = pulsar.Client(guarded.url, authentication=pulsar.AuthenticationToken(ADMIN))
         parts.callback(client.close)
-        platform = Platform(broker, gateway, client=client)
+        platform = Platform(guarded, gateway, client=client)
         parts.callback(platform.close)
         expires = int(time.time()) + 12
-        file.write_text(token_for("admin", secret, expires))
+        file.write_text(token_for("admin", expires=expires))
         one = parts.enter_context(
             Node(
                 {
                     "NODE_TYPE": "remote", "MODEL_NAME": platform.model, "API_URL": upstream.api_url, "API_KEY": FIRST,
-                    "PULSAR_URL": broker.url, "PULSAR_TOKEN": f"file://{file}", "WORKER_PROCESSES": 1,
+                    "PULSAR_URL": guarded.url, "PULSAR_TOKEN": f"file://{file}", "WORKER_PROCESSES": 1,
                 },
                 tmp_path,
             )
         )  # fmt: skip
         one.wait_ready()
         assert platform.ask_and_wait("hi").error is None
-        file.write_text(admin)
+        file.write_text(ADMIN)
         one.wait_log("settings_reloaded")
         until(lambda: time.time() > expires + 2, TIMEOUT, "the moment after the first token expired")
         assert platform.ask_and_wait("hi").error is None

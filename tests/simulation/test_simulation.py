@@ -13,7 +13,7 @@ from tests.simulation.memory import BOUNDED
 from tests.simulation.run import run
 from tests.simulation.schedule import make
 
-REACHED = 88  # percent of the deciders' branches that sixty schedules reach
+REACHED = 87  # percent of the deciders' branches that forty schedules reach
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_hundred_schedules_keep_every_rule(first: int) -> None:
 
 
 def test_the_simulation_reaches_nearly_all_branches_of_the_deciders(tmp_path: Path) -> None:
-    arguments = ["--seed", "420000", "--count", "60", "--keep-going", "--no-shrink"]
+    arguments = ["--seed", "420000", "--count", "40", "--keep-going", "--no-shrink"]
     percent, text = measure_coverage(arguments, tmp_path)
     print(text)
     assert percent >= REACHED, text

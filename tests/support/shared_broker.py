@@ -1,6 +1,7 @@
-"""One broker for all processes of a run. A broker of its own for each process took some 40 s of CPU in a run.
+"""Two brokers for all processes of a run: an open one, and one that asks for tokens (tests/support/tokens.py).
 
-The process that hands out the tests (pytest-xdist's controller) starts it and stops it; the others are told its ports.
+Brokers of their own for each process, and for each file about tokens, took some 70 s of CPU in a run. The process that
+hands out the tests (pytest-xdist's controller) starts them and stops them; the others are told their ports.
 """
 
 from __future__ import annotations
@@ -16,14 +17,23 @@ import pytest
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
 from devstack.terminal import StackError
+from tests.support.tokens import ADMIN, SECRET, token_conf
 from tests.support.wait import until
 
-PORTS, FOLDER, FAULT = "broker_ports", "broker_folder", "broker_fault"  # in a process's `workerinput`
+BROKERS, FAULT = "brokers", "broker_fault"  # in a process's `workerinput`
+OPEN, GUARDED = "open", "guarded"
 WITHOUT_BROKER = "tests/unit"
-READY_WITHIN = 30.0  # seconds
+# The files whose tests use the broker that asks for tokens.
+WITH_TOKENS = (
+    "tests/faults/test_broker_access.py",
+    "tests/integration/test_broker_devstack.py",
+    "tests/integration/test_check.py",
+    "tests/integration/test_rotation.py",
+)
+READY_WITHIN = 120.0  # seconds
 
 
-class SharedBroker:
+class SharedBrokers:
     """A plugin of the process that hands out the tests.
 
     Args:
@@ -31,50 +41,69 @@ class SharedBroker:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._is_needed = not all(path.startswith(WITHOUT_BROKER) for path in paths)
+        self._kinds = [] if all(path.startswith(WITHOUT_BROKER) for path in paths) else [OPEN]
+        if any(one.startswith(path) or path.startswith(one) for one in WITH_TOKENS for path in paths):
+            self._kinds.append(GUARDED)
         self._folder = Path(tempfile.mkdtemp(prefix="broker-"))
-        self._broker: Broker | None = None
+        self._brokers: dict[str, Broker] = {}
         self._fault = ""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a process where the broker is, just before it starts; the broker gets ready meanwhile."""
-        if self._is_needed and self._broker is None and not self._fault:
-            try:
-                self._start()
-            except StackError as error:  # told by the tests that need it
-                self._fault = str(error)
-        if self._fault:
+        """Tell a process where the brokers are, just before it starts; the brokers get ready meanwhile."""
+        for kind in self._kinds:
+            if kind not in self._brokers and not self._fault:
+                try:
+                    self._brokers[kind] = _started(kind, self._folder / kind)
+                except StackError as error:  # told by the tests that need it
+                    self._fault = str(error)
+        if self._kinds:
             node.workerinput[FAULT] = self._fault
-        elif self._broker is not None:
-            node.workerinput[PORTS] = [self._broker.port, self._broker.admin_port]
-            node.workerinput[FOLDER] = str(self._folder)
+            node.workerinput[BROKERS] = {
+                kind: [str(one.run_dir), one.port, one.admin_port] for kind, one in self._brokers.items()
+            }
 
     def pytest_unconfigure(self) -> None:
-        """Stop it, because all tests have ended. Its folder stays if it has ended before: its log may say why."""
-        if self._broker is None or self._broker.is_alive():
-            if self._broker is not None:
-                self._broker.stop()
+        """Stop them, because all tests have ended. The folder of one that has ended before stays: its log may say why.
+        """
+        have_run = all(one.is_alive() for one in self._brokers.values())
+        for one in self._brokers.values():
+            one.stop()
+        if have_run:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self) -> None:
-        broker = Broker(find_or_get(), self._folder, port=free_port(), admin_port=free_port())
-        broker.start()
-        self._broker = broker
+
+def guarded_broker(folder: Path) -> Broker:
+    """Return a broker that asks for tokens and looks each second whether one has expired; it is not started yet."""
+    conf = {**token_conf(SECRET), "authenticationRefreshCheckSeconds": "1"}
+    return Broker(find_or_get(), folder, port=free_port(), admin_port=free_port(), conf=conf, token=ADMIN)
 
 
-def broker_of(config: pytest.Config) -> Broker | None:
+def _started(kind: str, folder: Path) -> Broker:
+    if kind == GUARDED:
+        broker = guarded_broker(folder)
+    else:
+        broker = Broker(find_or_get(), folder, port=free_port(), admin_port=free_port())
+    broker.start()
+    return broker
+
+
+def broker_of(config: pytest.Config, kind: str = OPEN) -> Broker | None:
     """Return the broker that this process was told of, once it is ready; None without one.
+
+    Args:
+        kind: OPEN or GUARDED.
 
     Raises:
         StackError: it could not be started.
     """
     told: dict[str, Any] = getattr(config, "workerinput", {})
-    if FAULT in told:
+    if told.get(FAULT):
         raise StackError(told[FAULT])
-    if PORTS not in told:
+    if kind not in told.get(BROKERS, {}):
         return None
-    port, admin_port = told[PORTS]
-    broker = Broker(Path(), Path(told[FOLDER]), port=port, admin_port=admin_port)  # for its addresses
+    folder, port, admin_port = told[BROKERS][kind]
+    # For its addresses.
+    broker = Broker(Path(), Path(folder), port=port, admin_port=admin_port, token=ADMIN if kind == GUARDED else None)
     until(broker.is_ready, READY_WITHIN, f"broker for this run (its log is {broker.log_path})")
     return broker

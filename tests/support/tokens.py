@@ -7,11 +7,14 @@ import hashlib
 import hmac
 import json
 
+SECRET = b"what the tests sign their tokens with"
 
-def token_for(role: str, secret: bytes, expires: float | None = None) -> str:
+
+def token_for(role: str, secret: bytes = SECRET, expires: float | None = None) -> str:
     """A JSON web token (HS256) by which the broker knows a client as this role.
 
     Args:
+        secret: at least 32 bytes; what the run's broker knows, or another one, which it refuses.
         expires: seconds since the epoch; None: it does not expire.
     """
     claims = {"sub": role} if expires is None else {"sub": role, "exp": int(expires)}
@@ -38,3 +41,6 @@ def token_conf(secret: bytes) -> dict[str, str]:
 
 def _base64url(content: bytes) -> bytes:
     return base64.urlsafe_b64encode(content).rstrip(b"=")
+
+
+ADMIN = token_for("admin")  # may do all
