@@ -33,13 +33,13 @@ if __name__ == "__main__":
     start = multiprocessing.get_context("forkserver")
     for _ in range(2): start.Process(target=sleep).start()
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    started = {"message": "started", "canary": os.environ.get("CANARY"), "names": sorted(os.environ)}
-    print(json.dumps(started), flush=True)
-    print("plain words", file=sys.stderr, flush=True)
     host, port = os.environ["STATUS_ADDR"].split(":")
     server = http.server.ThreadingHTTPServer((host, int(port)), Status)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    started = {"message": "started", "canary": os.environ.get("CANARY"), "names": sorted(os.environ)}
+    try:  # an exit that is not forced waits for the two processes
+        print(json.dumps(started), flush=True)
+        print("plain words", file=sys.stderr, flush=True)
         while True: time.sleep(600)
     finally:
         os._exit(7)
