@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import heapq
 import logging
-from dataclasses import dataclass
 from typing import Protocol
 
 from supervisor.claims.freshness import FRAME_AFTER, Freshness
 from supervisor.claims.look_ups import Finding, Found, LookUps
 from supervisor.claims.outbox import ClaimOutbox, Request, Sent
+from supervisor.claims.own_claim import OwnClaim
 from supervisor.claims.table import ClaimState, decode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from workernode.protocol import Granted
@@ -41,19 +41,6 @@ class Topic(Protocol):
         """Begin or end to read; ClaimsRead follows for each message."""
 
 
-@dataclass(slots=True)
-class _Own:
-    """A claim of this node."""
-
-    number: int  # of the delivery
-    since: float  # monotonic: when the message was received, or its claim was sent
-    is_certain: bool = True  # no other node holds it
-    is_stored: bool = False
-    is_known: bool = True  # False: this node may have begun or ended an answer to it before, which is not known
-    is_begun: bool = False
-    asked_to_end: bool = False  # its end was announced, or is about to be
-
-
 class Claims:
     """The claims of this node, and what it knows of those of others. Owned by the supervisor's main thread.
 
@@ -73,8 +60,10 @@ class Claims:
         self._topic = topic
         self._outbox = ClaimOutbox(node, topic.publish_claims)
         self._look_ups = LookUps(node, self._outbox, task_timeout + KEPT_BEYOND)
+        self._renew_interval = (task_timeout + KEPT_BEYOND) / 2
+        self._renew_at = 0.0  # monotonic
         self._freshness = Freshness()
-        self._own: dict[str, _Own] = {}  # by request id
+        self._own: dict[str, OwnClaim] = {}  # by request id
         self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
         self._grants: list[Granted] = []
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
@@ -117,7 +106,7 @@ class Claims:
             self._own[request_id].number = number
         else:
             # Without claims its stream begins unasked: should they come to be used, it counts as begun.
-            self._own[request_id] = _Own(number, since, is_begun=not self.is_on)
+            self._own[request_id] = OwnClaim(number, since, is_begun=not self.is_on)
             if self.is_on:
                 self._outbox.taken(request_id)
 
@@ -175,7 +164,7 @@ class Claims:
                 is_known = each.finding is not Finding.NOT_KNOWN
                 since = each.claimed_at if is_known else now
                 is_begun = each.finding is Finding.END_STREAM
-                self._own[each.request_id] = _Own(each.number, since, is_known, is_known, is_known, is_begun)
+                self._own[each.request_id] = OwnClaim(each.number, since, is_known, is_known, is_known, is_begun)
         return found
 
     def grants(self) -> list[Granted]:
@@ -253,6 +242,7 @@ class Claims:
             _, request = heapq.heappop(self._early)
             self.ask(request.number, request.request_id, request.is_end)
         self._look_ups.tick(now)
+        self._renew(now)
         self._outbox.flush(now, self._sign_interval)
         self._read_or_not(now)
 
@@ -266,7 +256,7 @@ class Claims:
 
     # --- the parts ---
 
-    def _forget(self, number: int, request_id: str) -> tuple[bool, _Own | None]:
+    def _forget(self, number: int, request_id: str) -> tuple[bool, OwnClaim | None]:
         """Forget a delivery; return whether it was being looked up, and the claim of its task."""
         self._received.pop(number, None)
         return self._look_ups.remove(number), self._own.pop(request_id, None)
@@ -275,7 +265,7 @@ class Claims:
     def _sign_interval(self) -> float:
         return SIGN_INTERVAL if self._own else FOREVER
 
-    def _ask(self, own: _Own, request: Request) -> None:
+    def _ask(self, own: OwnClaim, request: Request) -> None:
         own.number = request.number
         if self._doubt_mark:
             self._unsure.append((self._doubt_mark, request))
@@ -284,6 +274,15 @@ class Claims:
         else:
             own.asked_to_end = own.asked_to_end or request.is_end
             self._outbox.ask(request)
+
+    def _renew(self, now: float) -> None:
+        """Publish claims again before others forget them: a record that is not stored keeps its task for any time."""
+        if now < self._renew_at or self._doubt_mark:
+            return
+        self._renew_at = now + self._renew_interval
+        for request_id, own in self._own.items():
+            if now >= own.since + self._renew_interval / 2:
+                self._outbox.again(request_id, own.is_begun, own.asked_to_end)
 
     def _turn_off(self) -> None:
         # In doubt, too: streams that wait for nothing go on, and without claims the next node would repeat the text.
@@ -317,7 +316,7 @@ class Claims:
             if own is not None and self._keeps(request.request_id, own):
                 self._ask(own, request)
 
-    def _keeps(self, request_id: str, own: _Own) -> bool:
+    def _keeps(self, request_id: str, own: OwnClaim) -> bool:
         """Drop a claim that another node holds, or of a task that this node has answered before. Returns False then."""
         claim = self._look_ups.table.get(request_id)
         if claim is None or (not claim.holder and claim.state is ClaimState.TAKEN):  # not stored yet, or lost

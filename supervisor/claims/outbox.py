@@ -74,11 +74,17 @@ class ClaimOutbox:
                 self._places.pop(request_id, None)
         self._add("taken", request_id)
 
-    def again(self, request_id: str, is_begun: bool) -> None:
-        """The node works on the task, which others may not know any more."""
+    def again(self, request_id: str, is_begun: bool, is_ended: bool = False) -> None:
+        """The node works on the task, which others may not know any more.
+
+        Args:
+            is_ended: the end of its stream was announced.
+        """
         self._add("taken", request_id)
         if is_begun:
             self._add("begun", request_id)
+        if is_ended:
+            self._add("ended", request_id)
 
     def ask(self, request: Request) -> None:
         """A stream is to begin, or to end."""

@@ -122,6 +122,8 @@ class ClaimTable:
                 self._claims[request_id] = Claim(node, ClaimState.TAKEN, now)
             elif not claim.holder:
                 claim.holder = node
+            elif claim.holder == node:
+                self.keep(request_id, now)
         for request_id in message.begun:
             self._advance(request_id, node, ClaimState.BEGUN, now)
         for request_id in message.ended:

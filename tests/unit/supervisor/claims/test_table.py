@@ -344,3 +344,14 @@ def test_a_task_that_comes_back_to_the_node_that_has_not_ended_it_stays_begun() 
 
 def test_only_the_holder_can_withdraw_a_task() -> None:
     assert holder(table_of(TAKEN, ClaimMessage("b", withdrawn=["r"]))) == "a"
+
+
+def test_a_claim_that_its_holder_publishes_again_is_kept_for_longer() -> None:
+    table = ClaimTable()
+    table.apply(ENDED, 0.0)
+    table.apply(ClaimMessage("b", taken=["other"]), 0.0)
+    table.apply(ClaimMessage("a", taken=["r"], ended=["r"]), 90.0)
+    table.apply(ClaimMessage("c", taken=["other"]), 90.0)  # it is not the holder
+    table.forget_before(50.0)
+    assert (holder(table), state(table)) == ("a", ClaimState.ENDED)
+    assert holder(table, "other") is None

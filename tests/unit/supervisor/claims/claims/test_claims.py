@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from supervisor.claims import Finding
-from supervisor.claims.claims import FOREVER, FRAME_AFTER, LEASE, SIGN_INTERVAL
+from supervisor.claims.claims import FOREVER, FRAME_AFTER, KEPT_BEYOND, LEASE, SIGN_INTERVAL
 from supervisor.claims.table import ClaimMessage
 from supervisor.events import ClaimsOpened
 from tests.unit.supervisor.claims.claims.box import END_GRANTED, GRANTED, Box, message
@@ -288,3 +290,34 @@ def test_what_waits_to_be_published_is_granted_when_claims_cannot_be_used_any_mo
     box.claims.ask(1, "r", False, box.now)
     box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
     assert box.claims.grants() == GRANTED
+
+
+@pytest.mark.parametrize(
+    ("asks", "published"),
+    [
+        ([], ClaimMessage("me", taken=["r"])),
+        ([False], ClaimMessage("me", taken=["r"], begun=["r"])),
+        ([False, True], ClaimMessage("me", taken=["r"], begun=["r"], ended=["r"])),
+    ],
+    ids=["taken", "begun", "ended"],
+)
+def test_a_claim_that_lasts_is_published_again_before_others_forget_it(
+    asks: list[bool], published: ClaimMessage
+) -> None:
+    box = Box()
+    box.take()
+    for is_end in asks:
+        box.ask(is_end)
+    began, seen = box.now, []
+    while box.now < began + 3 * (600.0 + KEPT_BEYOND):
+        seen += [box.now for message in box.turn(0.5) if message == published]
+        box.store()
+    assert max(later - sooner for sooner, later in pairwise([began, *seen, box.now])) < 600.0 + KEPT_BEYOND
+    assert len(seen) <= 6
+
+
+def test_a_claim_that_does_not_last_is_not_published_again() -> None:
+    box = Box()
+    box.run(600.0)
+    box.take()
+    assert not any(message.taken for _ in range(200) for message in box.turn(0.5))
