@@ -16,6 +16,7 @@ from typing import Any
 
 import pulsar
 import pytest
+import requests
 
 from devstack.broker import Broker, find_or_get
 from devstack.ports import free_port
@@ -29,6 +30,8 @@ from tests.support.wait import until
 
 STANDIN = ROOT / "tests" / "support" / "llamafile_standin.py"
 DEAF = 3.0  # seconds
+TIMEOUT = 60  # seconds
+SURVIVORS = [f"message {number}".encode() for number in range(1000)]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,7 @@ class Outage:
     waiting: str  # the id of a task that was published before
     report: dict[str, Any]  # the report of that node when it lasts
     came_again: Came  # what a consumer is given afterwards of tests/simulation/restart.py
+    survivors: list[bytes]  # what is there afterwards of SURVIVORS, published before
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +60,15 @@ def outage(mortal: Broker, build: Callable[..., Testbed], tmp_path_factory: pyte
     testbed, later = build(on=mortal), build(on=mortal)
     waiting = later.platform.ask("before the node")
     node = testbed.start()
+    publish_survivors(mortal)
     script = RealSide(mortal.url)
     restart.before(script)
     slow = {"latency_ms": 200, "chunks": 5, "chunk_ms": 20}
     ids = testbed.platform.ask_many([slow] * 150) + testbed.platform.ask_many([slow] * 150, stream=True)
     until(lambda: sum(one.done.is_set() for one in testbed.gateway.answers) > 60, 40, "load")
+    killed = mortal.pid
     mortal.kill()
+    assert not mortal.is_alive()
     script.client.close()
     assert "Pulsar" in node.wait_not_ready()
     late = later.start(ready=False, command=patched(tmp_path_factory.mktemp("late"), REPORTS_SOON))
@@ -69,10 +76,34 @@ def outage(mortal: Broker, build: Callable[..., Testbed], tmp_path_factory: pyte
     report = json.loads(late.wait_log("MessageQueueConnectionError", 30))
     mortal.start()
     mortal.wait_ready()
+    assert mortal.pid != killed
     script.client = open_client(mortal.url)
     came_again = restart.after(script)
     script.client.close()
-    return Outage(testbed, ids, later, waiting, report, came_again)
+    return Outage(testbed, ids, later, waiting, report, came_again, read_survivors(mortal))
+
+
+def publish_survivors(broker: Broker) -> None:
+    """Publish SURVIVORS, for a subscription that nobody reads now."""
+    with closing(open_client(broker.url)) as client:
+        client.subscribe("survivors", "all")
+        producer = client.create_producer("survivors")
+        for content in SURVIVORS:
+            producer.send_async(content, lambda *_: None)
+        producer.flush()
+
+
+def read_survivors(broker: Broker) -> list[bytes]:
+    """Return as many messages as were published, in their order."""
+    with closing(open_client(broker.url)) as client:
+        consumer = client.subscribe("survivors", "all")
+        return [consumer.receive(TIMEOUT * 1000).data() for _ in SURVIVORS]
+
+
+def test_messages_survive_a_kill_and_a_second_broker_shares_nothing(outage: Outage, broker: Broker) -> None:
+    assert outage.survivors == SURVIVORS
+    topics = requests.get(f"{broker.admin_url}/admin/v2/persistent/public/default", timeout=TIMEOUT).json()
+    assert not [topic for topic in topics if "survivors" in topic]
 
 
 def test_killed_and_started_again_under_load_nothing_is_lost(outage: Outage) -> None:

@@ -13,7 +13,7 @@ from tests.simulation.memory import BOUNDED
 from tests.simulation.run import run
 from tests.simulation.schedule import make
 
-REACHED = 87  # percent of the deciders' branches that forty schedules reach
+REACHED = 86  # percent of the deciders' branches that thirty schedules reach
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_a_seed_that_once_found_a_fault_finds_it_no_more(seed: int) -> None:
     assert result.violation is None, story(result)
 
 
-@pytest.mark.parametrize("first", [110_000, 110_100, 400_000, 1_000_000])
+@pytest.mark.parametrize("first", [110_000, 400_000, 1_000_000])
 def test_a_hundred_schedules_keep_every_rule(first: int) -> None:
     tally = run_all(range(first, first + 100))
     print(tally)
@@ -38,7 +38,7 @@ def test_a_hundred_schedules_keep_every_rule(first: int) -> None:
 
 
 def test_the_simulation_reaches_nearly_all_branches_of_the_deciders(tmp_path: Path) -> None:
-    arguments = ["--seed", "420000", "--count", "40", "--keep-going", "--no-shrink"]
+    arguments = ["--seed", "420000", "--count", "30", "--keep-going", "--no-shrink"]
     percent, text = measure_coverage(arguments, tmp_path)
     print(text)
     assert percent >= REACHED, text
