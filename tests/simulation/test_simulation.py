@@ -30,7 +30,7 @@ def test_a_seed_that_once_found_a_fault_finds_it_no_more(seed: int) -> None:
     assert result.violation is None, story(result)
 
 
-@pytest.mark.parametrize("first", [110_000, 400_000, 1_000_000])
+@pytest.mark.parametrize("first", [110_000, 1_000_000])
 def test_a_hundred_schedules_keep_every_rule(first: int) -> None:
     tally = run_all(range(first, first + 100))
     print(tally)

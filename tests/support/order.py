@@ -14,14 +14,22 @@ from collections.abc import Iterable
 LONGEST = (
     "tests/faults/test_blame.py",
     "tests/simulation/test_simulation.py",
-    "tests/faults/test_supervisor.py",
-    "tests/faults/test_broker_access.py",
-    "tests/integration/test_broker_devstack.py",
-    "tests/integration/test_unfit.py",
-    "tests/faults/test_broker.py",
     "tests/integration/test_local_node.py",
-    "tests/faults/test_soak.py",
+    "tests/faults/test_broker.py",
+    "tests/faults/test_broker_access.py",
+    "tests/faults/test_supervisor.py",
+    "tests/integration/test_unfit.py",
+    "tests/integration/test_start_sh.py",
     "tests/faults/test_upstream.py",
+    "tests/integration/test_embedded.py",
+    "tests/faults/test_batches.py",
+    "tests/integration/test_broker_devstack.py",
+    "tests/faults/test_gateway.py",
+    "tests/unit/supervisor/fitness/test_pacing.py",
+    "tests/faults/test_llamafile.py",
+    "tests/faults/test_two_nodes.py",
+    "tests/faults/test_soak.py",
+    "tests/faults/test_workers.py",
 )
 WAITING = ("tests/faults/", "tests/integration/")
 
