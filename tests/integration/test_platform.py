@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pulsar
+import pytest
 
 from tests.support.gateway import FakeGateway
 from tests.support.platform import Platform
@@ -48,7 +49,7 @@ def test_tasks_are_written_as_the_platform_writes_them(platform: Platform, gatew
     assert platform.asked == [id]
 
 
-def test_ids_are_registered_after_publishing(platform: Platform, gateway: FakeGateway) -> None:
+def test_ids_are_registered_after_the_delay(platform: Platform, gateway: FakeGateway) -> None:
     platform.register_delay = None
     never = platform.ask()
     platform.register_delay = 3600
@@ -59,6 +60,16 @@ def test_ids_are_registered_after_publishing(platform: Platform, gateway: FakeGa
         until(partial(getattr, gateway.answer(soon), "registered_at"), TIMEOUT, "registered id")
     assert gateway.answer(never).registered_at is None
     assert gateway.answer(late).registered_at is None
+
+
+def test_an_id_is_known_before_its_task_is_published(
+    platform: Platform, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late this process gets to its timers: frames of an unknown id would be lost."""
+    monkeypatch.setattr(gateway.loop, "call_soon_threadsafe", lambda *_: None)
+    (id,) = platform.ask_many(["a"])
+    gateway._register_due(id)
+    assert gateway.answer(id).registered_at is not None
 
 
 def test_backlog_and_unacknowledged_messages(platform: Platform) -> None:
