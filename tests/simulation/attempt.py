@@ -272,13 +272,16 @@ class Attempt:
             else:
                 return
 
-    def _flush(self) -> Waits:
-        if not self._held:
-            return
+    def _begin(self) -> Waits:
         yield from self._wait_for_claim(is_end=False)
         if not self._has_begun:
             self._process.answer_states[self.job.slot] = AnswerState.STARTED
             yield 0.000002
+
+    def _flush(self) -> Waits:
+        if not self._held:
+            return
+        yield from self._begin()
         yield from self._wait_for_lease()
         frames, self._held = self._held, []
         for frame in frames:
@@ -297,6 +300,11 @@ class Attempt:
                 self._undelivered = (not self._is_away, tuple(self._held))
                 return "away" if self._is_away else "refused"
             yield 0.2
+        if error and not self._has_begun:  # it leaves together with the end
+            self._held.pop()
+            yield from (self._flush() if self._held else self._begin())
+            yield from self._send_end(with_error=True)
+            return "taken"
         yield from self._flush()
         yield from self._send_end()
         return "taken"
@@ -312,11 +320,13 @@ class Attempt:
         yield from self._flush()
         yield from self._send_end()
 
-    def _send_end(self) -> Waits:
+    def _send_end(self, with_error: bool = False) -> Waits:
         yield from self._wait_for_claim(is_end=True)
         self._process.answer_states[self.job.slot] = AnswerState.ENDING
         yield 0.000002
         yield from self._wait_for_lease()
+        if with_error:
+            self._send(None, False)
         self._send(-1, True)
         yield 0.003  # the ping behind the end is answered
         self._process.answer_states[self.job.slot] = AnswerState.ENDED

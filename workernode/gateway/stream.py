@@ -139,9 +139,11 @@ class StreamReply:
         if socket is None:
             return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
         # If the worker died between the error and the end, another would send a second error.
-        last = [self.held.pop()] if error is not None and self.has_begun else []
+        last = [self.held.pop()] if error is not None else []
         if self.held:
             self._flush(socket)
+        elif last:
+            self._begin()
         self._send_end(socket, last)
         return AnswerResult.TAKEN
 
@@ -254,10 +256,13 @@ class StreamReply:
         if self._held_bytes > MAX_HELD:
             raise ClientGone("the gateway could not be reached, and the answer is too large to be kept")
 
-    def _flush(self, socket: WebSocket, saver: Saver | None = None) -> None:
+    def _begin(self) -> None:
         if not self.has_begun:
             self._show(AnswerState.STARTED)
             self.has_begun = True
+
+    def _flush(self, socket: WebSocket, saver: Saver | None = None) -> None:
+        self._begin()
         self._may_send()
         frames, self.held, self._held_bytes = self.held, [], 0
         try:

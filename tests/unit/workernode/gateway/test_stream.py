@@ -51,8 +51,9 @@ def test_an_error_is_the_last_chunk(gateways: Gateways, gateway: FakeGateway) ->
     assert answer.error == {"message": "no"}
 
 
-def test_the_error_of_a_begun_stream_leaves_together_with_its_end(
-    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chunks", [0, 1], ids=["an error alone", "an error after a chunk"])
+def test_an_error_leaves_together_with_the_end(
+    chunks: int, gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the end its claim is waited for. A worker that is killed in between has sent no error yet."""
     sent: list[list[bytes]] = []
@@ -65,9 +66,11 @@ def test_the_error_of_a_begun_stream_leaves_together_with_its_end(
     monkeypatch.setattr(WebSocket, "send", note)
     gateway.register("a")
     stream = Stream(gateways, gateway)
-    stream.reply.send([chunk(0)])
+    for number in range(chunks):
+        stream.reply.send([chunk(number)])
     stream.reply.end(b'{"error":{"message":"no"}}')
-    assert [len(frames) for frames in sent] == [1, 2]
+    assert [len(frames) for frames in sent] == [1] * chunks + [2]
+    assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
     assert gateway.answer("a").wait().error == {"message": "no"}
 
 
