@@ -71,7 +71,7 @@ step 5 "types: mypy"
 mypy || fail "mypy found faults (above)."
 step 6 "tests: pytest"
 code=0
-# Six processes, because tests mostly wait; they share a broker (tests/support/shared_broker.py). The tests of a file
+# Six processes, because tests mostly wait; they share two brokers (tests/support/shared_broker.py). The tests of a file
 # stay in one process, and the files begin in the order of tests/support/order.py.
 python -m pytest -o cache_dir="$CACHE/pytest" -n 6 --dist loadfile --no-loadscope-reorder "$@" || code=$?
 if ! command -v chromium chromium-browser google-chrome >/dev/null; then
