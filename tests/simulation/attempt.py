@@ -300,32 +300,29 @@ class Attempt:
                 self._undelivered = (not self._is_away, tuple(self._held))
                 return "away" if self._is_away else "refused"
             yield 0.2
-        if error and not self._has_begun:  # it leaves together with the end
+        if error:  # it leaves together with the end
             self._held.pop()
-            yield from (self._flush() if self._held else self._begin())
-            yield from self._send_end(with_error=True)
-            return "taken"
+            yield from self._begin()
         yield from self._flush()
-        yield from self._send_end()
+        yield from self._send_end(error)
         return "taken"
 
     def _end_over_new_connection(self) -> Waits:
-        self._held = [b"E"]
+        self._held = []
         until = self._world.now + RECONNECT_TIME
         while self._is_away:
             if self._world.now + 0.2 >= until:
                 self._excuse("the gateway was away for long, amid the stream")
                 return
             yield 0.2
-        yield from self._flush()
-        yield from self._send_end()
+        yield from self._send_end(error=True)
 
-    def _send_end(self, with_error: bool = False) -> Waits:
+    def _send_end(self, error: bool = False) -> Waits:
         yield from self._wait_for_claim(is_end=True)
         self._process.answer_states[self.job.slot] = AnswerState.ENDING
         yield 0.000002
         yield from self._wait_for_lease()
-        if with_error:
+        if error:
             self._send(None, False)
         self._send(-1, True)
         yield 0.003  # the ping behind the end is answered
