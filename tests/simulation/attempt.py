@@ -284,6 +284,9 @@ class Attempt:
         yield from self._begin()
         yield from self._wait_for_lease()
         frames, self._held = self._held, []
+        self._send_frames(frames)
+
+    def _send_frames(self, frames: list[bytes]) -> None:
         for frame in frames:
             self._send(None if frame == b"E" else int(frame), False)
 
@@ -300,11 +303,11 @@ class Attempt:
                 self._undelivered = (not self._is_away, tuple(self._held))
                 return "away" if self._is_away else "refused"
             yield 0.2
-        if error:  # it leaves together with the end
-            self._held.pop()
+        last = [self._held.pop()] if self._held else []  # it may be an error, and leaves together with the end
+        if last:
             yield from self._begin()
         yield from self._flush()
-        yield from self._send_end(error)
+        yield from self._send_end(last)
         return "taken"
 
     def _end_over_new_connection(self) -> Waits:
@@ -315,15 +318,14 @@ class Attempt:
                 self._excuse("the gateway was away for long, amid the stream")
                 return
             yield 0.2
-        yield from self._send_end(error=True)
+        yield from self._send_end([b"E"])
 
-    def _send_end(self, error: bool = False) -> Waits:
+    def _send_end(self, last: list[bytes]) -> Waits:
         yield from self._wait_for_claim(is_end=True)
         self._process.answer_states[self.job.slot] = AnswerState.ENDING
         yield 0.000002
         yield from self._wait_for_lease()
-        if error:
-            self._send(None, False)
+        self._send_frames(last)
         self._send(-1, True)
         yield 0.003  # the ping behind the end is answered
         self._process.answer_states[self.job.slot] = AnswerState.ENDED

@@ -138,12 +138,13 @@ class StreamReply:
         socket = self._connected_in_time(once)
         if socket is None:
             return AnswerResult.FAILED if self._is_reached else AnswerResult.UNREACHABLE
-        # If the worker died between the error and the end, another would send a second error.
-        last = [self.held.pop()] if error is not None else []
+        # The last frame may be an error, also of an earlier reply. If the worker died between it and the end, another
+        # would send a second error.
+        last = [self.held.pop()] if self.held else []
+        if last:
+            self._begin()
         if self.held:
             self._flush(socket)
-        elif last:
-            self._begin()
         self._send_end(socket, last)
         return AnswerResult.TAKEN
 

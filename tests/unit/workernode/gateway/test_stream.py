@@ -51,11 +51,8 @@ def test_an_error_is_the_last_chunk(gateways: Gateways, gateway: FakeGateway) ->
     assert answer.error == {"message": "no"}
 
 
-@pytest.mark.parametrize("chunks", [0, 1], ids=["an error alone", "an error after a chunk"])
-def test_an_error_leaves_together_with_the_end(
-    chunks: int, gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the end its claim is waited for. A worker that is killed in between has sent no error yet."""
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """Return a list that gets the frames of each write."""
     sent: list[list[bytes]] = []
     send = WebSocket.send
 
@@ -64,6 +61,15 @@ def test_an_error_leaves_together_with_the_end(
         send(socket, frames, **more)
 
     monkeypatch.setattr(WebSocket, "send", note)
+    return sent
+
+
+@pytest.mark.parametrize("chunks", [0, 1], ids=["an error alone", "an error after a chunk"])
+def test_an_error_leaves_together_with_the_end(
+    chunks: int, gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the end its claim is waited for. A worker that is killed in between has sent no error yet."""
+    sent = noted(monkeypatch)
     gateway.register("a")
     stream = Stream(gateways, gateway)
     for number in range(chunks):
@@ -71,6 +77,19 @@ def test_an_error_leaves_together_with_the_end(
     stream.reply.end(b'{"error":{"message":"no"}}')
     assert [len(frames) for frames in sent] == [1] * chunks + [2]
     assert stream.shown == [AnswerState.STARTED, AnswerState.ENDING, AnswerState.ENDED]
+    assert gateway.answer("a").wait().error == {"message": "no"}
+
+
+def test_an_error_that_an_earlier_reply_has_left_leaves_together_with_the_end(
+    gateways: Gateways, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = noted(monkeypatch)
+    gateway.register("a")
+    earlier, stream = Stream(gateways, gateway), Stream(gateways, gateway)
+    earlier.reply._hold([earlier.reply._chunk_head + each + b"}" for each in (chunk(0), b'{"error":{"message":"no"}}')])
+    stream.reply.hold(earlier.reply.held)
+    stream.reply.end()
+    assert [len(frames) for frames in sent] == [1, 2]
     assert gateway.answer("a").wait().error == {"message": "no"}
 
 
