@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+import threading
+from pathlib import Path
 
 import psutil
 
@@ -11,14 +16,52 @@ from devstack.terminal import StackError
 
 HOST = "127.0.0.1"
 # Below the range from which systems take the ports of outgoing connections: none of those takes such a port between the
-# kill of a broker and its restart.
-FREE_PORTS = range(15_000, 30_000)
+# kill of a broker and its restart. Nor is it the range from which a node takes the port of its model
+# (supervisor/model_server/command.py).
+FREE_PORTS = range(10_000, 20_000)
+
+
+class _Reservations:
+    """Which ports have been given to a caller, who may listen later: by this process or another one of this user.
+
+    Others are told by locks on bytes of one file, the byte at N for port N; the system ends them with the process.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._own: set[int] = set()  # a process's locks do not keep out itself
+        self._file: int | None = None
+
+    def reserve(self, port: int) -> bool:
+        """Reserve a port until this process ends; False: it is reserved already."""
+        with self._lock:
+            if port in self._own:
+                return False
+            if self._file is None:
+                path = Path(tempfile.gettempdir(), f"workernode-ports-{os.getuid()}")
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            except (BlockingIOError, PermissionError):  # which of them is up to the system
+                return False
+            self._own.add(port)
+            return True
+
+
+_reservations = _Reservations()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now, and that no outgoing connection takes later."""
+    """Return a port that nobody listens on, and that no outgoing connection and no other call will take.
+
+    Other calls are those of all processes of this user; the port is kept from them until this process ends.
+
+    Raises:
+        StackError: no port is free.
+        OSError: the file of the reservations cannot be opened.
+    """
     for port in random.sample(FREE_PORTS, 200):
-        if not is_taken(port):
+        if not is_taken(port) and _reservations.reserve(port):
             return port
     raise StackError(f"No free port was found between {FREE_PORTS.start} and {FREE_PORTS.stop}.")
 

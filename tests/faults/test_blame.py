@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from devstack.ports import free_port
 from supervisor.fitness.blame import ENOUGH, MORE_IF_WELL
-from tests.support.check import closed_port
 from tests.support.gateway import FakeGateway
 from tests.support.node import Node
 from tests.support.platform import Platform
@@ -160,7 +160,7 @@ SICK: dict[str, Callable[[], tuple[dict[str, Any] | None, dict[str, Any]]]] = {
     "empty account": lambda: ({"status": 402, "err_code": "insufficient_quota"}, {}),
     "unknown model": lambda: ({"status": 404, "err_code": "model_not_found"}, {}),
     "503 with a long wait": lambda: ({"status": 503, "headers": {"Retry-After": "600"}}, {}),
-    "nothing listens": lambda: (None, {"API_URL": f"http://127.0.0.1:{closed_port()}/v1"}),
+    "nothing listens": lambda: (None, {"API_URL": f"http://127.0.0.1:{free_port()}/v1"}),
 }
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from devstack.ports import free_port
 from tests.support.fixtures import API_KEY
 from tests.support.gateway import FakeGateway
-from tests.support.node import Node, free_port
+from tests.support.node import Node
 from tests.support.paths import ROOT
 from tests.support.platform import Platform
 from tests.support.upstream import FakeUpstream

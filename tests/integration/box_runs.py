@@ -26,9 +26,10 @@ import pytest
 import requests
 
 from devstack.broker import Broker
+from devstack.ports import free_port
 from tests.faults.testbed import pss_bytes
 from tests.support.gateway import FakeGateway
-from tests.support.node import ROOT, Node, free_port
+from tests.support.node import ROOT, Node
 from tests.support.platform import Platform
 from tests.support.wait import until
 

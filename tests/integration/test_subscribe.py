@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from devstack.ports import free_port
 from tests.support.fixtures import API_KEY
 from tests.support.gateway import FakeGateway
 from tests.support.helm import find_helm, one, render
-from tests.support.node import Node, free_port
+from tests.support.node import Node
 from tests.support.platform import Platform
 from tests.support.upstream import FakeUpstream
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from devstack.ports import free_port
 from tests.support.tls import server_context
 
 
@@ -44,7 +45,7 @@ class ApiServer:
         (self.service_account / "ca.crt").write_bytes(authority.read_bytes())
         (self.service_account / "namespace").write_text(namespace)
         self.rotate()
-        self._server = self._listen(0)
+        self._server = self._listen(free_port())
         self.port: int = self._server.server_address[1]
 
     @property

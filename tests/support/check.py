@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,12 +34,6 @@ def marks(findings: list[Finding]) -> list[tuple[str, Mark]]:
 
 def one_line(finding: Finding) -> str:
     return f"{finding.mark.value}: {finding.text} → {finding.advice}"
-
-
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Api:

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,20 +19,13 @@ from typing import Any, TextIO
 
 import psutil
 
+from devstack.ports import free_port
 from tests.support.wait import patient, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Rides in the environment of the node and, inherited, of all its descendants: that is how orphans are found.
 MARK = "NODE_UNDER_TEST"
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Node:

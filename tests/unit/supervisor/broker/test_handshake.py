@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devstack.ports import free_port
 from supervisor.broker import Access, protobuf, trust
 from supervisor.broker.handshake import CONNECTED, ERROR, TOPICS_RESPONSE, NoConnection, Session
 from tests.support.tls import server_context
@@ -96,17 +97,12 @@ def test_a_broker_that_is_silent_is_given_up() -> None:
             Session(Access(url), 0.2)
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        (lambda: f"pulsar://127.0.0.1:{closed_port()}", "nothing listens at 127.0.0.1:[0-9]+; start the broker"),
+        (lambda: f"pulsar://127.0.0.1:{free_port()}", "nothing listens at 127.0.0.1:[0-9]+; start the broker"),
         (lambda: "pulsar://no.such.host.invalid", "the host no.such.host.invalid has no address"),
-        (lambda: f"pulsar+ssl://127.0.0.1:{closed_port()}", "nothing listens"),
+        (lambda: f"pulsar+ssl://127.0.0.1:{free_port()}", "nothing listens"),
     ],
     ids=["nobody there", "no such host", "nobody there, TLS"],
 )
@@ -123,7 +119,7 @@ def test_tls_against_a_plain_port_says_so() -> None:
 
 def test_of_several_brokers_the_first_that_lets_us_in_is_taken() -> None:
     with broker([frame(CONNECTED, protobuf.text(1, "second"))]) as url:
-        both = f"pulsar://127.0.0.1:{closed_port()},{url.removeprefix('pulsar://')}"
+        both = f"pulsar://127.0.0.1:{free_port()},{url.removeprefix('pulsar://')}"
         with Session(Access(both), TIMEOUT) as session:
             assert session.version == "second"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from devstack.ports import free_port
 from supervisor.check import collector, command
 from supervisor.check.findings import Context, Mark
 from supervisor.model_server import ModelServer
-from tests.support.check import closed_port, context, one_line
+from tests.support.check import context, one_line
 
 
 def line(about: Context, can_export: bool = True) -> str:
@@ -31,7 +32,7 @@ def test_a_collector_that_listens_is_named() -> None:
 
 
 def test_a_collector_where_nothing_listens_is_named_with_what_to_do() -> None:
-    place = f"127.0.0.1:{closed_port()}"
+    place = f"127.0.0.1:{free_port()}"
     found = line(context(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{place}"))
     assert found.startswith(f"warn: {place} cannot be connected to (it refuses the connection)")
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in found
@@ -39,7 +40,7 @@ def test_a_collector_where_nothing_listens_is_named_with_what_to_do() -> None:
 
 def test_of_several_addresses_the_one_where_nothing_listens_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        place = f"127.0.0.1:{closed_port()}"
+        place = f"127.0.0.1:{free_port()}"
         traces = f"http://127.0.0.1:{server.getsockname()[1]}/v1/traces"
         metrics = f"http://{place}/v1/metrics"
         about = context(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=traces, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=metrics)
@@ -50,7 +51,7 @@ def test_an_endpoint_that_neither_spans_nor_metrics_use_is_not_checked() -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         used = f"http://127.0.0.1:{server.getsockname()[1]}/v1/all"
         about = context(
-            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port()}",
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",
             OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=used,
             OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=used,
         )
@@ -73,7 +74,7 @@ def test_a_collector_behind_a_proxy_is_not_connected_to_directly(monkeypatch: py
 
 def test_the_headers_of_the_collector_are_not_shown() -> None:
     secret = "x-api-key=canary-5e1f"
-    about = context(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port()}", OTEL_EXPORTER_OTLP_HEADERS=secret)
+    about = context(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", OTEL_EXPORTER_OTLP_HEADERS=secret)
     assert "canary" not in line(about)
 
 
@@ -81,9 +82,9 @@ def test_the_headers_of_the_collector_are_not_shown() -> None:
 def test_the_table_has_the_line_where_a_collector_is_named(named: bool, tmp_path: Path) -> None:
     environ = {
         "NODE_TYPE": "remote", "MODEL_NAME": "m", "STATUS_ADDR": "off", "API_KEY": "k",
-        "API_URL": f"http://127.0.0.1:{closed_port()}", "PULSAR_URL": f"pulsar://127.0.0.1:{closed_port()}",
+        "API_URL": f"http://127.0.0.1:{free_port()}", "PULSAR_URL": f"pulsar://127.0.0.1:{free_port()}",
     }  # fmt: skip
     if named:
-        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{closed_port()}"
+        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
     found = command.find(environ, tmp_path / ".env", ModelServer, lambda: True)
     assert [each.name for each in found].count("collector") == int(named)

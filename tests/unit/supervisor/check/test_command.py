@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from devstack.ports import free_port
 from supervisor.check import broker as check_broker
 from supervisor.check import clock as check_clock
 from supervisor.check import command as check
@@ -26,7 +27,7 @@ from supervisor.machine import folders
 from supervisor.model_server import ModelServer
 from supervisor.telemetry import is_installed
 from tests.support.apiserver import ApiServer
-from tests.support.check import REMOTE, Api, closed_port, context, marks, one_line
+from tests.support.check import REMOTE, Api, context, marks, one_line
 from workernode import settings
 from workernode.settings import Address
 
@@ -258,7 +259,7 @@ def status_finding(address: str, model: str = "gpt-4o") -> tuple[Finding, str]:
 
 def test_a_status_address_that_is_off_or_free_passes() -> None:
     assert status_finding("off")[0].text == "off: no status server"
-    found, model = status_finding(f"0.0.0.0:{closed_port()}")
+    found, model = status_finding(f"0.0.0.0:{free_port()}")
     assert (found.mark, model) == (Mark.OK, "")
 
 
@@ -293,7 +294,7 @@ def test_addresses_of_all_interfaces_are_asked_on_loopback(api: Api) -> None:
 
 
 def test_the_publishers_clocks_are_known_only_while_a_node_runs() -> None:
-    _, clock = check_status._check(context(STATUS_ADDR=f"127.0.0.1:{closed_port()}"))
+    _, clock = check_status._check(context(STATUS_ADDR=f"127.0.0.1:{free_port()}"))
     assert (clock.name, clock.mark) == (check_status.PUBLISHERS, Mark.SKIPPED)
 
 

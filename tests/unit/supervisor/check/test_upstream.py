@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from devstack.ports import free_port
 from supervisor.check import upstream as check_upstream
 from supervisor.check.findings import Finding, Mark, run_all
-from tests.support.check import KEY, Api, closed_port, context, one_line
+from tests.support.check import KEY, Api, context, one_line
 from tests.support.upstream import FakeUpstream
 
 
@@ -103,7 +104,7 @@ def test_a_list_that_cannot_be_read_needs_a_look(api: Api, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens at http://127.0.0.1:"),
+        (lambda: f"http://127.0.0.1:{free_port()}", "nothing listens at http://127.0.0.1:"),
         (lambda: "https://no.such.host.invalid", "no.such.host.invalid has no address"),
     ],
 )

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from devstack.ports import free_port
 from supervisor.events import SelfChecked
 from supervisor.fitness import self_check
-from tests.support.check import KEY, closed_port, context
+from tests.support.check import KEY, context
 from tests.support.upstream import FakeUpstream
 from workernode.protocol import FaultKind
 from workernode.settings import Settings
@@ -87,7 +88,7 @@ def test_the_answer_is_read_like_a_tasks(mode: dict[str, object], kind: FaultKin
 
 
 def test_an_upstream_where_nothing_listens_is_away() -> None:
-    assert checked(f"http://127.0.0.1:{closed_port()}/v1") is FaultKind.UNAVAILABLE
+    assert checked(f"http://127.0.0.1:{free_port()}/v1") is FaultKind.UNAVAILABLE
 
 
 # at the start
@@ -109,7 +110,7 @@ def test_a_list_that_refuses_the_key_is_a_reason_to_check(upstream: FakeUpstream
 
 
 def test_an_upstream_that_is_away_is_no_reason_to_check() -> None:
-    assert not is_list_refused(f"http://127.0.0.1:{closed_port()}/v1")
+    assert not is_list_refused(f"http://127.0.0.1:{free_port()}/v1")
 
 
 def started(upstream: FakeUpstream, at_start: bool) -> SelfChecked:

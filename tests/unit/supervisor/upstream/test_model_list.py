@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from devstack.ports import free_port
 from supervisor.upstream import ModelList, listed_models
-from tests.support.check import KEY, Api, closed_port, context
+from tests.support.check import KEY, Api, context
 
 TIME_LIMIT = 10.0  # seconds
 
@@ -32,7 +33,7 @@ def test_the_environments_proxy_and_netrc_are_not_used(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password wrong\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     models = ModelList(context(API_URL=api.url).settings)
