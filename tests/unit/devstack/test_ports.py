@@ -44,7 +44,8 @@ def test_a_free_port_is_given_once_although_nobody_listens_on_it_yet(monkeypatch
     with subprocess.Popen(
         [sys.executable, "-c", RESERVE_60], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
-        assert other.stdout and other.stdin
+        assert other.stdout
+        assert other.stdin
         others = {int(port) for port in other.stdout.readline().split()}
         own = [free_port() for _ in range(60)]
         assert len(set(own) | others) == 120
