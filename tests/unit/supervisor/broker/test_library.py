@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.broker import Access, Topics, library
 from supervisor.broker.library import authentication
-from tests.unit.supervisor.broker.test_client import VARIABLES
+from tests.unit.supervisor.broker.adapter import VARIABLES
 from workernode.settings import load
 
 URL = "pulsar+ssl://broker:6651"
