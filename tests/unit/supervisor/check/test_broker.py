@@ -1,4 +1,4 @@
-"""`--check`: what is advised where the broker, or the Pulsar library, does not do what a node needs."""
+"""`--check`: the lines about the broker, and the advice where it, or the Pulsar library, does not do what is needed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from supervisor.broker import Access, Answer, Topics
 from supervisor.check import broker
-from supervisor.check.findings import Mark
-from tests.support.check import context
+from supervisor.check.findings import Mark, run_all
+from tests.support.check import context, marks, one_line
 
 OAUTH2 = {"PULSAR_TOKEN": "", "PULSAR_OAUTH2": '{"issuer_url": "https://a", "private_key": "/missing"}'}
 
@@ -41,3 +41,20 @@ def test_a_failure_that_the_library_names_has_its_own_advice(text: str, word: st
 
 def test_credentials_that_cannot_be_used_are_named_by_their_variable() -> None:
     assert advice("AuthenticationError", **OAUTH2).startswith("correct PULSAR_OAUTH2: ")
+
+
+def test_without_a_connection_rights_are_not_tried() -> None:
+    found = run_all(broker.checks(), context())
+    assert marks(found) == [
+        ("broker", Mark.FAULT), ("broker: tasks", Mark.SKIPPED), ("broker: records", Mark.SKIPPED),
+        ("broker: claims", Mark.SKIPPED),
+    ]  # fmt: skip
+    assert one_line(found[0]).startswith("FAULT: no connection to Pulsar: nothing listens at 127.0.0.1:1 → ")
+
+
+@pytest.mark.parametrize(
+    ("reported", "shown"),
+    [("Pulsar Server4.0.8", "Pulsar 4.0.8"), ("Pulsar Server 4.1", "Pulsar 4.1"), ("x-1", "x-1"), ("", "a broker")],
+)
+def test_the_brokers_version_is_shown_as_a_person_writes_it(reported: str, shown: str) -> None:
+    assert broker.named(reported) == shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,6 @@ from supervisor.check import upstream as check_upstream
 from supervisor.check.findings import Finding, Mark, run_all
 from tests.support.check import KEY, Api, context, one_line
 from tests.support.upstream import FakeUpstream
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    one = Api()
-    yield one
-    one.close()
 
 
 def upstream_findings(api: Api, **variables: str) -> list[Finding]:
