@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.supervisor.claims.nodes import Violation, World
+from tests.unit.supervisor.claims.tasks import Violation
+from tests.unit.supervisor.claims.world import World
 
 
 @pytest.fixture

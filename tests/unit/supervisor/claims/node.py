@@ -1,181 +1,29 @@
-"""Some nodes with claims, their tasks and their clients, under a clock of the test's own: one topic, one order.
-
-Nodes are killed, paused and cut off at random. Everything that a client sees is checked when it comes.
-"""
+"""What a node with claims does with its tasks, and when it is killed, paused or cut off."""
 
 from __future__ import annotations
 
-import heapq
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from supervisor.claims import Claims, Finding
-from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
+from supervisor.events import ClaimsOpened, Received
+from tests.unit.supervisor.claims.tasks import Message, Task, Violation
+from tests.unit.supervisor.claims.topic_client import TopicClient
+
+if TYPE_CHECKING:
+    from tests.unit.supervisor.claims.world import World
 
 WALL = 1e9
 KEEP = 600.0
-SEND_TIMEOUT = 10.0  # seconds after which the library gives a message up
 WORKERS_LIVE = 5.0  # seconds that the workers of a killed node may go on
 FRAME_AFTER = 0.1  # seconds from the receipt of a task to its first frame
 
 
-class Violation(AssertionError):
-    """A client has seen what it must not see."""
-
-
-@dataclass
-class Client:
-    """Who waits for the stream of one task."""
-
-    request_id: str
-    text_from: str = ""  # the node of which it has a text
-    is_ended: bool = False
-    can_miss_end: bool = False  # the node that was allowed to end it was killed
-
-    def frame(self, node: str) -> None:
-        """A frame with text comes."""
-        if self.is_ended:
-            raise Violation(f"{self.request_id}: a frame of {node} after the end")
-        if self.text_from not in ("", node):
-            raise Violation(f"{self.request_id}: text of {self.text_from}, then of {node}")
-        self.text_from = node
-
-    def end(self, node: str) -> None:
-        """The end comes."""
-        if self.is_ended:
-            raise Violation(f"{self.request_id}: {node} ends it once more")
-        self.is_ended = True
-
-
-@dataclass
-class Message:
-    """A task in the topic of tasks."""
-
-    client: Client
-    published: float
-    place: int  # in the topic
-    at: Node | None = None  # the broker's view: the node that has it
-    is_acked: bool = False
-
-
-@dataclass
-class Task:
-    """A message at a node."""
-
-    message: Message
-    number: int
-    received: Received
-    is_running: bool = False
-    has_begun: bool = False
-    is_rejection: bool = False
-    asked: str = ""  # "begin" or "end": the grant that it has asked for last
-    waits_for: str = ""  # the same, until it is granted
-    until: float = 0.0  # when its text is over
-    is_lost: bool = False
-    lapses: int = 0  # of the lease, when it asked last
-
-
-class World:
-    """The broker, the nodes and the clients.
-
-    Args:
-        seed: of everything that is random.
-        nodes: how many.
-    """
-
-    def __init__(self, seed: int, nodes: int = 3) -> None:
-        self.random = random.Random(seed)
-        self.now = 100.0
-        self.log: list[bytes] = []
-        self.is_log_away = False  # the owner of the topic of claims is gone
-        self.messages: list[Message] = []
-        self.trace: list[str] = []
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-        self.nodes = [Node(self, f"n{number}") for number in range(nodes)]
-        for node in self.nodes:
-            node.start()
-
-    def after(self, delay: float, call: Callable[[], None]) -> None:
-        """Call something later."""
-        self._count += 1
-        heapq.heappush(self._events, (self.now + delay, self._count, call))
-
-    def run(self, seconds: float) -> None:
-        """Let time pass."""
-        until = self.now + seconds
-        while self._events and self._events[0][0] <= until:
-            self.now, _, call = heapq.heappop(self._events)
-            call()
-        self.now = until
-
-    def note(self, text: str) -> None:
-        """Write down what happens, for whoever reads a failure."""
-        self.trace.append(f"{self.now:9.3f} {text}")
-
-    def publish(self, request_id: str) -> Message:
-        """Somebody publishes a task; a node gets it."""
-        message = Message(Client(request_id), self.now, len(self.messages))
-        self.messages.append(message)
-        self.hand_out(message)
-        return message
-
-    def hand_out(self, message: Message) -> None:
-        """Give a message to one of the nodes that are connected."""
-        nodes = [node for node in self.nodes if node.is_alive and node.is_linked]
-        message.at = None
-        if message.is_acked:
-            return
-        if not nodes:
-            self.after(1.0, lambda: self.hand_out(message))
-            return
-        node = message.at = self.random.choice(nodes)
-        self.after(self.random.uniform(0.001, 0.01), lambda: node.receive(message))
-
-    def take_topic_away(self, seconds: float) -> None:
-        """The owner of the topic of claims is gone for a while."""
-        self.note(f"no topic of claims for {seconds:.1f} s")
-        self.is_log_away = True
-        self.after(seconds, self._bring_topic_back)
-
-    def _bring_topic_back(self) -> None:
-        self.is_log_away = False
-
-    def check_end(self) -> None:
-        """Check that nothing is lost and nothing is left behind, long after the last fault."""
-        for message in self.messages:
-            client = message.client
-            if not message.is_acked:
-                raise Violation(f"{client.request_id}: nobody has acked it")
-            if not (client.is_ended or client.can_miss_end):
-                raise Violation(f"{client.request_id}: its client waits for ever")
-        for node in self.nodes:
-            if node.is_alive:
-                node.check_end()
-
-    def lose(self, node: Node) -> None:
-        """The broker finds out that a node is gone: others get its messages."""
-        for message in self.messages:
-            if message.at is node and not message.is_acked:
-                # What is younger than the first frame can be at two nodes unseen (docs/faults.md).
-                delay = max(0.0, message.published + 2 * FRAME_AFTER - self.now)
-                message.at = None
-                self.after(delay + self.random.uniform(0.0, 0.01), lambda message=message: self.hand_out(message))
-
-
-@dataclass
-class _Pending:
-    number: int
-    data: bytes
-    sent_at: float
-    is_answered: bool = False
-
-
 @dataclass
 class Node:
-    """One node: its claims, the library's part of the connection, its workers."""
+    """One node: its claims, its connection, its workers."""
 
     world: World
     name: str
@@ -184,21 +32,16 @@ class Node:
     paused_until: float = 0.0
     tasks: dict[int, Task] = field(default_factory=dict)
     serves: dict[str, float] = field(default_factory=dict)  # request id → how long its stream lasts
-    is_reading: bool = False
-    positions: int = 0
     _number: int = 0
-    _pending: deque[_Pending] = field(default_factory=deque)
     _events: deque[Callable[[], None]] = field(default_factory=deque)
-    _reader: int = 0
-    _is_started: bool = False
-    _generation: int = 0
     _next_turn: float = float("inf")
     _last_received: float = float("inf")
     killed_at: float = float("inf")
 
     def __post_init__(self) -> None:
         self.skew = self.world.random.uniform(-2.0, 2.0)
-        self.claims = Claims(self.name, self, KEEP)
+        self.topic = TopicClient(self)
+        self.claims = Claims(self.name, self.topic, KEEP)
 
     def start(self) -> None:
         """The claims are opened."""
@@ -221,8 +64,8 @@ class Node:
             claims._outbox._waiting,
             claims._look_ups,
         ]
-        if self.is_reading or any(map(len, left)) or len(claims._look_ups.table):
-            raise Violation(f"{self.name}: reads={self.is_reading}, {left}")
+        if self.topic.is_reading or any(map(len, left)) or len(claims._look_ups.table):
+            raise Violation(f"{self.name}: reads={self.topic.is_reading}, {left}")
 
     # --- what happens to it ---
 
@@ -233,7 +76,7 @@ class Node:
         self.world.note(f"{self.name} killed")
         self.is_alive = self.is_linked = False
         self.killed_at = self.world.now
-        self._generation += 1
+        self.topic.disconnected()
         for task in self.tasks.values():
             if task.asked == "end" or task.is_rejection:
                 task.message.client.can_miss_end = True
@@ -245,7 +88,7 @@ class Node:
             return
         self.world.note(f"{self.name} cut for {seconds:.1f} s, detected after {detected_after:.1f} s")
         self.is_linked = False
-        self._generation += 1
+        self.topic.disconnected()
         self.world.after(detected_after, lambda: self.world.lose(self))
         self.world.after(seconds, self._link)
 
@@ -257,84 +100,15 @@ class Node:
 
     def restart_reader(self) -> None:
         """The client is made anew: the topic is read from its beginning."""
-        if self.is_reading and self.is_linked:
-            self._start_reader()
+        if self.topic.is_reading and self.is_linked:
+            self.topic.start_reader()
 
     def _link(self) -> None:
         if not self.is_alive:
             return
         self.world.note(f"{self.name} connected again")
         self.is_linked = True
-        for each in self._pending:  # the library stores again what it has no receipt for
-            self._send(each)
-        self._pump()
-
-    # --- claims.Topic ---
-
-    def publish_claims(self, number: int, message: bytes) -> None:
-        """See Topic."""
-        pending = _Pending(number, message, self.world.now)
-        self._pending.append(pending)
-        self._send(pending)
-        self.world.after(SEND_TIMEOUT, lambda: self._give_up(pending))
-
-    def read_claims(self, is_wanted: bool) -> None:
-        """See Topic."""
-        self.is_reading, self._is_started = is_wanted, False
-        self._reader += 1
-        if is_wanted:
-            reader = self._reader
-            self.world.after(0.005, lambda: self._start_reader() if reader == self._reader else None)
-
-    def _start_reader(self) -> None:
-        self._reader += 1
-        self._is_started = True
-        self.positions = 0
-        self.post(lambda: self.claims.read(self.world.now, ClaimsRead(b"", is_start=True)))
-        self._pump()
-
-    def _send(self, pending: _Pending) -> None:
-        generation = self._generation
-
-        def store() -> None:
-            if self.world.is_log_away:
-                self.world.after(0.5, store)
-                return
-            if generation != self._generation and self.world.random.random() < 0.5:
-                return  # the cut came first
-            if pending not in self._pending:
-                return
-            self.world.log.append(pending.data)
-            for node in self.world.nodes:
-                node._pump()
-            if generation == self._generation:
-                self.world.after(0.002, lambda: self._stored(pending, generation))
-
-        if self.is_linked:
-            self.world.after(0.003, store)
-
-    def _stored(self, pending: _Pending, generation: int) -> None:
-        if generation == self._generation and pending in self._pending:
-            self._pending.remove(pending)
-            self.post(lambda: self.claims.stored(self.world.now, ClaimsStored(pending.number, "")))
-
-    def _give_up(self, pending: _Pending) -> None:
-        if pending in self._pending and self.is_alive:
-            self._pending.remove(pending)
-            self.post(lambda: self.claims.stored(self.world.now, ClaimsStored(pending.number, "Timeout")))
-
-    def _pump(self) -> None:
-        if not (self._is_started and self.is_linked and self.is_alive):
-            return
-        reader = self._reader
-        while self.positions < len(self.world.log):
-            data = self.world.log[self.positions]
-            self.positions += 1
-            self.post(lambda data=data: self._read(reader, data))
-
-    def _read(self, reader: int, data: bytes) -> None:
-        if reader == self._reader:
-            self.claims.read(self.world.now, ClaimsRead(data))
+        self.topic.connected()
 
     # --- the supervisor ---
 
