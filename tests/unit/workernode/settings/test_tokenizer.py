@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tokenizer import write_tokenizer
-from tests.unit.workernode.settings.test_environment import REMOTE, faults
+from tests.unit.workernode.settings.environments import REMOTE, faults
 from workernode.settings import formats, load
 
 
