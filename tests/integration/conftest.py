@@ -1,4 +1,4 @@
-"""The checkout in which start.sh and ai.sh run."""
+"""The checkout in which start.sh and ai.sh run; a development gateway."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from devstack.broker import Broker
+from devstack.gateway import Gateway
 from tests.integration.checkout import Checkout
+from tests.integration.gateway_clients import Topic
 from tests.support.upstream import FakeUpstream
 
 
@@ -20,3 +22,18 @@ def checkout(tmp_path: Path, broker: Broker, upstream: FakeUpstream) -> Iterator
         process.kill()
     for run in one.runs:
         run.end()
+
+
+@pytest.fixture
+def topic() -> Topic:
+    """What the development gateway publishes on."""
+    return Topic()
+
+
+@pytest.fixture
+def server(topic: Topic) -> Iterator[Gateway]:
+    """A development gateway of this test's own."""
+    gateway = Gateway(topic.publish, port=0)
+    gateway.start()
+    yield gateway
+    gateway.close()
