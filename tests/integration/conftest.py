@@ -1,4 +1,4 @@
-"""The checkout in which start.sh and ai.sh run; a development gateway."""
+"""The checkout in which start.sh and ai.sh run, the folder in which local.sh runs, and a development gateway."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from devstack.broker import Broker
 from devstack.gateway import Gateway
 from tests.integration.checkout import Checkout
 from tests.integration.gateway_clients import Topic
+from tests.integration.local_sh_box import Box
 from tests.support.upstream import FakeUpstream
 
 
@@ -22,6 +23,12 @@ def checkout(tmp_path: Path, broker: Broker, upstream: FakeUpstream) -> Iterator
         process.kill()
     for run in one.runs:
         run.end()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """A folder of this test's own with local.sh in it."""
+    return Box(tmp_path)
 
 
 @pytest.fixture
