@@ -30,6 +30,7 @@ LONGEST = (
     "tests/faults/test_two_nodes.py",
     "tests/faults/test_soak.py",
     "tests/faults/test_workers.py",
+    "tests/faults/test_broker_certificates.py",
 )
 WAITING = ("tests/faults/", "tests/integration/")
 
