@@ -19,7 +19,8 @@ from typing import Any
 from websockets.frames import Opcode
 
 from benchmarks.server_process import ServerProcess
-from tests.support.wire import Connection, Request, Server, head_of
+from tests.support.wire import Connection, Request, head_of
+from tests.support.wire_server import Server
 
 try:
     from websockets.speedups import apply_mask

@@ -13,7 +13,8 @@ from typing import Any
 
 from benchmarks.server_process import ServerProcess
 from tests.support.upstream import REFUSAL, Limit, error_of
-from tests.support.wire import Connection, Request, Server, head_of
+from tests.support.wire import Connection, Request, head_of
+from tests.support.wire_server import Server
 
 MODEL = "bench"
 WORD = "word "

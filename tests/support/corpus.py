@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from tests.support.paths import ROOT
-from tests.support.wire import Connection, Request, Server, head_of
+from tests.support.wire import Connection, Request, head_of
+from tests.support.wire_server import Server
 
 CORPUS = ROOT / "tests" / "corpus"
 HEARTBEAT = 0.02  # seconds between two comments of a stream that only keeps itself alive

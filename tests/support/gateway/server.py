@@ -18,7 +18,8 @@ from tests.support.gateway.answers import Answer, Frame, Post, json_object
 from tests.support.gateway.behaviour import ANY, FIELDS, GOOD, Behaviour
 from tests.support.gateway.sockets import Socket
 from tests.support.wait import patient
-from tests.support.wire import ClientLeft, Connection, Request, Server, head_of
+from tests.support.wire import ClientLeft, Connection, Request, head_of
+from tests.support.wire_server import Server
 
 
 class FakeGateway(Server):

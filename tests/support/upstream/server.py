@@ -23,7 +23,8 @@ from tests.support.upstream.directive import (
 from tests.support.upstream.exchange import Exchange
 from tests.support.upstream.gate import Gate
 from tests.support.upstream.rate_limit import Limit
-from tests.support.wire import ClientLeft, Connection, Request, Server
+from tests.support.wire import ClientLeft, Connection, Request
+from tests.support.wire_server import Server
 
 
 class FakeUpstream(Server):
