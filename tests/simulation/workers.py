@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from supervisor.workers.death import MOST_SHARED, most_sends
-from tests.simulation.attempt import Attempt, Waits
+from tests.simulation.attempt import Attempt
 from tests.simulation.outside import FIRST_KEY, Gateway, Upstream
 from tests.simulation.schedule import TaskPlan
-from tests.simulation.world import Violation, World
+from tests.simulation.world import Violation, Waits, World
 from workernode.pipe import pack
 from workernode.protocol import AnswerState, Granted, Hold, Job, Lease, Ready, SavedStream, Stop, Target, ToWorker
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 START = 1000.0  # the clock's first second: a moment of 0 means "never" in the node's code
 EPOCH = 1.7e9  # the wall clock's seconds at START
+
+Waits = Generator[float, None, None]  # something that takes a while: yields how long it waits
 
 
 class Violation(Exception):  # what was violated is its text, not its name
