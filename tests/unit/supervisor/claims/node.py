@@ -31,7 +31,6 @@ class Node:
     is_linked: bool = True
     paused_until: float = 0.0
     tasks: dict[int, Task] = field(default_factory=dict)
-    serves: dict[str, float] = field(default_factory=dict)  # request id → how long its stream lasts
     _number: int = 0
     _events: deque[Callable[[], None]] = field(default_factory=deque)
     _next_turn: float = float("inf")

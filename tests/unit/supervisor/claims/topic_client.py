@@ -19,7 +19,6 @@ class _Pending:
     number: int
     data: bytes
     sent_at: float
-    is_answered: bool = False
 
 
 class TopicClient:
