@@ -68,7 +68,11 @@ class CapSearch:
         if not sample.is_full or sample.in_flight > level:  # tasks of a higher level still end
             return self._not_full(sample, level)
         self._idle_since = None
-        self._since = sample.at if self._since is None else self._since
+        if self._since is None:
+            # A slow machine may read the first prompts for longer than it takes to settle.
+            if self._kept is None and sample.tokens_per_s <= 0 and not sample.lag_s:
+                return None
+            self._since = sample.at
         measured_s = sample.at - self._since - max(SETTLE_S, sample.lag_s)
         if measured_s < 0:
             return None

@@ -98,6 +98,16 @@ def test_a_full_cpu_alone_never_lowers_it() -> None:
     assert cap.value == 8
 
 
+def test_the_time_before_the_first_token_does_not_count_for_the_level() -> None:
+    """A slow machine reads the first prompts for seconds. What the ceiling gives is measured without them."""
+    curve = {1: 27.0, 2: 36.0, 4: 39.0, 8: 45.0}
+    box, cap = Box(curve, prefill_s=3.6, noise=0.01), Cap(8, cpu_high=95, memory_high=90)
+    box.run(cap, 4)
+    box.prefill_s = 0.3  # what the prompts have in common is in the cache now
+    box.run(cap, 90)
+    assert cap.value == 8
+
+
 def test_a_full_cpu_lowers_it_where_fewer_tasks_give_as_much() -> None:
     box, cap = Box({1: 12.0, 2: 24.0, 4: 24.0, 8: 24.0}), Cap(8, cpu_high=95, memory_high=90)
     box.run(cap, 120)
