@@ -39,7 +39,11 @@ class _Reservations:
                 return False
             if self._file is None:
                 path = Path(tempfile.gettempdir(), f"workernode-ports-{os.getuid()}")
-                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                try:
+                    self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                except OSError as error:
+                    why = f"{path}, which holds the reserved ports, cannot be opened ({error.strerror})."
+                    raise StackError(f"{why} Remove it, or set TMPDIR to a folder that you may write to.") from error
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             except (BlockingIOError, PermissionError):  # which of them is up to the system
@@ -57,8 +61,7 @@ def free_port() -> int:
     Other calls are those of all processes of this user; the port is kept from them until this process ends.
 
     Raises:
-        StackError: no port is free.
-        OSError: the file of the reservations cannot be opened.
+        StackError: no port is free, or the file of the reservations cannot be opened.
     """
     for port in random.sample(FREE_PORTS, 200):
         if not is_taken(port) and _reservations.reserve(port):

@@ -6,12 +6,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from devstack import ports
 from devstack.ports import free_port, holder_of
+from devstack.terminal import StackError
 
 FEW = range(9_000, 9_200)
 RESERVE_60 = f"""
@@ -53,3 +55,12 @@ def test_a_free_port_is_given_once_although_nobody_listens_on_it_yet(monkeypatch
     later = {free_port() for _ in range(80)}
     assert len(later) == 80
     assert later & others
+
+
+def test_without_a_file_for_reserved_ports_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "_reservations", ports._Reservations())
+    monkeypatch.setattr(ports.tempfile, "gettempdir", lambda: str(tmp_path / "missing"))
+    with pytest.raises(StackError, match=r"missing/workernode-ports-\d+, .* cannot be opened .*set TMPDIR"):
+        free_port()
