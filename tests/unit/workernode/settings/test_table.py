@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pickle
 
+from tests.unit.workernode.settings.environments import REMOTE
 from workernode.settings import VARIABLES, Settings, describe, load
-
-REMOTE = {
-    "NODE_TYPE": "remote",
-    "MODEL_NAME": "gpt-4o",
-    "API_URL": "https://api.example.com",
-    "API_KEY": "sk-canary-0123456789",
-    "PULSAR_URL": "pulsar://broker:6650",
-}
 
 
 def test_repr_hides_the_secrets_and_a_query_string() -> None:
