@@ -94,6 +94,22 @@ def test_a_batch_comes_whole_and_comes_again_without_what_was_acked(side: Side) 
     side.expect("B", [("d", 0), ("b", 1), ("c", 1)])
 
 
+def test_after_a_batch_that_comes_without_its_last_message_one_more_is_asked_for(side: Side) -> None:
+    side.publish("a", "b", "c")
+    side.publish("d")
+    side.publish("e")
+    side.subscribe("A")
+    side.expect("A", [("a", 0), ("b", 0), ("c", 0)])
+    side.consumer("A").acknowledge(side.message("A", "c"))
+    side.quiet()  # acks are collected for a while
+    side.consumer("A").negative_acknowledge(side.message("A", "a"))
+    side.quiet()
+    side.consumer("A").resume_message_listener()
+    side.expect("A", [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("d", 0)])
+    side.quiet()
+    assert side.came("A")[-1] == ("d", 0)
+
+
 def test_the_counts_are_forgotten_when_the_last_consumer_has_left(side: Side) -> None:
     side.publish("a")
     side.subscribe("A")
