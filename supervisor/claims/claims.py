@@ -132,7 +132,7 @@ class Claims:
             has_left: something of an answer may have left.
         """
         waited, own = self._forget(number, request_id)
-        if not self.is_on or not (waited or own):
+        if not self.is_on or not (waited or own or self._is_held(request_id)):
             return
         if own is not None and own.is_known and not has_left:
             self._outbox.withdrawn(request_id)
@@ -144,7 +144,7 @@ class Claims:
     def recorded(self, number: int, request_id: str) -> None:
         """A delivery is decided for good, and its record is stored: whatever node gets the message again acks it."""
         waited, own = self._forget(number, request_id)
-        if self.is_on and (waited or own):
+        if self.is_on and (waited or own or self._is_held(request_id)):
             self._outbox.recorded(request_id)
 
     def found(self, now: float) -> list[Found]:
@@ -260,6 +260,13 @@ class Claims:
         """Forget a delivery; return whether it was being looked up, and the claim of its task."""
         self._received.pop(number, None)
         return self._look_ups.remove(number), self._own.pop(request_id, None)
+
+    def _is_held(self, request_id: str) -> bool:
+        """Return True if the other nodes take this one for the holder, as far as the topic was read: `_keeps` may have
+        dropped the claim without that. They would leave the task to this node for ever.
+        """
+        claim = self._look_ups.table.get(request_id)
+        return claim is not None and claim.holder == self._node
 
     @property
     def _sign_interval(self) -> float:

@@ -69,7 +69,8 @@ def _check_unacked(node: SimNode, parts: list[Consumer], is_waiting: bool) -> No
     if len(here) + len(node.broker.early) + sum(len(consumer._queue) for consumer in parts) <= allowed:
         return  # whatever is counted twice
     keys = {delivery.received.key for delivery in here}
-    keys.update(node.broker.early)
+    # What an earlier connection has brought is the broker's again.
+    keys.update(key for key in node.broker.early if node.server.entries[key[1]].owner in parts)
     keys.update(received_key(delivery) for consumer in parts for delivery in consumer._queue)
     allowed += MOST_IN_BATCH * len(_without_last(node, keys))
     if (unacked := len(keys)) > allowed:

@@ -61,6 +61,29 @@ def test_a_message_that_is_not_known_and_that_this_node_had_answered_begins_no_s
     assert box.claims.grants() == DENIED
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_a_task_whose_stream_may_not_begin_here_is_given_free_in_the_topic(is_recorded: bool) -> None:
+    """Seen in the simulation: two nodes, each of which took the other for the one that works on the task, for ever."""
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.store(read_back=False)
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.ask(1, "r", False)
+    box.turn()
+    box.read(ClaimMessage("b", taken=["r"]), ClaimMessage("b", begun=["r"], unended=["r"]))
+    box.read(ClaimMessage("me", taken=["r"]))
+    box.store()
+    assert box.claims.grants() == DENIED
+    if is_recorded:
+        box.claims.recorded(1, "r")
+        assert box.turn() == [ClaimMessage("me", recorded=["r"])]
+    else:
+        box.claims.given_back(1, "r")
+        assert box.turn() == [ClaimMessage("me", released=["r"])]
+
+
 def test_a_node_that_stood_still_after_a_look_up_reads_again_before_its_stream_begins() -> None:
     """Its claim was sent before it stood still; meanwhile another node has taken over."""
     box = Box()
