@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import heapq
 import logging
-from typing import Protocol
 
 from supervisor.claims.freshness import FRAME_AFTER, Freshness
 from supervisor.claims.look_ups import Finding, Found, LookUps
 from supervisor.claims.outbox import ClaimOutbox, Request, Sent
 from supervisor.claims.own_claim import OwnClaim
+from supervisor.claims.renewal import Renewal
 from supervisor.claims.table import ClaimState, decode
+from supervisor.claims.topic import Topic
+from supervisor.claims.while_off import WhileOff
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from workernode.protocol import Granted
 
@@ -29,16 +31,6 @@ SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds cl
 STORED_WITHIN = FRAME_AFTER
 KEPT_BEYOND = 60.0  # seconds beyond TASK_TIMEOUT that a claim matters: a stream may end a little after its time
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
-
-
-class Topic(Protocol):
-    """What claims need of the broker (supervisor.broker.Broker)."""
-
-    def publish_claims(self, number: int, message: bytes) -> None:
-        """Send a message; ClaimsStored(number, fault) follows."""
-
-    def read_claims(self, is_wanted: bool) -> None:
-        """Begin or end to read; ClaimsRead follows for each message."""
 
 
 class Claims:
@@ -60,11 +52,11 @@ class Claims:
         self._topic = topic
         self._outbox = ClaimOutbox(node, topic.publish_claims)
         self._look_ups = LookUps(node, self._outbox, task_timeout + KEPT_BEYOND)
-        self._renew_interval = (task_timeout + KEPT_BEYOND) / 2
-        self._renew_at = 0.0  # monotonic
+        self._renewal = Renewal(self._outbox, task_timeout + KEPT_BEYOND)
         self._freshness = Freshness()
         self._own: dict[str, OwnClaim] = {}  # by request id
         self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
+        self._while_off = WhileOff()
         self._grants: list[Granted] = []
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
         self._early: list[tuple[float, Request]] = []  # a heap: what is published at a moment (monotonic)
@@ -132,7 +124,10 @@ class Claims:
             has_left: something of an answer may have left.
         """
         waited, own = self._forget(number, request_id)
-        if not self.is_on or not (waited or own or self._is_held(request_id)):
+        if not self.is_on:
+            self._while_off.given_back(request_id, has_left)
+            return
+        if not (waited or own or self._is_held(request_id)):
             return
         if own is not None and own.is_known and not has_left:
             self._outbox.withdrawn(request_id)
@@ -144,7 +139,9 @@ class Claims:
     def recorded(self, number: int, request_id: str) -> None:
         """A delivery is decided for good, and its record is stored: whatever node gets the message again acks it."""
         waited, own = self._forget(number, request_id)
-        if self.is_on and (waited or own or self._is_held(request_id)):
+        if not self.is_on:
+            self._while_off.recorded(request_id)
+        elif waited or own or self._is_held(request_id):
             self._outbox.recorded(request_id)
 
     def found(self, now: float) -> list[Found]:
@@ -190,6 +187,7 @@ class Claims:
             for request_id, own in self._own.items():  # taken before
                 own.is_certain = False
                 self._outbox.again(request_id, own.is_begun)
+            self._while_off.end(self._outbox, self._own)
 
     def stored(self, now: float, event: ClaimsStored) -> None:
         """A message with claims was stored, or not."""
@@ -242,7 +240,8 @@ class Claims:
             _, request = heapq.heappop(self._early)
             self.ask(request.number, request.request_id, request.is_end)
         self._look_ups.tick(now)
-        self._renew(now)
+        if not self._doubt_mark:
+            self._renewal.tick(now, self._own)
         self._outbox.flush(now, self._sign_interval)
         self._read_or_not(now)
 
@@ -282,18 +281,12 @@ class Claims:
             own.asked_to_end = own.asked_to_end or request.is_end
             self._outbox.ask(request)
 
-    def _renew(self, now: float) -> None:
-        """Publish claims again before others forget them: a record that is not stored keeps its task for any time."""
-        if now < self._renew_at or self._doubt_mark:
-            return
-        self._renew_at = now + self._renew_interval
-        for request_id, own in self._own.items():
-            if now >= own.since + self._renew_interval / 2:
-                self._outbox.again(request_id, own.is_begun, own.asked_to_end)
-
     def _turn_off(self) -> None:
         # In doubt, too: streams that wait for nothing go on, and without claims the next node would repeat the text.
-        waiting = [*self._outbox.clear(), *(request for _, request in [*self._unsure, *self._early])]
+        requests, left = self._outbox.clear()
+        if self.is_on:
+            self._while_off.begin(self._own, left)
+        waiting = [*requests, *(request for _, request in [*self._unsure, *self._early])]
         self._grants += [Granted(request.number, True, request.is_end) for request in waiting]
         self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
         for own in self._own.values():

@@ -21,6 +21,7 @@ REMEMBERED = 2000  # messages of which it is remembered when they were sent
 MOST_CHARACTERS = 200_000  # of the request ids in a message; a broker takes 5 MB
 # In this order a reader applies the lists of one message (ClaimTable.apply).
 APPLIED = ("taken", "begun", "ended", "unended", "released", "withdrawn", "recorded")
+LEAVING = APPLIED[APPLIED.index("unended") :]  # the task is at this node no more
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -72,7 +73,7 @@ class ClaimOutbox:
             if request_id in given_back:  # taken again at once: it was never given back
                 given_back.remove(request_id)
                 self._places.pop(request_id, None)
-        self._add("taken", request_id)
+        self.add("taken", request_id)
 
     def again(self, request_id: str, is_begun: bool, is_ended: bool = False) -> None:
         """The node works on the task, which others may not know any more.
@@ -80,32 +81,32 @@ class ClaimOutbox:
         Args:
             is_ended: the end of its stream was announced.
         """
-        self._add("taken", request_id)
+        self.add("taken", request_id)
         if is_begun:
-            self._add("begun", request_id)
+            self.add("begun", request_id)
         if is_ended:
-            self._add("ended", request_id)
+            self.add("ended", request_id)
 
     def ask(self, request: Request) -> None:
         """A stream is to begin, or to end."""
-        self._add("ended" if request.is_end else "begun", request.request_id)
+        self.add("ended" if request.is_end else "begun", request.request_id)
         self._next.requests.append(request)
 
     def recorded(self, request_id: str) -> None:
         """The task is answered, and its record is stored."""
-        self._add("recorded", request_id)
+        self.add("recorded", request_id)
 
     def released(self, request_id: str) -> None:
         """The task goes back to the broker."""
-        self._add("released", request_id)
+        self.add("released", request_id)
 
     def unended(self, request_id: str) -> None:
         """The task goes back to the broker. The end of its stream was announced, and has not left."""
-        self._add("unended", request_id)
+        self.add("unended", request_id)
 
     def withdrawn(self, request_id: str) -> None:
         """The task goes back to the broker, and nothing of an answer has left."""
-        self._add("withdrawn", request_id)
+        self.add("withdrawn", request_id)
 
     def suspect(self, node: str) -> None:
         """Another node may be gone."""
@@ -186,16 +187,30 @@ class ClaimOutbox:
         sent.at = sent.first_at  # if it was sent again, it is not known which of them was read
         return sent
 
-    def clear(self) -> list[Request]:
-        """Forget everything; return the requests that wait."""
+    def clear(self) -> tuple[list[Request], dict[str, str]]:
+        """Forget everything.
+
+        Returns:
+            The requests that wait; and of the tasks that have left this node: request id → the list that it was in.
+        """
         self._close()
         requests = [request for sent in self._waiting for request in sent.requests]
+        left = {
+            request_id: what
+            for sent in self._waiting
+            for what in LEAVING
+            for request_id in getattr(sent.message, what)
+        }
         self._waiting.clear()
         self._on_its_way = 0
-        return requests
+        return requests, left
 
-    def _add(self, what: str, request_id: str) -> None:
-        """Put a task into one of the lists of the next message, or of a new one if that would change the order."""
+    def add(self, what: str, request_id: str) -> None:
+        """Put a task into one of the lists of the next message, or of a new one if that would change the order.
+
+        Args:
+            what: one of APPLIED.
+        """
         place, last = APPLIED.index(what), self._places.get(request_id, 0)
         is_too_late = place < last and (what, APPLIED[last]) != ("begun", "ended")  # this order shows in no table
         if is_too_late or self._characters > MOST_CHARACTERS:

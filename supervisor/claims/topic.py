@@ -1,0 +1,15 @@
+"""What claims need of the broker."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Topic(Protocol):
+    """The topic of claims (supervisor.broker.Broker)."""
+
+    def publish_claims(self, number: int, message: bytes) -> None:
+        """Send a message; ClaimsStored(number, fault) follows."""
+
+    def read_claims(self, is_wanted: bool) -> None:
+        """Begin or end to read; ClaimsRead follows for each message."""

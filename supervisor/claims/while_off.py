@@ -1,0 +1,54 @@
+"""What became of this node's claims while the topic of claims could not be used. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from supervisor.claims.outbox import ClaimOutbox
+
+
+class WhileOff:
+    """Keeps what the other nodes must learn once claims can be used again: they take this node for the holder of the
+    tasks that it held before, and leave those to it for as long as it lives.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()  # request ids that this node may hold in the topic
+        self._ended: dict[str, str] = {}  # request id → what is to be published, a list of ClaimMessage
+        self._begun: set[str] = set()  # request ids of streams that may have begun unasked before they were given back
+
+    def begin(self, held: Collection[str], unsent: Mapping[str, str]) -> None:
+        """Claims cannot be used from now on.
+
+        Args:
+            held: request ids of this node's claims.
+            unsent: request id → what was not published yet of a task that is at this node no more.
+        """
+        self._ended.update(unsent)
+        self._held = {*held, *self._ended}
+
+    def given_back(self, request_id: str, has_left: bool) -> None:
+        """A task goes back to the broker. The arguments are those of Claims.given_back."""
+        if request_id in self._held:
+            self._ended[request_id] = "released" if has_left else "withdrawn"
+            if has_left:
+                self._begun.add(request_id)
+
+    def recorded(self, request_id: str) -> None:
+        """The final record of a task is stored."""
+        if request_id in self._held:
+            self._ended[request_id] = "recorded"
+
+    def end(self, outbox: ClaimOutbox, own: Collection[str]) -> None:
+        """Claims can be used again: publish what was kept.
+
+        Args:
+            own: request ids of the tasks that are at this node now.
+        """
+        for request_id, what in self._ended.items():
+            if request_id in own:
+                continue
+            if what == "released" and request_id in self._begun:
+                outbox.again(request_id, is_begun=True)
+            outbox.add(what, request_id)
+        self._held, self._ended, self._begun = set(), {}, set()
