@@ -22,7 +22,7 @@ class _Pending:
 
 
 class TopicClient:
-    """The library's part of a node's connection, as far as it is about claims (supervisor.claims.claims.Topic)."""
+    """The library's part of a node's connection, as far as it is about claims (supervisor.claims.topic.Topic)."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
