@@ -67,7 +67,6 @@ class Gateway:
         self.clients: dict[str, Client] = {}
         self.recorded: set[str] = set()  # request ids of which a final record is stored
         self.is_claimed = True  # nodes claim tasks
-        self.claims_kept = float("inf")  # seconds for which nodes remember that a task was answered
         self.were_claims_refused = False  # for a while
         self.away_until = 0.0  # all gateways
         self.second_away_until = 0.0  # the second alone
@@ -137,10 +136,6 @@ class Gateway:
             self._told(client)
 
     def _is_excused(self, client: Client) -> bool:
-        if client.told_at and self._world.now > client.told_at + self.claims_kept:
-            # Its ack was lost, and no node took the message again in time. Nobody waits any more (faults.md).
-            self._world.faults["told again after its claim was forgotten"] += 1
-            return True
         are_claims_good = self.is_claimed and not self.were_claims_refused
         return bool(client.excuses & TEXT_EXCUSES if are_claims_good else client.excuses)
 

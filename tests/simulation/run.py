@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from supervisor.claims.claims import KEPT_BEYOND
 from tests.simulation.faults import FAULTS
 from tests.simulation.memory import kept_by
 from tests.simulation.node import SimNode
@@ -60,7 +59,6 @@ class Simulation:
         self.server.on_lost = self._handed_out_again
         self.gateway = Gateway(self.world)
         self.upstream = Upstream(self.world, schedule.headers, schedule.names_limits)
-        self.gateway.claims_kept = schedule.task_timeout + KEPT_BEYOND
         self.gateway.is_claimed = not schedule.claims_refused
         self.server.claims.is_refused = schedule.claims_refused
         self.plans: dict[str, TaskPlan] = {}

@@ -11,6 +11,19 @@ from supervisor.events import Received
 from tests.unit.supervisor.claims.claims.box import DENIED, Box, message
 
 
+def box_that_asks_in_vain() -> Box:
+    """A node that found out nothing about a message in time, and whose stream asks to begin."""
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.store(read_back=False)
+    box.turn(20.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.claims.ask(1, "r", False)
+    box.turn()
+    return box
+
+
 def test_a_message_is_looked_up_with_a_reader_that_stops_after_a_while() -> None:
     box = Box()
     assert not box.claims.is_new(message())
@@ -33,14 +46,7 @@ def test_messages_of_a_reader_that_was_stopped_are_passed_over() -> None:
 
 
 def test_a_message_that_is_not_known_is_read_before_its_stream_begins() -> None:
-    box = Box()
-    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
-    box.turn()
-    box.store(read_back=False)
-    box.turn(20.0)
-    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
-    box.claims.ask(1, "r", False)
-    box.turn()
+    box = box_that_asks_in_vain()
     box.read(ClaimMessage("b", taken=["r"]))
     box.store()
     assert box.claims.grants() == DENIED
@@ -48,14 +54,7 @@ def test_a_message_that_is_not_known_is_read_before_its_stream_begins() -> None:
 
 @pytest.mark.parametrize("before", [ClaimMessage("me", ended=["r"]), ClaimMessage("me", begun=["r"])])
 def test_a_message_that_is_not_known_and_that_this_node_had_answered_begins_no_stream(before: ClaimMessage) -> None:
-    box = Box()
-    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
-    box.turn()
-    box.store(read_back=False)
-    box.turn(20.0)
-    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
-    box.claims.ask(1, "r", False)
-    box.turn()
+    box = box_that_asks_in_vain()
     box.read(before)
     box.store()
     assert box.claims.grants() == DENIED
@@ -64,14 +63,7 @@ def test_a_message_that_is_not_known_and_that_this_node_had_answered_begins_no_s
 @pytest.mark.parametrize("is_recorded", [False, True])
 def test_a_task_whose_stream_may_not_begin_here_is_given_free_in_the_topic(is_recorded: bool) -> None:
     """Seen in the simulation: two nodes, each of which took the other for the one that works on the task, for ever."""
-    box = Box()
-    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
-    box.turn()
-    box.store(read_back=False)
-    box.turn(20.0)
-    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
-    box.claims.ask(1, "r", False)
-    box.turn()
+    box = box_that_asks_in_vain()
     box.read(ClaimMessage("b", taken=["r"]), ClaimMessage("b", begun=["r"], unended=["r"]))
     box.read(ClaimMessage("me", taken=["r"]))
     box.store()
