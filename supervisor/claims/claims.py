@@ -125,7 +125,7 @@ class Claims:
         """
         waited, own = self._forget(number, request_id)
         if not self.is_on:
-            self._while_off.given_back(request_id, has_left)
+            self._while_off.given_back(request_id, has_left, own is not None and own.asked_to_end)
             return
         if not (waited or own or self._is_held(request_id)):
             return

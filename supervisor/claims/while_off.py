@@ -27,12 +27,20 @@ class WhileOff:
         self._ended.update(unsent)
         self._held = {*held, *self._ended}
 
-    def given_back(self, request_id: str, has_left: bool) -> None:
-        """A task goes back to the broker. The arguments are those of Claims.given_back."""
-        if request_id in self._held:
-            self._ended[request_id] = "released" if has_left else "withdrawn"
-            if has_left:
-                self._begun.add(request_id)
+    def given_back(self, request_id: str, has_left: bool, asked_to_end: bool) -> None:
+        """A task goes back to the broker.
+
+        Args:
+            has_left: as for Claims.given_back.
+            asked_to_end: the end of its stream was announced.
+        """
+        if request_id not in self._held:
+            return
+        if has_left:
+            self._ended[request_id] = "unended" if asked_to_end else "released"
+            self._begun.add(request_id)
+        else:
+            self._ended[request_id] = "withdrawn"
 
     def recorded(self, request_id: str) -> None:
         """The final record of a task is stored."""
@@ -48,7 +56,7 @@ class WhileOff:
         for request_id, what in self._ended.items():
             if request_id in own:
                 continue
-            if what == "released" and request_id in self._begun:
+            if what in ("released", "unended") and request_id in self._begun:
                 outbox.again(request_id, is_begun=True)
             outbox.add(what, request_id)
         self._held, self._ended, self._begun = set(), {}, set()

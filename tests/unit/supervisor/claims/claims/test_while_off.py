@@ -33,6 +33,17 @@ def test_that_a_task_was_given_back(has_left: bool, published: ClaimMessage) -> 
     assert after(box) == [published]
 
 
+def test_that_a_task_was_given_back_whose_end_was_announced() -> None:
+    """Other nodes pass over `released` after an announced end."""
+    box = Box()
+    box.take()
+    box.ask()
+    box.ask(is_end=True)
+    box.claims.opened(REFUSED)
+    box.claims.given_back(1, "r")
+    assert after(box) == [ClaimMessage("me", taken=["r"], begun=["r"], unended=["r"])]
+
+
 def test_that_a_record_was_stored() -> None:
     box = Box()
     box.take()
