@@ -173,7 +173,12 @@ class Node:
                 self._lifecycle.streams_ended(self._clock.monotonic(), event.outcomes)
 
     def _take(self, received: events.Received) -> bool:
-        """Have the dispatcher take a message in; return False if it is here already, or was answered."""
+        """Have the dispatcher take a message in; return False if it is here already, or was answered.
+
+        A node that stops takes nothing in any more: the broker hands the message out again when its consumer is closed.
+        """
+        if self.state is NodeState.STOPPING:
+            return True
         received = self._clocks.corrected(received, self._clock.asleep())
         self._overview.clock_difference = self._clocks.largest
         if not self._dispatcher.receive(received):

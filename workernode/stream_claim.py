@@ -20,7 +20,8 @@ from workernode.net.waiting import Event
 from workernode.protocol import AnswerState, ClaimAsked, Granted, Job
 
 CHECK_INTERVAL = 0.05  # seconds between two checks of a lease that has ended
-# Seconds beyond the task's time that a stream waits for its claim: a client whose task came too late gets an error.
+# Seconds beyond the task's time that a stream waits for its claim, and for which it waits at least: a client whose task
+# came too late gets an error.
 GRACE = 10.0
 ARRIVES_WITHIN = 0.5  # seconds from the end of a lease until what left before it has arrived at a gateway that is well
 SOON = 1.0  # seconds from asking upstream to the first chunk; streams ask ahead while it comes that soon
@@ -147,6 +148,7 @@ class StreamClaim:
     def _ask(self, *, is_end: bool) -> None:
         self._granted = Event()
         self._asked = ClaimAsked(self._number, is_end)
+        self._until = max(self._until, time.monotonic() + GRACE)  # a gateway may have kept it beyond the task's time
         _, self._lapses = self._lease()
         self._send(self._asked)
 

@@ -13,7 +13,7 @@ import logging
 from supervisor.claims.freshness import FRAME_AFTER, Freshness
 from supervisor.claims.look_ups import Finding, Found, LookUps
 from supervisor.claims.outbox import ClaimOutbox, Request, Sent
-from supervisor.claims.own_claim import OwnClaim
+from supervisor.claims.own_claim import OwnClaim, own_claim_of
 from supervisor.claims.renewal import Renewal
 from supervisor.claims.table import ClaimState, decode
 from supervisor.claims.topic import Topic
@@ -98,7 +98,7 @@ class Claims:
             self._own[request_id].number = number
         else:
             # Without claims its stream begins unasked: should they come to be used, it counts as begun.
-            self._own[request_id] = OwnClaim(number, since, is_begun=not self.is_on)
+            self._own[request_id] = OwnClaim(number, since, is_begun=not self.is_on, has_begun_unasked=not self.is_on)
             if self.is_on:
                 self._outbox.taken(request_id)
 
@@ -123,17 +123,17 @@ class Claims:
         Args:
             has_left: something of an answer may have left.
         """
-        waited, own = self._forget(number, request_id)
+        _, own = self._forget(number, request_id)
+        if not request_id:
+            return
         if not self.is_on:
             self._while_off.given_back(request_id, has_left, own is not None and own.asked_to_end)
-            return
-        if not (waited or own or self._is_held(request_id)):
             return
         if own is not None and own.is_known and not has_left:
             self._outbox.withdrawn(request_id)
         elif own is not None and own.asked_to_end:
             self._outbox.unended(request_id)
-        else:
+        else:  # also if it is not this node's: a claim or a takeover that is still to be stored would keep it here
             self._outbox.released(request_id)
 
     def recorded(self, number: int, request_id: str) -> None:
@@ -141,8 +141,13 @@ class Claims:
         waited, own = self._forget(number, request_id)
         if not self.is_on:
             self._while_off.recorded(request_id)
-        elif waited or own or self._is_held(request_id):
+        elif waited or own or self._look_ups.table.is_held_by(request_id, self._node):
             self._outbox.recorded(request_id)
+
+    def has_begun_unasked(self, request_id: str) -> bool:
+        """Return True if the stream of a task may have begun while claims were off, and no other node can know that."""
+        own = self._own.get(request_id)
+        return own is not None and own.has_begun_unasked
 
     def found(self, now: float) -> list[Found]:
         """Return what was found out since the last call about messages that were looked up.
@@ -158,10 +163,7 @@ class Claims:
             if is_first and received is not None:
                 self._freshness.was_new(now, received)
             if each.finding not in (Finding.HELD, Finding.ENDED, Finding.GIVE_BACK):
-                is_known = each.finding is not Finding.NOT_KNOWN
-                since = each.claimed_at if is_known else now
-                is_begun = each.finding is Finding.END_STREAM
-                self._own[each.request_id] = OwnClaim(each.number, since, is_known, is_known, is_known, is_begun)
+                self._own[each.request_id] = own_claim_of(each, now, is_off=not self.is_on)
         return found
 
     def grants(self) -> list[Granted]:
@@ -204,6 +206,9 @@ class Claims:
             if own is not None and not own.is_stored:
                 own.is_stored = True
                 own.is_certain = own.is_certain and now <= own.since + STORED_WITHIN
+        for request_id in sent.message.begun:
+            if (own := self._own.get(request_id)) is not None:
+                own.has_begun_unasked = False
         for request in sent.requests:
             own = self._own.get(request.request_id)
             if own is None:
@@ -260,13 +265,6 @@ class Claims:
         self._received.pop(number, None)
         return self._look_ups.remove(number), self._own.pop(request_id, None)
 
-    def _is_held(self, request_id: str) -> bool:
-        """Return True if the other nodes take this one for the holder, as far as the topic was read: `_keeps` may have
-        dropped the claim without that. They would leave the task to this node for ever.
-        """
-        claim = self._look_ups.table.get(request_id)
-        return claim is not None and claim.holder == self._node
-
     @property
     def _sign_interval(self) -> float:
         return SIGN_INTERVAL if self._own else FOREVER
@@ -285,12 +283,12 @@ class Claims:
         # In doubt, too: streams that wait for nothing go on, and without claims the next node would repeat the text.
         requests, left = self._outbox.clear()
         if self.is_on:
-            self._while_off.begin(self._own, left)
+            self._while_off.begin([*self._own, *self._look_ups.request_ids()], left)
         waiting = [*requests, *(request for _, request in [*self._unsure, *self._early])]
         self._grants += [Granted(request.number, True, request.is_end) for request in waiting]
         self.is_on, self.lease, self._doubt_mark = False, FOREVER, 0
         for own in self._own.values():
-            own.is_begun = True  # its stream may begin unasked from now on
+            own.is_begun = own.has_begun_unasked = True  # from now on its stream may begin
         self._unsure, self._early = [], []
         self._look_ups.give_up()
 

@@ -110,6 +110,10 @@ class LookUps:
         """Forget a message that was decided otherwise; return whether it waited."""
         return self._waiting.pop(number, None) is not None
 
+    def request_ids(self) -> list[str]:
+        """Return the tasks that wait, and those of `found`: this node may hold them in the topic."""
+        return [look.request_id for look in self._waiting.values()] + [found.request_id for found in self._found]
+
     def found(self) -> list[Found]:
         """Return what was found since the last call."""
         found, self._found = self._found, []

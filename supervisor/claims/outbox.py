@@ -109,7 +109,11 @@ class ClaimOutbox:
         self.add("withdrawn", request_id)
 
     def suspect(self, node: str) -> None:
-        """Another node may be gone."""
+        """Another node may be gone. A takeover that waits to be sent must not be valid by this suspicion: readers apply
+        the suspicions of a message first.
+        """
+        if self._next.message.takes:
+            self._close()
         self._next.message.suspects.append(node)
         self._is_empty = False
 
@@ -213,6 +217,8 @@ class ClaimOutbox:
         """
         place, last = APPLIED.index(what), self._places.get(request_id, 0)
         is_too_late = place < last and (what, APPLIED[last]) != ("begun", "ended")  # this order shows in no table
+        if what in LEAVING and any(request_id == taken for taken, _ in self._next.message.takes):
+            is_too_late = True  # readers apply takeovers later
         if is_too_late or self._characters > MOST_CHARACTERS:
             self._close()
             last = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.claims.look_ups import Finding, Found
+
 
 @dataclass(slots=True)
 class OwnClaim:
@@ -15,4 +17,18 @@ class OwnClaim:
     is_stored: bool = False
     is_known: bool = True  # False: this node may have begun or ended an answer to it before, which is not known
     is_begun: bool = False
+    has_begun_unasked: bool = False  # it may have begun while claims were off, which is not stored in the topic yet
     asked_to_end: bool = False  # its end was announced, or is about to be
+
+
+def own_claim_of(found: Found, now: float, is_off: bool) -> OwnClaim:
+    """Return the claim of a task that was looked up and is this node's now.
+
+    Args:
+        now: monotonic.
+        is_off: claims cannot be used.
+    """
+    is_known = found.finding is not Finding.NOT_KNOWN
+    since = found.claimed_at if is_known else now
+    is_begun = is_off or found.finding is Finding.END_STREAM
+    return OwnClaim(found.number, since, is_known, is_known, is_known, is_begun, has_begun_unasked=is_off)

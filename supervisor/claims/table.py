@@ -55,6 +55,7 @@ class Claim:
     was_given_back: bool = False  # a node has had the message before, and has given it back to the broker
     is_begun_before: bool = False  # a node that had it before may have sent a part of the stream
     is_recorded: bool = False  # its final record is stored
+    next_holders: tuple[str, ...] = ()  # nodes that have claimed it while another held it, in this order
 
 
 def decode(data: bytes) -> ClaimMessage | None:
@@ -85,6 +86,11 @@ class ClaimTable:
     def get(self, request_id: str) -> Claim | None:
         """Return the claim of a task; None if nobody holds it."""
         return self._claims.get(request_id)
+
+    def is_held_by(self, request_id: str, node: str) -> bool:
+        """Return True if the node holds the task."""
+        claim = self._claims.get(request_id)
+        return claim is not None and claim.holder == node
 
     def is_suspected(self, node: str, by: str) -> bool:
         """Return True if `by` has suspected the node and no message of the node has come since."""
@@ -120,10 +126,11 @@ class ClaimTable:
             claim = self._claims.get(request_id)
             if claim is None:
                 self._claims[request_id] = Claim(node, ClaimState.TAKEN, now)
-            elif not claim.holder:
+            elif claim.holder in (node, ""):
                 claim.holder = node
-            elif claim.holder == node:
                 self.keep(request_id, now)
+            elif node not in claim.next_holders:
+                claim.next_holders = (*claim.next_holders, node)
         for request_id in message.begun:
             self._advance(request_id, node, ClaimState.BEGUN, now)
         for request_id in message.ended:
@@ -154,24 +161,29 @@ class ClaimTable:
             self._claims[request_id] = Claim(node, state, now)
         elif (claim.holder in (node, "") and claim.state is not ClaimState.ENDED) or _has_lost_it(claim):
             claim.holder, claim.state, claim.noted_at = node, state, now
+            claim.next_holders = _without(claim.next_holders, node)
             self._put_last(request_id, claim)
 
     def _take_back(self, message: ClaimMessage) -> None:
         """A node has given tasks back."""
         node = message.node
         for request_id in message.released:
-            if (claim := self._held(request_id, node)) is not None and claim.state is not ClaimState.ENDED:
+            if (claim := self._left(request_id, node)) is not None and claim.state is not ClaimState.ENDED:
                 _free(claim, is_begun=claim.state is ClaimState.BEGUN)
         for request_id in message.unended:
-            if (claim := self._held(request_id, node)) is not None:
+            if (claim := self._left(request_id, node)) is not None:
                 _free(claim, is_begun=True)
         for request_id in message.withdrawn:
-            if (claim := self._held(request_id, node)) is not None:
+            if (claim := self._left(request_id, node)) is not None:
                 _free(claim, is_begun=claim.is_begun_before)
 
-    def _held(self, request_id: str, node: str) -> Claim | None:
+    def _left(self, request_id: str, node: str) -> Claim | None:
+        """A node has given a task back. Returns the claim if the node holds it."""
         claim = self._claims.get(request_id)
-        return claim if claim is not None and claim.holder == node else None
+        if claim is None or claim.holder == node:
+            return claim
+        claim.next_holders = _without(claim.next_holders, node)
+        return None
 
     def _take_over(self, request_id: str, holder: str, node: str, now: float) -> None:
         claim = self._claims.get(request_id)
@@ -179,7 +191,10 @@ class ClaimTable:
             return
         if self.is_suspected(holder, node):
             is_begun = claim.is_begun_before or claim.state is not ClaimState.TAKEN
-            taken_over = Claim(node, claim.state, now, supersedes=holder, is_begun_before=is_begun)
+            others = _without(claim.next_holders, node)
+            taken_over = Claim(
+                node, claim.state, now, supersedes=holder, is_begun_before=is_begun, next_holders=others
+            )
             self._put_last(request_id, taken_over)
 
     def _put_last(self, request_id: str, claim: Claim) -> None:
@@ -188,12 +203,19 @@ class ClaimTable:
 
 
 def _free(claim: Claim, *, is_begun: bool) -> None:
-    """Its holder gives the task back. If its stream has begun, whoever claims it next ends it."""
+    """Its holder gives the task back. If its stream has begun, whoever claims it next, or has claimed it, ends it."""
     if is_begun:
         claim.state, claim.supersedes, claim.is_begun_before = ClaimState.BEGUN, claim.holder, True
     else:
         claim.state = ClaimState.TAKEN
     claim.holder, claim.was_given_back = "", True
+    if claim.next_holders:
+        claim.holder, *others = claim.next_holders
+        claim.next_holders = tuple(others)
+
+
+def _without(nodes: tuple[str, ...], node: str) -> tuple[str, ...]:
+    return tuple(each for each in nodes if each != node) if node in nodes else nodes
 
 
 def _has_lost_it(claim: Claim) -> bool:

@@ -66,11 +66,17 @@ class ClaimWaits:
         known = [(job, self._ends.get(job.number)) for job in jobs]
         if not at_once and any(may is None for _, may in known):
             return None
+        ended = []
         for job, may in known:
             delivery = self._ledger.get(job.number)
-            if not may and delivery is not None:
+            if delivery is None:
+                continue
+            # Where nobody else can know that it has begun, the next node would send its text again.
+            if may or (may is None and self._claims.has_begun_unasked(delivery.request_id)):
+                ended.append(job)
+            else:
                 self._settlement.settle_own(delivery, Decision.NAK, "drained", "its claim could not be stored")
-        return [job for job, may in known if may]
+        return ended
 
     def asked(self, delivery: Delivery, is_end: bool) -> None:
         """A worker asks whether a stream may begin, or end."""

@@ -64,8 +64,9 @@ def _check_unacked(node: SimNode, parts: list[Consumer], is_waiting: bool) -> No
         allowed += sum(delivery.number in node.waited for delivery in here)
     if node.retried:
         allowed += sum(delivery.received.key in node.retried for delivery in here)
-    # Connected again, the library has asked for a message by itself; every partition was asked for one.
-    allowed += MOST_IN_BATCH * (any(consumer.connection for consumer in parts) + len(parts) - 1)
+    # Connected again, the library has asked each partition for a message by itself; and every partition was asked for
+    # one when the node learned of it.
+    allowed += MOST_IN_BATCH * (sum(bool(consumer.connection) for consumer in parts) + len(parts) - 1)
     if len(here) + len(node.broker.early) + sum(len(consumer._queue) for consumer in parts) <= allowed:
         return  # whatever is counted twice
     keys = {delivery.received.key for delivery in here}

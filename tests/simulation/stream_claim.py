@@ -63,6 +63,7 @@ class StreamClaim:
     def _ask(self, is_end: bool) -> None:
         self._process.grants.discard((self._job.number, is_end))
         self._lapses = self._process.lease.lapses
+        self._until = max(self._until, self._world.now + CLAIM_GRACE)
         self._process.write(ClaimAsked(self._job.number, is_end))
 
     def _wait_for_grant(self, is_end: bool) -> Waits:

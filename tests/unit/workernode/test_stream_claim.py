@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -303,3 +304,18 @@ def test_the_streams_that_run_drop_what_has_not_arrived_when_the_lease_has_ended
     supervisor.claims.close(supervisor.job)
     supervisor.claims.tick()
     assert ended == ["a"] * ends
+
+
+@pytest.mark.parametrize("is_end", [False, True])
+def test_a_stream_waits_for_an_answer_that_it_asks_for_long_after_the_time_of_its_task(is_end: bool) -> None:
+    """Its gateway, or the machine, has kept it so long. Given up at once, its text would be sent again."""
+    supervisor = Supervisor(grant)
+    supervisor.claim.wait_for(AnswerState.STARTED)
+    supervisor.claim._until = time.monotonic() - 100.0
+    supervisor._answer = lambda claim, asked: threading.Timer(0.05, grant, (claim, asked)).start()
+    if is_end:
+        supervisor.claim.wait_for(AnswerState.ENDING)
+    else:
+        supervisor.leases = [Lease(FOREVER, 1)]
+        supervisor.claim.check()
+    assert supervisor.asked == [BEGIN, END if is_end else BEGIN]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from supervisor.claims.look_ups import GRACE, LIFE, LOOK_UP_LIMIT, SILENCE, Finding, Found, LookUps
 from supervisor.claims.outbox import FOREVER, ClaimOutbox
 from supervisor.claims.table import ClaimMessage, decode
@@ -183,12 +185,23 @@ def test_a_task_that_its_node_releases_is_claimed_and_served() -> None:
     assert reader.findings() == [Finding.HELD, Finding.SERVE]
 
 
-def test_of_two_nodes_that_wait_for_a_released_task_one_gets_it() -> None:
-    reader = reader_with(ClaimMessage("other", taken=["r"]))
+@pytest.mark.parametrize("is_third_first", [False, True])
+def test_of_two_nodes_that_wait_for_a_released_task_the_first_gets_it(is_third_first: bool) -> None:
+    third, others = ClaimMessage("third", taken=["r"]), [ClaimMessage("other", taken=["r"])]
+    reader = reader_with(*others, *([third] if is_third_first else []))
     reader.pass_time()
-    reader.read(ClaimMessage("other", released=["r"]), ClaimMessage("third", taken=["r"]))
+    reader.read(*([] if is_third_first else [third]), ClaimMessage("other", released=["r"]))
     reader.pass_time(1.0, others=(ClaimMessage("third"),))
-    assert [found.node for found in reader.look_ups.found()] == ["other", "third"]
+    assert reader.findings() == [Finding.HELD, Finding.HELD if is_third_first else Finding.SERVE]
+
+
+def test_the_tasks_that_are_looked_up_or_found_and_not_told_of_yet_are_known() -> None:
+    reader = reader_with()
+    assert reader.look_ups.request_ids() == ["r"]
+    reader.pass_time()
+    assert reader.look_ups.request_ids() == ["r"]
+    assert reader.findings() == [Finding.SERVE]
+    assert reader.look_ups.request_ids() == []
 
 
 def test_a_task_of_a_node_that_is_gone_is_taken_over_and_served() -> None:

@@ -153,6 +153,28 @@ def test_what_a_reader_would_take_for_the_earlier_of_two_goes_into_another_messa
     ]
 
 
+@pytest.mark.parametrize("what", ["released", "withdrawn", "unended", "recorded"])
+def test_a_task_leaves_the_node_in_a_later_message_than_its_takeover(what: str) -> None:
+    """Readers apply takeovers later than most of what a message holds."""
+    outbox = Outbox()
+    outbox.box.take_over("1", "b")
+    outbox.box.add(what, "2")
+    outbox.box.add(what, "1")
+    taken_over = ClaimMessage("a", takes=[("1", "b")], **{what: ["2"]})
+    assert [outbox.flush(), outbox.flush()] == [taken_over, ClaimMessage("a", **{what: ["1"]})]
+
+
+def test_a_suspicion_comes_in_a_later_message_than_a_takeover_that_must_not_be_valid_by_it() -> None:
+    """The node that it suspects again has spoken since it was suspected first."""
+    outbox = Outbox()
+    outbox.box.take_over("1", "b")
+    outbox.box.suspect("b")
+    assert [outbox.flush(), outbox.flush()] == [
+        ClaimMessage("a", takes=[("1", "b")]),
+        ClaimMessage("a", suspects=["b"]),
+    ]
+
+
 def test_a_stream_may_begin_in_the_message_that_has_its_end() -> None:
     outbox = Outbox()
     outbox.box.ask(Request(1, "1", is_end=True))

@@ -192,3 +192,22 @@ def test_the_late_answer_to_a_worker_that_was_killed_lets_no_stream_be_ended() -
     assert node.dispatcher.claims.may_end(jobs, at_once=False) is None
     node.step()
     assert node.dispatcher.claims.may_end(jobs, at_once=False) == jobs
+
+
+@pytest.mark.parametrize(("were_claims_off", "is_stored"), [(False, False), (True, False), (True, True)])
+def test_a_stream_is_ended_here_if_no_other_node_can_know_that_it_has_begun(
+    were_claims_off: bool, is_stored: bool
+) -> None:
+    """Claims were off, and the topic is away when the node stops: the next one would send the text again."""
+    node = Node()
+    node.look_up()
+    (job,) = node.jobs
+    if were_claims_off:
+        node.event(ClaimsOpened("TopicTerminated", is_refused=True))
+        node.event(ClaimsOpened())
+    if is_stored:
+        node.step(1.0)
+    jobs = node.dispatcher.decide_rest({job.number: AnswerState.STARTED})
+    is_ended = were_claims_off and not is_stored
+    assert node.dispatcher.claims.may_end(jobs, at_once=True) == (jobs if is_ended else [])
+    assert node.made("ended") == ([] if is_ended else [("ended", "drained")])

@@ -153,10 +153,17 @@ def test_that_the_record_of_a_task_is_stored_is_published(is_stream: bool) -> No
     assert box.turn(100.0) == [], "no more signs of life"
 
 
-def test_a_task_that_was_given_back_unclaimed_is_not_published() -> None:
+def test_a_task_that_is_not_this_nodes_is_given_back_all_the_same_and_not_recorded() -> None:
+    """A claim of it may stand in the topic that this node has not read yet: others would leave the task to it."""
     box = Box()
     box.claims.given_back(1, "r")
     box.claims.recorded(2, "s")
+    assert box.turn() == [ClaimMessage("me", released=["r"])]
+
+
+def test_a_message_without_request_id_is_not_given_back_in_the_topic() -> None:
+    box = Box()
+    box.claims.given_back(1, "")
     assert box.turn() == []
 
 

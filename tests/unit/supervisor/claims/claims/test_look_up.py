@@ -6,8 +6,9 @@ import pytest
 
 from supervisor.claims import Finding
 from supervisor.claims.claims import LEASE, READ_ON
-from supervisor.claims.table import ClaimMessage
-from supervisor.events import Received
+from supervisor.claims.look_ups import GRACE, LIFE, SILENCE
+from supervisor.claims.table import ClaimMessage, ClaimTable
+from supervisor.events import ClaimsRead, Received
 from tests.unit.supervisor.claims.claims.box import DENIED, Box, message
 
 
@@ -107,3 +108,30 @@ def test_messages_that_another_node_has_given_back_show_nothing_of_those_behind_
         assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
     behind = Received(None, (1, 3, 0, -1), b"", 0.0, 0.0, box.now + 0.01, 0)
     assert box.claims.is_new(behind) is not was_given_back
+
+
+def test_a_task_whose_takeover_is_stored_late_is_given_free_when_it_goes_back() -> None:
+    """Seen in the simulation (seed 80047435): the look-up had ended, and nobody gave the task back."""
+    box, table = Box(), ClaimTable()
+    log = [ClaimMessage("b", taken=["r"])]  # the topic
+    box.claims.look_up(box.now, 1, "r", message(), box.now + SILENCE + LIFE)
+    box.turn()
+    box.read(*log)
+    while not any(each.takes for each in box.sent.values()):
+        log += box.sent.values()
+        box.store()
+        box.turn(1.0)
+    box.claims.read(box.now, ClaimsRead(b"", is_start=True))  # the reader is made anew, and the suspicion forgotten
+    box.read(*log)
+    box.store("Timeout")
+    box.turn(GRACE)
+    assert box.claims.found(box.now)[-1].finding is Finding.GIVE_BACK
+    box.claims.given_back(1, "r", has_left=False)
+    for _ in range(5):
+        box.turn(1.0)
+        log += box.sent.values()
+        box.store()
+    assert any(each.takes for each in log)
+    for second, each in enumerate(log):
+        table.apply(each, float(second))
+    assert not table.is_held_by("r", "me")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.claims import Finding
 from supervisor.claims.table import ClaimMessage
 from supervisor.events import ClaimsOpened
-from tests.unit.supervisor.claims.claims.box import Box
+from tests.unit.supervisor.claims.claims.box import Box, message
 
 REFUSED = ClaimsOpened("TopicTerminated", is_refused=True)
 
@@ -91,3 +92,41 @@ def test_it_is_published_once() -> None:
     box.store()
     box.claims.opened(REFUSED)
     assert after(box) == []
+
+
+@pytest.mark.parametrize("is_found", [False, True])
+def test_that_a_task_was_recorded_that_was_looked_up_when_claims_went_off(is_found: bool) -> None:
+    """Its claim is in the topic. Without that, the others would leave the task to this node."""
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    if is_found:
+        box.store()
+    box.claims.opened(REFUSED)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
+    box.claims.recorded(1, "r")
+    assert after(box) == [ClaimMessage("me", recorded=["r"])]
+
+
+def test_that_a_stream_may_have_begun_that_was_looked_up_when_claims_went_off() -> None:
+    box = Box()
+    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
+    box.turn()
+    box.claims.opened(REFUSED)
+    box.claims.found(box.now)
+    assert after(box) == [ClaimMessage("me", taken=["r"], begun=["r"])]
+
+
+@pytest.mark.parametrize("taken", ["before", "meanwhile"])
+def test_who_has_begun_a_stream_unasked_is_known_until_that_is_stored(taken: str) -> None:
+    box = Box()
+    if taken == "before":
+        box.take()
+        assert not box.claims.has_begun_unasked("r")
+    box.claims.opened(REFUSED)
+    if taken == "meanwhile":
+        box.claims.take(box.now, 1, "r")
+    assert after(box) == [ClaimMessage("me", taken=["r"], begun=["r"])]
+    assert box.claims.has_begun_unasked("r")
+    box.store()
+    assert not box.claims.has_begun_unasked("r")
