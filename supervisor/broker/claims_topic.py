@@ -97,6 +97,7 @@ class ClaimsTopic:
         self._wall = wall
         self._connection: _Connection | None = None
         self._is_wanted = False  # the owner wants to read
+        self._asked_at = self._since = 0.0  # seconds since the epoch: when it wanted that, and from when on
         self._reader_number = 0  # counts the calls of `read`: a reader of an earlier one stops
         self._tending: threading.Thread | None = None
         self._is_due = threading.Event()  # the thread has something to do at once
@@ -189,11 +190,17 @@ class ClaimsTopic:
         except self._library.PulsarException as error:
             self._post(ClaimsStored(number, describe(error)))
 
-    def read(self, is_wanted: bool) -> None:
-        """Begin or end to read. ClaimsRead is posted for each message, beginning with those of `keep_s` ago."""
+    def read(self, reach_s: float) -> None:
+        """Begin or end to read. ClaimsRead is posted for each message.
+
+        Args:
+            reach_s: read what was published in the last so many seconds, and all that follows; 0: end to read.
+        """
         self._reader_number += 1
-        self._is_wanted = is_wanted
-        if is_wanted:
+        self._is_wanted = reach_s > 0
+        self._asked_at = self._wall()
+        self._since = self._asked_at - reach_s
+        if self._is_wanted:
             number = self._reader_number
             threading.Thread(target=lambda: self._read(number), name="claims-reader", daemon=True).start()
 
@@ -227,7 +234,10 @@ class ClaimsTopic:
         """Read until nobody wants to, or until the client is made anew."""
         earliest = self._library.MessageId.earliest
         reader = connection.client.create_reader(self._topic, earliest, receiver_queue_size=READER_QUEUE)
-        reader.seek(int((self._wall() - self._keep_s) * 1000))
+        now = self._wall()
+        # A reader that is made anew begins where the one before did, while what that has read first is remembered.
+        is_new = now < self._asked_at + self._keep_s
+        reader.seek(int((self._since if is_new else now - self._keep_s) * 1000))
         if self._is_reading(number):
             self._post(ClaimsRead(b"", is_start=True))
         while self._is_reading(number) and connection is self._connection:

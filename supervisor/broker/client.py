@@ -142,8 +142,8 @@ class PulsarBroker:
     def publish_claims(self, number: int, message: bytes) -> None:
         self._claims.publish(number, message)
 
-    def read_claims(self, is_wanted: bool) -> None:
-        self._claims.read(is_wanted)
+    def read_claims(self, reach_s: float) -> None:
+        self._claims.read(reach_s)
 
     # --- the connection ---
 

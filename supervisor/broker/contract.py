@@ -133,8 +133,12 @@ class Broker(Protocol):
             message: what supervisor/claims has encoded.
         """
 
-    def read_claims(self, is_wanted: bool) -> None:
-        """Begin or end to read the topic of claims. ClaimsRead is posted for each message of the last minutes."""
+    def read_claims(self, reach_s: float) -> None:
+        """Begin or end to read the topic of claims. ClaimsRead is posted for each message.
+
+        Args:
+            reach_s: read what was published in the last so many seconds, and all that follows; 0: end to read.
+        """
 
     # --- the connection ---
 

@@ -14,6 +14,7 @@ from supervisor.claims.freshness import FRAME_AFTER, Freshness
 from supervisor.claims.look_ups import Finding, Found, LookUps
 from supervisor.claims.outbox import ClaimOutbox, Request, Sent
 from supervisor.claims.own_claim import OwnClaim, own_claim_of
+from supervisor.claims.reading import Reading
 from supervisor.claims.renewal import Renewal
 from supervisor.claims.table import ClaimState, decode
 from supervisor.claims.topic import Topic
@@ -30,7 +31,6 @@ SIGN_INTERVAL = 2.0  # seconds between two signs of life of a node that holds cl
 # finds the claim; of a claim that is stored later it must be read whether it was the first.
 STORED_WITHIN = FRAME_AFTER
 KEPT_BEYOND = 60.0  # seconds beyond TASK_TIMEOUT that a claim matters: a stream may end a little after its time
-READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 
 
 class Claims:
@@ -49,10 +49,10 @@ class Claims:
 
     def __init__(self, node: str, topic: Topic, task_timeout: float) -> None:
         self._node = node
-        self._topic = topic
         self._outbox = ClaimOutbox(node, topic.publish_claims)
         self._look_ups = LookUps(node, self._outbox, task_timeout + KEPT_BEYOND)
         self._renewal = Renewal(self._outbox, task_timeout + KEPT_BEYOND)
+        self._reading = Reading(topic, task_timeout + KEPT_BEYOND)
         self._freshness = Freshness()
         self._own: dict[str, OwnClaim] = {}  # by request id
         self._received: dict[int, Received] = {}  # messages that are looked up, by the number of the delivery
@@ -61,9 +61,6 @@ class Claims:
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
         self._early: list[tuple[float, Request]] = []  # a heap: what is published at a moment (monotonic)
         self._doubt_mark = 0  # not 0: others may take this node for gone; it is known better once the mark is read back
-        self._is_reading = False
-        self._has_start = False  # the messages that come begin with the first
-        self._read_until = 0.0  # monotonic: claims are read until then, if nothing needs them
         self._refusal = ""  # why claims cannot be used, as it was logged
         self.is_on = False
         self.lease = FOREVER
@@ -84,6 +81,7 @@ class Claims:
             deadline: monotonic; after it nobody waits for the answer.
         """
         self._received[number] = received
+        self._reading.want(now - received.age(now))
         self._look_ups.add(now, number, request_id, deadline)
 
     def take(self, since: float, number: int, request_id: str) -> None:
@@ -222,10 +220,10 @@ class Claims:
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
         if event.is_start:
-            self._has_start = True
+            self._reading.has_start = True
             self._look_ups.restart(now)
             return
-        message = decode(event.data) if self._has_start else None
+        message = decode(event.data) if self._reading.has_start else None
         if message is None:
             return
         if message.node == self._node and (sent := self._outbox.read_back(message.serial)) is not None:
@@ -336,12 +334,8 @@ class Claims:
         log.warning("claims can be stored again; other nodes have taken over %d tasks of this one", lost, extra=about)
 
     def _read_or_not(self, now: float) -> None:
-        if self._look_ups or self._doubt_mark or self._unsure:
-            self._read_until = now + READ_ON
-        is_wanted = now < self._read_until
-        if is_wanted:
-            self._look_ups.forget()
-        if is_wanted != self._is_reading:
-            self._is_reading, self._has_start = is_wanted, False
+        is_needed = bool(self._look_ups or self._doubt_mark or self._unsure)
+        if self._reading.tick(now, is_needed):
             self._look_ups.restart(now)
-            self._topic.read_claims(is_wanted)
+        elif self._reading.is_on:
+            self._look_ups.forget()

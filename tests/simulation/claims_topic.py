@@ -7,6 +7,7 @@ may be stored all the same; if the producer was closed meanwhile, even after wha
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,7 +33,9 @@ class _Pending:
 class SimClaimsTopic:
     """One node's producer and reader."""
 
-    def __init__(self, world: World, link: Link, log: ClaimsLog, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, world: World, link: Link, log: ClaimsLog, keep_s: float, post: Callable[[Event], None]
+    ) -> None:
         self._world, self._link, self._log, self._post = world, link, log, post
         self._pending: dict[int, _Pending] = {}
         self._connection = 0
@@ -41,7 +44,9 @@ class SimClaimsTopic:
         self._opening = 0  # counts what opens the topic: an attempt of an earlier one ends
         self._waits = False  # what is sent stands in a queue until the library has connected again
         self._stores_at = 0.0  # when the message before is stored
+        self._keep_s = keep_s
         self._is_wanted = False
+        self._asked_at = self._since = 0.0  # when the node wanted to read, and from when on
         self._place: int | None = None  # how far it was read; None: the reader is not open
         self._reader = 0
         self._reads_at = 0.0
@@ -58,7 +63,7 @@ class SimClaimsTopic:
         else:
             self._post(ClaimsOpened("Timeout" if self._link.server.are_claims_away else ""))
             if self._is_wanted:
-                self.read(True)
+                self._read()
 
     def publish(self, number: int, data: bytes) -> None:
         """Send a message; ClaimsStored is posted."""
@@ -95,12 +100,16 @@ class SimClaimsTopic:
         self._post(ClaimsOpened("TopicTerminated", is_refused=True))
         self.fail_pending()
 
-    def read(self, is_wanted: bool) -> None:
-        """Begin or end to read, from the beginning."""
-        self._is_wanted = is_wanted
+    def read(self, reach_s: float) -> None:
+        """Begin or end to read."""
+        self._is_wanted = reach_s > 0
+        self._asked_at, self._since = self._world.now, self._world.now - reach_s
+        self._read()
+
+    def _read(self) -> None:
         self._reader += 1
         self._place = None
-        if is_wanted:
+        if self._is_wanted:
             self._world.after(self._world.dice.uniform(0.01, 0.06), self._open_reader, self._reader)
 
     # --- the library's part ---
@@ -149,7 +158,7 @@ class SimClaimsTopic:
     def _store_late(self, data: bytes) -> None:
         if self._link.server.is_up and not self._link.server.are_claims_away and not self._log.is_refused:
             self._world.faults["claims stored after their producer was closed"] += 1
-            self._log.append(data)
+            self._log.append(data, self._world.now)
 
     def _send(self, pending: _Pending) -> None:
         self._on_wire[pending.number] = pending.data
@@ -167,7 +176,7 @@ class SimClaimsTopic:
             self._world.after(0.3, self._retry, self._connection)
             return
         self._on_wire.pop(pending.number, None)
-        self._log.append(pending.data)
+        self._log.append(pending.data, self._world.now)
         if is_pending:
             delay = max(self._world.dice.uniform(0.0005, 0.005), self._log.receipts_late_until - self._world.now)
             self._world.after(delay, self._receipt, pending.number, connection)
@@ -202,7 +211,9 @@ class SimClaimsTopic:
             self._world.after(0.5, self._open_reader, reader)
             return
         self._post(ClaimsRead(b"", is_start=True))
-        self._place = 0
+        now = self._world.now
+        since = self._since if now < self._asked_at + self._keep_s else now - self._keep_s
+        self._place = bisect_left(self._log.stored_at, since)
         self._read_on()
 
     def _read_on(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from supervisor.broker import PulsarBroker
+from supervisor.broker.client import CLAIMS_MARGIN
 from supervisor.broker.connection import OPERATION_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, LossTimer
 from supervisor.broker.partitions import PartitionedConsumer
 from supervisor.events import BrokerDown, BrokerUp, MessageKey, Received
@@ -29,7 +30,8 @@ class SimConnection:
         self.intake: Any = None
         self.client: object = None
         self.consumer: Any = None
-        self.claims = SimClaimsTopic(node.world, link, link.server.claims, node.loop.post)
+        keep_s = node.settings.task_timeout + CLAIMS_MARGIN
+        self.claims = SimClaimsTopic(node.world, link, link.server.claims, keep_s, node.loop.post)
         self.parts: list[Consumer] = []  # the library's consumers: one, or one for each partition
         self.records: Link | None = None
         self.token = ""
@@ -271,9 +273,9 @@ class SimBroker(PulsarBroker):
         """Over the simulated topic."""
         self.connection.claims.publish(number, message)
 
-    def read_claims(self, is_wanted: bool) -> None:
+    def read_claims(self, reach_s: float) -> None:
         """Over the simulated topic."""
-        self.connection.claims.read(is_wanted)
+        self.connection.claims.read(reach_s)
 
     def publish_record(self, number: int, record: bytes) -> None:
         """Store it, or not."""

@@ -249,7 +249,7 @@ def _close_claims(simulation: Simulation, step: Step, node: SimNode) -> None:
 
 
 def _disturb_claims(simulation: Simulation, step: Step, node: SimNode) -> None:
-    simulation.server.claims.append(b"no JSON" if step.pick < 0.5 else b'{"node":7}')
+    simulation.server.claims.append(b"no JSON" if step.pick < 0.5 else b'{"node":7}', simulation.world.now)
 
 
 def _until_of_claims(name: str) -> Callable[[Simulation, Step, SimNode], None]:

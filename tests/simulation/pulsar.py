@@ -21,13 +21,15 @@ class ClaimsLog:
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
+        self.stored_at: list[float] = []  # when each was stored
         self.readers: list[Callable[[], None]] = []
         self.is_refused = False  # no node may write there
         self.stores_late_until = self.receipts_late_until = 0.0  # a message is stored no sooner, or its receipt comes
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, now: float) -> None:
         """Store a message."""
         self.messages.append(data)
+        self.stored_at.append(now)
         for reader in self.readers:
             reader()
 

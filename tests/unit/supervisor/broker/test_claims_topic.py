@@ -84,8 +84,9 @@ class Topic:
         self.library = Library()
         self.library.MessageId = SimpleNamespace(earliest="earliest")  # type: ignore[attr-defined]
         self.client = ReadingClient(self.library)
+        self.wall = WALL
         self.posted: queue.Queue[Event] = queue.Queue()
-        self.topic = ClaimsTopic(self.library, NAME, KEEP, self.posted.put, lambda: WALL)
+        self.topic = ClaimsTopic(self.library, NAME, KEEP, self.posted.put, lambda: self.wall)
 
     def next(self) -> Event:
         """Return what is posted next."""
@@ -201,16 +202,32 @@ def test_a_reader_begins_with_the_claims_that_still_matter(claims: Topic) -> Non
     claims.topic.open(claims.client, is_up)
     claims.next()
     claims.client.messages.put(b"first")
-    claims.topic.read(True)
+    claims.topic.read(KEEP)
     assert [claims.next(), claims.next()] == [ClaimsRead(b"", is_start=True), ClaimsRead(b"first")]
     assert claims.client.readers[0].sought == [int((WALL - KEEP) * 1000)]
+
+
+@pytest.mark.parametrize(("passed", "since"), [(KEEP - 1.0, WALL - 2 * KEEP), (KEEP + 1.0, WALL + 1.0)])
+def test_a_reader_that_is_made_anew_begins_as_early_as_it_was_asked_to_while_that_is_remembered(
+    claims: Topic, passed: float, since: float
+) -> None:
+    claims.topic.open(claims.client, is_up)
+    claims.next()
+    claims.topic.read(2 * KEEP)
+    assert claims.next() == ClaimsRead(b"", is_start=True)
+    assert claims.client.readers[0].sought == [int((WALL - 2 * KEEP) * 1000)]
+    claims.wall += passed
+    client = ReadingClient(claims.library)
+    claims.topic.open(client, is_up)
+    assert [claims.next(), claims.next()] == [ClaimsOpened(), ClaimsRead(b"", is_start=True)]
+    assert client.readers[0].sought == [int(since * 1000)]
 
 
 def test_a_reader_that_fails_is_opened_again_and_begins_anew(claims: Topic) -> None:
     claims.topic.open(claims.client, is_up)
     claims.next()
     claims.library.failures.append(("create_reader", Timeout()))
-    claims.topic.read(True)
+    claims.topic.read(KEEP)
     assert claims.next() == ClaimsRead(b"", is_start=True)
 
 
@@ -227,7 +244,7 @@ def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
         raise Timeout
 
     monkeypatch.setattr(claims.client, "create_reader", closed)
-    claims.topic.read(True)
+    claims.topic.read(KEEP)
     until(lambda: bool(readers), 60, "a reader")
     readers[0].join(60)
     assert not caplog.records
@@ -236,7 +253,7 @@ def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
 def test_with_a_new_client_everything_is_read_again(claims: Topic) -> None:
     claims.topic.open(claims.client, is_up)
     claims.next()
-    claims.topic.read(True)
+    claims.topic.read(KEEP)
     assert claims.next() == ClaimsRead(b"", is_start=True)
     claims.topic.open(ReadingClient(claims.library), is_up)
     assert claims.next() == ClaimsOpened()

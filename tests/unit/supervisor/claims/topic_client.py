@@ -51,11 +51,11 @@ class TopicClient:
         self._send(pending)
         self._world.after(SEND_TIMEOUT, lambda: self._give_up(pending))
 
-    def read_claims(self, is_wanted: bool) -> None:
+    def read_claims(self, reach_s: float) -> None:
         """See Topic."""
-        self.is_reading, self._is_started = is_wanted, False
+        self.is_reading, self._is_started = reach_s > 0, False
         self._reader += 1
-        if is_wanted:
+        if self.is_reading:
             reader = self._reader
             self._world.after(0.005, lambda: self.start_reader() if reader == self._reader else None)
 

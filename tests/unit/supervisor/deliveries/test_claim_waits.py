@@ -29,9 +29,9 @@ class Node(Effects):
         assert decoded is not None
         self.published[number] = decoded
 
-    def read_claims(self, is_wanted: bool) -> None:
+    def read_claims(self, reach_s: float) -> None:
         """See Broker."""
-        if is_wanted:
+        if reach_s:
             self.event(ClaimsRead(b"", is_start=True))
 
     def grant(self, index: int, granted: Granted) -> None:

@@ -75,8 +75,8 @@ class Effects:
     def publish_claims(self, number: int, message: bytes) -> None:
         self.calls.append(("claims", number))
 
-    def read_claims(self, is_wanted: bool) -> None:
-        self.calls.append(("read_claims", is_wanted))
+    def read_claims(self, reach_s: float) -> None:
+        self.calls.append(("read_claims", reach_s))
 
     # pool
 

@@ -10,6 +10,7 @@ from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from workernode.protocol import Granted
 
 FAULT = "Timeout"
+TIMEOUT = 600.0  # TASK_TIMEOUT
 
 
 class Box:
@@ -18,8 +19,8 @@ class Box:
     def __init__(self, *, is_open: bool = True) -> None:
         self.now = 100.0
         self.sent: dict[int, ClaimMessage] = {}
-        self.reading: list[bool] = []
-        self.claims = Claims("me", self, 600.0)
+        self.reading: list[float] = []  # what was asked for
+        self.claims = Claims("me", self, TIMEOUT)
         if is_open:
             self.claims.opened(ClaimsOpened())
 
@@ -29,10 +30,10 @@ class Box:
         assert decoded is not None
         self.sent[number] = decoded
 
-    def read_claims(self, is_wanted: bool) -> None:
+    def read_claims(self, reach_s: float) -> None:
         """See Topic."""
-        self.reading.append(is_wanted)
-        if is_wanted:
+        self.reading.append(reach_s)
+        if reach_s:
             self.claims.read(self.now, ClaimsRead(b"", is_start=True))
 
     def turn(self, seconds: float = 0.02) -> list[ClaimMessage]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supervisor.claims import Finding
-from supervisor.claims.claims import LEASE, STORED_WITHIN
+from supervisor.claims.claims import KEPT_BEYOND, LEASE, STORED_WITHIN
 from supervisor.claims.table import ClaimMessage
 from supervisor.events import ClaimsOpened
-from tests.unit.supervisor.claims.claims.box import DENIED, END_GRANTED, FAULT, GRANTED, Box, message
+from tests.unit.supervisor.claims.claims.box import DENIED, END_GRANTED, FAULT, GRANTED, TIMEOUT, Box, message
 from workernode.protocol import Granted
 
 
@@ -43,7 +45,7 @@ def lapsed() -> Box:
 
 def test_a_node_that_could_store_nothing_for_a_lease_reads_whether_others_have_taken_over() -> None:
     box = lapsed()
-    assert box.reading == [True]
+    assert box.reading == [TIMEOUT + KEPT_BEYOND]
     box.store(read_back=False)
     assert box.claims.lease <= box.now, "stored is not enough"
 
@@ -109,7 +111,8 @@ def test_after_a_long_doubt_it_is_still_known_what_other_nodes_had_answered_befo
         box.turn(100.0)
     box.store()
     box.run(1.0)
-    box.claims.look_up(box.now, 2, "x", message(), box.now + 600.0)
+    received = replace(message(), received_at=box.now)
+    box.claims.look_up(box.now, 2, "x", received, box.now + 600.0)
     box.turn()
     box.store()
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.ENDED]
@@ -126,7 +129,7 @@ def test_a_claim_that_was_stored_late_is_read_before_its_stream_begins() -> None
     box.store(read_back=False, seconds=2 * STORED_WITHIN)
     box.claims.ask(1, "r", False)
     box.turn()
-    assert box.reading == [True]
+    assert box.reading == [TIMEOUT + KEPT_BEYOND]
     box.read(ClaimMessage("b", taken=["r"]), ClaimMessage("me", taken=["r"]))
     box.store()
     box.turn()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from supervisor.claims import Finding
-from supervisor.claims.claims import LEASE, READ_ON
+from supervisor.claims.claims import KEPT_BEYOND, LEASE
 from supervisor.claims.look_ups import GRACE, LIFE, SILENCE
+from supervisor.claims.reading import MARGIN, READ_ON, STORED_BEYOND
 from supervisor.claims.table import ClaimMessage, ClaimTable
 from supervisor.events import ClaimsRead, Received
-from tests.unit.supervisor.claims.claims.box import DENIED, Box, message
+from tests.unit.supervisor.claims.claims.box import DENIED, TIMEOUT, Box, message
+
+KEPT = TIMEOUT + KEPT_BEYOND
 
 
 def box_that_asks_in_vain() -> Box:
@@ -30,12 +33,12 @@ def test_a_message_is_looked_up_with_a_reader_that_stops_after_a_while() -> None
     assert not box.claims.is_new(message())
     box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
     box.turn()
-    assert box.reading == [True]
+    assert box.reading == [KEPT]
     box.store()
     assert [found.finding for found in box.claims.found(box.now)] == [Finding.SERVE]
     box.claims.recorded(1, "r")
     box.run(READ_ON + 2.0)
-    assert box.reading == [True, False]
+    assert box.reading == [KEPT, 0.0]
     assert not box.claims._received
     assert not box.claims._own
 
@@ -135,3 +138,48 @@ def test_a_task_whose_takeover_is_stored_late_is_given_free_when_it_goes_back() 
     for second, each in enumerate(log):
         table.apply(each, float(second))
     assert not table.is_held_by("r", "me")
+
+
+def look_up(box: Box, number: int, age: float) -> None:
+    """Look a message up that was published so many seconds ago."""
+    received = Received(None, (1, number, 0, -1), b"", 0.0, age, box.now, 0)
+    box.claims.look_up(box.now, number, f"r{number}", received, box.now + 60.0)
+    box.turn()
+
+
+def test_for_an_old_message_the_claims_are_read_from_before_its_publication_on() -> None:
+    """Its ack was lost, and no node has taken messages since (seed 71010222)."""
+    box = Box()
+    look_up(box, 1, 2 * KEPT)
+    assert box.reading == [pytest.approx(2 * KEPT + MARGIN, abs=1.0)]
+
+
+def test_for_an_older_message_the_claims_are_read_again() -> None:
+    box = Box()
+    look_up(box, 1, 0.0)
+    look_up(box, 2, 2 * KEPT)
+    look_up(box, 3, 2 * KEPT)
+    assert box.reading == [KEPT, pytest.approx(2 * KEPT + MARGIN, abs=1.0)]
+    box.read(ClaimMessage("b", recorded=["r2"]))
+    box.run(1.0)
+    found = [(each.number, each.finding) for each in box.claims.found(box.now)]
+    assert (2, Finding.ENDED) in found
+    assert (1, Finding.SERVE) in found
+
+
+def test_claims_that_the_broker_may_have_deleted_are_not_read() -> None:
+    box = Box()
+    look_up(box, 1, 1e9)
+    look_up(box, 2, 1e9)
+    assert box.reading == [KEPT + STORED_BEYOND]
+
+
+def test_what_was_read_from_early_on_is_read_again_once_it_is_forgotten() -> None:
+    box = Box()
+    look_up(box, 1, 2 * KEPT)
+    while box.now < 101.0 + KEPT:
+        look_up(box, 2, 0.0)
+        box.run(READ_ON / 2)
+    assert len(box.reading) == 1
+    look_up(box, 3, 2 * KEPT)
+    assert box.reading == [pytest.approx(2 * KEPT + MARGIN, abs=1.0)] * 2

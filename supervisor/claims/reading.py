@@ -1,0 +1,67 @@
+"""When a node reads the topic of claims, and from which moment on. Pure."""
+
+from __future__ import annotations
+
+from supervisor.claims.topic import Topic
+
+READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
+# Seconds before the publication of a message from which on its claims are read: the clocks of nodes differ.
+MARGIN = 60.0
+# Seconds beyond keep_s for which the topic has its claims (supervisor.broker.claims_topic.TRIM_MARGIN).
+STORED_BEYOND = 3600.0
+
+
+class Reading:
+    """Reads only while claims are needed, and from a moment that lies before all that may be of use.
+
+    A message may come again long after it was answered: its ack was lost, and no node has taken messages since. Then
+    the claims are read from before its publication on.
+
+    Attributes:
+        is_on: the topic is read.
+        has_start: the messages that come begin with the first that was asked for.
+
+    Args:
+        topic: reads.
+        keep_s: seconds that a claim is remembered once it was read.
+    """
+
+    def __init__(self, topic: Topic, keep_s: float) -> None:
+        self._topic = topic
+        self._keep_s = keep_s
+        self._until = 0.0  # monotonic: claims are read until then, if nothing needs them
+        self._begun_at = 0.0  # monotonic: when it was begun
+        self._since = 0.0  # monotonic: with what moment it was begun
+        self._wanted_since = float("inf")  # monotonic: with what moment it must have begun
+        self.is_on = False
+        self.has_start = False
+
+    def want(self, published: float) -> None:
+        """A message is looked up that was published at this moment (monotonic)."""
+        self._wanted_since = min(self._wanted_since, published - MARGIN)
+
+    def tick(self, now: float, is_needed: bool) -> bool:
+        """Begin to read, end, or begin again with an earlier moment, if it is time for that.
+
+        Args:
+            now: monotonic.
+            is_needed: something waits for what the claims show.
+
+        Returns:
+            True if it has done so: what was read before is to be forgotten.
+        """
+        if is_needed:
+            self._until = now + READ_ON
+        wanted = max(self._wanted_since, now - self._keep_s - STORED_BEYOND)
+        self._wanted_since = float("inf")
+        was_on, self.is_on = self.is_on, now < self._until
+        if was_on is self.is_on and not (self.is_on and wanted < self._known_since(now)):
+            return False
+        self.has_start = False
+        self._begun_at, self._since = now, min(wanted, now - self._keep_s)
+        self._topic.read_claims(now - self._since if self.is_on else 0.0)
+        return True
+
+    def _known_since(self, now: float) -> float:
+        """Return the monotonic time since which all claims are known."""
+        return self._since if now < self._begun_at + self._keep_s else now - self._keep_s
