@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.broker import claims_topic
 from supervisor.claims import Finding
 from supervisor.claims.claims import KEPT_BEYOND, LEASE
 from supervisor.claims.look_ups import GRACE, LIFE, SILENCE
@@ -172,6 +173,7 @@ def test_claims_that_the_broker_may_have_deleted_are_not_read() -> None:
     look_up(box, 1, 1e9)
     look_up(box, 2, 1e9)
     assert box.reading == [KEPT + STORED_BEYOND]
+    assert STORED_BEYOND <= claims_topic.TRIM_MARGIN
 
 
 def test_what_was_read_from_early_on_is_read_again_once_it_is_forgotten() -> None:
