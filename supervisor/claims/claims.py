@@ -220,7 +220,8 @@ class Claims:
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
         if event.is_start:
-            self._reading.has_start = True
+            self._want_all(now)
+            self._reading.started(now)
             self._look_ups.restart(now)
             return
         message = decode(event.data) if self._reading.has_start else None
@@ -297,6 +298,7 @@ class Claims:
         text = "no claim could be stored for %g s: streams wait until it is known whether another node has taken over"
         log.warning(text, LEASE, extra={"event": "claims_in_doubt"})
         self.lapses += 1
+        self._want_all(now)
         self._doubt_mark = self._outbox.next_mark()
 
     def _read_back(self, mark: int) -> None:
@@ -333,9 +335,16 @@ class Claims:
         about = {"event": "claims_certain", "taken_over": lost}
         log.warning("claims can be stored again; other nodes have taken over %d tasks of this one", lost, extra=about)
 
+    def _want_all(self, now: float) -> None:
+        """Have the claims read of everything that waits, and of all that is this node's."""
+        for received in self._received.values():
+            self._reading.want(now - received.age(now))
+        for own in self._own.values():
+            self._reading.want(own.since)
+
     def _read_or_not(self, now: float) -> None:
         is_needed = bool(self._look_ups or self._doubt_mark or self._unsure)
         if self._reading.tick(now, is_needed):
             self._look_ups.restart(now)
         elif self._reading.is_on:
-            self._look_ups.forget()
+            self._look_ups.forget(now)

@@ -18,9 +18,6 @@ LOOK_UP_LIMIT = 10.0
 # Seconds after the end of a task's time for which it is left to a node that lives and does not end it.
 GRACE = 10.0
 FORGET_INTERVAL = 5.0  # seconds between two searches for claims that are too old; each search costs time
-# Seconds that a claim grows older in, at most, from one message of the topic to the next: while the topic is away, none
-# grows old, because what was acked before may be handed out again once the broker is back.
-LONGEST_STEP = 5.0
 FOLLOW_INTERVAL = 0.25  # seconds between two looks at what waits for another node
 
 
@@ -89,9 +86,7 @@ class LookUps:
         self._node = node
         self._outbox = outbox
         self._keep_s = keep_s
-        self._topic_time = 0.0  # seconds, see LONGEST_STEP; the table has this time
-        self._read_at = 0.0  # monotonic: when the last message came
-        self._forgets_from = 0.0  # of the topic's time: no claim is forgotten before
+        self._forgets_from = 0.0  # monotonic: no claim is forgotten before
         self.table = ClaimTable()
         self._waiting: dict[int, _LookUp] = {}  # by the number of the delivery
         self._suspicions: dict[str, _Suspicion] = {}  # by node
@@ -129,9 +124,7 @@ class LookUps:
 
     def read(self, now: float, message: ClaimMessage) -> None:
         """The next message of the topic has come."""
-        self._topic_time += min(now - self._read_at, LONGEST_STEP)
-        self._read_at = now
-        if not self.table.apply(message, self._topic_time):
+        if not self.table.apply(message, now):
             return
         self._heard[message.node] = now
         self._suspicions.pop(message.node, None)
@@ -145,14 +138,14 @@ class LookUps:
             if look.mark <= message.serial:
                 self._decide(now, number, look)
 
-    def forget(self) -> None:
+    def forget(self, now: float) -> None:
         """Forget the claims that do not matter any more, and for which no message waits."""
-        if self._topic_time < self._forgets_from:
+        if now < self._forgets_from:
             return
-        self._forgets_from = self._topic_time + FORGET_INTERVAL
+        self._forgets_from = now + FORGET_INTERVAL
         for look in self._waiting.values():
-            self.table.keep(look.request_id, self._topic_time)
-        self.table.forget_before(self._topic_time - self._keep_s)
+            self.table.keep(look.request_id, now)
+        self.table.forget_before(now - self._keep_s)
 
     def tick(self, now: float) -> None:
         """Look after what waits."""

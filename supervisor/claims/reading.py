@@ -37,8 +37,14 @@ class Reading:
         self.has_start = False
 
     def want(self, published: float) -> None:
-        """A message is looked up that was published at this moment (monotonic)."""
+        """Claims matter of what a node has got since this moment (monotonic): the publication of a message that is
+        looked up, or the receipt of one of this node's.
+        """
         self._wanted_since = min(self._wanted_since, published - MARGIN)
+
+    def started(self, now: float) -> None:
+        """The reader is open. It may have been made anew later than is wanted now: then `tick` begins again."""
+        self.has_start = not self._begins_too_late(now)
 
     def tick(self, now: float, is_needed: bool) -> bool:
         """Begin to read, end, or begin again with an earlier moment, if it is time for that.
@@ -52,16 +58,18 @@ class Reading:
         """
         if is_needed:
             self._until = now + READ_ON
-        wanted = max(self._wanted_since, now - self._keep_s - STORED_BEYOND)
-        self._wanted_since = float("inf")
         was_on, self.is_on = self.is_on, now < self._until
-        if was_on is self.is_on and not (self.is_on and wanted < self._known_since(now)):
-            return False
-        self.has_start = False
-        self._begun_at, self._since = now, min(wanted, now - self._keep_s)
-        self._topic.read_claims(now - self._since if self.is_on else 0.0)
-        return True
+        is_to_change = was_on is not self.is_on or (self.is_on and self._begins_too_late(now))
+        if is_to_change:
+            self.has_start = False
+            self._begun_at, self._since = now, min(self._wanted(now), now - self._keep_s)
+            self._topic.read_claims(now - self._since if self.is_on else 0.0)
+        self._wanted_since = float("inf")
+        return is_to_change
 
-    def _known_since(self, now: float) -> float:
-        """Return the monotonic time since which all claims are known."""
-        return self._since if now < self._begun_at + self._keep_s else now - self._keep_s
+    def _wanted(self, now: float) -> float:
+        return max(self._wanted_since, now - self._keep_s - STORED_BEYOND)
+
+    def _begins_too_late(self, now: float) -> bool:
+        known_since = self._since if now < self._begun_at + self._keep_s else now - self._keep_s
+        return self._wanted(now) < known_since - MARGIN / 2  # not for the last bit of a number

@@ -50,7 +50,7 @@ class Claim:
 
     holder: str  # the node; "": it has given the task back
     state: ClaimState
-    noted_at: float  # of this reader's time
+    noted_at: float  # monotonic
     supersedes: str = ""  # the node that it was taken over from, or that has given it back after its stream had begun
     was_given_back: bool = False  # a node has had the message before, and has given it back to the broker
     is_begun_before: bool = False  # a node that had it before may have sent a part of the stream
@@ -104,7 +104,7 @@ class ClaimTable:
         meanwhile (seen on 4.0.8): it shows nothing, not even that the node lives.
 
         Args:
-            now: seconds, by any clock of the reader that does not go back.
+            now: monotonic.
 
         Returns:
             False if the message came after a later one of its node.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.claims import Claims
+from supervisor.claims.claims import KEPT_BEYOND
 from supervisor.claims.table import ClaimMessage, decode, encode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
 from workernode.protocol import Granted
 
 FAULT = "Timeout"
 TIMEOUT = 600.0  # TASK_TIMEOUT
+KEPT = TIMEOUT + KEPT_BEYOND  # seconds that claims are remembered
 
 
 class Box:

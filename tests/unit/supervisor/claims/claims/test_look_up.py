@@ -6,14 +6,12 @@ import pytest
 
 from supervisor.broker import claims_topic
 from supervisor.claims import Finding
-from supervisor.claims.claims import KEPT_BEYOND, LEASE
+from supervisor.claims.claims import LEASE
 from supervisor.claims.look_ups import GRACE, LIFE, SILENCE
 from supervisor.claims.reading import MARGIN, READ_ON, STORED_BEYOND
 from supervisor.claims.table import ClaimMessage, ClaimTable
 from supervisor.events import ClaimsRead, Received
-from tests.unit.supervisor.claims.claims.box import DENIED, TIMEOUT, Box, message
-
-KEPT = TIMEOUT + KEPT_BEYOND
+from tests.unit.supervisor.claims.claims.box import DENIED, KEPT, Box, message
 
 
 def box_that_asks_in_vain() -> Box:
@@ -144,7 +142,7 @@ def test_a_task_whose_takeover_is_stored_late_is_given_free_when_it_goes_back() 
 def look_up(box: Box, number: int, age: float) -> None:
     """Look a message up that was published so many seconds ago."""
     received = Received(None, (1, number, 0, -1), b"", 0.0, age, box.now, 0)
-    box.claims.look_up(box.now, number, f"r{number}", received, box.now + 60.0)
+    box.claims.look_up(box.now, number, f"r{number}", received, box.now + 10 * KEPT)
     box.turn()
 
 
@@ -185,3 +183,22 @@ def test_what_was_read_from_early_on_is_read_again_once_it_is_forgotten() -> Non
     assert len(box.reading) == 1
     look_up(box, 3, 2 * KEPT)
     assert box.reading == [pytest.approx(2 * KEPT + MARGIN, abs=1.0)] * 2
+
+
+def test_a_reader_that_is_made_anew_too_late_for_a_message_that_waits_decides_nothing() -> None:
+    """It begins with what is remembered; the claim of the node that has the task may be older (seed 121005265)."""
+    box = Box()
+    alive = ClaimMessage("b")
+    look_up(box, 1, 0.0)
+    box.read(ClaimMessage("b", taken=["r1"]))
+    until = box.now + KEPT + MARGIN
+    while box.now < until:
+        box.read(alive)
+        box.run(1.0)
+    assert [found.finding for found in box.claims.found(box.now)] == [Finding.HELD]
+    published = [ClaimMessage("me", serial=1000)]  # all marks
+    box.claims.read(box.now, ClaimsRead(b"", is_start=True))
+    box.read(*published)
+    box.run(0.5)
+    assert box.claims.found(box.now) == []
+    assert box.reading == [KEPT, pytest.approx(KEPT + 2 * MARGIN, abs=5.0)]
