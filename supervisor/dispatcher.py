@@ -280,8 +280,8 @@ class Dispatcher:
         self._gateways.forget(delivery)
         if delivery.undelivered is not None and state is not AnswerState.STARTED:
             assert delivery.kept is not None
-            delivery.failed_sends += counts
-            kills = kills_by_sending(delivery.failed_sends, self._limit, delivery.is_alone)
+            delivery.note_failed_send(counts)
+            kills = kills_by_sending(delivery.failed_sends, delivery.failed_alone, self._limit)
             if state is AnswerState.NOT_STARTED and not kills:
                 self._await_gateway(delivery, delivery.kept)
             else:  # the gateway has the answer, or offering it kills workers
@@ -291,7 +291,8 @@ class Dispatcher:
         state, saved = delivery.note_death(state, saved, counts)
         verdict = after_death(
             state, delivery.rejection, death.why, saved=saved, deaths=deaths, counts=counts,
-            failed_sends=delivery.failed_sends, limit=self._limit, is_alone=delivery.is_alone,
+            failed_sends=delivery.failed_sends, failed_alone=delivery.failed_alone, limit=self._limit,
+            is_alone=delivery.is_alone,
             is_used_up=max(deaths - 1, self._ledger.tries(delivery.received)) >= self._limit,
         )  # fmt: skip
         if isinstance(verdict, Settled):

@@ -44,6 +44,11 @@ class Received:
         """Return the seconds since it was published; `now` is monotonic."""
         return self.received - self.published + now - self.received_at
 
+    @property
+    def stamped_at(self) -> float:
+        """The monotonic time of its publication by the publisher's own clock, whatever is known of that clock."""
+        return self.received_at - (self.received - self.stamped)
+
 
 @dataclass(frozen=True, slots=True)
 class RetryHere:

@@ -56,6 +56,7 @@ class Delivery:
     is_alone: bool = False  # its worker has no other job: if that worker dies, it counts as this task's doing
     has_begun: bool = False  # its client has seen a part of the answer: it must not be run again
     failed_sends: int = 0  # deaths that count against it, of workers that sent the rejection, or offered `kept` again
+    failed_alone: int = 0  # how many of these workers had no other job
     rejection: Rejection | None = None  # what its client gets instead of it being run
     supersedes: str = ""  # the node that had it before, and is gone
     attempts: int = 0  # times upstream was asked
@@ -84,11 +85,16 @@ class Delivery:
             saved: the stream that this worker has sent; None if it is not known.
             counts: the death counts against it.
         """
-        self.failed_sends += counts and self.rejection is not None
+        self.note_failed_send(counts and self.rejection is not None)
         if self.resume is not None and state is AnswerState.NOT_STARTED:
             state, saved = AnswerState.STARTED, self.resume
         self.has_begun = self.has_begun or state is AnswerState.STARTED
         return state, saved
+
+    def note_failed_send(self, counts: bool) -> None:
+        """A worker died as it sent the rejection, or offered `kept` again, and that counts, or not."""
+        self.failed_sends += counts
+        self.failed_alone += counts and self.is_alone
 
     def hand_on(self, what: Rejection | SavedStream) -> None:
         """Have the next worker send its client this error, or go on with this stream."""

@@ -81,7 +81,7 @@ class Claims:
             deadline: monotonic; after it nobody waits for the answer.
         """
         self._received[number] = received
-        self._reading.want(now - received.age(now))
+        self._reading.want(received.stamped_at)
         self._look_ups.add(now, number, request_id, deadline)
 
     def take(self, since: float, number: int, request_id: str) -> None:
@@ -220,7 +220,7 @@ class Claims:
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
         if event.is_start:
-            self._want_all(now)
+            self._want_all()
             self._reading.started(now)
             self._look_ups.restart(now)
             return
@@ -298,7 +298,7 @@ class Claims:
         text = "no claim could be stored for %g s: streams wait until it is known whether another node has taken over"
         log.warning(text, LEASE, extra={"event": "claims_in_doubt"})
         self.lapses += 1
-        self._want_all(now)
+        self._want_all()
         self._doubt_mark = self._outbox.next_mark()
 
     def _read_back(self, mark: int) -> None:
@@ -335,10 +335,10 @@ class Claims:
         about = {"event": "claims_certain", "taken_over": lost}
         log.warning("claims can be stored again; other nodes have taken over %d tasks of this one", lost, extra=about)
 
-    def _want_all(self, now: float) -> None:
+    def _want_all(self) -> None:
         """Have the claims read of everything that waits, and of all that is this node's."""
         for received in self._received.values():
-            self._reading.want(now - received.age(now))
+            self._reading.want(received.stamped_at)
         for own in self._own.values():
             self._reading.want(own.since)
 

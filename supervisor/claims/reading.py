@@ -72,4 +72,4 @@ class Reading:
 
     def _begins_too_late(self, now: float) -> bool:
         known_since = self._since if now < self._begun_at + self._keep_s else now - self._keep_s
-        return self._wanted(now) < known_since - MARGIN / 2  # not for the last bit of a number
+        return self._wanted(now) < known_since - MARGIN / 2  # a rounding error must not begin it again and again

@@ -11,6 +11,7 @@ from workernode.resume import MOST_RESUMES
 # Workers that may die while they send a client an error, or an answer that is there, whatever MAX_REDELIVERIES is: most
 # deaths have another cause, and a client that gets no answer waits for ever.
 FEWEST_SENDS = 2
+MOST_ALONE = 2  # of those that have no other job, as many deaths show that the sending is their cause
 MOST_SHARED = 4  # times as many, where no worker could be emptied for it
 
 
@@ -23,15 +24,15 @@ class Settled:
     reason: str  # for people
 
 
-def kills_by_sending(failed_sends: int, limit: int, is_alone: bool) -> bool:
+def kills_by_sending(failed_sends: int, failed_alone: int, limit: int) -> bool:
     """Return True if sending a client its rejection, or an answer that is offered again, is what kills workers.
 
     Args:
         failed_sends: deaths that count, of workers that were sending it, the latest included.
+        failed_alone: how many of them had no other job, so that no other task has caused their death.
         limit: MAX_REDELIVERIES.
-        is_alone: the latest of them had no other job, so that no other task has caused its death.
     """
-    return failed_sends > most_sends(limit) * (1 if is_alone else MOST_SHARED)
+    return failed_alone >= MOST_ALONE or failed_sends > most_sends(limit) * MOST_SHARED
 
 
 def most_sends(limit: int) -> int:
@@ -41,7 +42,7 @@ def most_sends(limit: int) -> int:
 
 def after_death(
     state: AnswerState, rejection: Rejection | None, why: str, *, saved: SavedStream | None = None,
-    deaths: int, counts: bool, failed_sends: int, limit: int, is_used_up: bool, is_alone: bool,
+    deaths: int, counts: bool, failed_sends: int, failed_alone: int, limit: int, is_used_up: bool, is_alone: bool,
 ) -> Settled | Rejection | SavedStream:
     """Decide a task by how much of its answer had left when its worker died.
 
@@ -53,6 +54,7 @@ def after_death(
         deaths: deaths of workers that count against this message, this one included (Ledger.deaths).
         counts: this death counts. One that was caused from outside does not: the message is not its cause.
         failed_sends: deaths that count, of workers that were sending the rejection, this one included.
+        failed_alone: how many of these workers had no other job.
         limit: MAX_REDELIVERIES.
         is_used_up: the message was delivered as often as it may be.
         is_alone: the worker had no other job, so that no other task has caused its death.
@@ -69,7 +71,7 @@ def after_death(
             return Settled(Decision.ACK, "answered", reason)
         return Settled(rejection.decision, rejection.status, rejection.reason or reason)
     if rejection is not None:
-        if kills_by_sending(failed_sends, limit, is_alone):  # even sending the client an error kills workers
+        if kills_by_sending(failed_sends, failed_alone, limit):  # even sending the client an error kills workers
             return Settled(Decision.DEAD_LETTER, "poison", text)
         return rejection
     if state is AnswerState.STARTED:

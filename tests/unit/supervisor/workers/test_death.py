@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.workers.death import MOST_SHARED, Settled, after_death
+from supervisor.workers.death import MOST_ALONE, MOST_SHARED, Settled, after_death
 from workernode.call_stats import CallStats
 from workernode.protocol import AnswerState, Decision, Rejection, SavedStream
 
@@ -21,6 +21,7 @@ def decide(state: AnswerState, rejection: Rejection | None = None, **more: Any) 
         "deaths": 1,
         "counts": True,
         "failed_sends": 0,
+        "failed_alone": 0,
         "limit": LIMIT,
         "is_used_up": False,
         "is_alone": False,
@@ -117,8 +118,8 @@ def test_a_task_whose_worker_was_killed_from_outside_goes_back_to_the_broker(fac
 
 @pytest.mark.parametrize("state", [AnswerState.NOT_STARTED, AnswerState.STARTED])
 def test_a_rejection_is_sent_again_by_another_worker_until_that_kills_too_many(state: AnswerState) -> None:
-    assert decide(state, OTHERS, failed_sends=LIMIT, is_alone=True) is OTHERS
-    verdict = decide(state, OTHERS, failed_sends=LIMIT + 1, is_alone=True)
+    assert decide(state, OTHERS, failed_sends=LIMIT + 1, failed_alone=MOST_ALONE - 1, is_alone=True) is OTHERS
+    verdict = decide(state, OTHERS, failed_sends=LIMIT + 2, failed_alone=MOST_ALONE, is_alone=True)
     assert isinstance(verdict, Settled)
     assert (verdict.decision, verdict.status) == (Decision.DEAD_LETTER, "poison")
 
