@@ -57,6 +57,10 @@ class ClientReply:
         """
         if self._claim is not None:
             self._claim.wait_for(state)
+            begins = state is AnswerState.STARTED and self.answer_state is AnswerState.NOT_STARTED
+            if begins or state is AnswerState.ENDING:
+                # What waits for its lease is not shown as leaving: if its worker dies meanwhile, nothing has left.
+                self._claim.check()
         self.answer_state = state
         self._show(state)
 

@@ -123,11 +123,13 @@ class ClientReply:
     def _begin(self) -> Waits:
         yield from self._claim.wait(is_end=False)
         if not self.has_begun:
+            yield from self._claim.wait_for_lease()
             self._process.answer_states[self._job.slot] = AnswerState.STARTED
             yield 0.000002
 
     def _send_end(self, last: list[bytes]) -> Waits:
         yield from self._claim.wait(is_end=True)
+        yield from self._claim.wait_for_lease()
         self._process.answer_states[self._job.slot] = AnswerState.ENDING
         yield 0.000002
         yield from self._claim.wait_for_lease()

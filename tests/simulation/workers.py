@@ -175,6 +175,7 @@ class SimProcess:
                 client.excuses.add("workers died again and again while they offered its answer")
             if self.answer_states[slot] == AnswerState.ENDING:
                 client.excuses.add("its worker was killed between showing the end and sending it")
+        for slot in self._jobs:
             if slot in self._attempts and not self._is_mute and self._dice.random() < 0.3:
                 self._buffer += pack(Ready(0))[: self._dice.randint(1, 9)]
                 self._world.faults["pipe closed amid a message"] += 1

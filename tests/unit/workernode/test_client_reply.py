@@ -114,15 +114,26 @@ def test_the_supervisor_is_shown_how_much_leaves(bed: Bed) -> None:
     assert bed.shown == [bed.reply.answer_state] == [AnswerState.STARTED]
 
 
-def test_the_state_is_not_shown_before_the_claim_lets_the_answer_leave(bed: Bed) -> None:
+def test_the_state_is_not_shown_before_claim_and_lease_let_the_answer_leave(bed: Bed) -> None:
+    """A worker that dies while an end waits has not sent it (seed 123001673)."""
     gateway: Any = bed.gateway
-    claim: Any = type("Claim", (), {"wait_for": lambda self, state: bed.shown.append("claim"), "check": None})()
+    waits = {"wait_for": lambda self, state: bed.shown.append("claim"), "check": lambda self: bed.shown.append("lease")}
+    claim: Any = type("Claim", (), waits)()
     gateway.drop_undelivered = "drop"
-    reply = ClientReply(bed.facts, gateway, bed.shown.append, claim)
+    shown: list[Any] = bed.shown  # type: ignore[assignment]
+    reply = ClientReply(bed.facts, gateway, shown.append, claim)
     reply.open(ENDPOINT, "id")
-    bed.gateway.show(AnswerState.STARTED)
-    assert bed.shown == ["claim", AnswerState.STARTED]
     assert claim.on_lease_end == "drop"
+    waited = ["claim", "lease"]
+    for state, before in [
+        (AnswerState.STARTED, waited),
+        (AnswerState.ENDING, waited),
+        (AnswerState.STARTED, ["claim"]),  # the end could not be sent
+        (AnswerState.ENDED, ["claim"]),
+    ]:
+        shown.clear()
+        bed.gateway.show(state)
+        assert shown == [*before, state]
 
 
 def test_what_was_aborted_is_not_used_again(bed: Bed) -> None:
