@@ -165,6 +165,8 @@ class Connection:
             consumer_is_up = self._is_consumer_up()
             if consumer_is_up and not consumer_was_up:
                 self._intake.reconnected()
+            elif consumer_was_up and not consumer_is_up:
+                self._intake.disconnected()
             consumer_was_up = consumer_is_up
             if lost.is_due(self._clock(), self.is_up()) and not self._mend():
                 return

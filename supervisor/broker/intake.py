@@ -60,6 +60,7 @@ class Intake:
         self._closed_at: float | None = 0.0  # since when the intake is closed (monotonic); None: it is open
         self._asking_since: float | None = None  # monotonic: a message is asked for and none has come; None: not asked
         self._has_waited = False  # see events.Received
+        self._is_connected = True  # the consumer is, as far as is known
         self._last_delivery: tuple[Entry, int] | None = None  # what the message that was taken last came with
 
     # --- the owner ---
@@ -78,7 +79,7 @@ class Intake:
                 self._hand_over(self._early.pop(next(iter(self._early))).received)
             if not ask:
                 self._allowed = self._taken
-            if self._taken >= self._allowed or self._consumer is None:
+            if self._taken >= self._allowed or self._consumer is None or not self._is_connected:
                 self._asking_since = None
             elif self._asking_since is None:
                 self._asking_since = self._clock()
@@ -157,7 +158,7 @@ class Intake:
         token = object()
         with self._lock:
             self._token, self._consumer, self._paused = token, None, False
-            self._asking_since, self._has_waited = None, False
+            self._asking_since, self._has_waited, self._is_connected = None, False, True
         consumer = subscribe(lambda consumer, message: self._arrived(token, consumer, message))
         with self._lock:
             if self._token is token:
@@ -173,10 +174,15 @@ class Intake:
             if self._taken < self._allowed and self._consumer is not None:
                 self._consumer.resume_message_listener()
 
+    def disconnected(self) -> None:
+        """The consumer has lost its connection: what comes next may have waited at the broker meanwhile."""
+        with self._lock:
+            self._asking_since, self._has_waited, self._is_connected = None, False, False
+
     def reconnected(self) -> None:
         """The library has connected anew by itself. It has then asked for a message, even if its listener is paused."""
         with self._lock:
-            self._asking_since, self._has_waited = None, False
+            self._asking_since, self._has_waited, self._is_connected = None, False, True
             if self._consumer is not None:
                 self._paused = False
                 # A partitioned topic has several consumers. While one is asked, the others are paused.

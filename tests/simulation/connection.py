@@ -140,12 +140,17 @@ class SimConnection:
         """
         for consumer in self.parts:
             consumer.disconnect()
+        self._world.after(CHECK_INTERVAL, self._notice_loss)
         if records:
             self._link.has_producer = False
             self.claims.lost()
         if not self._is_watching and self.records is not None:
             self._is_watching = True
             self._watch(LossTimer())
+
+    def _notice_loss(self) -> None:
+        if not self._is_consumer_up():
+            self.intake.disconnected()
 
     def back(self) -> None:
         """The library connects again, a moment after it can, or much later."""

@@ -282,3 +282,23 @@ def test_the_event_has_the_messages_place_payload_and_count() -> None:
     (event,) = events
     assert event.key == (1, 3, -1, 0)
     assert (event.payload, event.redeliveries, event.received_at) == (b"3/0", 2, 5.0)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_message_was_not_asked_for_while_there_was_no_connection(is_lost: bool) -> None:
+    """It may have waited at the broker meanwhile: its age shows nothing of its publisher's clock (seed 122002674)."""
+    one = Setup()
+    one.intake.allow(1)
+    if is_lost:
+        one.intake.disconnected()
+    one.now += 100.0
+    one.intake.allow(1)
+    one.now += 100.0
+    one.consumer.deliver(Message(1))
+    assert [received.asked_for for received in one.received] == [0.0 if is_lost else 200.0]
+    one.seen(1)
+    one.intake.reconnected()
+    one.intake.allow(1)
+    one.now += 5.0
+    one.consumer.deliver(Message(2))
+    assert one.received[-1].asked_for == 5.0
