@@ -39,6 +39,7 @@ class Received:
     has_waited: bool = False
     stamped: float = 0.0  # seconds since the epoch: `published` as the publisher has stamped it, never corrected
     is_corrected: bool = False  # `published` is by this node's clock already (deliveries.PublisherClocks)
+    age_by_stamp: float | None = None  # seconds at its receipt, if the publisher's clock is right; None: not corrected
 
     def age(self, now: float) -> float:
         """Return the seconds since it was published; `now` is monotonic."""
@@ -46,8 +47,10 @@ class Received:
 
     @property
     def stamped_at(self) -> float:
-        """The monotonic time of its publication by the publisher's own clock, whatever is known of that clock."""
-        return self.received_at - (self.received - self.stamped)
+        """The monotonic time of its publication, if the publisher's clock is right."""
+        if self.age_by_stamp is not None:
+            return self.received_at - self.age_by_stamp
+        return self.received_at - (self.received - self.published)
 
 
 @dataclass(frozen=True, slots=True)

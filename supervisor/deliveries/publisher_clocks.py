@@ -57,7 +57,8 @@ class PublisherClocks:
         difference = self._difference(received, age)
         if not difference and not self._jump:
             return received
-        return replace(received, published=received.received - max(0.0, age - difference), is_corrected=True)
+        published = received.received - max(0.0, age - difference)
+        return replace(received, published=published, is_corrected=True, age_by_stamp=age)
 
     def _difference(self, received: Received, age: float) -> float:
         """Return how far the publisher's clock is behind; 0 if that is not noticed or not known."""

@@ -126,3 +126,12 @@ def test_what_is_kept_of_publishers_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     for number in range(10):
         box.age(behind=360.0, asked_for=IN_VAIN, by=str(number))
     assert len(box.clocks._ages) == len(box.clocks._logged) == 3
+
+
+@pytest.mark.parametrize(("behind", "jump"), [(0.0, 0.0), (360.0, 0.0), (0.0, -360.0), (360.0, 360.0)])
+def test_what_a_message_was_stamped_with_is_kept_whatever_is_taken_for_a_difference(behind: float, jump: float) -> None:
+    box = Box()
+    box.age(behind=behind, asked_for=IN_VAIN)
+    stamped = WALL + box.now - 460.0
+    message = Received(1, (1, 1, 0, -1), b"", stamped, WALL + box.now + jump, box.now, 0, False, "a")
+    assert box.clocks.corrected(message).stamped_at == pytest.approx(box.now - 460.0)

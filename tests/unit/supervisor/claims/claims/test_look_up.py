@@ -143,7 +143,7 @@ def look_up(box: Box, number: int, age: float) -> None:
     """Look a message up that was published so many seconds ago. Its age may have been taken for a clock that is behind
     (publisher_clocks.py): what it was stamped with counts (seeds 112001919, 122002674).
     """
-    received = Received(None, (1, number, 0, -1), b"", age, age, box.now, 0, stamped=0.0, is_corrected=True)
+    received = Received(None, (1, number, 0, -1), b"", age, age, box.now, 0, is_corrected=True, age_by_stamp=age)
     box.claims.look_up(box.now, number, f"r{number}", received, box.now + 10 * KEPT)
     box.turn()
 
