@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.claims import Claims
+from supervisor.claims import Claims, Finding
 from supervisor.claims.claims import KEPT_BEYOND
 from supervisor.claims.table import ClaimMessage, decode, encode
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Received
@@ -71,6 +71,14 @@ class Box:
         self.claims.take(self.now, 1, "r")
         self.turn()
         self.store()
+
+    def look_up_in_vain(self) -> None:
+        """Look message 1 up with request "r"; what this node publishes is not read back in time."""
+        self.claims.look_up(self.now, 1, "r", message(), self.now + 600.0)
+        self.turn()
+        self.store(read_back=False)
+        self.turn(20.0)
+        assert [found.finding for found in self.claims.found(self.now)] == [Finding.NOT_KNOWN]
 
     def ask(self, is_end: bool = False) -> list[Granted]:
         """Ask for a grant, let everything be stored, and return the grants."""

@@ -17,11 +17,7 @@ from tests.unit.supervisor.claims.claims.box import DENIED, KEPT, Box, message
 def box_that_asks_in_vain() -> Box:
     """A node that found out nothing about a message in time, and whose stream asks to begin."""
     box = Box()
-    box.claims.look_up(box.now, 1, "r", message(), box.now + 600.0)
-    box.turn()
-    box.store(read_back=False)
-    box.turn(20.0)
-    assert [found.finding for found in box.claims.found(box.now)] == [Finding.NOT_KNOWN]
+    box.look_up_in_vain()
     box.claims.ask(1, "r", False)
     box.turn()
     return box
