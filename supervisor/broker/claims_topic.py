@@ -79,6 +79,7 @@ class ClaimsTopic:
         keep_s: seconds that a claim matters.
         post: takes events from any thread.
         wall: seconds since the epoch.
+        clock: monotonic. What was read is remembered by it, whatever happens to the other.
     """
 
     def __init__(
@@ -88,16 +89,18 @@ class ClaimsTopic:
         keep_s: float,
         post: Callable[[Event], None],
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._library = library
         self._name = topic
         self._topic = ""  # the topic or its first partition, once that is known
         self._keep_s = keep_s
         self._post = post
-        self._wall = wall
+        self._wall, self._clock = wall, clock
         self._connection: _Connection | None = None
         self._is_wanted = False  # the owner wants to read
-        self._asked_at = self._since = 0.0  # seconds since the epoch: when it wanted that, and from when on
+        self._asked_at = 0.0  # monotonic: when it wanted that
+        self._reach_s = 0.0  # seconds: it wanted the claims from so long before that on
         self._reader_number = 0  # counts the calls of `read`: a reader of an earlier one stops
         self._tending: threading.Thread | None = None
         self._is_due = threading.Event()  # the thread has something to do at once
@@ -198,8 +201,7 @@ class ClaimsTopic:
         """
         self._reader_number += 1
         self._is_wanted = reach_s > 0
-        self._asked_at = self._wall()
-        self._since = self._asked_at - reach_s
+        self._asked_at, self._reach_s = self._clock(), reach_s
         if self._is_wanted:
             number = self._reader_number
             threading.Thread(target=lambda: self._read(number), name="claims-reader", daemon=True).start()
@@ -234,10 +236,10 @@ class ClaimsTopic:
         """Read until nobody wants to, or until the client is made anew."""
         earliest = self._library.MessageId.earliest
         reader = connection.client.create_reader(self._topic, earliest, receiver_queue_size=READER_QUEUE)
-        now = self._wall()
         # A reader that is made anew begins where the one before did, while what that has read first is remembered.
-        is_new = now < self._asked_at + self._keep_s
-        reader.seek(int((self._since if is_new else now - self._keep_s) * 1000))
+        passed = self._clock() - self._asked_at
+        reach_s = passed + self._reach_s if passed < self._keep_s else self._keep_s
+        reader.seek(int((self._wall() - reach_s) * 1000))
         if self._is_reading(number):
             self._post(ClaimsRead(b"", is_start=True))
         while self._is_reading(number) and connection is self._connection:

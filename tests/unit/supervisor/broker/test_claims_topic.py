@@ -84,9 +84,9 @@ class Topic:
         self.library = Library()
         self.library.MessageId = SimpleNamespace(earliest="earliest")  # type: ignore[attr-defined]
         self.client = ReadingClient(self.library)
-        self.wall = WALL
+        self.wall, self.now = WALL, 100.0
         self.posted: queue.Queue[Event] = queue.Queue()
-        self.topic = ClaimsTopic(self.library, NAME, KEEP, self.posted.put, lambda: self.wall)
+        self.topic = ClaimsTopic(self.library, NAME, KEEP, self.posted.put, lambda: self.wall, lambda: self.now)
 
     def next(self) -> Event:
         """Return what is posted next."""
@@ -207,16 +207,26 @@ def test_a_reader_begins_with_the_claims_that_still_matter(claims: Topic) -> Non
     assert claims.client.readers[0].sought == [int((WALL - KEEP) * 1000)]
 
 
-@pytest.mark.parametrize(("passed", "since"), [(KEEP - 1.0, WALL - 2 * KEEP), (KEEP + 1.0, WALL + 1.0)])
+@pytest.mark.parametrize(
+    ("passed", "jump", "since"),
+    [
+        (KEEP - 1.0, 0.0, WALL - 2 * KEEP),
+        (KEEP - 1.0, 10 * KEEP, WALL + 8 * KEEP),
+        (KEEP + 1.0, 0.0, WALL + 1.0),
+        (KEEP + 1.0, -10 * KEEP, WALL + 1.0 - 10 * KEEP),
+    ],
+)
 def test_a_reader_that_is_made_anew_begins_as_early_as_it_was_asked_to_while_that_is_remembered(
-    claims: Topic, passed: float, since: float
+    claims: Topic, passed: float, jump: float, since: float
 ) -> None:
+    """Also if the machine's clock has jumped meanwhile."""
     claims.topic.open(claims.client, is_up)
     claims.next()
     claims.topic.read(2 * KEEP)
     assert claims.next() == ClaimsRead(b"", is_start=True)
     assert claims.client.readers[0].sought == [int((WALL - 2 * KEEP) * 1000)]
-    claims.wall += passed
+    claims.now += passed
+    claims.wall += passed + jump
     client = ReadingClient(claims.library)
     claims.topic.open(client, is_up)
     assert [claims.next(), claims.next()] == [ClaimsOpened(), ClaimsRead(b"", is_start=True)]
