@@ -47,7 +47,7 @@ class Received:
 
     @property
     def stamped_at(self) -> float:
-        """The monotonic time of its publication, if the publisher's clock is right."""
+        """The monotonic time of its publication by the publisher's clock, before a difference is taken off."""
         if self.age_by_stamp is not None:
             return self.received_at - self.age_by_stamp
         return self.received_at - (self.received - self.published)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from supervisor.claims.topic import Topic
 
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
-# Seconds before the publication of a message from which on its claims are read: the clocks of nodes differ.
+# Seconds before the publication of a message from which on its claims are read: claims are found by the clocks of the
+# nodes that have published them, which differ.
 MARGIN = 60.0
 # Seconds beyond keep_s for which the topic has its claims (supervisor.broker.claims_topic.TRIM_MARGIN).
 STORED_BEYOND = 3600.0
@@ -30,20 +31,20 @@ class Reading:
         self._topic = topic
         self._keep_s = keep_s
         self._until = 0.0  # monotonic: claims are read until then, if nothing needs them
-        self._begun_at = 0.0  # monotonic: when it was begun
-        self._since = 0.0  # monotonic: with what moment it was begun
-        self._wanted_since = float("inf")  # monotonic: with what moment it must have begun
+        self._begun_at = 0.0  # monotonic: when the topic was asked for
+        self._since = 0.0  # monotonic: its claims were asked for from this moment on
+        self._wanted_since = float("inf")  # monotonic: they are needed from this moment on
         self.is_on = False
         self.has_start = False
 
-    def want(self, published: float) -> None:
-        """Claims matter of what a node has got since this moment (monotonic): the publication of a message that is
-        looked up, or the receipt of one of this node's.
+    def want(self, moment: float) -> None:
+        """The claims from this moment on (monotonic) are needed: a message that is looked up was published then, or
+        one of this node's was received.
         """
-        self._wanted_since = min(self._wanted_since, published - MARGIN)
+        self._wanted_since = min(self._wanted_since, moment - MARGIN)
 
     def started(self, now: float) -> None:
-        """The reader is open. It may have been made anew later than is wanted now: then `tick` begins again."""
+        """The reader is open. If it was made anew, and begins too late for what waits, `tick` begins again."""
         self.has_start = not self._begins_too_late(now)
 
     def tick(self, now: float, is_needed: bool) -> bool:
