@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from supervisor.events import Received, RetryHere
+from supervisor.states import NodeState
 from tests.simulation.__main__ import ROOT, kept_seeds, measure_coverage, run_all, story
 from tests.simulation.memory import BOUNDED
-from tests.simulation.run import run
+from tests.simulation.run import Simulation, run
 from tests.simulation.schedule import make
 
 REACHED = 86  # percent of the deciders' branches that thirty schedules reach
@@ -28,6 +32,23 @@ def quiet() -> Iterator[None]:
 def test_a_seed_that_once_found_a_fault_finds_it_no_more(seed: int) -> None:
     result = run(make(seed))
     assert result.violation is None, story(result)
+
+
+def test_a_node_that_waits_for_its_model_server_to_end_takes_no_message_in() -> None:
+    """The broker hands the message out again when the consumer is closed. What is begun then has no time to end."""
+    simulation = Simulation(replace(make(1_000_000), steps=(), nodes=1, local=True))
+    simulation._start_node(0)
+    (node,), world = simulation.nodes, simulation.world
+    world.run(world.now + 30.0, lambda: node.node.state is NodeState.SERVING)
+    node.signal(signal.SIGTERM)
+    world.run(world.now + 30.0, lambda: node.node.state is NodeState.STOPPING)
+    assert node.node.state is NodeState.STOPPING
+    payload = b'{"request_id":"r","stream":true,"endpoint":"http://gateway/res","data":{}}'
+    received = Received(None, (1, 1, 0, -1), payload, world.now, world.now, world.now, 0)
+    node.loop.post(received)
+    node.loop.post(RetryHere(received))
+    world.run(world.now + 0.01)
+    assert (node.node.state, len(node.dispatcher)) == (NodeState.STOPPING, 0)
 
 
 @pytest.mark.parametrize("first", [110_000, 1_000_000])

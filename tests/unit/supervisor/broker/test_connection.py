@@ -121,6 +121,21 @@ def test_a_connection_that_the_library_mends_itself_is_left_alone(one: Setup) ->
     assert len(one.library.consumers) == 1
 
 
+def test_a_message_that_comes_after_a_lost_connection_was_not_asked_for_in_vain(one: Setup) -> None:
+    """It may have waited at the broker meanwhile, and its age shows nothing of its publisher's clock."""
+    consumer = connected_with_a_consumer(one)
+    one.library.producers[0].is_up = consumer.is_up = False
+    until(lambda: not one.broker._intake._is_connected, TIMEOUT, "loss")
+    one.broker.allow(2)
+    one.now += LOST_TIME / 2
+    assert one.receive(1).asked_for == 0.0
+    one.library.producers[0].is_up = consumer.is_up = True
+    until(lambda: one.broker._intake._is_connected, TIMEOUT, "connection")
+    one.broker.allow(2)
+    one.now += LOST_TIME / 2
+    assert one.receive(2).asked_for == LOST_TIME / 2
+
+
 def pass_time_until(one: Setup, condition: Callable[[], object], what: str) -> None:
     """Let the clock run until the broker's thread has done something."""
 
