@@ -46,11 +46,12 @@ class Received:
         return self.received - self.published + now - self.received_at
 
     @property
-    def stamped_at(self) -> float:
-        """The monotonic time of its publication by the publisher's clock, before a difference is taken off."""
-        if self.age_by_stamp is not None:
-            return self.received_at - self.age_by_stamp
-        return self.received_at - (self.received - self.published)
+    def earliest(self) -> float:
+        """The monotonic time before which nobody can have had it: that of its publication, by the publisher's clock as
+        it is or with its difference taken off. The difference may be misjudged, so that the earlier of the two counts.
+        """
+        age = self.received - self.published
+        return self.received_at - (age if self.age_by_stamp is None else max(age, self.age_by_stamp))
 
 
 @dataclass(frozen=True, slots=True)

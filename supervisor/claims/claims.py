@@ -81,22 +81,19 @@ class Claims:
             deadline: monotonic; after it nobody waits for the answer.
         """
         self._received[number] = received
-        self._reading.want(received.stamped_at)
+        self._reading.want(received.earliest)
         self._look_ups.add(now, number, request_id, deadline)
 
-    def take(self, since: float, number: int, request_id: str) -> None:
-        """Claim a task.
-
-        Args:
-            since: monotonic; when its message was received.
-        """
+    def take(self, received: Received, number: int, request_id: str) -> None:
+        """Claim a task."""
         if not request_id:
             return
         if request_id in self._own:
             self._own[request_id].number = number
         else:
             # Without claims its stream begins unasked: should they come to be used, it counts as begun.
-            self._own[request_id] = OwnClaim(number, since, is_begun=not self.is_on, has_begun_unasked=not self.is_on)
+            is_off, since, earliest = not self.is_on, received.received_at, received.earliest
+            self._own[request_id] = OwnClaim(number, since, earliest, is_begun=is_off, has_begun_unasked=is_off)
             if self.is_on:
                 self._outbox.taken(request_id)
 
@@ -161,7 +158,8 @@ class Claims:
             if is_first and received is not None:
                 self._freshness.was_new(now, received)
             if each.finding not in (Finding.HELD, Finding.ENDED, Finding.GIVE_BACK):
-                self._own[each.request_id] = own_claim_of(each, now, is_off=not self.is_on)
+                earliest = now if received is None else received.earliest
+                self._own[each.request_id] = own_claim_of(each, now, earliest, is_off=not self.is_on)
         return found
 
     def grants(self) -> list[Granted]:
@@ -220,7 +218,7 @@ class Claims:
     def read(self, now: float, event: ClaimsRead) -> None:
         """The next message of the topic has come."""
         if event.is_start:
-            self._want_all()
+            self._want_what_waits()
             self._reading.started(now)
             self._look_ups.restart(now)
             return
@@ -273,6 +271,7 @@ class Claims:
         if self._doubt_mark:
             self._unsure.append((self._doubt_mark, request))
         elif not (own.is_certain and own.is_stored):
+            self._reading.want(own.earliest)
             self._unsure.append((self._outbox.next_mark(), request))
         else:
             own.asked_to_end = own.asked_to_end or request.is_end
@@ -298,8 +297,8 @@ class Claims:
         text = "no claim could be stored for %g s: streams wait until it is known whether another node has taken over"
         log.warning(text, LEASE, extra={"event": "claims_in_doubt"})
         self.lapses += 1
-        self._want_all()
         self._doubt_mark = self._outbox.next_mark()
+        self._want_what_waits()
 
     def _read_back(self, mark: int) -> None:
         """All that was published before this own message is known."""
@@ -335,12 +334,14 @@ class Claims:
         about = {"event": "claims_certain", "taken_over": lost}
         log.warning("claims can be stored again; other nodes have taken over %d tasks of this one", lost, extra=about)
 
-    def _want_all(self) -> None:
-        """Have the claims read of everything that waits, and of all that is this node's."""
+    def _want_what_waits(self) -> None:
+        """Have the claims read of everything that waits for them; in doubt, of all that is this node's."""
         for received in self._received.values():
-            self._reading.want(received.stamped_at)
-        for own in self._own.values():
-            self._reading.want(own.since)
+            self._reading.want(received.earliest)
+        waiting = self._own if self._doubt_mark else {request.request_id for _, request in self._unsure}
+        for request_id in waiting:
+            if (own := self._own.get(request_id)) is not None:
+                self._reading.want(own.earliest)
 
     def _read_or_not(self, now: float) -> None:
         is_needed = bool(self._look_ups or self._doubt_mark or self._unsure)

@@ -6,17 +6,20 @@ from supervisor.claims.topic import Topic
 
 READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 # Seconds before the publication of a message from which on its claims are read: claims are found by the clocks of the
-# nodes that have published them, which differ.
-MARGIN = 60.0
+# nodes that have published them, which differ. --check calls a clock that is wrong by 10 s a fault.
+MARGIN = 30.0
 # Seconds beyond keep_s for which the topic has its claims (supervisor.broker.claims_topic.TRIM_MARGIN).
 STORED_BEYOND = 3600.0
+NEVER = float("inf")
 
 
 class Reading:
-    """Reads only while claims are needed, and from a moment that lies before all that may be of use.
+    """Reads only while claims are needed, and only from shortly before the publication of the message they are needed
+    for: no claim of its task is older. A busy model has some hundred messages with claims a second.
 
-    A message may come again long after it was answered: its ack was lost, and no node has taken messages since. Then
-    the claims are read from before its publication on.
+    If an older message follows, all claims are read that may matter, so that a row of ever older messages does not
+    begin it again with each. And a message may come again long after it was answered: its ack was lost, and no node has
+    taken messages since. Then the claims are read from before its publication on.
 
     Attributes:
         is_on: the topic is read.
@@ -33,14 +36,12 @@ class Reading:
         self._until = 0.0  # monotonic: claims are read until then, if nothing needs them
         self._begun_at = 0.0  # monotonic: when the topic was asked for
         self._since = 0.0  # monotonic: its claims were asked for from this moment on
-        self._wanted_since = float("inf")  # monotonic: they are needed from this moment on
+        self._wanted_since = NEVER  # monotonic: they are needed from this moment on
         self.is_on = False
         self.has_start = False
 
     def want(self, moment: float) -> None:
-        """The claims from this moment on (monotonic) are needed: a message that is looked up was published then, or
-        one of this node's was received.
-        """
+        """The claims of a message are needed that was published at this moment (monotonic) or later."""
         self._wanted_since = min(self._wanted_since, moment - MARGIN)
 
     def started(self, now: float) -> None:
@@ -63,9 +64,11 @@ class Reading:
         is_to_change = was_on is not self.is_on or (self.is_on and self._begins_too_late(now))
         if is_to_change:
             self.has_start = False
-            self._begun_at, self._since = now, min(self._wanted(now), now - self._keep_s)
+            wanted = self._wanted(now)
+            reads_all = was_on or wanted == NEVER
+            self._begun_at, self._since = now, min(wanted, now - self._keep_s) if reads_all else wanted
             self._topic.read_claims(now - self._since if self.is_on else 0.0)
-        self._wanted_since = float("inf")
+        self._wanted_since = NEVER
         return is_to_change
 
     def _wanted(self, now: float) -> float:

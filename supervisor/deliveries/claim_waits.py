@@ -37,7 +37,7 @@ class ClaimWaits:
         received = delivery.received
         is_new = self._claims.is_new(received) and not self._ledger.was_given_back(received.key)
         if not delivery.request_id or not self._claims.is_on or is_new:
-            self._claims.take(received.received_at, delivery.number, delivery.request_id)
+            self._claims.take(received, delivery.number, delivery.request_id)
             return False
         self._ledger.move(delivery, Place.LOOKED_UP)
         deadline = self._settlement.deadline(received)
@@ -46,7 +46,7 @@ class ClaimWaits:
 
     def take(self, delivery: Delivery) -> None:
         """Claim a delivery that goes to a worker, if it is not claimed yet."""
-        self._claims.take(delivery.received.received_at, delivery.number, delivery.request_id)
+        self._claims.take(delivery.received, delivery.number, delivery.request_id)
 
     def ask_to_end(self, jobs: Iterable[Job]) -> None:
         """Ask for the ends of begun streams: the node stops."""

@@ -154,7 +154,7 @@ class Node:
         request_id = message.client.request_id
         self.world.note(f"{self.name} receives {request_id}")
         if self.claims.is_new(received):
-            self.claims.take(now, task.number, request_id)
+            self.claims.take(received, task.number, request_id)
             self._serve(task)
         else:
             self.claims.look_up(now, task.number, request_id, received, now + KEEP)
@@ -178,7 +178,7 @@ class Node:
             self._decide(task, is_ended=False)
 
     def _serve(self, task: Task) -> None:
-        self.claims.take(task.received.received_at, task.number, task.message.client.request_id)
+        self.claims.take(task.received, task.number, task.message.client.request_id)
         task.is_running = True
         if task.is_rejection:
             self.world.after(0.01, lambda: self._ask(task, "end"))

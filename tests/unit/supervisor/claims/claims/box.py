@@ -68,7 +68,7 @@ class Box:
 
     def take(self) -> None:
         """Claim message 1 with request "r"; it is stored at once."""
-        self.claims.take(self.now, 1, "r")
+        self.claims.take(came(self.now), 1, "r")
         self.turn()
         self.store()
 
@@ -92,6 +92,11 @@ class Box:
 
 GRANTED, DENIED = [Granted(1, True)], [Granted(1, False)]
 END_GRANTED = [Granted(1, True, is_end=True)]
+
+
+def came(now: float) -> Received:
+    """Return a message that was published and received now (monotonic)."""
+    return Received(None, (1, 1, 0, -1), b"", 0.0, 0.0, now, 0)
 
 
 def message(published: float = 0.0) -> Received:

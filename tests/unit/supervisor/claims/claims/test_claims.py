@@ -10,7 +10,7 @@ from supervisor.claims import Finding
 from supervisor.claims.claims import FOREVER, FRAME_AFTER, KEPT_BEYOND, LEASE, SIGN_INTERVAL
 from supervisor.claims.table import ClaimMessage
 from supervisor.events import ClaimsOpened
-from tests.unit.supervisor.claims.claims.box import END_GRANTED, GRANTED, Box, message
+from tests.unit.supervisor.claims.claims.box import END_GRANTED, GRANTED, Box, came, message
 from workernode.protocol import Granted
 
 # --- off ---
@@ -19,7 +19,7 @@ from workernode.protocol import Granted
 def test_until_claims_can_be_used_everything_is_granted_at_once() -> None:
     box = Box(is_open=False)
     assert box.claims.is_new(message())
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     box.claims.ask(1, "r", False)
     assert (box.claims.grants(), box.claims.lease, box.claims.next_tick(box.now)) == (GRANTED, FOREVER, FOREVER)
     box.claims.recorded(1, "r")
@@ -51,7 +51,7 @@ def test_a_passing_fault_as_the_topic_is_opened_turns_nothing_off() -> None:
 
 def test_what_waits_is_granted_and_served_when_the_right_is_taken_away() -> None:
     box = Box()
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     box.claims.ask(1, "r", False)
     box.claims.look_up(box.now, 2, "s", message(), box.now + 600.0)
     box.turn()
@@ -75,7 +75,7 @@ def test_a_stream_that_runs_while_the_right_is_away_for_a_moment_may_end() -> No
 def test_a_task_that_was_taken_without_claims_counts_as_begun_once_they_can_be_used(is_end: bool) -> None:
     """Its worker asks for nothing. As the node stops, its end is asked for; a denial would have its text repeated."""
     box = Box(is_open=False)
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     box.claims.opened(ClaimsOpened())
     assert [(sent.taken, sent.begun) for sent in box.turn()] == [(["r"], ["r"])]
     box.store()
@@ -98,7 +98,7 @@ def test_a_task_that_runs_while_claims_cannot_be_used_counts_as_begun_once_they_
 
 def test_a_claim_is_published_without_being_read() -> None:
     box = Box()
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     assert box.turn() == [ClaimMessage("me", taken=["r"])]
     box.store()
     assert box.ask() == GRANTED
@@ -121,13 +121,13 @@ def test_a_task_that_is_claimed_is_not_claimed_again() -> None:
     """It was refused by upstream, kept, and goes to a worker for the second time."""
     box = Box()
     box.take()
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     assert box.turn() == []
 
 
 def test_a_message_without_request_id_is_not_claimed() -> None:
     box = Box()
-    box.claims.take(box.now, 1, "")
+    box.claims.take(came(box.now), 1, "")
     assert box.turn() == []
 
 
@@ -229,7 +229,7 @@ def test_a_message_of_which_nothing_is_known_is_released_and_not_withdrawn() -> 
 
 def test_a_task_whose_worker_died_before_anything_had_left_is_withdrawn_though_its_stream_was_announced() -> None:
     box = Box()
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     box.turn()
     box.store()
     box.claims.ask(1, "r", False)

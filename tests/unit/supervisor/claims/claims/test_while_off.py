@@ -7,7 +7,7 @@ import pytest
 from supervisor.claims import Finding
 from supervisor.claims.table import ClaimMessage
 from supervisor.events import ClaimsOpened
-from tests.unit.supervisor.claims.claims.box import Box, message
+from tests.unit.supervisor.claims.claims.box import Box, came, message
 
 REFUSED = ClaimsOpened("TopicTerminated", is_refused=True)
 
@@ -69,16 +69,16 @@ def test_a_task_that_has_come_again_is_claimed_and_not_given_back() -> None:
     box.take()
     box.claims.opened(REFUSED)
     box.claims.given_back(1, "r", has_left=False)
-    box.claims.take(box.now, 2, "r")
+    box.claims.take(came(box.now), 2, "r")
     assert after(box) == [ClaimMessage("me", taken=["r"], begun=["r"])]
 
 
 def test_a_task_that_was_here_only_meanwhile_is_not_published() -> None:
     box = Box()
     box.claims.opened(REFUSED)
-    box.claims.take(box.now, 1, "r")
+    box.claims.take(came(box.now), 1, "r")
     box.claims.given_back(1, "r")
-    box.claims.take(box.now, 2, "s")
+    box.claims.take(came(box.now), 2, "s")
     box.claims.recorded(2, "s")
     assert after(box) == []
 
@@ -125,7 +125,7 @@ def test_who_has_begun_a_stream_unasked_is_known_until_that_is_stored(taken: str
         assert not box.claims.has_begun_unasked("r")
     box.claims.opened(REFUSED)
     if taken == "meanwhile":
-        box.claims.take(box.now, 1, "r")
+        box.claims.take(came(box.now), 1, "r")
     assert after(box) == [ClaimMessage("me", taken=["r"], begun=["r"])]
     assert box.claims.has_begun_unasked("r")
     box.store()
