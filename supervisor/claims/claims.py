@@ -189,8 +189,8 @@ class Claims:
 
     def stored(self, now: float, event: ClaimsStored) -> None:
         """A message with claims was stored, or not."""
-        sent = self._outbox.stored(now, event.number, event.fault)
-        if sent is not None:
+        if (sent := self._outbox.stored(now, event.number, event.fault)) is not None:
+            self._freshness.stored_within(now - sent.at)
             self._is_stored(now, sent)
 
     def _is_stored(self, now: float, sent: Sent) -> None:
@@ -336,12 +336,11 @@ class Claims:
 
     def _want_what_waits(self) -> None:
         """Have the claims read of everything that waits for them; in doubt, of all that is this node's."""
-        for received in self._received.values():
-            self._reading.want(received.earliest)
         waiting = self._own if self._doubt_mark else {request.request_id for _, request in self._unsure}
-        for request_id in waiting:
-            if (own := self._own.get(request_id)) is not None:
-                self._reading.want(own.earliest)
+        moments = [received.earliest for received in self._received.values()]
+        moments += [own.earliest for request_id, own in self._own.items() if request_id in waiting]
+        for moment in moments:
+            self._reading.want(moment)
 
     def _read_or_not(self, now: float) -> None:
         is_needed = bool(self._look_ups or self._doubt_mark or self._unsure)

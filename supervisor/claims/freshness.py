@@ -8,7 +8,7 @@ publisher's clock and this node's is known; a node that gets little to do needs 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from supervisor.events import ASKED_FOR, Received
@@ -21,6 +21,12 @@ FRAME_AFTER = 0.1  # seconds
 RECENT = FRAME_AFTER / 2
 AGREE = 0.05  # seconds by which the ages of two such messages may differ
 MOST_PUBLISHERS = 1000
+# A message that comes after the node has asked for one in vain has not waited at the broker, if the node has asked for
+# longer than the broker takes to hand one out. Nobody measures that; a claim takes about as long to be stored.
+TIMES = 2  # so many times as long as the slowest of the last claims
+LAST_CLAIMS = 10
+# Seconds. In a row of messages each is either new for its place, or comes after the node has asked for so long.
+LEAST_ASKED = RECENT
 NONE_YET = (-1, -1, -1)
 
 
@@ -49,6 +55,11 @@ class Freshness:
     def __init__(self) -> None:
         self._partitions: dict[int, _Partition] = {}
         self._publishers: OrderedDict[str, _Publisher] = OrderedDict()
+        self._took: deque[float] = deque(maxlen=LAST_CLAIMS)  # seconds that the broker took to store a claim
+
+    def stored_within(self, seconds: float) -> None:
+        """The broker took so long to store a claim."""
+        self._took.append(seconds)
 
     def is_new(self, received: Received) -> bool:
         """Return True if no other node can have begun an answer to the message."""
@@ -86,11 +97,16 @@ class Freshness:
                 _note(partition, received)
             partition.checked_at = min(partition.checked_at, now)
         known = self._publishers.get(received.publisher)
-        if known is not None and received.asked_for >= ASKED_FOR:
+        if known is not None and received.asked_for >= self._asked_enough():
             age = received.received_at - received.stamped
             if known.last_age is not None and abs(known.last_age - age) <= AGREE:
                 known.least_age = min(known.last_age, age)
             known.last_age = age
+
+    def _asked_enough(self) -> float:
+        """Return for how many seconds the node must have asked for a message, so that it has not waited before."""
+        least = LEAST_ASKED if len(self._took) == LAST_CLAIMS else ASKED_FOR
+        return max(least, TIMES * max(self._took, default=0.0))
 
     def _is_young(self, received: Received) -> bool:
         """Return True if the message is as young as the youngest of its publisher, and is in the order of its messages:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.claims.freshness import FRAME_AFTER, MOST_PUBLISHERS, RECENT, Freshness
+from supervisor.claims.freshness import FRAME_AFTER, LAST_CLAIMS, LEAST_ASKED, MOST_PUBLISHERS, RECENT, Freshness
 from supervisor.events import ASKED_FOR, Received
 
 WALL = 1e9
@@ -106,6 +106,38 @@ def test_messages_that_have_waited_at_the_broker_do_not_show_the_publishers_cloc
     for _ in range(10):
         messages.look_up(messages.message(50.0, asked_for=ASKED_FOR / 2))
     assert not messages.is_new(40.0)
+
+
+@pytest.mark.parametrize(
+    ("took", "is_known"),
+    [
+        ([0.004] * LAST_CLAIMS, True),
+        ([0.004] * (LAST_CLAIMS - 1), False),
+        ([0.004] * (LAST_CLAIMS - 1) + [0.05], False),
+        ([0.05] + [0.004] * LAST_CLAIMS, True),
+    ],
+    ids=["quick", "not known yet", "one was slow", "one was slow long ago"],
+)
+def test_a_broker_that_stores_claims_quickly_need_not_be_asked_for_long(took: list[float], is_known: bool) -> None:
+    """Four nodes with 40 to 80 tasks a second: each gets one in 50 to 100 ms, and looked every one up."""
+    messages = Messages()
+    for seconds in took:
+        messages.freshness.stored_within(seconds)
+    for _ in range(2):
+        messages.look_up(messages.message(0.0, asked_for=LEAST_ASKED * 1.1))
+    assert messages.is_new() is is_known
+
+
+def test_a_slow_broker_must_be_asked_for_longer() -> None:
+    """Each message that has waited there comes after it was asked for, for as long as the way there and back takes."""
+    messages = Messages()
+    messages.freshness.stored_within(0.2)
+    for _ in range(10):
+        messages.look_up(messages.message(50.0, asked_for=0.2))
+    assert not messages.is_new(40.0)
+    for _ in range(2):
+        messages.look_up(messages.message(0.0, asked_for=0.4))
+    assert messages.is_new()
 
 
 def test_one_message_that_was_on_its_way_while_the_node_stood_still_does_not_show_the_publishers_clock() -> None:
