@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from supervisor.claims.topic import Topic
 
-READ_ON = 60.0  # seconds that claims are read on after the last message for which they were needed
 # Seconds before the publication of a message from which on its claims are read: claims are found by the clocks of the
 # nodes that have published them, which differ. --check calls a clock that is wrong by 10 s a fault.
 MARGIN = 30.0
+READ_ON = MARGIN  # seconds that claims are read on when nothing needs them: no more than beginning again would cost
 # Seconds beyond keep_s for which the topic has its claims (supervisor.broker.claims_topic.TRIM_MARGIN).
 STORED_BEYOND = 3600.0
 NEVER = float("inf")
