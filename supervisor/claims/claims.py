@@ -50,7 +50,7 @@ class Claims:
     def __init__(self, node: str, topic: Topic, task_timeout: float) -> None:
         self._node = node
         self._outbox = ClaimOutbox(node, topic.publish_claims)
-        self._look_ups = LookUps(node, self._outbox, task_timeout + KEPT_BEYOND)
+        self._look_ups = LookUps(node, self._outbox)
         self._renewal = Renewal(self._outbox, task_timeout + KEPT_BEYOND)
         self._reading = Reading(topic, task_timeout + KEPT_BEYOND)
         self._freshness = Freshness()
@@ -346,5 +346,5 @@ class Claims:
         is_needed = bool(self._look_ups or self._doubt_mark or self._unsure)
         if self._reading.tick(now, is_needed):
             self._look_ups.restart(now)
-        elif self._reading.is_on:
-            self._look_ups.forget(now)
+        elif self._reading.is_on and not (self._doubt_mark or self._unsure):  # else own claims are still to be found
+            self._look_ups.forget(now, self._reading.remember_s)

@@ -79,13 +79,11 @@ class LookUps:
     Args:
         node: the name of this node.
         outbox: publishes for this node.
-        keep_s: seconds that a claim matters.
     """
 
-    def __init__(self, node: str, outbox: ClaimOutbox, keep_s: float) -> None:
+    def __init__(self, node: str, outbox: ClaimOutbox) -> None:
         self._node = node
         self._outbox = outbox
-        self._keep_s = keep_s
         self._forgets_from = 0.0  # monotonic: no claim is forgotten before
         self.table = ClaimTable()
         self._waiting: dict[int, _LookUp] = {}  # by the number of the delivery
@@ -138,14 +136,14 @@ class LookUps:
             if look.mark <= message.serial:
                 self._decide(now, number, look)
 
-    def forget(self, now: float) -> None:
-        """Forget the claims that do not matter any more, and for which no message waits."""
+    def forget(self, now: float, remember_s: float) -> None:
+        """Forget the claims that were read longer ago than so many seconds, and for which no message waits."""
         if now < self._forgets_from:
             return
         self._forgets_from = now + FORGET_INTERVAL
         for look in self._waiting.values():
             self.table.keep(look.request_id, now)
-        self.table.forget_before(now - self._keep_s)
+        self.table.forget_before(now - remember_s)
 
     def tick(self, now: float) -> None:
         """Look after what waits."""

@@ -17,17 +17,18 @@ class Reading:
     """Reads only while claims are needed, and only from shortly before the publication of the message they are needed
     for: no claim of its task is older. A busy model has some hundred messages with claims a second.
 
-    If an older message follows, all claims are read that may matter, so that a row of ever older messages does not
-    begin it again with each. And a message may come again long after it was answered: its ack was lost, and no node has
-    taken messages since. Then the claims are read from before its publication on.
+    If an older message follows, all claims are read that may matter, and are remembered longer, so that a row of ever
+    older messages does not begin it again with each. And a message may come again long after it was answered: its ack
+    was lost, and no node has taken messages since. Then the claims are read from before its publication on.
 
     Attributes:
         is_on: the topic is read.
+        remember_s: seconds for which a claim is to be remembered once it was read.
         has_start: the messages that come begin with the first that was asked for.
 
     Args:
         topic: reads.
-        keep_s: seconds that a claim is remembered once it was read.
+        keep_s: seconds that a claim may matter.
     """
 
     def __init__(self, topic: Topic, keep_s: float) -> None:
@@ -38,6 +39,7 @@ class Reading:
         self._since = 0.0  # monotonic: its claims were asked for from this moment on
         self._wanted_since = NEVER  # monotonic: they are needed from this moment on
         self.is_on = False
+        self.remember_s = keep_s
         self.has_start = False
 
     def want(self, moment: float) -> None:
@@ -67,6 +69,7 @@ class Reading:
             wanted = self._wanted(now)
             reads_all = was_on or wanted == NEVER
             self._begun_at, self._since = now, min(wanted, now - self._keep_s) if reads_all else wanted
+            self.remember_s = min(self._keep_s, now - self._since + MARGIN)
             self._topic.read_claims(now - self._since if self.is_on else 0.0)
         self._wanted_since = NEVER
         return is_to_change
@@ -75,5 +78,5 @@ class Reading:
         return max(self._wanted_since, now - self._keep_s - STORED_BEYOND)
 
     def _begins_too_late(self, now: float) -> bool:
-        known_since = self._since if now < self._begun_at + self._keep_s else now - self._keep_s
+        known_since = self._since if now < self._begun_at + self.remember_s else now - self.remember_s
         return self._wanted(now) < known_since - MARGIN / 2  # a rounding error must not begin it again and again

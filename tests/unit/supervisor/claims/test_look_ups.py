@@ -19,7 +19,7 @@ class Reader:
         self.now = 100.0
         self.published: list[ClaimMessage] = []
         self.outbox = ClaimOutbox("me", self._publish)
-        self.look_ups = LookUps("me", self.outbox, KEEP)
+        self.look_ups = LookUps("me", self.outbox)
 
     def _publish(self, number: int, data: bytes) -> None:
         message = decode(data)
@@ -134,7 +134,7 @@ def test_an_end_without_a_record_that_is_found_after_the_time_of_the_task_waits_
 def test_a_claim_for_which_a_message_waits_is_not_forgotten() -> None:
     reader = reader_with(ClaimMessage("other", ended=["r"], taken=["s"]))
     reader.pass_time(KEEP + 1.0, others=(ALIVE,))
-    reader.look_ups.forget(reader.now)
+    reader.look_ups.forget(reader.now, KEEP)
     assert [reader.look_ups.table.get(each) is not None for each in "rs"] == [True, False]
 
 

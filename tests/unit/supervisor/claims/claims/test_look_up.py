@@ -11,7 +11,7 @@ from supervisor.claims.look_ups import GRACE, LIFE, LOOK_UP_LIMIT, SILENCE
 from supervisor.claims.reading import MARGIN, READ_ON, STORED_BEYOND
 from supervisor.claims.table import ClaimMessage, ClaimTable
 from supervisor.events import ClaimsOpened, ClaimsRead, Received
-from tests.unit.supervisor.claims.claims.box import DENIED, GRANTED, KEPT, Box, message
+from tests.unit.supervisor.claims.claims.box import DENIED, GRANTED, KEPT, Box, came, message
 
 
 def box_that_asks_in_vain() -> Box:
@@ -172,6 +172,54 @@ def test_a_row_of_ever_older_messages_has_the_claims_read_again_only_once() -> N
     for number in range(1, 60):
         look_up(box, number, number * 10.0)
     assert box.reading == [pytest.approx(10.0 + MARGIN, abs=2.0), pytest.approx(KEPT)]
+
+
+def test_claims_are_remembered_no_longer_than_for_messages_of_the_age_of_the_one_looked_up() -> None:
+    """A busy model has some hundred claims a second, and each takes 200 bytes."""
+    box = Box()
+    look_up(box, 1, 0.0)
+    for number in range(200):
+        box.read(ClaimMessage("b", taken=[f"x{number}"]))
+        look_up(box, 1000 + number, 0.0)
+        box.run(1.0)
+    assert len(box.reading) == 1
+    others = [each for each in box.claims._look_ups.table._claims if each.startswith("x")]
+    assert 2 * MARGIN - 5 <= len(others) <= 2 * MARGIN + 5
+
+
+def test_for_a_message_older_than_what_is_remembered_the_claims_are_read_again() -> None:
+    box = Box()
+    look_up(box, 1, 0.0)
+    box.read(ClaimMessage("b", recorded=["r3"]))
+    for number in range(100, 200):
+        look_up(box, number, 0.0)
+        box.run(1.0)
+    look_up(box, 2, MARGIN)
+    assert len(box.reading) == 1
+    look_up(box, 3, 2 * MARGIN)
+    assert box.reading[1:] == [KEPT]
+    box.read(ClaimMessage("b", recorded=["r3"]))
+    box.run(1.0)
+    assert (3, Finding.ENDED) in [(each.number, each.finding) for each in box.claims.found(box.now)]
+
+
+@pytest.mark.parametrize("is_in_doubt", [True, False])
+def test_while_a_claim_of_this_node_is_to_be_found_none_is_forgotten(is_in_doubt: bool) -> None:
+    """The topic is away for longer than claims are remembered; another node was the first, or has taken over."""
+    box = Box()
+    box.claims.take(came(box.now), 1, "r")
+    box.turn()
+    box.store(read_back=False, seconds=0.0 if is_in_doubt else 1.0)
+    box.claims.ask(1, "r", False)
+    box.turn(LEASE + 1.0 if is_in_doubt else 0.1)
+    box.read(ClaimMessage("b", taken=["r"], begun=["r"]))
+    for _ in range(20):
+        box.turn(5.0)
+    assert box.claims._look_ups.table.is_held_by("r", "b")
+    box.store()
+    box.turn()
+    box.store()
+    assert box.claims.grants() == DENIED
 
 
 def test_a_stream_that_is_held_from_before_does_not_have_the_claims_read_again() -> None:
