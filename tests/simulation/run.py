@@ -17,9 +17,12 @@ from tests.simulation.world import EPOCH, START, Violation, World
 
 FULL_NODE_KEEPS = 6.0  # seconds that a message may wait for room at a node that had room when it asked
 CLOSED_INTAKE_KEEPS = 2.0  # seconds that a message may wait at a node whose intake is closed (spec 3)
-# Seconds beyond a task's time in which at least one message must be decided. Workers that die one after the other are
-# started again after 30 s, and an error is told by up to four of them.
+# Seconds beyond a task's time in which a message must be decided, or one more worker must have died of a task:
+# workers that die one after the other are started again after 30 s.
 SETTLES_WITHIN = 150.0
+# Deaths of workers that a task may cause before it is decided: MAX_REDELIVERIES and one, and then some of those that
+# tell its client the error (workers/death.py).
+MOST_DEATHS = 20
 OFFERED_WITHIN = 12.0  # seconds that a gateway is back, in which it gets an answer that waits for it
 AT_ONCE = 0.25  # seconds
 CHECK_EVERY = 0.5  # seconds between checks of the whole world
@@ -79,11 +82,16 @@ class Simulation:
             self.world.at(START + step.at, self._step, step)
         self.world.after(CHECK_EVERY, self._check)
         self.world.run(START + max((self._over_at(step) for step in self.schedule.steps), default=0.0))
-        backlog = self.server.backlog + 1
-        while not self._is_done() and self.server.backlog < backlog:  # as long as something is decided
-            backlog = self.server.backlog
+        before = None
+        while not self._is_done() and before != self._progress():
+            before = self._progress()
             self.world.run(self.world.now + self.schedule.task_timeout + SETTLES_WITHIN, self._is_done)
         self._check_end()
+
+    def _progress(self) -> tuple[int, int]:
+        """What changes until everything is decided: the messages that are left, the deaths of workers by tasks."""
+        deaths = sum(self.world.faults[kind] for kind in ("task kills its worker", "worker dies as it tells an error"))
+        return self.server.backlog, min(deaths, MOST_DEATHS * len(self.plans))
 
     def _over_at(self, step: Step) -> float:
         """When a step is over; earlier seeds end as they always did, even amid an outage."""
