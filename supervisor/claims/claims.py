@@ -61,7 +61,6 @@ class Claims:
         self._unsure: list[tuple[int, Request]] = []  # answered once the mark was read back
         self._early: list[tuple[float, Request]] = []  # a heap: what is published at a moment (monotonic)
         self._doubt_mark = 0  # not 0: others may take this node for gone; it is known better once the mark is read back
-        self._refusal = ""  # why claims cannot be used, as it was logged
         self.is_on = False
         self.lease = FOREVER
         self.lapses = 0
@@ -171,16 +170,10 @@ class Claims:
 
     def opened(self, event: ClaimsOpened) -> None:
         """The node is connected; claims can be used, or not."""
+        self._while_off.log(event)
         if event.is_refused:
-            text = "claims cannot be used: when a node or the broker fails, a client may get a text twice. Reason: %s"
-            if event.fault != self._refusal:  # each new connection to the broker brings the same again
-                log.warning(text, event.fault, extra={"event": "claims_off", "why": event.fault})
-            self._refusal = event.fault
             self._turn_off()
-            return
-        if not event.fault:
-            self._refusal = ""
-        if not self.is_on:
+        elif not self.is_on:
             self.is_on, self.lease = True, 0.0
             for request_id, own in self._own.items():  # taken before
                 own.is_certain = False

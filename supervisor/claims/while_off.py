@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 
 from supervisor.claims.outbox import ClaimOutbox
+from supervisor.events import ClaimsOpened
+
+log = logging.getLogger(__name__)
 
 
 class WhileOff:
@@ -16,6 +20,17 @@ class WhileOff:
         self._held: set[str] = set()  # request ids that this node may hold in the topic
         self._ended: dict[str, str] = {}  # request id → what is to be published, a list of ClaimMessage
         self._begun: set[str] = set()  # request ids of streams that may have begun unasked before they were given back
+        self._reason = ""  # why claims cannot be used, as it was logged; "": they can
+
+    def log(self, event: ClaimsOpened) -> None:
+        """Log that claims cannot be used, once for each reason, and that they can be used again."""
+        text = "claims cannot be used: when a node or the broker fails, a client may get a text twice. Reason: %s"
+        if event.is_refused and event.fault != self._reason:  # each new connection to the broker brings the same again
+            log.warning(text, event.fault, extra={"event": "claims_off", "why": event.fault})
+        elif self._reason and not event.fault:
+            log.warning("claims can be used again", extra={"event": "claims_on"})
+        if event.is_refused or not event.fault:
+            self._reason = event.fault
 
     def begin(self, held: Collection[str], unsent: Mapping[str, str]) -> None:
         """Claims cannot be used from now on.

@@ -39,7 +39,7 @@ def test_a_right_that_is_taken_away_a_second_time_is_logged_again(caplog: pytest
     for _ in range(2):
         box.claims.opened(ClaimsOpened("AuthorizationError", is_refused=True))
         box.claims.opened(ClaimsOpened())
-    assert [record.__dict__["event"] for record in caplog.records] == ["claims_off", "claims_off"]
+    assert [record.__dict__["event"] for record in caplog.records] == ["claims_off", "claims_on"] * 2
     assert box.claims.is_on
 
 
