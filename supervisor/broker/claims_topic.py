@@ -152,6 +152,8 @@ class ClaimsTopic:
             if connection is self._connection:  # else the client was closed because there is another one
                 connection.is_refused = isinstance(error, (library.AuthorizationError, library.TopicNotFound))
                 is_closed = isinstance(error, tuple(getattr(library, name) for name in CLOSED))
+                if is_closed:  # a person may delete the topic, and with it its subscription, which is then made anew
+                    self._topic = ""
                 stays_unopened = isinstance(error, library.Timeout) and self._stays_unopened(connection)
                 self._post(ClaimsOpened(describe(error), connection.is_refused or is_closed or stays_unopened))
             return

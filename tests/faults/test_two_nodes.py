@@ -8,6 +8,7 @@ import requests
 
 from tests.faults.testbed import Testbed, one_end_each
 from tests.support.platform import Broker
+from tests.support.wait import until
 
 STREAMS = 100
 TASK_TIMEOUT = 15  # seconds
@@ -99,5 +100,41 @@ def test_a_topic_of_claims_that_is_terminated_amid_streams_of_two_nodes_repeats_
     one_end_each(testbed, [*begun, *later])
     for id in begun:
         assert gateway.answer(id).text == TEXT
+        assert testbed.asked(id) == 1
+    testbed.close_nodes()
+
+
+def test_claims_are_used_again_once_their_topic_is_back(build: Callable[..., Testbed]) -> None:
+    """An administrator terminates the topic of claims amid streams, and deletes it later."""
+    testbed = build(MAX_PROCESS_NUM=64)
+    platform, upstream, gateway = testbed.platform, testbed.upstream, testbed.gateway
+    topic = f"persistent/public/default/{platform.topic}-claims"
+    nodes = [testbed.start()]
+    begun = [platform.ask({"gate_chunks": f"begun-{number}"}, stream=True) for number in range(20)]
+    for number, id in enumerate(begun):
+        upstream.release(f"begun-{number}", 1)
+        gateway.wait_for_frames(id, 2)
+    nodes.append(testbed.start())
+    platform.admin("POST", f"{topic}/terminate")
+    upstream.open_gate("begun-0")  # its end is to be announced
+    for node in nodes:
+        node.wait_log("claims_off")
+    platform.admin("DELETE", f"{topic}?force=true")
+    for node in nodes:
+        node.wait_log("claims_on")
+    claims = f"{platform.topic}-claims"
+    assert "workernode" in platform.stats(claims)["subscriptions"]
+    until(lambda: platform.stats(claims)["msgInCounter"] or None, 30, "the claims of the begun streams")
+    nodes[0].kill()
+    nodes[0].wait_exit()
+    for number in range(1, 20):
+        upstream.open_gate(f"begun-{number}")
+    gateway.wait_all(begun, 120)
+    platform.wait_balanced(timeout=120)
+    one_end_each(testbed, begun)
+    for id in begun[1:]:
+        answer = gateway.answer(id)
+        assert answer.text == "wörd 0 ", answer
+        assert answer.error is not None
         assert testbed.asked(id) == 1
     testbed.close_nodes()

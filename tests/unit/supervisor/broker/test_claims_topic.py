@@ -147,6 +147,15 @@ def test_streams_do_not_wait_for_a_topic_that_takes_nothing_more(claims: Topic, 
     assert claims.next() == ClaimsOpened(), "it was not tried again"
 
 
+def test_the_subscription_of_a_topic_that_was_terminated_and_deleted_is_made_anew(claims: Topic) -> None:
+    """Without it the broker deletes what is stored there."""
+    claims.library.failures.append(("create_producer", TopicTerminated("ended")))
+    claims.topic.open(claims.client, is_up)
+    assert claims.next() != ClaimsOpened()
+    assert claims.next() == ClaimsOpened()
+    assert claims.library.calls == [("try_to_subscribe", NAME), ("create_producer", NAME)] * 2
+
+
 def test_streams_do_not_wait_for_ever_for_a_topic_that_a_broker_which_answers_does_not_open(
     claims: Topic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
