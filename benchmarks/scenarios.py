@@ -236,7 +236,7 @@ SCENARIOS = (
         "large",
         f"{SMALL_CLIENTS} clients, upstream takes 20 ms; without and with four tasks of 4 MB a second; 99 of 100",
         (Figure("small tasks", "ms"), Figure("small tasks beside tasks of 4 MB", "ms"), Figure("with / without", "×")),
-        (NODE,), large, 400, 80,
+        (BASELINE, NODE), large, 400, 80,
     ),
     Scenario(
         "lab-plain", "lab: 64 clients, upstream answers at once",
