@@ -101,6 +101,7 @@ class ClaimsTopic:
         self._is_wanted = False  # the owner wants to read
         self._asked_at = 0.0  # monotonic: when it wanted that
         self._reach_s = 0.0  # seconds: it wanted the claims from so long before that on
+        self._remember_s = 0.0  # seconds for which it remembers them
         self._reader_number = 0  # counts the calls of `read`: a reader of an earlier one stops
         self._tending: threading.Thread | None = None
         self._is_due = threading.Event()  # the thread has something to do at once
@@ -195,15 +196,17 @@ class ClaimsTopic:
         except self._library.PulsarException as error:
             self._post(ClaimsStored(number, describe(error)))
 
-    def read(self, reach_s: float) -> None:
+    def read(self, reach_s: float, remember_s: float) -> None:
         """Begin or end to read. ClaimsRead is posted for each message.
 
         Args:
             reach_s: read what was published in the last so many seconds, and all that follows; 0: end to read.
+            remember_s: seconds for which the owner remembers what it has read: a reader that is made anew after that
+                time need not begin with what the one before began with.
         """
         self._reader_number += 1
         self._is_wanted = reach_s > 0
-        self._asked_at, self._reach_s = self._clock(), reach_s
+        self._asked_at, self._reach_s, self._remember_s = self._clock(), reach_s, remember_s
         if self._is_wanted:
             number = self._reader_number
             threading.Thread(target=lambda: self._read(number), name="claims-reader", daemon=True).start()
@@ -240,7 +243,7 @@ class ClaimsTopic:
         reader = connection.client.create_reader(self._topic, earliest, receiver_queue_size=READER_QUEUE)
         # A reader that is made anew begins where the one before did, while what that has read first is remembered.
         passed = self._clock() - self._asked_at
-        reach_s = passed + self._reach_s if passed < self._keep_s else self._keep_s
+        reach_s = passed + self._reach_s if passed < self._remember_s else self._remember_s
         reader.seek(int((self._wall() - reach_s) * 1000))
         if self._is_reading(number):
             self._post(ClaimsRead(b"", is_start=True))

@@ -142,8 +142,8 @@ class PulsarBroker:
     def publish_claims(self, number: int, message: bytes) -> None:
         self._claims.publish(number, message)
 
-    def read_claims(self, reach_s: float) -> None:
-        self._claims.read(reach_s)
+    def read_claims(self, reach_s: float, remember_s: float) -> None:
+        self._claims.read(reach_s, remember_s)
 
     # --- the connection ---
 

@@ -133,11 +133,13 @@ class Broker(Protocol):
             message: what supervisor/claims has encoded.
         """
 
-    def read_claims(self, reach_s: float) -> None:
+    def read_claims(self, reach_s: float, remember_s: float) -> None:
         """Begin or end to read the topic of claims. ClaimsRead is posted for each message.
 
         Args:
             reach_s: read what was published in the last so many seconds, and all that follows; 0: end to read.
+            remember_s: seconds for which the owner remembers what it has read: a reader that is made anew after that
+                time need not begin with what the one before began with.
         """
 
     # --- the connection ---

@@ -70,7 +70,7 @@ class Reading:
             reads_all = was_on or wanted == NEVER
             self._begun_at, self._since = now, min(wanted, now - self._keep_s) if reads_all else wanted
             self.remember_s = min(self._keep_s, now - self._since + MARGIN)
-            self._topic.read_claims(now - self._since if self.is_on else 0.0)
+            self._topic.read_claims(now - self._since if self.is_on else 0.0, self.remember_s)
         self._wanted_since = NEVER
         return is_to_change
 

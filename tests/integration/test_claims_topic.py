@@ -50,14 +50,14 @@ def claims(broker: Broker) -> Iterator[Topic]:
 def test_claims_are_read_from_the_moment_on_that_was_asked_for(claims: Topic) -> None:
     moment = claims.publish(1, b"early")
     claims.publish(2, b"late")
-    claims.topic.read(time.time() - moment)
+    claims.topic.read(time.time() - moment, 600.0)
     assert [claims.next(), claims.next()] == [START, ClaimsRead(b"late")]
-    claims.topic.read(60.0)
+    claims.topic.read(60.0, 600.0)
     assert [claims.next() for _ in range(3)] == [START, ClaimsRead(b"early"), ClaimsRead(b"late")]
 
 
 def test_what_is_published_while_it_is_read_follows(claims: Topic) -> None:
-    claims.topic.read(60.0)
+    claims.topic.read(60.0, 600.0)
     assert claims.next() == START
     claims.topic.publish(1, b"new")
     assert {claims.next(), claims.next()} == {ClaimsStored(1, ""), ClaimsRead(b"new")}

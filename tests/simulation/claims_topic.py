@@ -33,9 +33,7 @@ class _Pending:
 class SimClaimsTopic:
     """One node's producer and reader."""
 
-    def __init__(
-        self, world: World, link: Link, log: ClaimsLog, keep_s: float, post: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, world: World, link: Link, log: ClaimsLog, post: Callable[[Event], None]) -> None:
         self._world, self._link, self._log, self._post = world, link, log, post
         self._pending: dict[int, _Pending] = {}
         self._connection = 0
@@ -44,7 +42,7 @@ class SimClaimsTopic:
         self._opening = 0  # counts what opens the topic: an attempt of an earlier one ends
         self._waits = False  # what is sent stands in a queue until the library has connected again
         self._stores_at = 0.0  # when the message before is stored
-        self._keep_s = keep_s
+        self._remember_s = 0.0  # for how long the node remembers what it has read
         self._is_wanted = False
         self._asked_at = self._since = 0.0  # when the node wanted to read, and from when on
         self._place: int | None = None  # how far it was read; None: the reader is not open
@@ -100,10 +98,11 @@ class SimClaimsTopic:
         self._post(ClaimsOpened("TopicTerminated", is_refused=True))
         self.fail_pending()
 
-    def read(self, reach_s: float) -> None:
+    def read(self, reach_s: float, remember_s: float) -> None:
         """Begin or end to read."""
         self._is_wanted = reach_s > 0
         self._asked_at, self._since = self._world.now, self._world.now - reach_s
+        self._remember_s = remember_s
         self._read()
 
     def _read(self) -> None:
@@ -212,7 +211,7 @@ class SimClaimsTopic:
             return
         self._post(ClaimsRead(b"", is_start=True))
         now = self._world.now
-        since = self._since if now < self._asked_at + self._keep_s else now - self._keep_s
+        since = self._since if now < self._asked_at + self._remember_s else now - self._remember_s
         self._place = bisect_left(self._log.stored_at, since)
         self._read_on()
 

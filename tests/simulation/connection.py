@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from supervisor.broker import PulsarBroker
-from supervisor.broker.client import CLAIMS_MARGIN
 from supervisor.broker.connection import OPERATION_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, LossTimer
 from supervisor.broker.partitions import PartitionedConsumer
 from supervisor.events import BrokerDown, BrokerUp, MessageKey, Received
@@ -30,8 +29,7 @@ class SimConnection:
         self.intake: Any = None
         self.client: object = None
         self.consumer: Any = None
-        keep_s = node.settings.task_timeout + CLAIMS_MARGIN
-        self.claims = SimClaimsTopic(node.world, link, link.server.claims, keep_s, node.loop.post)
+        self.claims = SimClaimsTopic(node.world, link, link.server.claims, node.loop.post)
         self.parts: list[Consumer] = []  # the library's consumers: one, or one for each partition
         self.records: Link | None = None
         self.token = ""
@@ -278,9 +276,9 @@ class SimBroker(PulsarBroker):
         """Over the simulated topic."""
         self.connection.claims.publish(number, message)
 
-    def read_claims(self, reach_s: float) -> None:
+    def read_claims(self, reach_s: float, remember_s: float) -> None:
         """Over the simulated topic."""
-        self.connection.claims.read(reach_s)
+        self.connection.claims.read(reach_s, remember_s)
 
     def publish_record(self, number: int, record: bytes) -> None:
         """Store it, or not."""

@@ -144,7 +144,7 @@ class SimProducing:
         self._link = Link(self._world, self._server)
         self._link.has_producer = True
         self._texts: dict[int, str] = {}
-        self._claims = SimClaimsTopic(self._world, self._link, self._server.claims, 600.0, self._post)
+        self._claims = SimClaimsTopic(self._world, self._link, self._server.claims, self._post)
 
     results: dict[str, str]
 

@@ -211,7 +211,7 @@ def test_a_reader_begins_with_the_claims_that_still_matter(claims: Topic) -> Non
     claims.topic.open(claims.client, is_up)
     claims.next()
     claims.client.messages.put(b"first")
-    claims.topic.read(KEEP)
+    claims.topic.read(KEEP, KEEP)
     assert [claims.next(), claims.next()] == [ClaimsRead(b"", is_start=True), ClaimsRead(b"first")]
     assert claims.client.readers[0].sought == [int((WALL - KEEP) * 1000)]
 
@@ -231,7 +231,7 @@ def test_a_reader_that_is_made_anew_begins_as_early_as_it_was_asked_to_while_tha
     """Also if the machine's clock has jumped meanwhile."""
     claims.topic.open(claims.client, is_up)
     claims.next()
-    claims.topic.read(2 * KEEP)
+    claims.topic.read(2 * KEEP, KEEP)
     assert claims.next() == ClaimsRead(b"", is_start=True)
     assert claims.client.readers[0].sought == [int((WALL - 2 * KEEP) * 1000)]
     claims.now += passed
@@ -246,7 +246,7 @@ def test_a_reader_that_fails_is_opened_again_and_begins_anew(claims: Topic) -> N
     claims.topic.open(claims.client, is_up)
     claims.next()
     claims.library.failures.append(("create_reader", Timeout()))
-    claims.topic.read(KEEP)
+    claims.topic.read(KEEP, KEEP)
     assert claims.next() == ClaimsRead(b"", is_start=True)
 
 
@@ -263,7 +263,7 @@ def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
         raise Timeout
 
     monkeypatch.setattr(claims.client, "create_reader", closed)
-    claims.topic.read(KEEP)
+    claims.topic.read(KEEP, KEEP)
     until(lambda: bool(readers), 60, "a reader")
     readers[0].join(60)
     assert not caplog.records
@@ -272,7 +272,7 @@ def test_a_reader_that_the_nodes_stop_closes_is_not_logged_as_a_fault(
 def test_with_a_new_client_everything_is_read_again(claims: Topic) -> None:
     claims.topic.open(claims.client, is_up)
     claims.next()
-    claims.topic.read(KEEP)
+    claims.topic.read(KEEP, KEEP)
     assert claims.next() == ClaimsRead(b"", is_start=True)
     claims.topic.open(ReadingClient(claims.library), is_up)
     assert claims.next() == ClaimsOpened()

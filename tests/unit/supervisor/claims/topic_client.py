@@ -51,7 +51,7 @@ class TopicClient:
         self._send(pending)
         self._world.after(SEND_TIMEOUT, lambda: self._give_up(pending))
 
-    def read_claims(self, reach_s: float) -> None:
+    def read_claims(self, reach_s: float, _remember_s: float) -> None:
         """See Topic."""
         self.is_reading, self._is_started = reach_s > 0, False
         self._reader += 1

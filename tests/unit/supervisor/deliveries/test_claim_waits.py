@@ -29,7 +29,7 @@ class Node(Effects):
         assert decoded is not None
         self.published[number] = decoded
 
-    def read_claims(self, reach_s: float) -> None:
+    def read_claims(self, reach_s: float, _remember_s: float) -> None:
         """See Broker."""
         if reach_s:
             self.event(ClaimsRead(b"", is_start=True))

@@ -75,7 +75,7 @@ class Effects:
     def publish_claims(self, number: int, message: bytes) -> None:
         self.calls.append(("claims", number))
 
-    def read_claims(self, reach_s: float) -> None:
+    def read_claims(self, reach_s: float, _remember_s: float) -> None:
         self.calls.append(("read_claims", reach_s))
 
     # pool

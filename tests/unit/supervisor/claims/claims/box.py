@@ -22,6 +22,7 @@ class Box:
         self.now = 100.0
         self.sent: dict[int, ClaimMessage] = {}
         self.reading: list[float] = []  # what was asked for
+        self.remembered: list[float] = []  # for how long it is remembered
         self.claims = Claims("me", self, TIMEOUT)
         if is_open:
             self.claims.opened(ClaimsOpened())
@@ -32,9 +33,10 @@ class Box:
         assert decoded is not None
         self.sent[number] = decoded
 
-    def read_claims(self, reach_s: float) -> None:
+    def read_claims(self, reach_s: float, remember_s: float) -> None:
         """See Topic."""
         self.reading.append(reach_s)
+        self.remembered.append(remember_s)
         if reach_s:
             self.claims.read(self.now, ClaimsRead(b"", is_start=True))
 

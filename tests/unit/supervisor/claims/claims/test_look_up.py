@@ -157,6 +157,7 @@ def test_for_a_message_only_the_claims_since_shortly_before_its_publication_are_
     box = Box()
     look_up(box, 1, age)
     assert box.reading == [pytest.approx(age + MARGIN, abs=1.0)]
+    assert box.remembered == [pytest.approx(min(age + 2 * MARGIN, KEPT), abs=1.0)]
 
 
 def test_for_a_message_of_a_publisher_whose_clock_is_ahead_they_are_read_from_before_its_receipt_on() -> None:
