@@ -16,6 +16,9 @@ from workernode.protocol import FromWorker, Job, Outcome
 
 log = logging.getLogger(__name__)
 
+# Seconds after the drain that an end gets which is leaving a worker: killed amid that, it may leave its client without.
+ENDS_LIMIT = 0.5
+ENDS_INTERVAL = 0.01  # seconds between two looks at whether it has left
 CLAIMS_LIMIT = 2.0  # seconds after the drain until it is known which begun streams may be ended here
 STREAMS_LIMIT = 6.0  # seconds after the drain that the ending of begun streams gets
 RECORDS_LIMIT = 3.0  # seconds after that for the last records to be stored
@@ -63,6 +66,7 @@ class Lifecycle:
         self._loop, self._pool, self._dispatcher = loop, pool, dispatcher
         self._end_streams, self._hooks = end_streams, hooks
         self._is_drain_over = False
+        self._killed_by = float("inf")  # monotonic: ends that are leaving are waited for until then
         self._ends: list[Job] = []  # that end begun streams, once it is known which of them may be ended here
 
     def ready(self) -> None:
@@ -89,7 +93,8 @@ class Lifecycle:
         """While draining: stop when nothing is in flight, or when the time is over."""
         if self.state is NodeState.DRAINING:
             self._dispatcher.nak_queued()
-            if len(self._dispatcher) and now >= self.next_due and not self._is_drain_over:
+            is_over = len(self._dispatcher) and now >= self.next_due and not self._is_drain_over
+            if is_over and not self._waits_for_ends(now):
                 self._end_drain(now)
             if self._ends:
                 self._end_begun_streams(now)
@@ -107,6 +112,14 @@ class Lifecycle:
         self._dispatcher.streams_ended(outcomes)
         if self.state is NodeState.DRAINING:
             self.next_due = now + RECORDS_LIMIT
+
+    def _waits_for_ends(self, now: float) -> bool:
+        """Return True if an end is leaving a worker, which is to be waited for a little longer."""
+        self._killed_by = min(self._killed_by, now + ENDS_LIMIT)
+        if self.is_forced or now >= self._killed_by or not self._pool.is_ending():
+            return False
+        self.next_due = now + ENDS_INTERVAL
+        return True
 
     def _end_drain(self, now: float) -> None:
         """DRAIN_TIMEOUT is over: what is left goes back to the broker, except what a client has begun to see."""

@@ -256,6 +256,11 @@ class Pool:
                 each.process.join(DEATH_LIMIT)
             self._forget(each)
 
+    def is_ending(self) -> bool:
+        """Return True if the end of a stream is leaving a worker at this moment."""
+        states = (one.process.answer_states[slot] for one in self._workers.values() for slot in one.jobs)
+        return AnswerState.ENDING in states
+
     def kill(self) -> tuple[list[FromWorker], dict[int, AnswerState]]:
         """Kill all workers at once.
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor.events import Event, StreamsEnded
-from supervisor.lifecycle import CLAIMS_LIMIT, RECORDS_LIMIT, STREAMS_LIMIT, Lifecycle
+from supervisor.lifecycle import CLAIMS_LIMIT, ENDS_INTERVAL, ENDS_LIMIT, RECORDS_LIMIT, STREAMS_LIMIT, Lifecycle
 from supervisor.states import NodeState
 from workernode.protocol import AnswerState, FromWorker, Job, Outcome, Ready
 
@@ -25,6 +25,7 @@ class Fakes:
         self.in_flight = 0
         self.begun: list[Job] = []
         self.model_stopped = True
+        self.ends_leave = False
         self.is_claimed = True  # begun streams may be ended here
         self.lifecycle = Lifecycle(DRAIN_TIMEOUT, self, self, self, self.end_streams, self)  # type: ignore[arg-type]
 
@@ -38,6 +39,9 @@ class Fakes:
         self.calls.append(event)
 
     # pool
+
+    def is_ending(self) -> bool:
+        return self.ends_leave
 
     def kill(self) -> tuple[list[FromWorker], dict[int, AnswerState]]:
         self.calls.append("kill")
@@ -142,6 +146,35 @@ def test_what_outlasts_the_drain_is_decided_once_and_its_records_are_waited_for(
     assert fakes.turn(32.0) is NodeState.DRAINING
     assert fakes.calls.count("kill") == 1
     assert fakes.turn(31.0 + RECORDS_LIMIT) is NodeState.STOPPED  # although two records were never stored
+
+
+def test_no_worker_is_killed_at_once_while_it_sends_the_end_of_a_stream(fakes: Fakes) -> None:
+    """Its client got no end: it could have left, so that nobody else sent it (1 of 152 streams in 19 drains)."""
+    fakes.in_flight, fakes.ends_leave = 2, True
+    fakes.turn(1.0, signal.SIGTERM)
+    assert fakes.turn(31.0) is NodeState.DRAINING
+    assert fakes.lifecycle.next_due == 31.0 + ENDS_INTERVAL
+    fakes.turn(31.1)
+    assert "kill" not in fakes.calls
+    fakes.ends_leave = False
+    fakes.turn(31.2)
+    assert fakes.calls.count("kill") == 1
+
+
+def test_an_end_that_does_not_leave_is_not_waited_for_long(fakes: Fakes) -> None:
+    """The gateway does not read."""
+    fakes.in_flight, fakes.ends_leave = 2, True
+    fakes.turn(1.0, signal.SIGTERM)
+    fakes.turn(31.0)
+    fakes.turn(31.0 + ENDS_LIMIT)
+    assert fakes.calls.count("kill") == 1
+
+
+def test_after_a_second_signal_no_end_is_waited_for(fakes: Fakes) -> None:
+    fakes.in_flight, fakes.ends_leave = 2, True
+    fakes.turn(1.0, signal.SIGTERM)
+    fakes.turn(31.0)
+    assert fakes.turn(31.1, signal.SIGTERM) is NodeState.STOPPED
 
 
 def test_begun_streams_are_ended_before_it_stops(fakes: Fakes) -> None:

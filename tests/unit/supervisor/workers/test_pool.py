@@ -46,6 +46,16 @@ def test_the_answer_state_of_a_slot_starts_anew_with_each_job(harness: Harness) 
     assert harness.processes[0].answer_states[0] == AnswerState.NOT_STARTED
 
 
+@pytest.mark.parametrize("state", AnswerState)
+def test_an_end_that_is_leaving_a_worker_is_seen(harness: Harness, state: AnswerState) -> None:
+    harness.submit(1)
+    harness.submit(2)
+    harness.processes[1].answer_states[0] = state
+    assert harness.pool.is_ending() is (state is AnswerState.ENDING)
+    harness.pool.free(1, 0)
+    assert not harness.pool.is_ending()
+
+
 def test_a_job_that_runs_alone_waits_until_a_worker_is_empty(harness: Harness) -> None:
     harness.submit(1)
     harness.submit(2)
