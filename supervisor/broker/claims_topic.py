@@ -44,6 +44,9 @@ REOPEN = 1.0  # seconds before what failed is tried again
 # and a little more, for the calls of the library that have none.
 OPEN_TIME = 12.0
 CLOSE_TIME = 1.0  # seconds that a client gets to close
+# Seconds after which a client whose thread has not come back from the library is made anew: some calls have no time
+# limit. Longer than those take which have one: to subscribe, to make a producer, to close one.
+STUCK_TIME = 40.0
 NEVER = float("inf")
 # The broker lets no node in, or stores nothing more: the topic was terminated, its backlog is over a quota, a limit of
 # the namespace is reached (producers, consumers, topics, subscriptions), or the topic has a schema. That lasts until a
@@ -68,6 +71,7 @@ class _Connection:
     is_refused: bool = False  # a right or the topic is missing: not tried again with this client
     unopened_since: float = NEVER  # monotonic: the node is connected, and the topic is not opened
     is_tried: threading.Event = field(default_factory=threading.Event)  # the first attempt to open the topic is over
+    busy_since: float = NEVER  # monotonic: its thread has been in calls of the library since then
 
 
 class ClaimsTopic:
@@ -103,8 +107,6 @@ class ClaimsTopic:
         self._reach_s = 0.0  # seconds: it wanted the claims from so long before that on
         self._remember_s = 0.0  # seconds for which it remembers them
         self._reader_number = 0  # counts the calls of `read`: a reader of an earlier one stops
-        self._tending: threading.Thread | None = None
-        self._is_due = threading.Event()  # the thread has something to do at once
         self._stopping = threading.Event()
 
     def open(self, client: Any, is_node_up: Callable[[], bool]) -> None:
@@ -116,19 +118,32 @@ class ClaimsTopic:
             client: a client of the library for claims alone. It is closed when the next one comes, and by `close`.
             is_node_up: returns whether the node's other connection stands: if not, it may be cut off.
         """
+        connection = self._use(client, is_node_up)
+        if not connection.is_tried.wait(OPEN_TIME):
+            self._post(ClaimsOpened("Timeout"))
+
+    def is_stuck(self) -> bool:
+        """Return True if the client is of no use any more: a call of the library does not come back. See `replace`."""
+        return self._connection is not None and self._clock() >= self._connection.busy_since + STUCK_TIME
+
+    def replace(self, client: Any, is_node_up: Callable[[], bool]) -> None:
+        """Go on with another client, without waiting for it. The arguments are those of `open`."""
+        log.warning(
+            "the client of the topic of claims %s does not answer: it is made anew", self._name,
+            extra={"event": "claims_stuck", "topic": self._name},
+        )  # fmt: skip
+        self._use(client, is_node_up)
+
+    def _use(self, client: Any, is_node_up: Callable[[], bool]) -> _Connection:
         before, connection = self._connection, _Connection(client, is_node_up)
         self._connection = connection
         if before is not None:
-            self._close_client(before)  # this also frees the thread if it is still connecting
+            self._close_client(before)  # this also frees its thread if it is still connecting
         if self._stopping.is_set():
             self._close_client(connection)
-            return
-        self._is_due.set()
-        if self._tending is None:
-            self._tending = threading.Thread(target=self._tend, name="claims", daemon=True)
-            self._tending.start()
-        if not connection.is_tried.wait(OPEN_TIME):
-            self._post(ClaimsOpened("Timeout"))
+        else:  # a thread of its own: that of the client before may never come back from the library
+            threading.Thread(target=lambda: self._tend(connection), name="claims", daemon=True).start()
+        return connection
 
     def _close_client(self, connection: _Connection) -> None:
         connection.is_tried.set()
@@ -214,7 +229,6 @@ class ClaimsTopic:
     def close(self) -> None:
         """The node stops: end the threads, and disconnect. What was published is stored before."""
         self._stopping.set()
-        self._is_due.set()
         connection = self._connection
         if connection is not None:
             self._close_client(connection)
@@ -256,14 +270,12 @@ class ClaimsTopic:
                 self._post(ClaimsRead(message.data()))
         reader.close()
 
-    def _tend(self) -> None:
-        """Open the topic with each client, and again if that failed; move the subscription's mark on now and then."""
+    def _tend(self, connection: _Connection) -> None:
+        """Open the topic with a client, and again if that failed; move the subscription's mark on now and then."""
         trim_at = time.monotonic() + TRIM_INTERVAL
         up_at = time.monotonic()
-        while not self._stopping.is_set():
-            self._is_due.clear()
-            connection = self._connection
-            assert connection is not None  # this thread begins with the first
+        while connection is self._connection and not self._stopping.is_set():
+            connection.busy_since = self._clock()
             if connection.producer is None or connection.producer.is_connected():
                 up_at = time.monotonic()
             elif time.monotonic() > up_at + LOST_TIME:  # the library's own pauses double up to a minute
@@ -275,7 +287,8 @@ class ClaimsTopic:
             elif connection.producer is not None and time.monotonic() >= trim_at:
                 trim_at = time.monotonic() + TRIM_INTERVAL * (1 + random.random())  # nodes take turns
                 self._trim(connection.client)
-            self._is_due.wait(REOPEN)
+            connection.busy_since = NEVER
+            self._stopping.wait(REOPEN)
 
     def _trim(self, client: Any) -> None:
         try:

@@ -170,6 +170,8 @@ class Connection:
             consumer_was_up = consumer_is_up
             if lost.is_due(self._clock(), self.is_up()) and not self._mend():
                 return
+            if self._claims.is_stuck():
+                self._claims.replace(self._open_client(), self.is_up)
             with self._changed:
                 if not self._has_to_act():
                     self._changed.wait(CHECK_INTERVAL)

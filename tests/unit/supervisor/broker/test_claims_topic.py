@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from supervisor.broker import claims_topic
-from supervisor.broker.claims_topic import ClaimsTopic
+from supervisor.broker.claims_topic import STUCK_TIME, ClaimsTopic
 from supervisor.events import ClaimsOpened, ClaimsRead, ClaimsStored, Event
 from tests.support.fake_pulsar import (
     AuthorizationError,
@@ -319,3 +319,46 @@ def test_what_a_client_reports_that_was_replaced_does_not_count(claims: Topic, m
     monkeypatch.setattr(claims_topic, "OPEN_TIME", 60.0)
     claims.topic.open(ReadingClient(claims.library), is_up)
     assert claims.next() == ClaimsOpened()
+
+
+def stuck(claims: Topic, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have a call of the first client never come back, not even when it is closed. Set the event at the end."""
+    ends = threading.Event()
+
+    def hangs(*_: Any, **__: Any) -> Any:
+        ends.wait(60)
+        raise Timeout
+
+    monkeypatch.setattr(claims_topic, "OPEN_TIME", 0.01)
+    monkeypatch.setattr(claims.client, "subscribe", hangs)
+    claims.topic.open(claims.client, is_up)
+    assert claims.next() == ClaimsOpened("Timeout")
+    return ends
+
+
+@pytest.mark.parametrize("method", ["open", "replace"])
+def test_a_call_that_never_comes_back_does_not_keep_the_next_client_from_opening_the_topic(
+    claims: Topic, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A node that was connected again published no claim for five minutes: its streams waited until their time was
+    over, and another node took its tasks over.
+    """
+    ends = stuck(claims, monkeypatch)
+    monkeypatch.setattr(claims_topic, "OPEN_TIME", 60.0)
+    getattr(claims.topic, method)(ReadingClient(claims.library), is_up)
+    assert claims.next() == ClaimsOpened()
+    ends.set()
+
+
+def test_a_client_that_does_not_come_back_from_a_call_is_stuck(claims: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not claims.topic.is_stuck()
+    ends = stuck(claims, monkeypatch)
+    claims.now += STUCK_TIME - 1.0
+    assert not claims.topic.is_stuck()
+    claims.now += 1.0
+    assert claims.topic.is_stuck()
+    claims.topic.replace(ReadingClient(claims.library), is_up)
+    assert claims.next() == ClaimsOpened()
+    claims.now += 10 * STUCK_TIME
+    until(lambda: not claims.topic.is_stuck() or None, 60, "the thread of the new client")
+    ends.set()

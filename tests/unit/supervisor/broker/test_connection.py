@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from supervisor.broker.connection import LOST_TIME
 from supervisor.events import BrokerDown, BrokerUp, Event, Stored
 from tests.support.fake_pulsar import AuthorizationError, Consumer
@@ -33,6 +35,16 @@ def test_claims_have_a_client_of_their_own_and_it_is_closed_with_the_other(one: 
     assert [client.topics for client in one.library.clients] == [{WHOLE + RECORDS, TASKS}, {f"{TASKS}-claims"}]
     one.broker.close()
     assert all(client.is_closed for client in one.library.clients)
+
+
+def test_a_client_for_claims_that_is_stuck_is_made_anew(one: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    one.connect()
+    first, second = one.library.clients
+    is_stuck = iter([True])
+    monkeypatch.setattr(one.broker._claims, "is_stuck", lambda: next(is_stuck, False))
+    until(lambda: second.is_closed or None, 60, "the end of the client for claims")
+    until(lambda: len(one.library.clients) == 3 or None, 60, "another client")
+    assert not first.is_closed
 
 
 def test_a_connection_that_fails_is_reported_and_tried_again(one: Setup) -> None:
